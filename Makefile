@@ -1,0 +1,77 @@
+# longcat: every target sets up what it needs. `make demo` runs the whole chain, `make test` the tests.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# cpu: the tested CPU pin, installed first and only where torch is absent. cuda: whatever the package index offers.
+TORCH ?= cpu
+# An index with CPU wheels of torch, for machines where the default one carries CUDA builds only.
+TORCH_INDEX ?=
+TORCH_PIN := torch==2.13.0
+TRITON_PIN := triton==3.7.1
+STORE ?= longcat-store
+SOURCES := longcat_cli stages pipeline model kernels
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo smoke test test-slow lint format bench docs clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(VENV)/.ready ## Create .venv and install (TORCH=cuda on a GPU machine)
+
+$(VENV)/.ready: pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "longcat needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+ifeq ($(TORCH),cpu)
+	$(BIN)/python -c 'import torch' 2>/dev/null \
+		|| $(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH_PIN)
+	$(PIP) install --quiet --editable '.[dev]' $(TRITON_PIN)
+else
+	$(PIP) install --quiet --editable '.[dev,gpu]'
+endif
+	$(BIN)/python -m stages.data.language
+	@touch $@
+
+demo: setup ## Run the whole chain: crawl to evaluated, extended model
+	$(BIN)/longcat --store $(STORE) run demo
+	@echo
+	@echo "Where to go next:"
+	@echo "  $(BIN)/longcat artifacts lineage extended        where the model came from"
+	@echo "  $(BIN)/longcat generate --checkpoint extended --prompt 'The function returns'"
+	@echo "  $(BIN)/longcat serve --checkpoint extended       an OpenAI-compatible server"
+	@echo "  $(BIN)/longcat recipes copy demo mine.yaml       a chain of your own"
+
+smoke: setup ## The same stages in under three minutes, in a store of their own
+	rm -rf $(VENV)/smoke-store
+	$(BIN)/longcat --store $(VENV)/smoke-store run smoke
+	$(BIN)/longcat --store $(VENV)/smoke-store artifacts verify
+
+test: setup ## Run the tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: setup ## The minutes-long tests, e.g. twenty kills of the smoke recipe
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: setup ## ruff, mypy and the import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Run the benchmarks: each prints a table and writes a JSON
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: setup ## Build the documentation into site/
+	$(PIP) install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+clean: ## Remove caches and build output; the store and .venv stay
+	rm -rf dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find $(SOURCES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,150 @@
+"""The checks of `longcat doctor`, each a function that returns what it found."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+from longcat_cli.console import size
+from pipeline.engine.local import available_cores
+from pipeline.environment import package_version
+from pipeline.store import Store
+
+OUR_PACKAGES = ("longcat_cli", "stages", "pipeline", "model", "kernels")
+MIN_FREE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding; `state` is ok, note (works, but) or problem (a stage would fail)."""
+
+    name: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def run_checks(store: Store) -> list[Check]:
+    """All checks, in a fixed order."""
+    checks: tuple[Callable[[], Check], ...] = (
+        _python,
+        _shadowing,
+        _torch,
+        _accelerator,
+        _triton,
+        _fasttext,
+        _language_model,
+        _processor,
+        _memory,
+        lambda: _disk(store),
+    )
+    return [check() for check in checks]
+
+
+def _python() -> Check:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return Check("python", "ok", f"{version} at {sys.prefix}")
+
+
+def _shadowing() -> Check:
+    home = Path(__file__).resolve().parent.parent
+    strangers = []
+    for name in OUR_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.origin or Path(spec.origin).resolve().parent.parent != home:
+            strangers.append(f"{name} is {spec.origin if spec else 'missing'}")
+    if strangers:
+        return Check("our packages", "problem", "; ".join(strangers), "use an environment of its own: make setup")
+    return Check("our packages", "ok", str(home))
+
+
+def _torch() -> Check:
+    version = package_version("torch")
+    if version is None:
+        return Check("torch", "problem", "not installed", "make setup")
+    return Check("torch", "ok", version)
+
+
+def _accelerator() -> Check:
+    try:
+        import torch
+    except ImportError:
+        return Check("accelerator", "note", "torch is missing", "")
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return Check("accelerator", "ok", names)
+    return Check("accelerator", "note", "none, training and serving run on the processor")
+
+
+def _triton() -> Check:
+    version = package_version("triton")
+    if version is None:
+        return Check("triton", "note", "not installed", "needed for the GPU kernels only")
+    return Check("triton", "ok", version)
+
+
+def _fasttext() -> Check:
+    providers = sorted(
+        {
+            dist.metadata["Name"]
+            for dist in distributions()
+            if (dist.metadata["Name"] or "").lower().startswith("fasttext")
+        }
+    )
+    if not providers:
+        return Check("fasttext", "problem", "not installed", "pip install fasttext-community")
+    if len(providers) > 1:
+        return Check(
+            "fasttext",
+            "problem",
+            f"{', '.join(providers)} all provide it",
+            "keep fasttext-community, remove the others",
+        )
+    return Check("fasttext", "ok", f"{providers[0]} {package_version(providers[0])}")
+
+
+def _language_model() -> Check:
+    from pipeline.errors import LongcatError
+    from stages.data.language import ensure_language_model
+
+    try:
+        return Check("language model", "ok", str(ensure_language_model()))
+    except LongcatError as error:
+        return Check("language model", "problem", error.what, error.hint or "")
+
+
+def _processor() -> Check:
+    flags = ""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        line = next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+        wanted = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd")
+        flags = " ".join(flag for flag in wanted if flag in line.split())
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return Check("processor", "ok", f"{available_cores()} cores {flags}{load}")
+
+
+def _memory() -> Check:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    found = f"{size(memory.available)} of {size(memory.total)} free"
+    if memory.available < MIN_FREE_BYTES:
+        return Check("memory", "note", found, "close other programs, or use --workers 1")
+    return Check("memory", "ok", found)
+
+
+def _disk(store: Store) -> Check:
+    folder = next(path for path in (store.root, *store.root.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK):
+        return Check("store", "problem", f"{store.root} cannot be written", "choose another with --store")
+    if free < MIN_FREE_BYTES:
+        return Check("store", "problem", f"{store.root}: {size(free)} free", "free some space, or use --store")
+    return Check("store", "ok", f"{store.root}: {size(free)} free")

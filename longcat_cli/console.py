@@ -1,0 +1,160 @@
+"""What people see: data on stdout, everything else on stderr; bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.progress import Bar, Progress
+
+PLAIN_INTERVAL_SECONDS = 10.0
+GIGA = 1024**3
+
+
+@lru_cache(maxsize=1)
+def out() -> Console:
+    """The console on stdout. Without a terminal nothing is wrapped, so that output can be parsed."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width, highlight=False)
+
+
+@lru_cache(maxsize=1)
+def err() -> Console:
+    """The console on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_logger(*, quiet: bool, debug: bool) -> logging.Logger:
+    """The logger that stages write to: plain lines on stderr."""
+    logger = logging.getLogger("longcat")
+    level = logging.WARNING if quiet else logging.INFO
+    logger.setLevel(logging.DEBUG if debug else level)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    return logger
+
+
+def make_progress(*, quiet: bool) -> Progress:
+    """Bars on a terminal, a line every ten seconds elsewhere, nothing with `--quiet`."""
+    from pipeline.progress import SilentProgress
+
+    if quiet:
+        return SilentProgress()
+    return RichProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+class RichProgress:
+    """A live bar with count, rate, figures and time left."""
+
+    @contextmanager
+    def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Bar]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(f"{unit} [cyan]{{task.fields[figures]}}"),
+            TimeElapsedColumn(),
+            Remaining(),
+        )
+        with Progress(*columns, console=err(), transient=True) as progress:
+            identifier = progress.add_task(description, total=total, figures="")
+
+            class Live:
+                def advance(self, amount: float = 1) -> None:
+                    progress.advance(identifier, amount)
+
+                def set(self, **fields: float | str) -> None:
+                    progress.update(identifier, figures=_figures(fields))
+
+            yield Live()
+
+
+class PlainProgress:
+    """Lines for logs: at most one every ten seconds, and one at the end."""
+
+    @contextmanager
+    def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Bar]:
+        bar = _PlainBar(description, total, unit)
+        yield bar
+        bar.say()
+
+
+class _PlainBar:
+    def __init__(self, description: str, total: float | None, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = 0.0
+        self.fields: dict[str, float | str] = {}
+        self.started = self.said = time.monotonic()
+
+    def advance(self, amount: float = 1) -> None:
+        self.done += amount
+        if time.monotonic() - self.said > PLAIN_INTERVAL_SECONDS:
+            self.say()
+
+    def set(self, **fields: float | str) -> None:
+        self.fields = fields
+
+    def say(self) -> None:
+        self.said = time.monotonic()
+        elapsed = self.said - self.started
+        of = f" of {self.total:g}" if self.total is not None else ""
+        left = ""
+        if self.total and 0 < self.done < self.total:
+            left = f", {duration(elapsed * (self.total - self.done) / self.done)} left"
+        figures = f", {_figures(self.fields)}" if self.fields else ""
+        sys.stderr.write(f"  {self.description}: {self.done:g}{of} {self.unit}{figures}, {duration(elapsed)}{left}\n")
+
+
+def _figures(fields: Mapping[str, float | str]) -> str:
+    return "  ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
+    )
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def size(count: float) -> str:
+    """Bytes for people: `1.3 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def brief(values: Mapping[str, Any], limit: int = 4) -> str:
+    """The plain numbers of a mapping in one line."""
+    numbers = [(key, value) for key, value in values.items() if isinstance(value, (int, float))]
+    parts = [f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:.4g}" for key, value in numbers]
+    return ", ".join(parts[:limit])

@@ -1,0 +1,40 @@
+"""`longcat doctor`: is this machine ready, and what is in the way."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from longcat_cli.settings import settings_of
+
+
+def register(root: typer.Typer) -> None:
+    """Add the command."""
+    root.command("doctor")(doctor)
+
+
+def doctor(
+    ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
+) -> None:
+    """Check Python, packages, the language model, the processor, accelerators, memory and the store.
+
+    Ends with exit code 1 if something would keep a stage from running.
+
+    Example: [cyan]longcat doctor[/cyan]
+    """
+    from longcat_cli.checks import run_checks
+    from longcat_cli.console import out, print_json
+    from longcat_cli.render import table
+
+    found = run_checks(settings_of(ctx).open_store())
+    if as_json:
+        print_json([{"check": c.name, "state": c.state, "found": c.found, "remedy": c.remedy} for c in found])
+    else:
+        style = {"ok": "green", "note": "yellow", "problem": "red"}
+        rows = table("check", "state", "found", "remedy")
+        for check in found:
+            rows.add_row(check.name, f"[{style[check.state]}]{check.state}[/]", check.found, check.remedy)
+        out().print(rows)
+    if any(check.state == "problem" for check in found):
+        raise typer.Exit(1)

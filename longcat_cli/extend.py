@@ -1,0 +1,20 @@
+"""`longcat extend`: longer context in phases of RoPE base and sequence length."""
+
+from __future__ import annotations
+
+import typer
+
+from longcat_cli.stage_command import Spec, add_stage_command
+
+
+def register(root: typer.Typer) -> None:
+    """Add the command."""
+    add_stage_command(
+        root,
+        "extend",
+        Spec(
+            "extend",
+            "Extend the context of a checkpoint, in phases.",
+            ("longcat extend --checkpoint base --tokens tokens --name extended",),
+        ),
+    )

@@ -1,0 +1,20 @@
+"""`longcat grow`: a deeper model by stacking the layers of a trained one."""
+
+from __future__ import annotations
+
+import typer
+
+from longcat_cli.stage_command import Spec, add_stage_command
+
+
+def register(root: typer.Typer) -> None:
+    """Add the command."""
+    add_stage_command(
+        root,
+        "grow",
+        Spec(
+            "grow",
+            "Stack the layers of a checkpoint into a deeper model.",
+            ("longcat grow --checkpoint base --factor 2 --name grown",),
+        ),
+    )

@@ -1,0 +1,150 @@
+"""`longcat run` and `longcat recipes ...`: whole chains from one YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from longcat_cli.settings import settings_of
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+
+app = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with longcat.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe that comes with longcat, or a YAML file.")]
+
+
+def register(root: typer.Typer) -> None:
+    """Add `run` and the group `recipes`."""
+    root.command("run")(run)
+    root.add_typer(app, name="recipes")
+
+
+def run(
+    ctx: typer.Context,
+    recipe: RecipeName,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is in the store already.")] = False,
+    first: Annotated[str | None, typer.Option("--from", help="First step to run; those before must be there.")] = None,
+    last: Annotated[str | None, typer.Option("--until", help="Last step to run.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="step.key=value, nested with dots; may be given several times.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: what is missing is made, what is in the store is reused.
+
+    Examples:
+
+      [cyan]longcat run demo[/cyan]
+
+      [cyan]longcat run demo --dry-run[/cyan]
+
+      [cyan]longcat run demo --set base.steps=800 --until base[/cyan]
+    """
+    from longcat_cli.render import print_outcomes, print_recipe_plan
+    from pipeline.config import parse_assignments
+    from pipeline.recipe import plan_recipe, run_steps, with_settings
+
+    session = settings_of(ctx).open_session()
+    path = find_recipe(recipe)
+    loaded = _load(path)
+    chosen = with_settings(loaded, parse_assignments(assignments or []))
+    steps = plan_recipe(chosen, session.store, first=first, last=last, where=path.name)
+    if dry_run:
+        print_recipe_plan(chosen, steps, as_json=as_json)
+        return
+    outcomes = run_steps(steps, session)
+    print_outcomes(outcomes, as_json=as_json, recipe=chosen.name)
+
+
+@app.command("list")
+def list_recipes(as_json: Json = False) -> None:
+    """The recipes that come with longcat.
+
+    Example: [cyan]longcat recipes list[/cyan]
+    """
+    from longcat_cli.console import out, print_json
+    from longcat_cli.render import table
+
+    found = [_load(path) for path in sorted(shipped_folder().glob("*.yaml"))]
+    if as_json:
+        print_json([{"name": r.name, "description": r.description, "steps": list(r.steps)} for r in found])
+        return
+    rows = table("recipe", "steps", "what it does")
+    for item in found:
+        rows.add_row(item.name, str(len(item.steps)), item.description)
+    out().print(rows)
+
+
+@app.command()
+def show(recipe: RecipeName, as_json: Json = False) -> None:
+    """Print a recipe.
+
+    Example: [cyan]longcat recipes show demo[/cyan]
+    """
+    from longcat_cli.console import print_json
+
+    path = find_recipe(recipe)
+    loaded = _load(path)
+    if as_json:
+        print_json(loaded.model_dump(mode="json"))
+    else:
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def copy(
+    recipe: RecipeName, target: Annotated[Path, typer.Argument(help="Where to write the copy (a YAML file).")]
+) -> None:
+    """Copy a recipe to change it.
+
+    Example: [cyan]longcat recipes copy demo mine.yaml[/cyan]
+    """
+    from pipeline.errors import InputError
+    from pipeline.files import atomic_write
+
+    source = find_recipe(recipe)
+    if target.is_dir():
+        target = target / source.name
+    if target.exists():
+        raise InputError("the file is there already", where=str(target), hint="choose another name")
+    if not target.parent.is_dir():
+        raise InputError("no such folder", where=str(target.parent))
+    atomic_write(target, source.read_bytes())
+    typer.echo(f"{target}", err=True)
+
+
+def shipped_folder() -> Path:
+    """Where the recipes of the distribution lie."""
+    import stages.recipes
+
+    return Path(next(iter(stages.recipes.__path__)))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a shipped recipe or a path.
+
+    Raises:
+        InputError: there is neither.
+    """
+    from pipeline.errors import InputError
+
+    shipped = shipped_folder() / f"{name}.yaml"
+    if "/" not in name and shipped.is_file():
+        return shipped
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    known = ", ".join(sorted(found.stem for found in shipped_folder().glob("*.yaml")))
+    raise InputError(f"no recipe {name!r}", hint=f"a YAML file, or one of: {known}")
+
+
+def _load(path: Path) -> Recipe:
+    import stages  # noqa: F401  declares the stages
+    from pipeline.recipe import load_recipe
+
+    return load_recipe(path)

@@ -1,0 +1,264 @@
+"""How plans, outcomes, artifacts and configurations are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.tree import Tree
+
+from longcat_cli.console import brief, duration, out, print_json, size
+
+if TYPE_CHECKING:
+    from pipeline.artifact import Artifact
+    from pipeline.lineage import Garbage
+    from pipeline.recipe import PlannedStep, Recipe
+    from pipeline.runner import Outcome, Plan
+    from pipeline.stage import Stage
+    from pipeline.store import Store
+
+
+def table(*columns: str) -> Table:
+    """A table without vertical rules; columns named with a leading `>` hold numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
+    return made
+
+
+def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
+    """One finished stage: its artifact, name, counts and metrics."""
+    if as_json:
+        print_json(outcome.summary())
+        return
+    manifest = outcome.artifact.manifest
+    name = f"{outcome.named.name}@{outcome.named.number}  " if outcome.named else ""
+    how = "reused" if outcome.reused else f"made in {duration(manifest.duration_seconds)}"
+    out().print(f"[bold]{name}[/bold]{manifest.kind}/{manifest.id}  {how}  {size(manifest.total_bytes)}")
+    rows = table("what", ">value")
+    for key, value in _leaves({**manifest.counts, **manifest.metrics, **manifest.performance}):
+        rows.add_row(key, value)
+    if rows.row_count:
+        out().print(rows)
+    out().print(f"[dim]{outcome.artifact.path}[/dim]", soft_wrap=True)
+
+
+def _leaves(values: Mapping[str, Any], limit: int = 40) -> list[tuple[str, str]]:
+    from pipeline.lineage import flatten
+
+    rows = []
+    for key, value in flatten(values).items():
+        if isinstance(value, bool) or value is None or isinstance(value, str):
+            rows.append((key, str(value)))
+        elif isinstance(value, int):
+            rows.append((key, f"{value:,}"))
+        elif isinstance(value, float):
+            rows.append((key, f"{value:.5g}"))
+    return rows if len(rows) <= limit else [*rows[:limit], ("...", f"{len(rows) - limit} more with --json")]
+
+
+def print_plan(store: Store, plan: Plan, *, as_json: bool) -> None:
+    """One planned stage, not run."""
+    from pipeline.recipe import state_of
+
+    print_steps([(plan.name or plan.stage.name, plan, state_of(store, plan))], as_json=as_json)
+
+
+def print_recipe_plan(recipe: Recipe, steps: Sequence[PlannedStep], *, as_json: bool) -> None:
+    """The steps of a recipe and which of them are in the store already."""
+    print_steps([(step.name, step.plan, step.state) for step in steps], as_json=as_json, recipe=recipe.name)
+
+
+def print_steps(steps: Sequence[tuple[str, Plan, str]], *, as_json: bool, recipe: str | None = None) -> None:
+    if as_json:
+        print_json({"recipe": recipe, "dry_run": True, "steps": [_plan_json(*step) for step in steps]})
+        return
+    rows = table("step", "stage", "artifact", "state", "inputs")
+    style = {"cached": "green", "partial": "yellow", "missing": "cyan"}
+    says = {"cached": "in the store", "partial": "goes on", "missing": "would run"}
+    for name, plan, state in steps:
+        inputs = ", ".join(item.name or item.id for items in plan.inputs.values() for item in items)
+        rows.add_row(
+            name, plan.stage.name, f"{plan.stage.output}/{plan.id}", f"[{style[state]}]{says[state]}[/]", inputs
+        )
+    out().print(rows)
+
+
+def _plan_json(name: str, plan: Plan, state: str) -> dict[str, Any]:
+    return {
+        "step": name,
+        "stage": plan.stage.name,
+        "id": plan.id,
+        "kind": plan.stage.output,
+        "state": state,
+        "name": plan.name,
+        "inputs": {role: [item.id for item in items] for role, items in plan.inputs.items()},
+        "config": plan.config.model_dump(mode="json"),
+    }
+
+
+def print_outcomes(outcomes: Sequence[Outcome], *, as_json: bool, recipe: str) -> None:
+    """The artifact table of a finished recipe."""
+    if as_json:
+        print_json({"recipe": recipe, "artifacts": [outcome.summary() for outcome in outcomes]})
+        return
+    rows = table("artifact", "kind", "id", ">size", ">time", "counts", "metrics")
+    for outcome in outcomes:
+        manifest = outcome.artifact.manifest
+        rows.add_row(
+            f"{outcome.named.name}@{outcome.named.number}" if outcome.named else "",
+            manifest.kind,
+            manifest.id,
+            size(manifest.total_bytes),
+            "reused" if outcome.reused else duration(manifest.duration_seconds),
+            brief(manifest.counts, 3),
+            brief(manifest.metrics, 3),
+        )
+    out().print(rows)
+
+
+def print_artifacts(store: Store, artifacts: Sequence[Artifact], *, as_json: bool) -> None:
+    """The list of a store."""
+    if as_json:
+        print_json([artifact_json(store, artifact) for artifact in artifacts])
+        return
+    rows = table("names", "kind", "id", "stage", ">size", "made", "counts")
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        names = ", ".join(store.names_of(artifact.id))
+        rows.add_row(
+            names,
+            manifest.kind,
+            manifest.id,
+            manifest.stage,
+            size(manifest.total_bytes),
+            manifest.started.replace("T", " ").removesuffix("Z"),
+            brief(manifest.counts, 3),
+        )
+    out().print(rows)
+
+
+def artifact_json(store: Store, artifact: Artifact) -> dict[str, Any]:
+    """The manifest with the artifact's names and place."""
+    return {
+        "names": store.names_of(artifact.id),
+        "path": str(artifact.path),
+        **artifact.manifest.model_dump(mode="json"),
+    }
+
+
+def lineage_tree(node: Mapping[str, Any], role: str | None = None) -> Tree:
+    """The lineage of an artifact as a tree, the artifact on top and the crawl at the leaves."""
+    names = ", ".join(node.get("names", []))
+    label = f"[dim]{role}: [/dim]" if role else ""
+    label += f"[bold]{names or '-'}[/bold] {node['kind']}/{node['id']}"
+    if node.get("missing"):
+        label += " [red]gone[/red]"
+    else:
+        label += f" [dim]{node['stage']}[/dim]  {brief(node['counts'], 3)}"
+    tree = Tree(label)
+    for child in node["inputs"]:
+        tree.children.append(lineage_tree(child, child["role"]))
+    return tree
+
+
+def print_settings(stage: Stage, given: Mapping[str, Any], *, as_json: bool) -> None:
+    """Every configuration key of a stage: its value as given or by default, and what it means."""
+    from pipeline.lineage import flatten
+
+    fields = _fields(stage.config)
+    values = flatten(given)
+    if as_json:
+        print_json(
+            [{"key": key, "value": values.get(key, default), "description": text} for key, default, text in fields]
+        )
+        return
+    rows = table("key", "value", "meaning")
+    for key, default, text in fields:
+        rows.add_row(key, str(values.get(key, default)), text.replace("[", "\\["))
+    out().print(rows)
+
+
+def _fields(config: type[Any], prefix: str = "") -> list[tuple[str, Any, str]]:
+    from pydantic import BaseModel
+
+    found: list[tuple[str, Any, str]] = []
+    for name, info in config.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found.extend(_fields(info.annotation, f"{prefix}{name}."))
+            continue
+        default = "(required)" if info.is_required() else info.get_default(call_default_factory=True)
+        plain = default if isinstance(default, (bool, int, float, str, type(None))) else str(default)
+        found.append((prefix + name, plain, info.description or ""))
+    return found
+
+
+def print_manifest(store: Store, artifact: Artifact) -> None:
+    """One artifact for people."""
+    manifest = artifact.manifest
+    console = out()
+    names = ", ".join(store.names_of(artifact.id)) or "no name"
+    console.print(f"[bold]{names}[/bold]  {manifest.kind}/{manifest.id}  by {manifest.stage}")
+    console.print(f"{artifact.path}", soft_wrap=True)
+    console.print(f"made {manifest.started} in {duration(manifest.duration_seconds)} by code {manifest.code_version}")
+    sections: list[tuple[str, Mapping[str, Any]]] = [
+        (
+            "inputs",
+            {role: ", ".join(item.name or item.id for item in items) for role, items in manifest.inputs.items()},
+        ),
+        ("configuration", manifest.config),
+        ("counts", manifest.counts),
+        ("metrics", manifest.metrics),
+        ("performance", manifest.performance),
+        ("files", {entry.path: size(entry.size) for entry in manifest.files}),
+        ("environment", manifest.environment),
+    ]
+    for title, values in sections:
+        if not values:
+            continue
+        rows = table(title, "")
+        for key, value in _leaves(values):
+            rows.add_row(f"  {key}", value)
+        console.print(rows)
+
+
+def print_difference(changes: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+    """What changed from one artifact to another."""
+    if not changes:
+        out().print("no difference")
+        return
+    rows = table("section", "key", "before", "after")
+    for section, values in changes.items():
+        for key, (before, after) in values.items():
+            rows.add_row(section, key, str(before), str(after))
+    out().print(rows)
+
+
+def print_verification(store: Store, found: Sequence[tuple[Artifact, list[str]]], *, as_json: bool) -> None:
+    """The outcome of checking artifacts against their manifests."""
+    if as_json:
+        print_json([{"id": a.id, "kind": a.kind, "whole": not problems, "problems": problems} for a, problems in found])
+        return
+    rows = table("artifact", "names", "state")
+    for artifact, problems in found:
+        state = "[green]whole[/green]" if not problems else f"[red]{'; '.join(problems)}[/red]"
+        rows.add_row(f"{artifact.kind}/{artifact.id}", ", ".join(store.names_of(artifact.id)), state)
+    out().print(rows)
+
+
+def print_garbage(found: Sequence[Garbage], *, deleted: bool, as_json: bool) -> None:
+    """What `gc` found, and whether it is gone."""
+    if as_json:
+        items = [{"path": str(item.path), "reason": item.reason, "bytes": item.size} for item in found]
+        print_json({"deleted": deleted, "bytes": sum(item.size for item in found), "items": items})
+        return
+    rows = table("folder", "reason", ">size")
+    for item in found:
+        rows.add_row(str(item.path), item.reason, size(item.size))
+    if found:
+        out().print(rows)
+    verb = "deleted" if deleted else "would be deleted with --yes"
+    out().print(f"{len(found)} folders, {size(sum(item.size for item in found))} {verb}")

@@ -1,0 +1,102 @@
+"""Documents between stages: zstd-compressed JSON lines, one document a line (Dolma's fields)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import zstandard
+
+from pipeline.artifact import Artifact
+from pipeline.errors import IntegrityError
+from pipeline.files import atomic_path
+
+SUFFIX = ".jsonl.zst"
+COMPRESSION_LEVEL = 3
+MAX_LINE_BYTES = 256 << 20
+
+
+@dataclass(slots=True)
+class Document:
+    """One document. `source` is the crawl or file it came from, `language` an ISO 639 code once identified."""
+
+    id: str
+    text: str
+    source: str
+    url: str | None = None
+    language: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def to_line(self) -> bytes:
+        record = {
+            "id": self.id,
+            "text": self.text,
+            "source": self.source,
+            "url": self.url,
+            "language": self.language,
+            "metadata": self.metadata,
+        }
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def shard_name(index: int) -> str:
+    """File name of the shard number `index`: `shard-00000.jsonl.zst`."""
+    return f"shard-{index:05d}{SUFFIX}"
+
+
+def document_shards(artifact: Artifact) -> list[Path]:
+    """The shards of a documents artifact, in order."""
+    return sorted(artifact.path.glob(f"*{SUFFIX}"))
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> int:
+    """Write one shard, complete or not at all; the same documents give the same bytes. Returns how many."""
+    count = 0
+    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=True, write_content_size=False)
+    with atomic_path(path) as aside, aside.open("wb") as raw, compressor.stream_writer(raw, closefd=False) as stream:
+        for document in documents:
+            stream.write(document.to_line())
+            count += 1
+    return count
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """Read one shard.
+
+    Raises:
+        IntegrityError: the shard is cut off, fails its checksum, or a line is no document; names file and line.
+    """
+    number = 0
+    try:
+        with path.open("rb") as raw:
+            for number, line in enumerate(_lines(raw, path), start=1):
+                yield _parse(line, path, number)
+    except zstandard.ZstdError as error:
+        raise IntegrityError(f"not whole zstd data: {error}", where=f"{path}:{number + 1}") from None
+    except FileNotFoundError:
+        raise IntegrityError("the shard is missing", where=str(path)) from None
+
+
+def _lines(raw: io.BufferedReader, path: Path) -> Iterator[bytes]:
+    # Without this a frame that ends early reads like a shorter file.
+    decompressor = zstandard.ZstdDecompressor().decompressobj(read_across_frames=False)
+    rest = b""
+    while chunk := raw.read(zstandard.DECOMPRESSION_RECOMMENDED_INPUT_SIZE):
+        rest += decompressor.decompress(chunk)
+        *lines, rest = rest.split(b"\n")
+        yield from lines
+        if len(rest) > MAX_LINE_BYTES:
+            raise IntegrityError(f"a line of over {MAX_LINE_BYTES} bytes", where=str(path))
+    if rest or not decompressor.eof:
+        raise IntegrityError("the shard ends early", where=str(path))
+
+
+def _parse(line: bytes, path: Path, number: int) -> Document:
+    try:
+        return Document(**orjson.loads(line))
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise IntegrityError(f"not a document: {error}", where=f"{path}:{number}") from None

@@ -1,0 +1,106 @@
+"""Writing that is complete or absent, and the hashes that tell which bytes are there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+CHUNK_BYTES = 1 << 20
+MAX_JSON_BYTES = 256 << 20
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a creation inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; on success it is fsynced and renamed there, on any failure removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield aside
+        fsync_file(aside)
+        aside.replace(path)
+        fsync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old bytes or the new ones."""
+    with atomic_path(path) as aside:
+        aside.write_bytes(data)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `path` is a leftover of an interrupted `atomic_path`."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in bounded chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN.
+
+    Raises:
+        ValueError: a float is NaN or infinite.
+        TypeError: a value has no JSON form.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def pretty_json(value: Any) -> bytes:
+    """JSON for people: indented, keys in the order given, one newline at the end."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of bounded size.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is too large, not UTF-8 or not JSON.
+    """
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: {size} bytes of JSON, the limit is {MAX_JSON_BYTES}")
+    return json.loads(path.read_bytes())
+
+
+def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Append one line to a log; a log line may be lost in a crash, earlier lines may not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        stream.write(canonical_json(record) + b"\n")
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below `folder`, links not followed."""
+    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file() and not entry.is_symlink())

@@ -1,0 +1,271 @@
+"""Runs one stage: finds its inputs, works out the artifact's id, reuses or makes it, and names it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.artifact import Artifact, InputRef, Manifest, artifact_id
+from pipeline.config import StageConfig, build_config
+from pipeline.engine import Engine, LocalEngine
+from pipeline.environment import code_version, environment
+from pipeline.errors import IntegrityError, LongcatError, UsageError
+from pipeline.files import append_jsonl
+from pipeline.interrupt import StopSignal
+from pipeline.progress import Progress, SilentProgress
+from pipeline.refs import Named, check_name
+from pipeline.stage import Context, Result, Stage, registry, seed_of
+from pipeline.store import Staging, Store, utc_now
+
+# Above this size inputs are checked by size only before a stage reads them; `artifacts verify` checks all bytes.
+VERIFY_BYTES = 4 << 30
+
+Reference = str | Artifact
+
+
+@dataclass
+class Session:
+    """What all stages of one command share."""
+
+    store: Store
+    engine: Engine = field(default_factory=LocalEngine)
+    progress: Progress = field(default_factory=SilentProgress)
+    logger: logging.Logger = field(default_factory=lambda: logging.getLogger("longcat"))
+    stop: StopSignal = field(default_factory=StopSignal)
+
+
+@dataclass(frozen=True)
+class PlannedInput:
+    """An input known by id, whether it is there already or will be made earlier in the same plan."""
+
+    id: str
+    kind: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage with everything that determines its artifact."""
+
+    stage: Stage
+    config: StageConfig
+    inputs: Mapping[str, tuple[PlannedInput, ...]]
+    sources: Mapping[str, str]
+    id: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a plan: the artifact, whether it was there already, and its version if it was named."""
+
+    artifact: Artifact
+    reused: bool
+    named: Named | None
+
+    def summary(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        manifest = self.artifact.manifest
+        return {
+            "id": manifest.id,
+            "kind": manifest.kind,
+            "path": str(self.artifact.path),
+            "name": self.named.name if self.named else None,
+            "version": self.named.number if self.named else None,
+            "stage": manifest.stage,
+            "reused": self.reused,
+            "counts": manifest.counts,
+            "metrics": manifest.metrics,
+            "performance": manifest.performance,
+        }
+
+
+def plan_stage(
+    stage: Stage,
+    config: StageConfig,
+    inputs: Mapping[str, Sequence[PlannedInput]],
+    name: str | None = None,
+) -> Plan:
+    """Check the inputs against the stage's roles and work out the id.
+
+    Raises:
+        UsageError: a role is unknown, missing, given twice, or holds an artifact of another kind.
+        InputError: a source outside the store is missing.
+    """
+    known = {role.name: role for role in stage.roles}
+    for given in inputs:
+        if given not in known:
+            raise UsageError(f"{stage.name} has no input {given!r}", hint=f"inputs: {', '.join(known) or 'none'}")
+    for role in stage.roles:
+        items = inputs.get(role.name, ())
+        if role.required and not items:
+            raise UsageError(f"{stage.name} needs the input {role.name!r} ({' or '.join(role.kinds)})")
+        if len(items) > 1 and not role.several:
+            raise UsageError(f"{stage.name} takes one {role.name!r}, {len(items)} were given")
+        for item in items:
+            if item.kind not in role.kinds:
+                raise UsageError(
+                    f"{stage.name} needs {' or '.join(role.kinds)} as {role.name!r}, "
+                    f"{item.name or item.id} is a {item.kind} artifact"
+                )
+    if name is not None:
+        check_name(name)
+    sources = stage.sources(config) if stage.sources else {}
+    ids = {role: [item.id for item in items] for role, items in inputs.items() if items}
+    identifier = artifact_id(stage.name, stage.revision, config.model_dump(mode="json"), ids, sources)
+    chosen = {role: tuple(items) for role, items in inputs.items() if items}
+    return Plan(stage, config, chosen, sources, identifier, name)
+
+
+def execute(plan: Plan, session: Session) -> Outcome:
+    """Reuse the artifact of `plan` or make it, then give it its name.
+
+    Raises:
+        LongcatError: see the subclasses; what was finished before stays in staging and is taken up next time.
+    """
+    store, log = session.store, session.logger
+    session.stop.check()
+    artifact = _reusable(store, plan)
+    reused = artifact is not None
+    if artifact is None:
+        inputs = {role: tuple(_fetch(store, item) for item in items) for role, items in plan.inputs.items()}
+
+        def told(holder: str) -> None:
+            log.warning("process %s is making %s already; waiting for it", holder, plan.id)
+
+        with store.making(plan.id, on_wait=told) as staging:
+            artifact = _reusable(store, plan)  # the other process may have finished it
+            if artifact is None:
+                artifact = _make(plan, inputs, staging, session)
+            else:
+                reused = True
+                store.discard(staging)
+    named = store.refs.publish(plan.name, artifact.id, artifact.kind, utc_now()) if plan.name else None
+    return Outcome(artifact, reused, named)
+
+
+def _reusable(store: Store, plan: Plan) -> Artifact | None:
+    artifact = store.get(plan.stage.output, plan.id)
+    if artifact is not None and (damaged := artifact.missing_or_resized()):
+        raise _damage_error(artifact, damaged[0])
+    return artifact
+
+
+def _fetch(store: Store, item: PlannedInput) -> Artifact:
+    artifact = store.get(item.kind, item.id)
+    if artifact is None:
+        artifact = store.resolve(item.id)
+    large = artifact.manifest.total_bytes > VERIFY_BYTES
+    damaged = artifact.missing_or_resized() if large else artifact.damage()
+    if damaged:
+        raise _damage_error(artifact, damaged[0])
+    return artifact
+
+
+def _damage_error(artifact: Artifact, first: str) -> IntegrityError:
+    return IntegrityError(
+        f"the {artifact.kind} artifact {artifact.id} is damaged: {first}",
+        where=str(artifact.path),
+        hint="`longcat artifacts gc --damaged --yes` removes it, then the same command makes it again",
+    )
+
+
+def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Staging, session: Session) -> Artifact:
+    started, clock = utc_now(), time.monotonic()
+    log_path = session.store.log_path(plan.id)
+    append_jsonl(log_path, {"event": "start", "time": started, "stage": plan.stage.name, "name": plan.name})
+    context = Context(
+        config=plan.config,
+        inputs=inputs,
+        output=staging.output,
+        work=staging.work,
+        log_path=log_path,
+        engine=session.engine,
+        progress=session.progress,
+        logger=session.logger,
+        stop=session.stop,
+    )
+    try:
+        result = plan.stage.function(context)
+        files = session.store.seal(staging)
+        duration = time.monotonic() - clock
+        artifact = session.store.publish(staging, _manifest(plan, result, files, started, duration))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LongcatError(
+                "the disk is full",
+                where=str(error.filename or session.store.root),
+                hint="free some space and run again; finished shards are kept",
+            ) from None
+        raise
+    append_jsonl(log_path, {"event": "done", "time": utc_now(), "seconds": round(duration, 3)})
+    return artifact
+
+
+def _manifest(plan: Plan, result: Result, files: list[Any], started: str, duration: float) -> Manifest:
+    return Manifest(
+        id=plan.id,
+        kind=plan.stage.output,  # type: ignore[arg-type]  # checked when the stage was registered
+        stage=plan.stage.name,
+        revision=plan.stage.revision,
+        inputs={
+            role: [InputRef(id=item.id, kind=item.kind, name=item.name) for item in items]
+            for role, items in plan.inputs.items()
+        },
+        sources=dict(plan.sources),
+        config=plan.config.model_dump(mode="json"),
+        files=files,
+        counts=result.counts,
+        metrics=result.metrics,
+        performance=result.performance,
+        seed=seed_of(plan.config),
+        code_version=code_version(),
+        environment=environment(),
+        started=started,
+        duration_seconds=round(duration, 3),
+    )
+
+
+def planned_input(store: Store, reference: Reference) -> PlannedInput:
+    """What a reference means now; see `Store.resolve`."""
+    artifact = store.resolve(reference) if isinstance(reference, str) else reference
+    name = reference if isinstance(reference, str) and store.refs.lookup(reference) else None
+    return PlannedInput(artifact.id, artifact.kind, name)
+
+
+def plan_named(
+    session: Session,
+    stage_name: str,
+    config: StageConfig | Mapping[str, Any],
+    inputs: Mapping[str, Reference | Sequence[Reference]] | None = None,
+    publish_as: str | None = None,
+) -> Plan:
+    """Plan a stage from its name, plain values and references.
+
+    Raises:
+        ConfigError: a value is unknown or wrong.
+        MissingArtifactError: a reference names nothing.
+    """
+    stage = registry.get(stage_name)
+    if not isinstance(config, StageConfig):
+        config = build_config(stage.config, config, where=f"{stage_name} configuration")
+    planned = {}
+    for role, given in (inputs or {}).items():
+        references = [given] if isinstance(given, (str, Artifact)) else list(given)
+        planned[role] = [planned_input(session.store, reference) for reference in references]
+    return plan_stage(stage, config, planned, publish_as)
+
+
+def run_stage(
+    session: Session,
+    stage_name: str,
+    config: StageConfig | Mapping[str, Any],
+    inputs: Mapping[str, Reference | Sequence[Reference]] | None = None,
+    publish_as: str | None = None,
+) -> Outcome:
+    """Plan and execute one stage."""
+    return execute(plan_named(session, stage_name, config, inputs, publish_as), session)

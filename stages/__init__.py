@@ -1,0 +1,19 @@
+"""The rooms: what the user runs. Each stage's module is imported when the stage is first asked for."""
+
+from pipeline.stage import registry
+
+registry.declare(
+    {
+        "data.collect.local": "stages.data.collect",
+        "data.collect.urls": "stages.data.collect",
+        "data.extract": "stages.data.extract",
+        "data.filter": "stages.data.filter",
+        "data.dedup": "stages.data.dedup",
+        "data.tokenizer": "stages.data.tokenizer",
+        "data.pack": "stages.data.pack",
+        "train": "stages.train",
+        "grow": "stages.grow",
+        "extend": "stages.extend",
+        "evaluate": "stages.evaluate",
+    }
+)

@@ -1,0 +1,1 @@
+"""The data stages: from crawl to packed tokens."""

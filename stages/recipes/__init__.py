@@ -1,0 +1,1 @@
+"""Recipes that come with longcat, one YAML file each."""

@@ -1,0 +1,54 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import stages  # noqa: F401  declares the stages
+from pipeline.artifact import Artifact
+from pipeline.engine import LocalEngine
+from pipeline.runner import Session
+from pipeline.runner import run_stage as run
+from pipeline.store import Store
+
+RunStage = Callable[..., Artifact]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def session(store: Store) -> Session:
+    """A session on the empty store, one worker."""
+    return Session(store, engine=LocalEngine(workers=1))
+
+
+@pytest.fixture
+def run_stage(session: Session) -> RunStage:
+    """Run a stage by name and return its artifact."""
+
+    def run_by_name(
+        name: str, config: Mapping[str, Any], inputs: Mapping[str, Any] | None = None, publish_as: str | None = None
+    ) -> Artifact:
+        return run(session, name, config, inputs, publish_as).artifact
+
+    return run_by_name
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real inputs beside the checkout; tests that need them skip where they are absent."""
+    root = Path(os.environ.get("LONGCAT_SHARED_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"no real inputs at {root} (set LONGCAT_SHARED_DATA)")
+    return root

@@ -1,0 +1,59 @@
+"""Document shards: round trip, same bytes, damage named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from pipeline.documents import Document, read_documents, shard_name, write_documents
+from pipeline.errors import IntegrityError
+
+DOCUMENTS = [
+    Document("a", "plain", "s"),
+    Document("b", "línea\n\u2028 \x00 \U0001f600", "s", "http://x/", "es", {"n": [1, {"x": None}]}),
+]
+
+
+def test_round_trip_and_same_bytes(tmp_path: Path) -> None:
+    one, two = tmp_path / shard_name(0), tmp_path / shard_name(1)
+    assert write_documents(one, DOCUMENTS) == 2
+    write_documents(two, iter(DOCUMENTS))
+    assert list(read_documents(one)) == DOCUMENTS
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_an_empty_shard(tmp_path: Path) -> None:
+    assert write_documents(tmp_path / "e.jsonl.zst", []) == 0
+    assert list(read_documents(tmp_path / "e.jsonl.zst")) == []
+
+
+def test_a_failing_source_leaves_no_shard(tmp_path: Path) -> None:
+    def broken() -> object:
+        yield DOCUMENTS[0]
+        raise RuntimeError("source failed")
+
+    with pytest.raises(RuntimeError):
+        write_documents(tmp_path / "x.jsonl.zst", broken())  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_cut_anywhere_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / shard_name(0)
+    write_documents(path, (Document(str(i), f"text number {i} " * 20, "s") for i in range(200)))
+    whole = path.read_bytes()
+    for length in (0, 5, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(IntegrityError, match="shard-00000"):
+            list(read_documents(path))
+
+
+@pytest.mark.parametrize(
+    "line", [b"not json\n", b'{"id": "x"}\n', b'{"id":"x","text":"","source":"","more":1}\n', b"[]\n"]
+)
+def test_a_line_that_is_no_document_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / shard_name(0)
+    path.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(DOCUMENTS[0].to_line() + line))
+    with pytest.raises(IntegrityError, match=r"shard-00000\.jsonl\.zst:2"):
+        list(read_documents(path))
