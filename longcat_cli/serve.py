@@ -1,5 +1,57 @@
+"""`longcat serve`: an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
 import typer
+
+from longcat_cli.inference_options import Checkpoint, Device, Dtype, Threads, checkpoint_folder
 
 
 def register(root: typer.Typer) -> None:
-    pass
+    """Add the command."""
+    root.command("serve")(serve)
+
+
+def serve(
+    ctx: typer.Context,
+    checkpoint: Checkpoint,
+    host: Annotated[str, typer.Option("--host", help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to bind; 0 takes a free one.")] = 8000,
+    model_name: Annotated[
+        str | None, typer.Option("--model-name", help="Name that clients use (default: the reference).")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", envvar="LONGCAT_API_KEY", show_envvar=True, help="Key that clients must send."),
+    ] = None,
+    max_queue: Annotated[int, typer.Option("--max-queue", min=1, help="Requests that may wait; more get 429.")] = 32,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+) -> None:
+    """Serve /v1/models, /v1/completions and /v1/chat/completions until SIGTERM or Ctrl-C.
+
+    Examples:
+
+      [cyan]longcat serve --checkpoint extended --port 8000[/cyan]
+
+      [cyan]curl http://127.0.0.1:8000/v1/models[/cyan]
+    """
+    import sys
+
+    from stages.serve.server import serve as run_server
+
+    choices: dict[str, Any] = {"device": device, "dtype": dtype}
+    run_server(
+        checkpoint_folder(ctx, checkpoint),
+        host=host,
+        port=port,
+        model_name=model_name or checkpoint,
+        api_key=api_key,
+        max_queue=max_queue,
+        threads=threads,
+        on_ready=lambda address: print(f"serving {model_name or checkpoint} at {address}/v1", file=sys.stderr),
+        **choices,
+    )

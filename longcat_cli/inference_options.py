@@ -1,0 +1,40 @@
+"""Options that generate, chat and serve share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longcat_cli.settings import settings_of
+
+Checkpoint = Annotated[
+    str, typer.Option("--checkpoint", metavar="REF", help="A checkpoint: name, name@version, id prefix or folder.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
+TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Sample within this probability mass.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample among this many tokens.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the sampling.")]
+
+
+def checkpoint_folder(ctx: typer.Context, reference: str) -> Path:
+    """The folder of a checkpoint that a reference means.
+
+    Raises:
+        MissingArtifactError: it means nothing.
+        UsageError: it means an artifact of another kind.
+    """
+    from pipeline.errors import UsageError
+
+    folder = Path(reference).expanduser()
+    # A folder that another tool wrote has weights and no manifest.
+    if (folder / "config.json").is_file() and not (folder / "manifest.json").is_file():
+        return folder
+    artifact = settings_of(ctx).open_store().resolve(reference)
+    if artifact.kind != "checkpoint":
+        raise UsageError(f"{reference} is a {artifact.kind} artifact, a checkpoint is needed")
+    return artifact.path

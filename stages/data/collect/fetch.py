@@ -1,0 +1,167 @@
+"""Fetch one page over http(s) with every limit held, and say why when there is none."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpcore
+from protego import Protego
+
+from stages.data.collect.guard import GuardedBackend, PrivateAddressError, UnknownHostError
+from stages.data.collect.urls import UrlsConfig
+
+REDIRECTS = (301, 302, 303, 307, 308)
+MAX_URL_CHARACTERS = 8192
+MAX_ROBOTS_BYTES = 512 << 10  # RFC 9309 asks for at least 500 KiB
+MAX_CRAWL_DELAY_SECONDS = 60.0
+HOP_HEADERS = ("connection", "keep-alive", "transfer-encoding", "trailer", "upgrade")
+
+
+class NotFetchedError(Exception):
+    """No page; `reason` is what is counted."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a server answered; `headers` in their order, less those of the connection."""
+
+    url: str
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+
+class Fetcher:
+    """Fetches pages for one host after another; not shared between threads."""
+
+    def __init__(self, config: UrlsConfig) -> None:
+        self._config = config
+        self._pool = httpcore.ConnectionPool(
+            network_backend=GuardedBackend(config.allow_private), max_connections=4, keepalive_expiry=5
+        )
+        self._robots: dict[str, Protego | None] = {}
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def page(self, url: str) -> Response:
+        """The page at `url`, redirects followed.
+
+        Raises:
+            NotFetchedError: reason is one of bad_url, robots, private_address, dns, timeout, network, too_large,
+                redirects or http_status.
+        """
+        deadline = time.monotonic() + self._config.total_seconds
+        for _ in range(self._config.max_redirects + 1):
+            check_url(url)
+            if self._config.robots and not self._allowed(url, deadline):
+                raise NotFetchedError("robots", url)
+            response = self._get(url, deadline, self._config.max_page_bytes)
+            location = response.header("location")
+            if response.status not in REDIRECTS or not location:
+                if response.status != 200:
+                    raise NotFetchedError("http_status", str(response.status))
+                return response
+            url = urljoin(url, location)
+        raise NotFetchedError("redirects", f"more than {self._config.max_redirects}")
+
+    def delay(self, url: str) -> float:
+        """Seconds to wait before the next request to the host of `url`."""
+        robots = self._robots.get(_origin(url))
+        asked = robots.crawl_delay(self._config.user_agent) if robots else None
+        return max(self._config.delay_seconds, min(float(asked or 0), MAX_CRAWL_DELAY_SECONDS))
+
+    def _allowed(self, url: str, deadline: float) -> bool:
+        origin = _origin(url)
+        if origin not in self._robots:
+            self._robots[origin] = self._read_robots(origin, deadline)
+        robots = self._robots[origin]
+        return robots is not None and bool(robots.can_fetch(url, self._config.user_agent))
+
+    def _read_robots(self, origin: str, deadline: float) -> Protego | None:
+        """Rules of a host; None forbids everything, as RFC 9309 wants when they cannot be had."""
+        url = f"{origin}/robots.txt"
+        try:
+            for _ in range(self._config.max_redirects + 1):
+                response = self._get(url, deadline, MAX_ROBOTS_BYTES, cut=True)
+                location = response.header("location")
+                if response.status not in REDIRECTS or not location:
+                    break
+                url = urljoin(url, location)
+                check_url(url)
+        except NotFetchedError as failure:
+            if failure.reason in ("private_address", "dns"):
+                raise
+            return None
+        if response.status >= 500:
+            return None
+        text = response.body.decode("utf-8", "replace") if response.status == 200 else ""
+        return Protego.parse(text)
+
+    def _get(self, url: str, deadline: float, max_bytes: int, *, cut: bool = False) -> Response:
+        try:
+            return self._exchange(url, deadline, max_bytes, cut)
+        except PrivateAddressError:
+            raise NotFetchedError("private_address", url) from None
+        except UnknownHostError:
+            raise NotFetchedError("dns", url) from None
+        except httpcore.TimeoutException:
+            raise NotFetchedError("timeout", url) from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
+            raise NotFetchedError("network", f"{url}: {type(error).__name__}") from None
+
+    def _exchange(self, url: str, deadline: float, max_bytes: int, cut: bool) -> Response:
+        limits = {"connect": self._config.connect_seconds, "read": self._config.read_seconds}
+        extensions: dict[str, Any] = {"timeout": {**limits, "write": limits["read"], "pool": limits["read"]}}
+        headers = {
+            "User-Agent": self._config.user_agent,
+            "Accept": "text/html,*/*;q=0.5",
+            "Accept-Encoding": "identity",
+        }
+        with self._pool.stream("GET", url, headers=headers, extensions=extensions) as answer:
+            body = bytearray()
+            for chunk in answer.iter_stream():
+                body += chunk
+                if time.monotonic() > deadline:
+                    raise NotFetchedError("timeout", url)
+                if len(body) > max_bytes:
+                    if cut:
+                        break
+                    raise NotFetchedError("too_large", url)
+            kept = tuple((key.decode("latin-1"), value.decode("latin-1")) for key, value in answer.headers)
+            headers_kept = tuple(item for item in kept if item[0].lower() not in HOP_HEADERS)
+            return Response(url, answer.status, headers_kept, bytes(body[:max_bytes]))
+
+
+def check_url(url: str) -> None:
+    """Raises NotFetchedError unless `url` is plain http or https with a host and no credentials."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise NotFetchedError("bad_url", url) from None
+    plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL_CHARACTERS
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username is not None
+        or not plain
+        or port == 0
+    ):
+        raise NotFetchedError("bad_url", url)
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

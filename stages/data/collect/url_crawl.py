@@ -1,0 +1,145 @@
+"""Run a list of URLs: hosts side by side, the pages of one host in turn, each finished URL remembered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.errors import InputError
+from pipeline.files import atomic_path, atomic_write, canonical_json, read_json
+from pipeline.progress import Bar
+from pipeline.stage import Context, Result
+from pipeline.store import utc_now
+from stages.data.collect.crawl_file import CrawlWriter, Page, failures_file
+from stages.data.collect.fetch import Fetcher, NotFetchedError
+from stages.data.collect.urls import UrlsConfig
+
+MAX_LIST_BYTES = 1 << 30
+
+
+def read_urls(path: Path, max_urls: int) -> list[str]:
+    """The URLs of a list, each once, in their order.
+
+    Raises:
+        InputError: the list is too long, not UTF-8, or empty.
+    """
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise InputError(f"larger than {MAX_LIST_BYTES} bytes", where=str(path))
+    urls: dict[str, None] = {}
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for line in stream:
+                text = line.strip()
+                if text and not text.startswith("#"):
+                    urls[text] = None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 (byte {error.start})", where=str(path)) from None
+    if not urls:
+        raise InputError("no URLs in it", where=str(path), hint="one http(s) URL a line")
+    if len(urls) > max_urls:
+        raise InputError(f"{len(urls)} URLs, max_urls is {max_urls}", where=str(path))
+    return list(urls)
+
+
+def crawl_urls(context: Context[UrlsConfig]) -> Result:
+    """Fetch what is missing, then write the pages in the order of the list.
+
+    Raises:
+        InputError: not one page could be fetched; says why.
+    """
+    config = context.config
+    urls = read_urls(Path(config.url_file), config.max_urls)
+    pages = context.work / "pages"
+    pages.mkdir(exist_ok=True)
+    missing = [index for index in range(len(urls)) if not _record(pages, index).exists()]
+    with context.progress.task("fetching", total=len(urls), unit="pages") as bar:
+        bar.advance(len(urls) - len(missing))
+        _fetch_all(config, urls, missing, pages, bar)
+    records = [read_json(_record(pages, index)) for index in range(len(urls))]
+    failures = [record for record in records if "reason" in record]
+    if len(failures) == len(urls):
+        reasons = Counter(record["reason"] for record in failures)
+        raise InputError(
+            f"none of the {len(urls)} URLs could be fetched: "
+            + ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())),
+            where=config.url_file,
+        )
+    _assemble(context.output, pages, [i for i, record in enumerate(records) if "reason" not in record], config)
+    failures_file(context.output, failures)
+    dropped = Counter(record["reason"] for record in failures)
+    return Result(
+        counts={
+            "documents_in": len(urls),
+            "documents_out": len(urls) - len(failures),
+            "dropped": dict(sorted(dropped.items())),
+            "bytes": sum(record.get("bytes", 0) for record in records),
+        }
+    )
+
+
+def _record(pages: Path, index: int) -> Path:
+    return pages / f"{index:08d}.json"
+
+
+def _member(pages: Path, index: int) -> Path:
+    return pages / f"{index:08d}.warc.gz"
+
+
+def _fetch_all(config: UrlsConfig, urls: Sequence[str], missing: Sequence[int], pages: Path, bar: Bar) -> None:
+    hosts: dict[str, list[int]] = {}
+    for index in missing:
+        hosts.setdefault(urlsplit(urls[index]).netloc.lower(), []).append(index)
+    stopped = threading.Event()
+    pool = ThreadPoolExecutor(max_workers=config.hosts_at_once)
+    try:
+        running = {pool.submit(_fetch_host, config, urls, indices, pages, bar, stopped) for indices in hosts.values()}
+        while running:
+            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+    finally:
+        stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _fetch_host(
+    config: UrlsConfig, urls: Sequence[str], indices: Sequence[int], pages: Path, bar: Bar, stopped: threading.Event
+) -> None:
+    fetcher = Fetcher(config)
+    try:
+        for position, index in enumerate(indices):
+            if position and stopped.wait(fetcher.delay(urls[index])):
+                return
+            if stopped.is_set():
+                return
+            atomic_write(_record(pages, index), canonical_json(_fetch_one(fetcher, urls[index], _member(pages, index))))
+            bar.advance()
+    finally:
+        fetcher.close()
+
+
+def _fetch_one(fetcher: Fetcher, url: str, member: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    try:
+        response = fetcher.page(url)
+    except NotFetchedError as failure:
+        return {"url": url, "reason": failure.reason, "detail": failure.detail}
+    page = Page(response.url, utc_now(), "200 OK", response.headers, response.body)
+    with atomic_path(member) as aside, aside.open("wb") as stream:
+        CrawlWriter(stream).write(page)
+    return {"url": url, "bytes": len(response.body), "seconds": round(time.monotonic() - started, 3)}
+
+
+def _assemble(output: Path, pages: Path, fetched: Sequence[int], config: UrlsConfig) -> None:
+    """Gzip members stand behind one another as they are, so files are joined without reading the pages."""
+    for number, start in enumerate(range(0, len(fetched), config.pages_per_file)):
+        path = output / f"crawl-{number:05d}.warc.gz"
+        with atomic_path(path) as aside, aside.open("wb") as stream:
+            for index in fetched[start : start + config.pages_per_file]:
+                stream.write(_member(pages, index).read_bytes())

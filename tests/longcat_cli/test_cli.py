@@ -1,0 +1,186 @@
+"""The command line as users meet it: help, JSON, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longcat_cli.app import run
+
+
+def longcat(capfd: pytest.CaptureFixture[str], store: Path, *arguments: str) -> tuple[int, str, str]:
+    code = run(["--store", str(store), *arguments])
+    captured = capfd.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(
+            f"Note {number}. " + "The river runs slowly past the old stone mill. " * 20
+        )
+    return folder
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys\nfrom longcat_cli.app import run\n"
+        "for args in (['--help'], ['data', '--help'], ['artifacts', 'list', '--help']):\n    run(args)\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'tokenizers', 'datasketch', 'transformers', 'pipeline.runner'}\n"
+        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data collect local",
+        "data collect urls",
+        "data extract",
+        "data filter",
+        "data dedup",
+        "data tokenizer",
+        "data pack",
+        "train",
+        "grow",
+        "extend",
+        "eval",
+        "generate",
+        "chat",
+        "serve",
+        "run",
+        "recipes list",
+        "artifacts lineage",
+        "doctor",
+    ],
+)
+def test_every_command_has_help_with_an_example(
+    capfd: pytest.CaptureFixture[str], store_path: Path, command: str
+) -> None:
+    code, out, _ = longcat(capfd, store_path, *command.split(), "--help")
+    assert code == 0
+    assert f"longcat {command}" in out.split("Usage:")[1][20:], "the help shows how to call the command"
+    assert not store_path.exists()
+
+
+def test_a_stage_prints_the_promised_json(capfd: pytest.CaptureFixture[str], store_path: Path, notes: Path) -> None:
+    arguments = ("data", "extract", "--input", str(notes), "--name", "notes", "--json")
+    code, out, _ = longcat(capfd, store_path, *arguments)
+    assert code == 0
+    result = json.loads(out)
+    assert {"id", "kind", "path", "name", "version", "counts", "metrics"} <= set(result)
+    assert (result["name"], result["version"], result["reused"]) == ("notes", 1, False)
+    assert result["counts"]["documents_out"] == 3
+    assert json.loads(longcat(capfd, store_path, *arguments)[1])["reused"] is True
+    listed = json.loads(longcat(capfd, store_path, "artifacts", "list", "--json")[1])
+    assert [item["names"] for item in listed] == [["notes@1"]]
+
+
+def test_dry_run_writes_nothing(capfd: pytest.CaptureFixture[str], store_path: Path, notes: Path) -> None:
+    code, out, _ = longcat(capfd, store_path, "data", "extract", "--input", str(notes), "--dry-run", "--json")
+    assert (code, json.loads(out)["steps"][0]["state"]) == (0, "missing")
+    code, out, _ = longcat(capfd, store_path, "run", "smoke", "--dry-run", "--json")
+    assert (code, {step["state"] for step in json.loads(out)["steps"]}) == (0, {"missing"})
+    assert not store_path.exists()
+
+
+def test_configuration_is_listed(capfd: pytest.CaptureFixture[str], store_path: Path) -> None:
+    code, out, _ = longcat(capfd, store_path, "data", "pack", "--show-config", "--json")
+    keys = {item["key"]: item for item in json.loads(out)}
+    assert code == 0
+    assert keys["validation_fraction"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["data", "filter"], 2, "data.filter needs the input 'documents'"),
+        (["data", "filter", "--documents", "nope"], 4, "no artifact 'nope'"),
+        (["data", "extract", "--input", "/no/such/file"], 3, "no such file"),
+        (["data", "extract", "--input", ".", "--set", "formts=x"], 3, "unknown key 'formts', did you mean 'formats'"),
+        (["data", "extract", "--config", "/none.yaml"], 3, "/none.yaml: no such file"),
+        (["data", "pack", "--set", "validation_fraction=much"], 3, "'validation_fraction'"),
+        (["run", "dmeo"], 3, "no recipe 'dmeo'"),
+        (["run", "smoke", "--set", "tran.steps=1"], 2, "no such step"),
+        (["artifacts", "show", "x@1"], 4, "no artifact 'x@1'"),
+        (["artifacts", "list", "--kind", "model"], 2, "kinds: crawl"),
+        (["train", "--tokens", "t", "--name", "../evil"], 2, "cannot name an artifact"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code(
+    capfd: pytest.CaptureFixture[str], store_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    found, out, err = longcat(capfd, store_path, *arguments)
+    assert (found, out) == (code, "")
+    assert err.startswith("longcat: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_command_is_a_usage_error(capfd: pytest.CaptureFixture[str], store_path: Path) -> None:
+    code, _, err = longcat(capfd, store_path, "artifacts", "shw")
+    assert code == 2
+    assert "shw" in err
+
+
+def test_damage_ends_with_code_5(capfd: pytest.CaptureFixture[str], store_path: Path, notes: Path) -> None:
+    longcat(capfd, store_path, "data", "extract", "--input", str(notes), "--name", "notes")
+    (shard,) = store_path.glob("documents/*/shard-00000.jsonl.zst")
+    shard.write_bytes(shard.read_bytes()[:-2])
+    code, _, err = longcat(capfd, store_path, "data", "filter", "--documents", "notes")
+    assert (code, "shard-00000" in err) == (5, True)
+    assert longcat(capfd, store_path, "artifacts", "verify")[0] == 5
+    assert longcat(capfd, store_path, "artifacts", "gc", "--damaged", "--yes")[0] == 0
+    assert longcat(capfd, store_path, "data", "extract", "--input", str(notes), "--name", "notes")[0] == 0
+    assert longcat(capfd, store_path, "artifacts", "verify")[0] == 0
+
+
+def test_a_store_that_cannot_be_written_is_one_line(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, notes: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = longcat(capfd, tmp_path / "file" / "store", "data", "extract", "--input", str(notes))
+    assert code == 1
+    assert err.count("\n") == 1
+    assert str(tmp_path / "file") in err
+
+
+def test_recipes_can_be_copied_but_nothing_is_overwritten(
+    capfd: pytest.CaptureFixture[str], store_path: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "mine.yaml"
+    assert longcat(capfd, store_path, "recipes", "copy", "smoke", str(target))[0] == 0
+    before = target.read_bytes()
+    assert longcat(capfd, store_path, "recipes", "copy", "demo", str(target))[0] == 3
+    assert target.read_bytes() == before
+    assert longcat(capfd, store_path, "run", str(target), "--dry-run")[0] == 0
+
+
+def test_a_closed_pipe_is_no_error(store_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "longcat_cli", "--store", str(store_path), "data", "filter", "--show-config"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read().decode()
+    process.stderr.close()
+    process.wait(timeout=60)

@@ -1,0 +1,154 @@
+"""The local crawl: what is in it, what never is, and that it is the same every time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from warcio.archiveiterator import ArchiveIterator
+
+from pipeline.artifact import Artifact
+from pipeline.engine import LocalEngine
+from pipeline.errors import InputError
+from pipeline.runner import Session
+from pipeline.runner import run_stage as run
+from stages.data.collect.candidates import Candidate, find_candidates, machine_fingerprint
+from stages.data.collect.local import LocalConfig
+from stages.data.collect.render import NoPageError, render
+
+
+def records(artifact: Artifact) -> list[tuple[str, str, bytes, str]]:
+    found = []
+    for path in sorted(artifact.path.glob("crawl-*.warc.gz")):
+        with path.open("rb") as stream:
+            for record in ArchiveIterator(stream, check_digests="raise"):
+                assert record.rec_type == "response"
+                headers = record.rec_headers
+                found.append(
+                    (
+                        headers.get_header("WARC-Target-URI"),
+                        headers.get_header("WARC-Record-ID"),
+                        record.content_stream().read(),
+                        record.http_headers.get_header("Content-Type"),
+                    )
+                )
+    return found
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "doc"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.html").write_text(f"<html><body><p>page {name}</p></body></html>")
+    (folder / "link.html").symlink_to("/etc/passwd")
+    (folder / "note.txt").write_text("no HTML")
+    return folder
+
+
+def test_every_kind_is_in_a_small_crawl(session: Session, documents: Path) -> None:
+    config = {"limit": 8, "html_folders": [str(documents)], "packages": ["numpy", "pydantic"], "pages_per_file": 3}
+    session.engine = LocalEngine(2)
+    artifact = run(session, "data.collect.local", config).artifact
+    counts = artifact.manifest.counts
+    assert set(counts["kinds"]) == {"stdlib", "package", "description", "html"}
+    assert counts["documents_in"] == 8 == counts["documents_out"] + sum(counts["dropped"].values())
+    found = records(artifact)
+    assert len(found) == counts["documents_out"]
+    assert len({identifier for _, identifier, _, _ in found}) == len(found)
+    assert all(url.startswith("http://localhost/") for url, *_ in found)
+    assert {url.split("/")[3] for url, *_ in found} >= {"pydoc", "description"}
+    assert [p.name for p in sorted(artifact.path.glob("crawl-*"))] == [f"crawl-0000{i}.warc.gz" for i in range(3)]
+    assert not any("passwd" in url or "note" in url for url, *_ in found)
+    session.store.remove(artifact)
+    session.engine = LocalEngine(1)
+    again = run(session, "data.collect.local", config).artifact
+    assert [f.sha256 for f in again.manifest.files] == [f.sha256 for f in artifact.manifest.files]
+
+
+def test_modules_with_side_effects_are_never_candidates() -> None:
+    names = {candidate.target for candidate in find_candidates(LocalConfig(kinds=("stdlib", "package")))}
+    assert "json.decoder" in names
+    for forbidden in ("antigravity", "this", "idlelib", "json.tool.__main__", "test", "turtle", "_ast"):
+        assert forbidden not in names
+    assert not any("__main__" in name or ".tests" in name for name in names)
+
+
+def test_a_limit_takes_the_kinds_in_turn(documents: Path) -> None:
+    chosen = find_candidates(LocalConfig(limit=4, html_folders=(str(documents),), packages=("numpy",)))
+    assert [candidate.kind for candidate in chosen] == ["stdlib", "package", "description", "html"]
+
+
+def test_a_package_has_a_share_only() -> None:
+    config = LocalConfig(kinds=("package",), packages=("numpy",), pages_per_package=3)
+    assert len(find_candidates(config)) == 3
+
+
+def test_changed_documents_make_another_crawl(documents: Path) -> None:
+    before = machine_fingerprint([str(documents)])
+    os.utime(documents / "a.html", (1, 1))
+    assert machine_fingerprint([str(documents)])["documents"] != before["documents"]
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+    """Write a module where the child process finds it and render it."""
+    import stages.data.collect.render as rendering
+
+    environment = rendering._environment
+    monkeypatch.setattr(rendering, "_environment", lambda home: {**environment(home), "PYTHONPATH": str(tmp_path)})
+
+    def make(text: str, cpu_seconds: int = 5, max_bytes: int = 1 << 20) -> bytes:
+        (tmp_path / "toymodule.py").write_text(text)
+        return render(
+            Candidate("stdlib", "http://localhost/pydoc/toymodule.html", "toymodule", ""), cpu_seconds, max_bytes
+        )[1]
+
+    return make
+
+
+def test_pages_hold_nothing_that_changes_from_run_to_run(module: object) -> None:
+    text = "import os, time\nSTART = time.time()\nPID = os.getpid()\ndef f(x=object()): 'Documented.'\nprint('noise')\n"
+    first, second = module(text), module(text)  # type: ignore[operator]
+    assert first == second
+    assert b"Documented." in first
+    assert b"noise" not in first
+    assert b"0x" not in first
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise RuntimeError", "import_error"),
+        ("raise SystemExit(0)", "import_error"),
+        ("import os; os._exit(7)", "crashed"),
+        ("while True: pass", "timeout"),
+        ("def f(): '''" + "long " * 1000 + "'''", "too_large"),
+    ],
+)
+def test_a_module_that_gives_no_page_has_a_reason(module: object, text: str, reason: str) -> None:
+    with pytest.raises(NoPageError, match=reason):
+        module(text, cpu_seconds=1, max_bytes=4096)  # type: ignore[operator]
+
+
+def test_failures_are_counted_and_named(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "empty.html").write_text(" ")
+    (tmp_path / "good.html").write_text("<p>text</p>")
+    artifact = run(session, "data.collect.local", {"kinds": ["html"], "html_folders": [str(tmp_path)]}).artifact
+    assert artifact.manifest.counts["dropped"] == {"empty": 1}
+    (failure,) = [json.loads(line) for line in artifact.file("failures.jsonl").read_text().splitlines()]
+    assert failure["reason"] == "empty"
+    assert failure["url"].endswith("/empty.html")
+
+
+def test_nothing_to_collect_is_a_clear_error(session: Session, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to collect"):
+        run(session, "data.collect.local", {"kinds": ["html"], "html_folders": [str(tmp_path)]})
+
+
+def test_the_child_sees_nothing_of_our_environment(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCAT_SECRET", "tell-nobody")
+    page = module("import os\ndef f(): pass\nf.__doc__ = str(dict(os.environ))\n")  # type: ignore[operator]
+    assert b"tell-nobody" not in page

@@ -1,0 +1,202 @@
+"""The URL crawler against a server on this machine: what it fetches, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warcio.archiveiterator import ArchiveIterator
+
+from pipeline.errors import InputError
+from pipeline.runner import Session
+from pipeline.runner import run_stage as run
+from stages.data.collect.guard import is_public
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A small site with the troubles of the web."""
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.path)  # type: ignore[attr-defined]
+        path = self.path
+        if path == "/robots.txt":
+            self.answer(200, b"User-agent: *\nDisallow: /private/\n")
+        elif path == "/jump":
+            self.answer(302, b"", location="/page")
+        elif path == "/loop":
+            self.answer(302, b"", location="/loop")
+        elif path == "/out":
+            self.answer(302, b"", location="ftp://example.org/x")
+        elif path == "/missing":
+            self.answer(404, b"no")
+        elif path == "/large":
+            self.answer(200, b"x" * 200_000)
+        elif path == "/slow":
+            time.sleep(3)
+            self.answer(200, b"late")
+        elif path == "/drip":
+            self.drip()
+        else:
+            self.answer(200, f"<p>{path}</p>".encode())
+
+    def answer(self, status: int, body: bytes, location: str | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        if location:
+            self.send_header("Location", location)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def drip(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(20):
+            time.sleep(0.2)
+            self.wfile.write(b"x")
+            self.wfile.flush()
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[Any]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.seen = []  # type: ignore[attr-defined]
+    server.handle_error = lambda *arguments: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def address(site: Any) -> str:
+    return f"http://127.0.0.1:{site.server_address[1]}"
+
+
+def configuration(tmp_path: Path, urls: list[str], **more: Any) -> dict[str, Any]:
+    path = tmp_path / "urls.txt"
+    path.write_text("\n".join(["# a comment", "", *urls]))
+    fast = {"delay_seconds": 0, "total_seconds": 2, "read_seconds": 1, "max_page_bytes": 100_000, "allow_private": True}
+    return {"url_file": str(path), **fast, **more}
+
+
+def reasons(artifact: Any) -> dict[str, str]:
+    lines = artifact.file("failures.jsonl").read_text().splitlines()
+    return {json.loads(line)["url"].rpartition("/")[2]: json.loads(line)["reason"] for line in lines}
+
+
+def test_pages_arrive_in_the_order_of_the_list(session: Session, site: Any, tmp_path: Path) -> None:
+    base = address(site)
+    config = configuration(tmp_path, [f"{base}/b", f"{base}/jump", f"{base}/a", f"{base}/b"])
+    artifact = run(session, "data.collect.urls", config).artifact
+    with artifact.file("crawl-00000.warc.gz").open("rb") as stream:
+        found = [
+            (record.rec_headers.get_header("WARC-Target-URI"), record.content_stream().read())
+            for record in ArchiveIterator(stream, check_digests="raise")
+        ]
+    assert [url.removeprefix(base) for url, _ in found] == ["/b", "/page", "/a"]
+    assert found[1][1] == b"<p>/page</p>"
+    assert artifact.manifest.counts["documents_out"] == 3
+
+
+def test_every_failure_has_its_reason(session: Session, site: Any, tmp_path: Path) -> None:
+    base = address(site)
+    paths = ["ok", "private/x", "missing", "large", "slow", "drip", "loop", "out"]
+    urls = [
+        *(f"{base}/{path}" for path in paths),
+        "ftp://x/ftp",
+        "http://u:p@127.0.0.1/login",
+        "http://nohost.invalid/dns",
+    ]
+    artifact = run(session, "data.collect.urls", configuration(tmp_path, urls)).artifact
+    assert reasons(artifact) == {
+        "x": "robots",
+        "missing": "http_status",
+        "large": "too_large",
+        "slow": "timeout",
+        "drip": "timeout",
+        "loop": "redirects",
+        "out": "bad_url",
+        "ftp": "bad_url",
+        "login": "bad_url",
+        "dns": "dns",
+    }
+    assert "/private/x" not in site.seen
+
+
+def test_robots_can_be_left_out(session: Session, site: Any, tmp_path: Path) -> None:
+    config = configuration(tmp_path, [f"{address(site)}/private/x"], robots=False)
+    assert run(session, "data.collect.urls", config).artifact.manifest.counts["documents_out"] == 1
+
+
+def test_private_addresses_are_not_reached(session: Session, site: Any, tmp_path: Path) -> None:
+    port = site.server_address[1]
+    urls = [f"http://127.0.0.1:{port}/a", f"http://localhost:{port}/a", f"http://[::ffff:127.0.0.1]:{port}/a"]
+    with pytest.raises(InputError, match="private_address 3"):
+        run(session, "data.collect.urls", configuration(tmp_path, urls, allow_private=False))
+    assert site.seen == []
+
+
+@pytest.mark.parametrize(
+    ("ip", "public"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1::1", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:7f00:0001::", False),
+        ("64:ff9b::7f00:1", False),
+    ],
+)
+def test_which_addresses_are_public(ip: str, public: bool) -> None:
+    assert is_public(ip) is public
+
+
+def test_a_fetched_page_is_not_fetched_again(
+    session: Session, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stages.data.collect.url_crawl as crawl
+
+    base = address(site)
+    config = configuration(tmp_path, [f"{base}/{i}" for i in range(4)])
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crawl, "_assemble", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(session, "data.collect.urls", config)
+    artifact = run(session, "data.collect.urls", config).artifact
+    assert artifact.manifest.counts["documents_out"] == 4
+    assert site.seen.count("/0") == 1
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n\n"])
+def test_an_empty_list_is_a_clear_error(session: Session, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "urls.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match="no URLs in it"):
+        run(session, "data.collect.urls", {"url_file": str(path)})
+
+
+def test_a_missing_list_is_a_clear_error(session: Session, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        run(session, "data.collect.urls", {"url_file": str(tmp_path / "none.txt")})
