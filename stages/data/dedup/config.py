@@ -1,0 +1,32 @@
+"""Configuration of deduplication."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.config import StageConfig
+
+
+class DedupConfig(StageConfig):
+    """MinHash-LSH over word n-grams.
+
+    Two documents become candidates when all hashes of one band agree: at similarity s with probability
+    1 - (1 - s^rows)^bands, which rises steeply around s = (1/bands)^(1/rows), 0.72 with the defaults.
+    """
+
+    near: bool = Field(default=True, description="Whether near-duplicates are looked for beside exact ones.")
+    ngram: int = Field(default=5, ge=1, le=64, description="Words in an n-gram.")
+    bands: int = Field(default=14, ge=1, le=512, description="Bands of the signature.")
+    rows: int = Field(default=8, ge=1, le=512, description="Hashes a band; bands x rows are computed a document.")
+    min_similarity: float | None = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="Least Jaccard similarity of a candidate pair, as the signatures estimate it; null takes all.",
+    )
+    seed: int = Field(default=1, ge=0, lt=2**32, description="Seed of the hash functions.")
+
+    @property
+    def num_perm(self) -> int:
+        """Hashes a signature."""
+        return self.bands * self.rows

@@ -1,0 +1,53 @@
+"""The stage `data.filter`: keeps the documents that pass the published quality rules, and says why the others go."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pipeline.documents import document_shards
+from pipeline.stage import Context, Result, stage
+from stages.data.filter.config import FilterConfig
+
+
+@stage("data.filter", revision=1, inputs={"documents": "documents"}, output="documents")
+def filter_documents(context: Context[FilterConfig]) -> Result:
+    """Drop documents that break a rule of language, Gopher, C4 or FineWeb; C4's line rules clean the rest.
+
+    Writes for every input shard one shard of kept documents and, beside it, `attributes-XXXXX.parquet` with one row
+    a document in: id, kind, language, decision, reason and every measured value.
+
+    Raises:
+        InputError: the input holds no documents, or the language model is missing.
+        IntegrityError: a shard is damaged.
+    """
+    from pipeline.errors import InputError
+    from stages.data.filter.shard import Task, filter_shard
+    from stages.data.language import ensure_language_model
+
+    if context.config.language.enabled:
+        ensure_language_model()
+    documents = context.input("documents")
+    shards = document_shards(documents)
+    tasks = [Task(shard, number, context.output, context.config) for number, shard in enumerate(shards)]
+    results = context.map_shards(filter_shard, tasks, description="filtering")
+    totals: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for result in results:
+        dropped.update(result.pop("dropped"))
+        totals.update(result)
+    if not totals["documents_in"]:
+        raise InputError("there are no documents to filter", where=str(documents.path))
+    return Result(
+        counts={
+            "documents_in": totals["documents_in"],
+            "documents_out": totals["documents_out"],
+            "dropped": dict(sorted(dropped.items())),
+        },
+        metrics={
+            "kept_fraction": round(totals["documents_out"] / totals["documents_in"], 6),
+            "characters_in": totals["characters_in"],
+            "characters_out": totals["characters_out"],
+            "documents_edited": totals["documents_edited"],
+            "lines_removed": totals["lines_removed"],
+        },
+    )
