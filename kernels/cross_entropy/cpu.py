@@ -1,0 +1,49 @@
+"""Cross entropy that keeps the logits and no second matrix of log-probabilities, in blocks that fit into the cache."""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from kernels.precision import accumulation_dtype
+
+BLOCK_VALUES = 1 << 18  # logits in a block, one MiB in float32
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_TV: torch.Tensor, targets_T: torch.Tensor, counted_T: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(logits_TV, targets_T, counted_T)
+        blocks = logits_TV.split(_block_rows(logits_TV))
+        loss_T = torch.cat([torch.logsumexp(block, dim=-1) for block in blocks])
+        loss_T -= logits_TV.gather(1, targets_T.unsqueeze(1)).squeeze(1)
+        return loss_T.where(counted_T, 0.0).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        logits_TV, targets_T, counted_T = ctx.saved_tensors
+        factor_T1 = gradients[0].where(counted_T, 0.0).unsqueeze(1)
+        grad_TV = torch.empty_like(logits_TV)
+        rows = _block_rows(logits_TV)
+        for logits, grad, factor in zip(logits_TV.split(rows), grad_TV.split(rows), factor_T1.split(rows), strict=True):
+            torch.softmax(logits, dim=-1, out=grad)
+            grad.mul_(factor)
+        # One target a row, so this scatter writes every place at most once.
+        target_T1 = targets_T.unsqueeze(1)
+        grad_TV.scatter_(1, target_T1, grad_TV.gather(1, target_T1).sub_(factor_T1))
+        return grad_TV, None, None
+
+
+def cross_entropy(
+    logits_TV: torch.Tensor, targets_T: torch.Tensor, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `kernels.cross_entropy.cross_entropy`."""
+    counted_T = targets_T != ignore_index
+    wide_TV = logits_TV.to(accumulation_dtype(logits_TV.dtype))
+    loss: torch.Tensor = _CrossEntropy.apply(wide_TV, targets_T.where(counted_T, 0), counted_T)
+    return loss, counted_T.sum()
+
+
+def _block_rows(logits_TV: torch.Tensor) -> int:
+    return max(1, BLOCK_VALUES // max(1, logits_TV.shape[1]))

@@ -1,0 +1,21 @@
+"""Add the weighted rows of every token together again.
+
+Names: T tokens, K slots a token, R rows, D width.
+"""
+
+import torch
+
+from kernels.expert_combine import cpu, reference
+from kernels.expert_order import ExpertOrder
+from kernels.select import select
+
+VERSIONS = {"reference": reference.expert_combine, "cpu": cpu.expert_combine}
+
+
+def expert_combine(rows_RD: torch.Tensor, weights_TK: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
+    """`y_TD[t] = sum over the slots k of t that have a row: weights_TK[t, k] * rows_RD[order.row_TK[t, k]]`.
+
+    The sum is a gather in the order of the slots, in float32 or better, and so is its backward: no scatter-add, no
+    atomics, the same bits in every run. Returns the dtype of `rows_RD`; a token without rows gets zeros.
+    """
+    return select("expert_combine", VERSIONS, rows_RD.device)(rows_RD, weights_TK, order)

@@ -1,0 +1,20 @@
+"""Copy every token to the rows of its experts.
+
+Names: T tokens, R rows, D width.
+"""
+
+import torch
+
+from kernels.expert_gather import cpu, reference
+from kernels.expert_order import ExpertOrder
+from kernels.select import select
+
+VERSIONS = {"reference": reference.expert_gather, "cpu": cpu.expert_gather}
+
+
+def expert_gather(x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
+    """`rows_RD[r] = x_TD[order.token_R[r]]`.
+
+    The backward sums the rows of every token in a fixed order; no scatter-add, no atomics.
+    """
+    return select("expert_gather", VERSIONS, x_TD.device)(x_TD, order)

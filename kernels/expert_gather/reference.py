@@ -1,0 +1,10 @@
+"""Copy every token to the rows of its experts, the plain meaning."""
+
+import torch
+
+from kernels.expert_order import ExpertOrder
+
+
+def expert_gather(x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
+    """See `kernels.expert_gather.expert_gather`."""
+    return x_TD[order.token_R]

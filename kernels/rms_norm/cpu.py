@@ -1,0 +1,39 @@
+"""RMS normalisation with a hand-written backward: it keeps one number a row instead of four copies of the input."""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from kernels.precision import accumulation_dtype
+from kernels.rms_norm import reference
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+        norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+        inverse_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x_ND, weight_D, inverse_N1)
+        return (x_ND * inverse_N1).mul_(weight_D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_ND, weight_D, inverse_N1 = ctx.saved_tensors
+        width = x_ND.shape[-1]
+        grad_ND = gradients[0]
+        product_RD = (grad_ND * x_ND).reshape(-1, width)
+        grad_weight_D = torch.mv(product_RD.t(), inverse_N1.reshape(-1))
+        scaled_ND = grad_ND * weight_D
+        along_N1 = torch.mv(product_RD, weight_D).view_as(inverse_N1)
+        along_N1 = along_N1.mul_(inverse_N1.square()).div_(-width)
+        return scaled_ND.addcmul_(x_ND, along_N1).mul_(inverse_N1), grad_weight_D, None
+
+
+def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    """See `kernels.rms_norm.rms_norm`."""
+    if x_ND.dtype != accumulation_dtype(x_ND.dtype) or weight_D.dtype != x_ND.dtype:
+        return reference.rms_norm(x_ND, weight_D, eps)
+    normed_ND: torch.Tensor = _RMSNorm.apply(x_ND, weight_D, eps)
+    return normed_ND

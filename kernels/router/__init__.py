@@ -1,0 +1,31 @@
+"""Softmax router with a selection bias (LongCat-Flash report, eq. 1 and 8).
+
+Names: T tokens, E = N + Z experts (N with a feed-forward network, then Z zero-computation ones), K selected.
+"""
+
+import torch
+
+from kernels.router import cpu, reference
+from kernels.router.reference import Routing
+from kernels.select import KernelError, select
+
+__all__ = ["Routing", "route"]
+
+VERSIONS = {"reference": reference.route, "cpu": cpu.route}
+
+
+def route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: float) -> Routing:
+    """Choose `topk` experts a token.
+
+    The scores are a softmax over all E logits; the K highest of score + bias are selected, highest first, ties going to
+    the lowest index; their weights are the scores without the bias times `scaling`, not renormalised.
+
+    `logits_TE` and `bias_E` are float32 (or float64). The selection has no gradient; the weights have one to the
+    logits. Returns `Routing(weights_TK, experts_TK int64, counts_E int64)`; the counts sum to T * K.
+
+    Raises:
+        KernelError: `topk` exceeds the number of experts.
+    """
+    if not 0 < topk <= logits_TE.shape[-1]:
+        raise KernelError(f"router: topk = {topk} must lie between 1 and the {logits_TE.shape[-1]} experts")
+    return select("router", VERSIONS, logits_TE.device)(logits_TE, bias_E, topk, scaling)

@@ -1,0 +1,1 @@
+"""The LongCat-Flash mixture-of-experts transformer: configuration, layers, caches, checkpoints, growth, accounting."""

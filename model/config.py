@@ -1,0 +1,186 @@
+"""The architecture of a model, under the keys of the published `config.json` of LongCat-Flash."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import ModelConfigError
+
+MODEL_TYPE = "longcat_flash"
+ARCHITECTURE = "LongcatFlashForCausalLM"
+
+
+class ModelConfig(BaseModel):
+    """A LongCat-Flash architecture. Every field has the published name and, as default, the published value.
+
+    A layer holds two attention modules, two dense feed-forward networks and one mixture of `n_routed_experts` experts
+    and `zero_expert_num` experts that return their input. `eos_token_id` and the other ids are token ids below
+    `vocab_size`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+    vocab_size: int = Field(default=131072, ge=4, description="tokens in the vocabulary")
+    hidden_size: int = Field(default=6144, ge=1, description="width of the residual stream")
+    num_layers: int = Field(default=28, ge=1, description="layers, each with two attention modules")
+    num_attention_heads: int = Field(default=64, ge=1, description="heads of every attention module")
+    ffn_hidden_size: int = Field(default=12288, ge=1, description="inner width of the dense feed-forward networks")
+    expert_ffn_hidden_size: int = Field(default=2048, ge=1, description="inner width of an expert")
+    n_routed_experts: int = Field(default=512, ge=1, description="experts with a feed-forward network")
+    zero_expert_num: int = Field(default=256, ge=0, description="experts without computation")
+    zero_expert_type: Literal["identity"] = Field(
+        default="identity", description="what a zero-computation expert returns"
+    )
+    moe_topk: int = Field(default=12, ge=1, description="experts selected for a token, of both kinds")
+    routed_scaling_factor: float = Field(default=6.0, gt=0, description="factor on every expert's weight")
+    attention_method: Literal["MLA"] = Field(default="MLA", description="kind of attention")
+    q_lora_rank: int = Field(default=1536, ge=1, description="width of the query latent")
+    kv_lora_rank: int = Field(
+        default=512, ge=1, description="width of the key and value latent, which is what a cache holds"
+    )
+    qk_nope_head_dim: int = Field(default=128, ge=1, description="query and key width without position, a head")
+    qk_rope_head_dim: int = Field(default=64, ge=2, multiple_of=2, description="rotary query and key width, a head")
+    v_head_dim: int = Field(default=128, ge=1, description="value width, a head")
+    mla_scale_q_lora: bool = Field(
+        default=True, description="scale the query latent by sqrt(hidden_size / q_lora_rank)"
+    )
+    mla_scale_kv_lora: bool = Field(
+        default=True, description="scale the key-value latent by sqrt(hidden_size / kv_lora_rank)"
+    )
+    rope_theta: float = Field(default=10_000_000.0, gt=1, description="base of the rotary frequencies")
+    max_position_embeddings: int = Field(
+        default=131072, ge=1, description="tokens of context that the model is made for"
+    )
+    rms_norm_eps: float = Field(
+        default=1e-5, gt=0, description="added to the mean square in every norm outside the latents"
+    )
+    initializer_range: float = Field(default=0.02, gt=0, description="standard deviation of initial weights")
+    tie_word_embeddings: bool = Field(default=False, description="whether the output projection is the embedding table")
+    bos_token_id: int = Field(default=1, ge=0, description="id that begins a text")
+    eos_token_id: int = Field(default=2, ge=0, description="id that ends a document")
+    pad_token_id: int = Field(default=3, ge=0, description="id that fills a batch")
+
+    @model_validator(mode="after")
+    def _fields_belong_together(self) -> Self:
+        if self.moe_topk > self.num_experts:
+            raise ValueError(
+                f"moe_topk = {self.moe_topk} exceeds n_routed_experts + zero_expert_num = {self.num_experts}"
+            )
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(f"{name} = {getattr(self, name)} is outside vocab_size = {self.vocab_size}")
+        return self
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of both kinds, which is the width of the router."""
+        return self.n_routed_experts + self.zero_expert_num
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of a head's queries and keys."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @classmethod
+    def from_dict(cls, published: Mapping[str, Any], *, source: str = "config.json") -> Self:
+        """Read a published configuration. Keys that do not change the computation are left aside.
+
+        Raises:
+            ModelConfigError: naming `source` and the key that is unknown, missing, of a wrong type or out of range, or
+                that asks for a computation which this model does not have.
+        """
+        fields: dict[str, Any] = {}
+        other: dict[str, Any] = {}
+        for key, value in published.items():
+            if key not in cls.model_fields:
+                other[key] = value
+            elif value is not None:
+                fields[key] = value
+        fields |= _rope_fields(other, source)
+        absent = [key for key in _REQUIRED if key not in fields]
+        if absent:
+            raise ModelConfigError(f"{source}: the key {absent[0]} is missing")
+        try:
+            config = cls(**fields)
+        except ValidationError as error:
+            raise ModelConfigError(f"{source}: {_first_problem(error)}") from None
+        _check_other_keys(other, config, source)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The published configuration, readable by `from_dict`, transformers, vLLM and SGLang."""
+        constants = {
+            "architectures": [ARCHITECTURE],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            # transformers sizes its rotary table by this key.
+            "head_dim": self.qk_rope_head_dim,
+            "hidden_act": "silu",
+            "model_type": MODEL_TYPE,
+            "use_cache": True,
+        }
+        return dict(sorted((constants | self.model_dump()).items()))
+
+
+# What a published file always states; the others have a value that all published models share.
+_REQUIRED = (
+    *("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "ffn_hidden_size", "expert_ffn_hidden_size"),
+    *("n_routed_experts", "zero_expert_num", "moe_topk", "routed_scaling_factor", "q_lora_rank", "kv_lora_rank"),
+    *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rope_theta", "max_position_embeddings", "rms_norm_eps"),
+)
+
+# Keys about files, software and sampling, which do not change what the model computes.
+_IGNORED = frozenset(
+    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
+    | {"output_router_logits", "use_cache"}
+)
+
+# Keys of other implementations, each with the only values that mean this computation.
+_FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
+    "model_type": lambda _: (MODEL_TYPE,),
+    "attention_bias": lambda _: (False,),
+    "attention_dropout": lambda _: (0, 0.0),
+    "hidden_act": lambda _: ("silu",),
+    "router_bias": lambda _: (False,),
+    "norm_topk_prob": lambda _: (False,),
+    "rope_interleave": lambda _: (True,),
+    "head_dim": lambda config: (config.qk_rope_head_dim,),
+    "qk_head_dim": lambda config: (config.qk_head_dim,),
+    "num_key_value_heads": lambda config: (None, config.num_attention_heads),
+    "num_hidden_layers": lambda config: (config.num_layers, 2 * config.num_layers),
+}
+
+
+def _rope_fields(other: dict[str, Any], source: str) -> dict[str, Any]:
+    """Take the rotary keys of newer transformers out of `other`; the base is among them and not a key of its own."""
+    fields: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        settings = other.pop(key, None)
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping) or settings.get("rope_type", "default") != "default":
+            raise ModelConfigError(
+                f"{source}: {key} = {settings!r} is not supported, only the plain rotary embedding is"
+            )
+        if "rope_theta" in settings:
+            fields["rope_theta"] = float(settings["rope_theta"])
+    return fields
+
+
+def _check_other_keys(other: Mapping[str, Any], config: ModelConfig, source: str) -> None:
+    for key, value in other.items():
+        if key in _IGNORED:
+            continue
+        if key not in _FIXED:
+            raise ModelConfigError(f"{source}: unknown key {key} = {value!r}; it may change what the model computes")
+        allowed = _FIXED[key](config)
+        if value not in allowed:
+            raise ModelConfigError(f"{source}: {key} = {value!r} is not supported, expected {allowed[-1]!r}")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{field} = {problem['input']!r}: {message}" if field else message

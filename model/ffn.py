@@ -1,0 +1,20 @@
+"""The dense feed-forward network, `down(silu(gate x) * up x)` (Shazeer 2020, SwiGLU)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.linear import Linear
+
+
+class FeedForward(nn.Module):
+    """SwiGLU of inner width `inner`."""
+
+    def __init__(self, hidden_size: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = Linear(hidden_size, inner)
+        self.up_proj = Linear(hidden_size, inner)
+        self.down_proj = Linear(inner, hidden_size)
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))

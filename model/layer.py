@@ -1,0 +1,51 @@
+"""The shortcut-connected layer (LongCat-Flash report, section 2.2 and figure 2).
+
+    a = h + MLA_0(norm(h));  y = norm(a)
+    s = MoE(y)                                  the shortcut, added at the very end
+    b = a + FFN_0(y);  c = b + MLA_1(norm(b));  d = c + FFN_1(norm(c))
+    out = d + s
+
+The mixture and everything between `a` and `d` depend on nothing of each other, which lets its communication hide behind
+the dense path.
+
+Names: B batch, T tokens, D hidden, P rotary pairs, E experts of both kinds.
+"""
+
+import torch
+from torch import nn
+
+from model.attention import build_attention
+from model.cache import LatentCache
+from model.config import ModelConfig
+from model.ffn import FeedForward
+from model.moe import MixtureOfExperts
+from model.norm import RMSNorm
+
+
+class ShortcutLayer(nn.Module):
+    """Two attention modules, two dense networks and one mixture of experts beside them."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = nn.ModuleList(build_attention(config, 2 * index + i) for i in range(2))
+        self.mlps = nn.ModuleList(FeedForward(width, config.ffn_hidden_size) for _ in range(2))
+        self.mlp = MixtureOfExperts(config)
+        self.input_layernorm = nn.ModuleList(RMSNorm(width, eps) for _ in range(2))
+        self.post_attention_layernorm = nn.ModuleList(RMSNorm(width, eps) for _ in range(2))
+
+    def forward(
+        self,
+        h_BTD: torch.Tensor,
+        angles_TP: torch.Tensor,
+        cu_seqlens: torch.Tensor | None = None,
+        cache: LatentCache | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns (out_BTD, counts_E), the counts being the slots that went to every expert."""
+        a_BTD = h_BTD + self.self_attn[0](self.input_layernorm[0](h_BTD), angles_TP, cu_seqlens, cache)
+        y_BTD = self.post_attention_layernorm[0](a_BTD)
+        shortcut_BTD, counts_E = self.mlp(y_BTD)
+        b_BTD = a_BTD + self.mlps[0](y_BTD)
+        c_BTD = b_BTD + self.self_attn[1](self.input_layernorm[1](b_BTD), angles_TP, cu_seqlens, cache)
+        d_BTD = c_BTD + self.mlps[1](self.post_attention_layernorm[1](c_BTD))
+        return d_BTD + shortcut_BTD, counts_E

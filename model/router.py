@@ -1,0 +1,33 @@
+"""The router: which experts a token goes to, and with what weight (LongCat-Flash report, eq. 1).
+
+Names: T tokens, D hidden, E experts of both kinds.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kernels.precision import accumulation_dtype
+from kernels.router import Routing, route
+from model.config import ModelConfig
+from model.linear import Linear
+
+
+class Router(nn.Module):
+    """A softmax router over all experts. Its matrix and its selection bias stay float32 in a half-precision model.
+
+    `e_score_correction_bias` is a buffer: no gradient reaches it, the controller of the expert load moves it.
+    """
+
+    e_score_correction_bias: torch.Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.topk, self.scaling = config.moe_topk, config.routed_scaling_factor
+        self.classifier = Linear(config.hidden_size, config.num_experts)
+        self.register_buffer("e_score_correction_bias", torch.zeros(config.num_experts))
+
+    def forward(self, x_TD: torch.Tensor) -> Routing:
+        wide = accumulation_dtype(x_TD.dtype)
+        logits_TE = F.linear(x_TD.to(wide), self.classifier.weight.to(wide))
+        return route(logits_TE, self.e_score_correction_bias.to(wide), self.topk, self.scaling)

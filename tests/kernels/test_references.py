@@ -1,0 +1,96 @@
+"""The references against independent statements of what they mean, in float64."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kernels.cross_entropy.reference import cross_entropy
+from kernels.expert_order.reference import expert_order
+from kernels.grouped_mlp.reference import grouped_mlp
+from kernels.mla_attention.reference import mla_attention
+from kernels.mla_decode.reference import mla_decode
+from kernels.rms_norm.reference import rms_norm
+from kernels.rope.reference import rope
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def test_rms_norm_is_that_of_torch() -> None:
+    x, weight = randn(4, 7), randn(7)
+    torch.testing.assert_close(rms_norm(x, weight, 1e-3), F.rms_norm(x, (7,), weight, 1e-3))
+
+
+def test_rope_turns_neighbouring_pairs() -> None:
+    x = torch.tensor([[[[1.0, 0.0, 0.0, 1.0]]]], dtype=torch.float64)
+    turned = rope(x, torch.tensor([[math.pi / 6, math.pi / 2]], dtype=torch.float64))
+    expected = torch.tensor([math.cos(math.pi / 6), 0.5, -1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(turned.flatten(), expected)
+
+
+def test_rope_makes_scores_depend_on_distance() -> None:
+    q, k = randn(1, 1, 1, 8), randn(1, 1, 1, 8)
+    step = randn(4)
+    scores = [(rope(q, (step * (5 + d))[None]) * rope(k, (step * d)[None])).sum() for d in (0, 3, 11)]
+    torch.testing.assert_close(scores[0], scores[1])
+    torch.testing.assert_close(scores[0], scores[2])
+
+
+def test_grouped_mlp_is_swiglu_of_each_row_by_its_expert() -> None:
+    rows, gate_up, down = randn(5, 3), randn(3, 8, 3), randn(3, 3, 4)
+    result = grouped_mlp(rows, gate_up, down, torch.tensor([2, 2, 5], dtype=torch.int32))
+    for row, expert in enumerate([0, 0, 2, 2, 2]):
+        gate, up = gate_up[expert, :4] @ rows[row], gate_up[expert, 4:] @ rows[row]
+        torch.testing.assert_close(result[row], down[expert] @ (gate * torch.sigmoid(gate) * up))
+
+
+def test_order_sorts_by_expert_and_drops_idle_slots() -> None:
+    order = expert_order(torch.tensor([[2, 5, 0], [4, 3, 5], [0, 4, 2]]), num_experts=3)
+    assert order.slot_R.tolist() == [2, 6, 0, 8]
+    assert order.token_R.tolist() == [0, 2, 0, 2]
+    assert order.ends_N.tolist() == [2, 2, 4]
+    assert order.row_TK.tolist() == [[2, -1, 0], [-1, -1, -1], [1, -1, 3]]
+    assert order.bag_R.tolist() == [2, 0, 1, 3]
+    assert order.bag_starts_T1.tolist() == [0, 2, 2, 4]
+
+
+def test_attention_is_causal_softmax_attention() -> None:
+    q, k, v = randn(2, 6, 3, 5), randn(2, 6, 3, 5), randn(2, 6, 3, 4)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        expected = F.scaled_dot_product_attention(
+            *(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, scale=0.7
+        ).transpose(1, 2)
+    torch.testing.assert_close(mla_attention(q, k, v, 0.7, None), expected)
+    torch.testing.assert_close(mla_attention(q[:, 4:], k, v, 0.7, None), expected[:, 4:])
+
+
+def test_attention_of_documents_is_that_of_each_alone() -> None:
+    q, k, v = randn(1, 9, 2, 5), randn(1, 9, 2, 5), randn(1, 9, 2, 4)
+    alone = [mla_attention(*(x[:, a:b] for x in (q, k, v)), 0.7, None) for a, b in ((0, 2), (2, 3), (3, 9))]
+    torch.testing.assert_close(mla_attention(q, k, v, 0.7, [2, 1, 6]), torch.cat(alone, dim=1))
+
+
+def test_decode_attends_to_expanded_latents() -> None:
+    q_nope, q_rope, latent, k_rope = randn(1, 2, 3, 5), randn(1, 2, 3, 4), randn(1, 6, 7), randn(1, 6, 4)
+    w_key, w_value = randn(3, 5, 7), randn(3, 2, 7)
+    result = mla_decode(q_nope, q_rope, latent, k_rope, w_key, w_value, 0.4)
+    for head in range(3):
+        keys = torch.cat((latent[0] @ w_key[head].T, k_rope[0]), dim=-1)
+        query = torch.cat((q_nope[0, 0, head], q_rope[0, 0, head]))
+        weights = (keys[:5] @ query * 0.4).softmax(0)
+        torch.testing.assert_close(result[0, 0, head], weights @ (latent[0, :5] @ w_value[head].T))
+
+
+def test_cross_entropy_is_that_of_torch() -> None:
+    logits, targets = randn(5, 9), torch.tensor([3, -100, 0, 8, -100])
+    loss, counted = cross_entropy(logits, targets, -100)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, targets, reduction="sum"))
+    assert counted.item() == 3

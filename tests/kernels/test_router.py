@@ -1,0 +1,79 @@
+"""What the router selects: bias, ties, extremes, counts, and the derivative of its weights."""
+
+import pytest
+import torch
+
+from kernels.router import cpu, reference, route
+from kernels.select import KernelError
+
+VERSIONS = [reference.route, cpu.route]
+versions = pytest.mark.parametrize("version", VERSIONS, ids=["reference", "cpu"])
+
+
+@versions
+def test_weights_are_unbiased_scores_times_scaling(version) -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    bias = torch.tensor([0.0, 0.0, 0.0, 5.0])
+    routing = version(logits, bias, 2, 6.0)
+    scores = logits.softmax(-1)[0]
+    assert routing.experts_TK.tolist() == [[3, 0]]
+    torch.testing.assert_close(routing.weights_TK[0], 6.0 * scores[[3, 0]])
+    assert routing.counts_E.tolist() == [1, 0, 0, 1]
+
+
+@versions
+def test_ties_go_to_the_lowest_index(version) -> None:
+    assert version(torch.zeros(3, 100), torch.zeros(100), 7, 1.0).experts_TK.tolist() == [list(range(7))] * 3
+    bias = torch.zeros(8)
+    bias[[1, 4, 6]] = 1.0
+    assert version(torch.zeros(1, 8), bias, 5, 1.0).experts_TK.tolist() == [[1, 4, 6, 0, 2]]
+
+
+@versions
+def test_negative_choices_keep_their_order(version) -> None:
+    """A bias below zero makes score + bias negative, where the bits of floats sort the other way round."""
+    bias = torch.tensor([-1.0, -3.0, -2.0, -1.0])
+    assert version(torch.zeros(1, 4), bias, 4, 1.0).experts_TK.tolist() == [[0, 3, 2, 1]]
+
+
+def test_versions_select_the_same_also_where_scores_repeat() -> None:
+    torch.manual_seed(0)
+    logits = torch.randint(-2, 3, (200, 48)).float()
+    bias = torch.randint(-2, 3, (48,)).float() / 64
+    results = [version(logits, bias, 12, 6.0) for version in VERSIONS]
+    assert torch.equal(results[0].experts_TK, results[1].experts_TK)
+    assert torch.equal(results[0].weights_TK, results[1].weights_TK)
+    assert torch.equal(results[0].counts_E, results[1].counts_E)
+    assert results[0].counts_E.sum() == 200 * 12
+
+
+@versions
+def test_all_tokens_may_choose_one_expert_and_none_may_come(version) -> None:
+    logits = torch.zeros(5, 6)
+    logits[:, 2] = 50.0
+    assert version(logits, torch.zeros(6), 1, 6.0).counts_E.tolist() == [0, 0, 5, 0, 0, 0]
+    empty = version(logits[:0], torch.zeros(6), 2, 6.0)
+    assert empty.counts_E.tolist() == [0] * 6
+    assert empty.experts_TK.shape == (0, 2)
+
+
+def test_the_bias_gets_no_gradient_and_topk_is_checked() -> None:
+    bias = torch.zeros(6, requires_grad=True)
+    logits = torch.randn(4, 6, requires_grad=True)
+    route(logits, bias, 2, 6.0).weights_TK.square().sum().backward()
+    assert bias.grad is None
+    assert logits.grad is not None
+    with pytest.raises(KernelError, match="topk = 7"):
+        route(logits, bias, 7, 6.0)
+
+
+def test_cpu_backward_passes_a_numerical_check() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(6, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: cpu.route(x, bias, 3, 6.0).weights_TK, (logits,))
+
+
+@pytest.mark.parametrize("top_experts", [reference.top_experts, cpu.top_experts], ids=["reference", "cpu"])
+def test_both_zeros_are_equal(top_experts) -> None:
+    assert top_experts(torch.tensor([[-0.0, 0.0, -1.0, -0.0]]), 4).tolist() == [[0, 1, 3, 2]]

@@ -1,0 +1,124 @@
+"""Choosing a version, and the fast paths that each version is there for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kernels.cross_entropy import cross_entropy
+from kernels.expert_combine import expert_combine
+from kernels.expert_gather import expert_gather
+from kernels.expert_order import expert_order
+from kernels.grouped_mlp import grouped_mlp
+from kernels.mla_attention import document_lengths, mla_attention
+from kernels.mla_decode import mla_decode
+from kernels.rms_norm import rms_norm
+from kernels.rope import rope
+from kernels.router import route
+from kernels.select import KernelError, select
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+BOTH = {"reference": lambda: "reference", "cpu": lambda: "cpu"}
+ONE = {"reference": lambda: "reference"}
+
+
+def test_device_chooses_unless_the_environment_forces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LONGCAT_KERNELS", raising=False)
+    assert select("op", BOTH, CPU)() == "cpu"
+    assert select("op", ONE, CPU)() == "reference"
+    assert select("op", BOTH, META)() == "reference"
+    monkeypatch.setenv("LONGCAT_KERNELS", "reference")
+    assert select("op", BOTH, CPU)() == "reference"
+    monkeypatch.setenv("LONGCAT_KERNELS", "cpu")
+    assert select("op", ONE, CPU)() == "reference"
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "message"),
+    [("triton", CPU, "'op' has no Triton version"), ("cuda", CPU, "choose one of"), ("cpu", META, "tensors on meta")],
+)
+def test_what_cannot_be_forced_says_so(
+    mode: str, device: torch.device, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGCAT_KERNELS", mode)
+    with pytest.raises(KernelError, match=message):
+        select("op", BOTH, device)
+
+
+def test_no_operation_pretends_to_have_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(2, 3, 1, 4)
+    order = expert_order(torch.tensor([[0, 1]]), 2)
+    monkeypatch.setenv("LONGCAT_KERNELS", "triton")
+    for call in (
+        lambda: rms_norm(x, torch.ones(4), 1e-5),
+        lambda: rope(x, torch.zeros(3, 2)),
+        lambda: route(x[0, :, 0], torch.zeros(4), 2, 1.0),
+        lambda: expert_order(torch.tensor([[0, 1]]), 2),
+        lambda: expert_gather(torch.ones(1, 4), order),
+        lambda: expert_combine(torch.ones(2, 4), torch.ones(1, 2), order),
+        lambda: grouped_mlp(torch.ones(2, 4), torch.ones(2, 8, 4), torch.ones(2, 4, 4), order.ends_N),
+        lambda: mla_attention(x, x, x, 1.0),
+        lambda: mla_decode(x, x, torch.ones(2, 3, 4), torch.ones(2, 3, 4), torch.ones(1, 4, 4), torch.ones(1, 4, 4), 1),
+        lambda: cross_entropy(x[0, :, 0], torch.tensor([0, 1, 2])),
+    ):
+        with pytest.raises(KernelError, match="has no Triton version"):
+            call()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """Record the calls of a function of torch.nn.functional."""
+    calls: list[str] = []
+    original = getattr(F, name)
+
+    def recorded(*args: object, **kwargs: object) -> object:
+        calls.append(name)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(F, name, recorded)
+    return calls
+
+
+@pytest.mark.parametrize(("width", "grouped"), [(8, True), (6, False)])
+def test_grouped_products_run_where_rows_are_aligned(
+    width: int, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, "grouped_mm")
+    ends = torch.tensor([1, 3], dtype=torch.int32)
+    grouped_mlp(torch.ones(3, width), torch.ones(2, 16, width), torch.ones(2, width, 8), ends)
+    assert bool(calls) == grouped
+
+
+@pytest.mark.parametrize(("tokens", "flash"), [(64, False), (512, True)])
+def test_long_sequences_take_flash_attention(tokens: int, flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, "scaled_dot_product_attention")
+    q, v = torch.ones(1, tokens, 1, 8), torch.ones(1, tokens, 1, 4)
+    mla_attention(q, q, v, 1.0)
+    assert bool(calls) == flash
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(KernelError, match="the last end is 2, but there are 3 rows"):
+        grouped_mlp(torch.ones(3, 8), torch.ones(1, 16, 8), torch.ones(1, 8, 8), torch.tensor([2], dtype=torch.int32))
+    with pytest.raises(KernelError, match="needs gate_up"):
+        grouped_mlp(torch.ones(3, 8), torch.ones(1, 8, 8), torch.ones(1, 8, 8), torch.tensor([3], dtype=torch.int32))
+    with pytest.raises(KernelError, match="needs angles"):
+        rope(torch.ones(1, 3, 1, 4), torch.zeros(2, 2))
+    x = torch.ones(1, 3, 1, 4)
+    with pytest.raises(KernelError, match="3 queries cannot be the last of 2 keys"):
+        mla_attention(x, x[:, :2], x[:, :2], 1.0)
+    with pytest.raises(KernelError, match="as many queries as keys"):
+        mla_attention(x[:, :2], x, x, 1.0, torch.tensor([0, 3]))
+    with pytest.raises(KernelError, match="3 queries cannot be the last of 1 positions"):
+        mla_decode(x, x, torch.ones(1, 1, 2), torch.ones(1, 1, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2), 1.0)
+
+
+def test_documents_end_at_the_edges_of_rows() -> None:
+    assert document_lengths(torch.tensor([0, 3, 3, 9, 12]), batch=2, tokens=6) == [3, 3, 3, 3]
+    for bounds in ([0, 5], [1, 12], [0, 7, 5, 12], []):
+        with pytest.raises(KernelError, match="must rise from 0 to 12"):
+            document_lengths(torch.tensor(bounds), batch=2, tokens=6)
+
+
+def test_targets_outside_the_vocabulary_are_refused() -> None:
+    for target in (-1, 5):
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            cross_entropy(torch.zeros(1, 5), torch.tensor([target]))

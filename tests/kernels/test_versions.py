@@ -1,0 +1,196 @@
+"""Every version of every operation against the float64 reference, forward and backward, on ragged and empty shapes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from kernels import (
+    cross_entropy,
+    expert_combine,
+    expert_gather,
+    grouped_mlp,
+    mla_attention,
+    mla_decode,
+    rms_norm,
+    rope,
+    router,
+)
+from kernels.expert_order import expert_order
+
+TOLERANCE = 2e-6  # relative root mean square of a float32 result
+
+
+@dataclass
+class Case:
+    """One call, a function of the tensors that get gradients."""
+
+    name: str
+    call: Callable[..., Any]
+    inputs: list[torch.Tensor]
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def norm_case(*shape: int) -> Case:
+    call = lambda x, w: rms_norm.rms_norm(x, w, 1e-5)  # noqa: E731
+    return Case(f"rms_norm{shape}", call, [randn(*shape), randn(shape[-1])])
+
+
+def rope_case(batch: int, tokens: int, heads: int, width: int, before: int) -> Case:
+    """`before` values stand in front of the rotary ones in memory, as in the queries of a head."""
+    angles = randn(tokens, width // 2) * 100
+    call = lambda x: rope.rope(x[..., before:], angles)  # noqa: E731
+    name = f"rope({batch},{tokens},{heads},{width})+{before}"
+    return Case(name, call, [randn(batch, tokens, heads, before + width)])
+
+
+def router_case(tokens: int, experts: int, topk: int) -> Case:
+    bias = randn(experts) * 0.1
+    call = lambda x: router.route(x, bias.to(x.dtype), topk, 6.0).weights_TK  # noqa: E731
+    return Case(f"router({tokens},{experts},{topk})", call, [randn(tokens, experts)])
+
+
+def mlp_case(counts: list[int], width: int, inner: int) -> Case:
+    ends = torch.tensor(counts).cumsum(0).to(torch.int32)
+    call = lambda x, gate_up, down: grouped_mlp.grouped_mlp(x, gate_up, down, ends)  # noqa: E731
+    inputs = [randn(sum(counts), width), randn(len(counts), 2 * inner, width), randn(len(counts), width, inner)]
+    return Case(f"grouped_mlp({counts},{width},{inner})", call, inputs)
+
+
+def slots(tokens: int, topk: int, low: int, high: int) -> torch.Tensor:
+    """Distinct experts of every token, from `low` up to but not including `high`."""
+    return torch.stack([low + torch.randperm(high - low)[:topk] for _ in range(tokens)]).view(tokens, topk)
+
+
+def gather_case(name: str, experts_TK: torch.Tensor, width: int) -> Case:
+    order = expert_order(experts_TK, 6)
+    call = lambda x: expert_gather.expert_gather(x, order)  # noqa: E731
+    return Case(f"gather {name}", call, [randn(experts_TK.shape[0], width)])
+
+
+def combine_case(name: str, experts_TK: torch.Tensor, width: int) -> Case:
+    order = expert_order(experts_TK, 6)
+    call = lambda rows, weights: expert_combine.expert_combine(rows, weights, order)  # noqa: E731
+    inputs = [randn(order.token_R.shape[0], width), randn(*experts_TK.shape)]
+    return Case(f"combine {name}", call, inputs)
+
+
+def attention_case(
+    batch: int, tokens: int, keys: int, heads: int, widths: tuple[int, int], bounds: list[int] | None = None
+) -> Case:
+    cu_seqlens = None if bounds is None else torch.tensor(bounds, dtype=torch.int32)
+    qk, v = widths
+    call = lambda *qkv: mla_attention.mla_attention(*qkv, qk**-0.5, cu_seqlens)  # noqa: E731
+    inputs = [randn(batch, tokens, heads, qk), randn(batch, keys, heads, qk), randn(batch, keys, heads, v)]
+    name = f"attention({batch},{tokens},{keys},{heads},{widths},{bounds})"
+    return Case(name, call, inputs)
+
+
+def decode_case(batch: int, tokens: int, positions: int, heads: int) -> Case:
+    nope, rotary, value, latent = 5, 4, 3, 7
+    call = lambda *tensors: mla_decode.mla_decode(*tensors, 0.3)  # noqa: E731
+    inputs = [
+        randn(batch, tokens, heads, nope),
+        randn(batch, tokens, heads, rotary),
+        randn(batch, positions, latent),
+        randn(batch, positions, rotary),
+        randn(heads, nope, latent),
+        randn(heads, value, latent),
+    ]
+    return Case(f"decode({batch},{tokens},{positions},{heads})", call, inputs)
+
+
+def loss_case(name: str, targets: list[int], vocabulary: int) -> Case:
+    targets_T = torch.tensor(targets, dtype=torch.int64)
+    call = lambda logits: cross_entropy.cross_entropy(logits, targets_T)[0]  # noqa: E731
+    return Case(f"cross_entropy {name}", call, [3 * randn(len(targets), vocabulary)])
+
+
+def all_cases() -> list[Case]:
+    torch.manual_seed(0)
+    mixed, dense, idle = slots(17, 3, 0, 9), slots(17, 3, 0, 6), slots(17, 3, 6, 9)
+    return [
+        *(norm_case(*shape) for shape in [(1, 2), (3, 5), (2, 7, 64), (33, 192), (0, 8)]),
+        *(rope_case(*sizes) for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0)]),
+        *(router_case(*sizes) for sizes in [(13, 7, 3), (1, 1, 1), (5, 6, 6), (9, 768, 12), (0, 8, 2)]),
+        mlp_case([3, 0, 5, 1], 8, 16),
+        mlp_case([0, 65, 0, 0], 16, 4),
+        mlp_case([3, 0, 5, 1], 6, 5),
+        mlp_case([0, 0, 0], 8, 8),
+        mlp_case([7], 4, 12),
+        *(gather_case(name, x, 5) for name, x in [("mixed", mixed), ("dense", dense), ("idle", idle)]),
+        gather_case("no tokens", mixed[:0], 5),
+        *(combine_case(name, x, 5) for name, x in [("mixed", mixed), ("dense", dense), ("idle", idle)]),
+        combine_case("no tokens", mixed[:0], 5),
+        attention_case(2, 17, 17, 3, (12, 8)),
+        attention_case(1, 1, 1, 1, (6, 10)),
+        attention_case(2, 5, 19, 2, (12, 8)),
+        attention_case(1, 530, 530, 2, (12, 8)),
+        attention_case(1, 520, 520, 1, (6, 10)),
+        attention_case(1, 3, 530, 2, (12, 8)),
+        attention_case(2, 16, 16, 2, (6, 4), [0, 3, 3, 20, 32]),
+        attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700]),
+        *(decode_case(*sizes) for sizes in [(2, 1, 9, 3), (1, 4, 9, 2), (1, 3, 3, 1)]),
+        loss_case("plain", [3, 0, 10, 5], 11),
+        loss_case("some ignored", [3, -100, 10, -100, 0], 11),
+        loss_case("all ignored", [-100, -100], 11),
+        loss_case("one word", [0, 0], 1),
+        loss_case("several blocks", [7, -100, 2**17 - 1], 2**17),
+        loss_case("no targets", [], 11),
+    ]
+
+
+CASES = all_cases()
+
+
+def run(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The output and the gradient of every input, for a fixed direction of the output."""
+    inputs = [x.to(dtype).requires_grad_() for x in case.inputs]
+    output = case.call(*inputs)
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype)
+    return [output.detach(), *torch.autograd.grad(output, inputs, direction)]
+
+
+@pytest.mark.parametrize("version", ["reference", "cpu"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_version_agrees_with_float64(case: Case, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCAT_KERNELS", "reference")
+    expected = run(case, torch.float64)
+    monkeypatch.setenv("LONGCAT_KERNELS", version)
+    for index, (exact, result) in enumerate(zip(expected, run(case, torch.float32), strict=True)):
+        assert result.dtype == torch.float32
+        assert result.shape == exact.shape
+        error = torch.linalg.vector_norm(result.double() - exact)
+        assert error <= TOLERANCE * torch.linalg.vector_norm(exact) + 1e-12, f"result {index}"
+
+
+@pytest.mark.parametrize("version", ["reference", "cpu"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_version_gives_the_same_bits_again(case: Case, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCAT_KERNELS", version)
+    first = run(case, torch.float32)
+    # Matrix products may round differently with other numbers of threads; gathers and sums of rows may not.
+    torch.set_num_threads(2 if case.name.startswith(("gather", "combine", "router")) else 1)
+    for once, again in zip(first, run(case, torch.float32), strict=True):
+        assert torch.equal(once, again)
+
+
+# The results of the others are float32 whatever they are given.
+HALF = [case for case in CASES if not case.name.startswith(("router", "cross_entropy"))]
+
+
+@pytest.mark.parametrize("case", HALF, ids=lambda case: case.name)
+def test_cpu_version_keeps_half_precision(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCAT_KERNELS", "reference")
+    expected = run(case, torch.float64)
+    monkeypatch.setenv("LONGCAT_KERNELS", "cpu")
+    for exact, result in zip(expected, run(case, torch.bfloat16), strict=True):
+        assert result.dtype == torch.bfloat16
+        error = torch.linalg.vector_norm(result.double() - exact)
+        assert error <= 2e-2 * torch.linalg.vector_norm(exact) + 1e-12

@@ -1,0 +1,65 @@
+"""Fixtures of model tests: one thread, deterministic algorithms, and a small model that has every part."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from model.config import ModelConfig
+from model.init import initialize
+from model.transformer import LongcatFlash
+
+BuildModel = Callable[..., LongcatFlash]
+
+
+@pytest.fixture(autouse=True)
+def deterministic() -> Iterator[None]:
+    """With deterministic algorithms torch fills what `torch.empty` returns with NaN, so an unwritten place shows."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def config() -> ModelConfig:
+    """Widths that all differ, so that no two can be taken for each other."""
+    return ModelConfig(
+        vocab_size=97,
+        hidden_size=32,
+        num_layers=2,
+        num_attention_heads=3,
+        ffn_hidden_size=40,
+        expert_ffn_hidden_size=12,
+        n_routed_experts=5,
+        zero_expert_num=3,
+        moe_topk=3,
+        q_lora_rank=20,
+        kv_lora_rank=16,
+        qk_nope_head_dim=10,
+        qk_rope_head_dim=6,
+        v_head_dim=8,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+    )
+
+
+@pytest.fixture
+def build_model(config: ModelConfig) -> BuildModel:
+    """Build an initialised model whose norms and selection biases are not the trivial ones either."""
+
+    def build(seed: int = 0, **changes: object) -> LongcatFlash:
+        model = LongcatFlash(ModelConfig(**(config.model_dump() | changes)))
+        initialize(model, seed)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.mul_(1 + 0.3 * torch.rand(parameter.shape, generator=generator))
+            for bias in model.router_biases():
+                ffn_experts = model.config.n_routed_experts
+                bias[:ffn_experts] = 0.1 * torch.randn(ffn_experts, generator=generator)
+        return model
+
+    return build

@@ -1,0 +1,166 @@
+"""The whole model on fast kernels against the float64 reference, and the parts whose order is easy to get wrong."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from model.layer import ShortcutLayer
+from model.rope import rope_angles
+from model.transformer import LongcatFlash
+
+BuildModel = Callable[..., LongcatFlash]
+
+
+def loss_and_gradients(model: LongcatFlash, cu_seqlens: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    input_ids_BT = torch.randint(0, model.config.vocab_size, (2, 17), generator=generator)
+    targets_BT = input_ids_BT.roll(-1, dims=1)
+    targets_BT[:, -1] = -100
+    loss, tokens, output = model.loss(input_ids_BT, targets_BT, cu_seqlens)
+    assert tokens == 32
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    return {"loss": loss.detach(), "counts": output.expert_counts_LE, **gradients}
+
+
+@pytest.mark.parametrize("documents", [None, [0, 5, 17, 30, 34]])
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_gradient_agrees_with_the_float64_reference(
+    documents: list[int] | None, tied: bool, build_model: BuildModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cu_seqlens = None if documents is None else torch.tensor(documents)
+    model = build_model(tie_word_embeddings=tied)
+    monkeypatch.setenv("LONGCAT_KERNELS", "cpu")
+    results = loss_and_gradients(model, cu_seqlens)
+    monkeypatch.setenv("LONGCAT_KERNELS", "reference")
+    expected = loss_and_gradients(build_model(tie_word_embeddings=tied).double(), cu_seqlens)
+    assert torch.equal(results.pop("counts"), expected.pop("counts"))
+    for name, result in results.items():
+        assert result.dtype == torch.float32
+        error = torch.linalg.vector_norm(result.double() - expected[name])
+        assert error <= 2e-5 * torch.linalg.vector_norm(expected[name]), name
+
+
+def test_documents_do_not_see_each_other(build_model: BuildModel) -> None:
+    model = build_model()
+    input_ids_BT = torch.randint(0, 97, (1, 12))
+    together = model(input_ids_BT, torch.tensor([0, 5, 12])).logits
+    torch.testing.assert_close(together[:, :5], model(input_ids_BT[:, :5]).logits)
+    torch.testing.assert_close(together[:, 5:], model(input_ids_BT[:, 5:]).logits)
+    assert not torch.allclose(together[:, 5:], model(input_ids_BT).logits[:, 5:])
+
+
+def test_the_layer_adds_the_mixture_at_its_end(build_model: BuildModel) -> None:
+    """The mixture reads what the first dense network reads, and neither attention module sees its output."""
+    layer: ShortcutLayer = build_model().model.layers[0]
+    h_BTD = torch.randn(1, 7, 32)
+    angles_TP = rope_angles(0, 7, 6, 1e7, h_BTD.device)
+    read: dict[str, torch.Tensor] = {}
+    layer.mlp.register_forward_hook(lambda _, inputs, output: read.update(mixture=inputs[0], shortcut=output[0]))
+    layer.mlps[0].register_forward_hook(lambda _, inputs, __: read.update(dense=inputs[0]))
+    with torch.no_grad():
+        out_BTD, _ = layer(h_BTD, angles_TP)
+        assert torch.equal(read["mixture"], read["dense"])
+        shortcut = read["shortcut"]
+        for parameter in layer.mlp.router.parameters():
+            parameter.zero_()
+        layer.mlp.experts.down_proj.zero_()
+        layer.mlp.router.e_score_correction_bias.zero_()  # all tokens now go to the first experts, which return zeros
+        without_BTD, _ = layer(h_BTD, angles_TP)
+    torch.testing.assert_close(out_BTD, without_BTD + shortcut)
+
+
+def test_variance_alignment_can_be_switched_off(build_model: BuildModel) -> None:
+    """Without it, matrices after the latents that are larger by the same factors give the same logits."""
+    aligned, plain = build_model(), build_model(mla_scale_q_lora=False, mla_scale_kv_lora=False)
+    input_ids_BT = torch.arange(9).view(1, 9)
+    assert not torch.allclose(aligned(input_ids_BT).logits, plain(input_ids_BT).logits, rtol=1e-2)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            if name.endswith("q_b_proj.weight"):
+                parameter.mul_((32 / 20) ** 0.5)
+            if name.endswith("kv_b_proj.weight"):
+                parameter.mul_((32 / 16) ** 0.5)
+    torch.testing.assert_close(aligned(input_ids_BT).logits, plain(input_ids_BT).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_zero_experts_return_the_normed_input_times_their_weight(build_model: BuildModel) -> None:
+    model = build_model()
+    mixture = model.model.layers[0].mlp
+    with torch.no_grad():
+        mixture.router.e_score_correction_bias[5:] = 10.0
+        x_BTD = torch.randn(2, 3, 32)
+        y_BTD, counts_E = mixture(x_BTD)
+        scores = (x_BTD @ mixture.router.classifier.weight.T).softmax(-1)
+        torch.testing.assert_close(y_BTD, x_BTD * 6.0 * scores[..., 5:].sum(-1, keepdim=True))
+    assert counts_E.tolist() == [0, 0, 0, 0, 0, 6, 6, 6]
+
+
+def test_gradients_reach_experts_that_nobody_chose_as_zeros(build_model: BuildModel) -> None:
+    model = build_model()
+    for bias in model.router_biases():
+        bias[:5] = -10.0
+        bias[5:] = 10.0
+    results = loss_and_gradients(model, None)
+    assert results["counts"][:, :5].sum() == 0
+    assert results["model.layers.0.mlp.experts.gate_up_proj"].abs().sum() == 0
+    assert results["model.layers.0.mlp.router.classifier.weight"].abs().sum() > 0
+
+
+def test_two_runs_give_the_same_bits(build_model: BuildModel) -> None:
+    first, second = (loss_and_gradients(build_model(), torch.tensor([0, 5, 17, 30, 34])) for _ in range(2))
+    for name, result in first.items():
+        assert torch.equal(result, second[name]), name
+
+
+class Operations(TorchDispatchMode):
+    """Record the names of all operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_added_at_random_places(build_model: BuildModel) -> None:
+    """Scatter-add is what makes a mixture of experts differ from run to run on parallel hardware."""
+    mixture = build_model().model.layers[0].mlp
+    x_BTD = torch.randn(2, 9, 32, requires_grad=True)
+    with Operations() as operations:
+        y_BTD, _ = mixture(x_BTD)
+        y_BTD.backward(torch.ones_like(y_BTD))
+    assert "aten::grouped_mm" in operations.names or "aten::_grouped_mm" in operations.names
+    unsafe = ("scatter_add", "index_add", "scatter_reduce", "_unsafe_index_put", "index_put", "embedding_dense")
+    assert not [name for name in operations.names if any(part in name for part in unsafe)]
+
+
+def test_a_recomputed_layer_counts_its_tokens_once(build_model: BuildModel) -> None:
+    model = build_model()
+    layer = model.model.layers[0]
+    h_BTD = torch.randn(2, 9, 32, requires_grad=True)
+    angles_TP = rope_angles(0, 9, 6, 1e7, h_BTD.device)
+    out_BTD, counts_E = layer(h_BTD, angles_TP)
+    again_BTD, again_E = checkpoint(layer, h_BTD, angles_TP, use_reentrant=False)
+    gradient = torch.autograd.grad(out_BTD.sum(), h_BTD)[0]
+    assert torch.equal(torch.autograd.grad(again_BTD.sum(), h_BTD)[0], gradient)
+    assert torch.equal(counts_E, again_E)
+    assert counts_E.sum() == 2 * 9 * 3
+
+
+def test_half_precision_keeps_the_router_in_float32(build_model: BuildModel) -> None:
+    model = build_model()
+    exact = model(torch.arange(20).view(1, 20))
+    model.bfloat16()
+    for router in model.routers():
+        router.float()
+    half = model(torch.arange(20).view(1, 20))
+    assert half.logits.dtype == torch.float32
+    assert half.expert_counts_LE.dtype == torch.int64
+    assert torch.linalg.vector_norm(half.logits - exact.logits) < 0.2 * torch.linalg.vector_norm(exact.logits)

@@ -1,0 +1,123 @@
+"""Reading and writing the published configuration."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from model.config import ModelConfig
+from model.errors import ModelConfigError
+from model.presets import load_preset, preset_description, preset_names
+
+# The keys of the published config.json of LongCat-Flash-Chat, all of them.
+PUBLISHED: dict[str, Any] = {
+    "architectures": ["LongcatFlashForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attention_method": "MLA",
+    "auto_map": {"AutoConfig": "configuration_longcat_flash.LongcatFlashConfig"},
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "expert_ffn_hidden_size": 2048,
+    "ffn_hidden_size": 12288,
+    "hidden_size": 6144,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 131072,
+    "mla_scale_kv_lora": True,
+    "mla_scale_q_lora": True,
+    "model_type": "longcat_flash",
+    "moe_topk": 12,
+    "n_routed_experts": 512,
+    "num_attention_heads": 64,
+    "num_layers": 28,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000000,
+    "routed_scaling_factor": 6.0,
+    "use_cache": True,
+    "v_head_dim": 128,
+    "vocab_size": 131072,
+    "zero_expert_num": 256,
+    "zero_expert_type": "identity",
+}
+
+
+def test_the_published_file_is_the_preset() -> None:
+    assert ModelConfig.from_dict(PUBLISHED) == load_preset("longcat-flash") == ModelConfig()
+
+
+def test_written_configurations_are_read_back_and_carry_the_published_keys() -> None:
+    for name in preset_names():
+        config = load_preset(name)
+        assert ModelConfig.from_dict(config.to_dict()) == config
+    written = ModelConfig().to_dict()
+    assert {key: written[key] for key in PUBLISHED if key != "auto_map"} == {
+        key: value for key, value in PUBLISHED.items() if key != "auto_map"
+    }
+    assert "auto_map" not in written
+
+
+def test_keys_of_newer_transformers_are_understood() -> None:
+    newer = {key: value for key, value in PUBLISHED.items() if key != "rope_theta"}
+    newer |= {
+        "rope_parameters": {"rope_theta": 5e6, "rope_type": "default"},
+        "rope_scaling": None,
+        "pad_token_id": None,
+        "dtype": "bfloat16",
+        "transformers_version": "5.23.0",
+        "num_key_value_heads": 64,
+        "head_dim": 64,
+        "qk_head_dim": 192,
+        "num_hidden_layers": 56,
+        "hidden_act": "silu",
+        "output_router_logits": False,
+    }
+    assert ModelConfig.from_dict(newer) == ModelConfig(rope_theta=5e6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"moe_top_k": 12}, "unknown key moe_top_k = 12"),
+        ({"moe_topk": 769}, "moe_topk = 769 exceeds n_routed_experts [+] zero_expert_num = 768"),
+        ({"moe_topk": 0}, "moe_topk = 0: "),
+        ({"hidden_size": "6144"}, "hidden_size = '6144': "),
+        ({"qk_rope_head_dim": 63}, "qk_rope_head_dim = 63: "),
+        ({"zero_expert_type": "drop"}, "zero_expert_type = 'drop': "),
+        ({"eos_token_id": 131072}, "eos_token_id = 131072 is outside vocab_size"),
+        ({"attention_bias": True}, "attention_bias = True is not supported, expected False"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
+        ({"head_dim": 128}, "head_dim = 128 is not supported, expected 64"),
+        ({"model_type": "longcat_flash_ngram"}, "model_type = 'longcat_flash_ngram'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 10}}, "rope_scaling = .* only the plain rotary embedding"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "unknown key quantization_config"),
+    ],
+)
+def test_what_the_model_cannot_be_is_refused_by_name(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelConfigError, match=message) as caught:
+        ModelConfig.from_dict(PUBLISHED | change, source="folder/config.json")
+    assert str(caught.value).startswith("folder/config.json: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named() -> None:
+    for key in ("vocab_size", "rope_theta", "n_routed_experts"):
+        with pytest.raises(ModelConfigError, match=f"the key {key} is missing"):
+            ModelConfig.from_dict({name: value for name, value in PUBLISHED.items() if name != key})
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        ModelConfig().moe_topk = 3
+
+
+def test_presets_have_descriptions_and_unknown_ones_are_listed() -> None:
+    names = ["demo", "lc-100m", "longcat-flash", "longcat-flash-lite", "smoke", "tiny"]
+    assert preset_names() == names
+    for name in names:
+        assert preset_description(name).endswith(".")
+        assert load_preset(name).zero_expert_num > 0
+    with pytest.raises(ModelConfigError, match="preset big: unknown, choose one of demo, lc-100m, longcat-flash"):
+        load_preset("big")
