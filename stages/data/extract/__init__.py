@@ -1,0 +1,84 @@
+"""The stage `data.extract`: crawls, pages, JSON lines, Parquet, text and code to documents."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+from pipeline.stage import Context, Result, stage
+from stages.data.extract.config import ExtractConfig
+
+
+def _sources(config: ExtractConfig) -> dict[str, str]:
+    from pipeline.sources import fingerprint_paths
+    from stages.data.extract.inputs import expand
+
+    return fingerprint_paths(given.path for given in expand(config.input))
+
+
+@stage("data.extract", revision=1, inputs={"crawl": "crawl?"}, output="documents", sources=_sources)
+def extract_documents(context: Context[ExtractConfig]) -> Result:
+    """Turn a crawl and files of many formats into documents; what gives none is named in problems.jsonl.
+
+    Reads WARC, HTML, JSON lines, Parquet, text, markdown and source code, plain or compressed. Damage costs the
+    records it lies in and no others.
+
+    Raises:
+        UsageError: neither a crawl nor an input was given.
+        InputError: an input is missing, of unknown format or holds no records.
+    """
+    from pipeline.errors import InputError, UsageError
+    from stages.data.extract.inputs import crawl_files, list_inputs, split
+    from stages.data.extract.shard import Task, extract_shard
+
+    config, crawl = context.config, context.optional("crawl")
+    if crawl is None and not config.input:
+        raise UsageError("there is nothing to extract from", hint="give --crawl NAME or --input PATH")
+    listing = list_inputs(config)
+    files = [*(crawl_files(crawl) if crawl else ()), *listing.files]
+    started = time.perf_counter()
+    tasks = [
+        Task(number, shard, context.output, context.work, config)
+        for number, shard in enumerate(split(files, config.shard_bytes))
+    ]
+    results = context.map_shards(extract_shard, tasks, description="extracting")
+    seconds = time.perf_counter() - started
+    totals: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for result in results:
+        dropped.update(result.pop("dropped"))
+        totals.update(result)
+    if not totals["documents_in"]:
+        where = str(crawl.path) if crawl else ", ".join(config.input)
+        raise InputError("there are no records to extract from", where=where)
+    _join_problems(context.work, len(tasks), context.output / "problems.jsonl")
+    if not totals["documents_out"]:
+        context.logger.warning("no record gave a document; reasons: %s", dict(dropped.most_common()))
+    return Result(
+        counts={
+            "documents_in": totals["documents_in"],
+            "documents_out": totals["documents_out"],
+            "dropped": dict(sorted(dropped.items())),
+        },
+        metrics={
+            "files": len(files),
+            "files_skipped": listing.skipped,
+            "other_records": totals["other_records"],
+            "characters_out": totals["characters_out"],
+            "replaced_characters": totals["replaced_characters"],
+        },
+        performance={"documents_per_second": round(totals["documents_in"] / max(seconds, 1e-9), 1)},
+    )
+
+
+def _join_problems(folder: Path, shards: int, path: Path) -> None:
+    """The problems of all shards in one file, in shard order."""
+    from pipeline.files import atomic_path
+    from stages.data.extract.shard import problems_name
+
+    with atomic_path(path) as aside, aside.open("wb") as joined:
+        for number in range(shards):
+            with (folder / problems_name(number)).open("rb") as part:
+                shutil.copyfileobj(part, joined)

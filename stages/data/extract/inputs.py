@@ -1,0 +1,131 @@
+"""From what the user named to the files that are read, in a fixed order, and their split into shards."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifact import Artifact
+from pipeline.errors import InputError
+from pipeline.sources import plain_files
+from stages.data.extract.config import ExtractConfig
+from stages.data.extract.kinds import format_of_name
+
+# A file of these holds many records and makes a shard of its own.
+CONTAINERS = ("warc", "jsonl", "parquet")
+MAX_FILES_A_SHARD = 10_000
+KNOWN_NAMES = ".warc .html .jsonl .json.gz .parquet .txt .md .rst and source code, each also with .gz or .zst"
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to read; `source` is what documents name it by."""
+
+    path: Path
+    source: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files to read, and how many others lay beside them."""
+
+    files: tuple[InputFile, ...]
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """A path the user gave: by its name, or as one of the matches of a pattern."""
+
+    path: Path
+    by_name: bool
+
+
+def expand(names: Iterable[str]) -> list[Given]:
+    """Paths for names and glob patterns, each once, in the order given; matches of a pattern sorted.
+
+    Raises:
+        InputError: a pattern matches nothing, or a path is a pipe or a device. Missing paths are left for the reader to
+            name.
+    """
+    given: dict[Path, Given] = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if path.exists() or not glob.has_magic(name):
+            given.setdefault(path, Given(path, by_name=True))
+            continue
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if not matches:
+            raise InputError("the pattern matches no file", where=name)
+        for match in map(Path, matches):
+            given.setdefault(match, Given(match, by_name=False))
+    for path in given:
+        # Reading a pipe or a device for its digest would never end.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError("neither a file nor a folder", where=str(path))
+    return list(given.values())
+
+
+def list_inputs(config: ExtractConfig) -> Listing:
+    """The files behind `config.input`; in folders, hidden files and symbolic links are passed over.
+
+    Raises:
+        InputError: a path is missing, or the name of a file named one by one does not tell its format.
+    """
+    files: dict[Path, InputFile] = {}
+    skipped = 0
+    for given in expand(config.input):
+        if not given.path.exists():
+            raise InputError("no such file or folder", where=str(given.path))
+        for file in _below(given.path):
+            form = config.format if config.format != "auto" else format_of_name(file.name)
+            if form is None and given.by_name and file == given.path:
+                hint = f"give --format; names known: {KNOWN_NAMES}"
+                raise InputError("the name does not tell the format", where=str(file), hint=hint)
+            if form in config.formats:
+                files.setdefault(file, InputFile(file, _printable(file), str(form)))
+            else:
+                skipped += 1
+    return Listing(tuple(files.values()), skipped)
+
+
+def _printable(path: Path) -> str:
+    """The path as text that UTF-8 can hold, whatever bytes its name is made of."""
+    return path.as_posix().encode("utf-8", errors="backslashreplace").decode()
+
+
+def _below(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for file in plain_files(path):
+        if not any(part.startswith(".") for part in file.relative_to(path).parts):
+            yield file
+
+
+def crawl_files(crawl: Artifact) -> list[InputFile]:
+    """The WARC files of a crawl artifact, in order."""
+    names = sorted(path.name for path in crawl.path.iterdir() if format_of_name(path.name) == "warc")
+    return [InputFile(crawl.path / name, f"{crawl.id}/{name}", "warc") for name in names]
+
+
+def split(files: Sequence[InputFile], shard_bytes: int) -> list[tuple[InputFile, ...]]:
+    """One shard a container; small files together, in order, until `shard_bytes` are reached."""
+    shards: list[tuple[InputFile, ...]] = []
+    together: list[InputFile] = []
+    size = 0
+    for file in files:
+        if file.format in CONTAINERS:
+            shards.append((file,))
+            continue
+        together.append(file)
+        size += file.path.stat().st_size
+        if size >= shard_bytes or len(together) >= MAX_FILES_A_SHARD:
+            shards.append(tuple(together))
+            together, size = [], 0
+    if together:
+        shards.append(tuple(together))
+    return shards

@@ -1,0 +1,160 @@
+"""One page, one text: HTTP messages, encodings, HTML, and pages made to break the parser."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import brotli
+import pytest
+import zstandard
+
+from stages.data.extract.decode import decode, looks_binary
+from stages.data.extract.guard import PageGuard
+from stages.data.extract.html import extract_page
+from stages.data.extract.http import parse_response
+from stages.data.extract.records import Rejected
+
+PAGE = b"<html><body><p>Some text of a page.</p></body></html>"
+
+
+def response(body: bytes, headers: str = "") -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n{headers}\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("coding", "encode"),
+    [
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", lambda body: zlib.compress(body, wbits=-15)),
+        ("br", brotli.compress),
+        ("zstd", zstandard.ZstdCompressor().compress),
+        ("identity", bytes),
+    ],
+)
+def test_content_codings_are_undone_within_the_limit(coding: str, encode: Callable[[bytes], bytes]) -> None:
+    message = response(encode(PAGE), f"Content-Encoding: {coding}\r\n")
+    assert parse_response(message, 1000).body == PAGE
+    bomb = response(encode(bytes(20 << 20)), f"Content-Encoding: {coding}\r\n")
+    with pytest.raises(Rejected) as caught:
+        parse_response(bomb, 1 << 20)
+    assert caught.value.reason == "too_large"
+
+
+def test_coding_that_the_crawler_undid_already() -> None:
+    assert parse_response(response(PAGE, "Content-Encoding: gzip\r\n"), 1000).body == PAGE
+
+
+@pytest.mark.parametrize("headers", ["Content-Encoding: br\r\n", "Content-Encoding: rot13\r\n"])
+def test_coding_that_cannot_be_undone(headers: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        parse_response(response(b"\xff\xfe not coded", headers), 1000)
+    assert caught.value.reason == "bad_content_encoding"
+
+
+def test_chunks_are_joined_and_plain_bodies_left_alone() -> None:
+    chunked = b"10;x=y\r\n" + PAGE[:16] + b"\r\n%x\r\n" % len(PAGE[16:]) + PAGE[16:] + b"\r\n0\r\n\r\n"
+    assert parse_response(response(chunked, "Transfer-Encoding: chunked\r\n"), 1000).body == PAGE
+    assert parse_response(response(PAGE, "Transfer-Encoding: chunked\r\n"), 1000).body == PAGE
+
+
+def test_no_http_response() -> None:
+    with pytest.raises(Rejected) as caught:
+        parse_response(b"<html>no header</html>", 1000)
+    assert caught.value.reason == "bad_http"
+
+
+@pytest.mark.parametrize(
+    ("data", "charset", "text", "encoding"),
+    [
+        ("café Ω".encode(), None, "café Ω", "utf-8"),
+        ("café Ω".encode(), "iso-8859-1", "café Ω", "utf-8"),  # the server's word against the bytes
+        ("café déjà".encode("latin-1"), "iso-8859-1", "café déjà", "cp1252"),
+        ("привет мир, как дела".encode("koi8-r"), "koi8-r", "привет мир, как дела", "koi8-r"),
+        ("\ufeffcafé".encode("utf-16-le"), None, "café", "utf-16-le"),
+        ("日本語のテキスト".encode("iso2022_jp"), "iso-2022-jp", "日本語のテキスト", "iso2022_jp"),
+    ],
+)
+def test_decoding(data: bytes, charset: str | None, text: str, encoding: str) -> None:
+    decoded = decode(data, charset)
+    assert (decoded.text, decoded.encoding, decoded.replaced) == (text, encoding, 0)
+
+
+def test_invalid_utf8_is_replaced_and_counted() -> None:
+    part = "Ein schöner Satz über Äpfel und Öfen, наконец. ".encode() * 20
+    decoded = decode(part + b"\xff" + part + b"\xc3(" + part, "utf-8")
+    assert (decoded.encoding, decoded.replaced) == ("utf-8", 2)
+    assert decoded.text.count("schöner") == 60
+
+
+def test_charset_of_the_meta_element() -> None:
+    html = "<html><head><meta charset='windows-1251'></head><body><p>Привет, мир! Это страница.</p></body></html>"
+    page = extract_page(html.encode("cp1251"), None)
+    assert (page.text, page.encoding) == ("Привет, мир! Это страница.", "cp1251")
+
+
+def test_binary_content_is_told_from_text() -> None:
+    assert looks_binary(b"%PDF-1.7 ...")
+    assert looks_binary(b"text\0text")
+    assert not looks_binary("text".encode("utf-16"))
+    assert not looks_binary(PAGE)
+
+
+def test_main_content_title_and_language() -> None:
+    html = """<html lang="de-AT"><head><title>Ein\n Titel</title></head><body>
+    <nav><a href="/a">Start</a> <a href="/b">Kontakt</a></nav>
+    <main><h1>Überschrift</h1><p>Der Absatz mit <a href="http://x.example/">Verweis</a>.</p>
+    <ol><li>eins und noch etwas mehr</li><li>zwei, drei und vier Wörter</li></ol>
+    <p>Ein zweiter Absatz, der hinter der Liste steht.</p><img alt="ein Bild" src="x.png"><pre>a  =  1\n  b</pre></main>
+    <footer>Impressum</footer></body></html>"""
+    page = extract_page(html.encode(), None)
+    assert (page.title, page.language) == ("Ein Titel", "de-AT")
+    assert "Der Absatz mit Verweis." in page.text
+    assert "1. eins und noch" in page.text
+    assert "a  =  1\n  b" in page.text
+    for absent in ("x.example", "ein Bild", "Kontakt", "Impressum"):
+        assert absent not in page.text
+
+
+def test_page_that_would_run_for_hours_is_given_up_and_the_next_one_is_read() -> None:
+    guard = PageGuard()
+    try:
+        with pytest.raises(Rejected) as caught:
+            guard.extract(b"<div>" * 200_000 + b"x", None, 0.5)
+        assert caught.value.reason == "timeout"
+        assert guard.extract(PAGE, None, 10).text == "Some text of a page."
+    finally:
+        guard.close()
+
+
+def test_parser_that_dies_costs_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = PageGuard()
+    try:
+        assert guard.extract(PAGE, None, 10).text
+        assert guard._child is not None
+        guard._child._process.kill()
+        guard._child._process.wait()
+        with pytest.raises(Rejected) as caught:
+            guard.extract(PAGE, None, 10)
+        assert caught.value.reason == "crashed"
+        assert guard.extract(PAGE, None, 10).text == "Some text of a page."
+    finally:
+        guard.close()
+
+
+def test_guard_gives_what_extraction_gives() -> None:
+    guard = PageGuard()
+    try:
+        for data, charset in ((PAGE, None), ("<p>café déjà</p>".encode("latin-1"), "latin-1"), (b"", None)):
+            assert guard.extract(data, charset, 10) == extract_page(data, charset)
+    finally:
+        guard.close()
+
+
+def test_empty_and_odd_html_gives_no_text_and_no_error() -> None:
+    for data in (b"", b"<", b"<!doctype html>", b"</html>", b"<title>only</title>", b"\xff" * 100):
+        page: Any = extract_page(data, "no-such-charset")
+        assert isinstance(page.text, str)

@@ -1,0 +1,216 @@
+"""Damaged crawls: what is lost is counted and named, what is whole is kept."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from stages.data.extract.config import ExtractConfig
+from stages.data.extract.inputs import InputFile
+from stages.data.extract.reader import read_file
+from stages.data.extract.records import Problem, Record
+
+
+def offsets(parts: list[bytes]) -> list[int]:
+    return [sum(map(len, parts[:index])) for index in range(len(parts))]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., tuple[list[int], list[Problem]]]:
+    """Page numbers and problems of one crawl file."""
+
+    def run(name: str, content: bytes, **config: Any) -> tuple[list[int], list[Problem]]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        items = list(read_file(InputFile(path, name, "warc"), ExtractConfig(**config), Counter()))
+        pages = [int(item.url.rpartition("/")[2]) for item in items if isinstance(item, Record) and item.url]
+        return pages, [item for item in items if isinstance(item, Problem)]
+
+    return run
+
+
+def places(problems: list[Problem]) -> list[tuple[str, int]]:
+    return [(problem.reason, problem.place["offset"]) for problem in problems]
+
+
+@pytest.mark.parametrize("cut", [3, 5, 100, -9, -3])
+def test_gzip_that_ends_early_keeps_the_records_before(read: Any, members: list[bytes], cut: int) -> None:
+    """Cut within member 5: in its header, its data and its trailer."""
+    start = offsets(members)[5]
+    end = start + cut if cut > 0 else offsets(members)[6] + cut
+    pages, problems = read("x.warc.gz", b"".join(members)[:end])
+    assert pages == [0, 1, 2, 3, 4]
+    assert places(problems) == [("truncated", start)]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda member: member[:200] + b"\xff" * 30 + member[230:],  # data
+        lambda member: member[:-6] + bytes([member[-6] ^ 0xFF]) + member[-5:],  # checksum
+        lambda member: b"\0" + member[1:],  # magic
+        lambda member: member[:300],  # the rest of the member is missing
+        lambda member: b"not gzip at all, " * 20,
+    ],
+)
+def test_corrupt_gzip_member_costs_that_record_alone(
+    read: Any, members: list[bytes], harm: Callable[[bytes], bytes]
+) -> None:
+    members[3] = harm(members[3])
+    pages, problems = read("x.warc.gz", b"".join(members))
+    assert pages == [0, 1, 2, 4, 5, 6, 7]
+    ((reason, offset),) = places(problems)
+    assert reason == "corrupt_gzip"
+    assert offset - offsets(members)[3] in (0, 1)  # a zero byte before a member counts as filling
+
+
+def test_two_corrupt_members_in_a_row_and_one_at_each_end(read: Any, members: list[bytes]) -> None:
+    for index in (0, 3, 4, 7):
+        members[index] = members[index][:300] + b"\xff" * 40 + members[index][340:]
+    pages, problems = read("x.warc.gz", b"".join(members))
+    assert pages == [1, 2, 5, 6]
+    assert places(problems) == [("corrupt_gzip", offsets(members)[index]) for index in (0, 3, 4, 7)]
+
+
+def test_whole_crawl_in_one_member_that_ends_early(read: Any, record: Any) -> None:
+    content = gzip.compress(b"".join(record(number) for number in range(8)), mtime=0)
+    pages, problems = read("x.warc.gz", content[: len(content) * 3 // 4])
+    assert pages == list(range(len(pages)))
+    assert 4 <= len(pages) <= 6
+    assert places(problems) == [("truncated", 0)]
+
+
+@pytest.mark.parametrize("frames", ["one a record", "one for all"])
+def test_corrupt_zstd(read: Any, record: Any, frames: str) -> None:
+    compressor = zstandard.ZstdCompressor(write_checksum=True)
+    records = [record(number) for number in range(8)]
+    if frames == "one for all":
+        content = bytearray(compressor.compress(b"".join(records)))
+        content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+        pages, problems = read("x.warc.zst", bytes(content))
+        assert pages == list(range(len(pages)))
+        assert places(problems) == [("corrupt_zstd", 0)]
+        return
+    parts = [compressor.compress(item) for item in records]
+    harmed = list(parts)
+    harmed[3] = parts[3][:100] + bytes(100) + parts[3][200:]
+    pages, problems = read("x.warc.zst", b"".join(harmed))
+    assert pages == [0, 1, 2, 4, 5, 6, 7]
+    assert places(problems) == [("corrupt_zstd", offsets(parts)[3])]
+    pages, problems = read("y.warc.zst", b"".join(parts)[: offsets(parts)[6] + 50])
+    assert pages == [0, 1, 2, 3, 4, 5]
+    assert places(problems) == [("truncated", offsets(parts)[6])]
+
+
+def test_zstd_with_the_dictionary_in_its_first_frame(read: Any, record: Any) -> None:
+    records = [record(number) for number in range(8)]
+    dictionary = zstandard.train_dictionary(4096, [record(number) for number in range(100, 400)])
+    compressor = zstandard.ZstdCompressor(dict_data=dictionary)
+    carried = zstandard.ZstdCompressor().compress(dictionary.as_bytes())
+    first = b"\x5d\x2a\x4d\x18" + len(carried).to_bytes(4, "little") + carried
+    pages, problems = read("x.warc.zst", first + b"".join(compressor.compress(item) for item in records))
+    assert (pages, problems) == (list(range(8)), [])
+
+
+def test_gzip_bomb_is_bounded_in_memory_and_named(read: Any, members: list[bytes], record: Any) -> None:
+    bomb = gzip.compress(record(99, bytes(100 << 20)), compresslevel=9, mtime=0)
+    content = b"".join([*members[:3], bomb, *members[3:]])
+    tracemalloc.start()
+    try:
+        pages, problems = read("x.warc.gz", content, max_record_bytes=1 << 20, max_expansion=50)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 60 << 20
+    assert pages == list(range(8))
+    assert places(problems) == [("expansion_limit", offsets(members)[3])]
+
+
+def test_zstd_bomb_is_bounded_in_memory_and_named(read: Any, record: Any) -> None:
+    compressor = zstandard.ZstdCompressor(level=3)
+    parts = [compressor.compress(item) for item in (record(0), record(99, bytes(100 << 20)), record(1))]
+    tracemalloc.start()
+    try:
+        pages, problems = read("x.warc.zst", b"".join(parts), max_record_bytes=1 << 20)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 80 << 20
+    assert pages == [0, 1]
+    assert places(problems) == [("expansion_limit", len(parts[0]))]
+
+
+def test_record_over_the_limit_is_passed_over(read: Any, record: Any) -> None:
+    content = b"".join([record(0), record(1, b"<p>" + b"x" * 5000), record(2)])
+    pages, problems = read("x.warc", content, max_record_bytes=4096)
+    assert pages == [0, 2]
+    assert [(p.reason, p.key, p.url) for p in problems] == [
+        ("too_large", "<urn:uuid:00000001>", "http://site.example/1")
+    ]
+
+
+def test_plain_crawl_with_garbage_between_records(read: Any, record: Any) -> None:
+    content = record(0) + b"garbage\r\nmore of it\r\n" + record(1) + b"WARC/1.0\r\nno length\r\n\r\n" + record(2)
+    pages, problems = read("x.warc", content)
+    assert pages == [0, 1, 2]
+    assert [p.reason for p in problems] == ["not_warc", "bad_warc_header"]
+
+
+def test_plain_crawl_that_ends_early(read: Any, record: Any) -> None:
+    records = [record(number) for number in range(3)]
+    pages, problems = read("x.warc", b"".join(records)[:-100])
+    assert pages == [0, 1]
+    assert places(problems) == [("truncated", offsets(records)[2])]
+
+
+def test_zero_bytes_behind_the_last_member_are_no_damage(read: Any, members: list[bytes]) -> None:
+    assert read("x.warc.gz", b"".join(members) + bytes(10_000)) == (list(range(8)), [])
+
+
+def test_duplicate_record_ids_are_kept_once(read: Any, members: list[bytes]) -> None:
+    pages, problems = read("x.warc.gz", b"".join([*members[:2], members[1]]))
+    assert pages == [0, 1]
+    assert [p.reason for p in problems] == ["duplicate_record"]
+
+
+def test_reads_what_fastwarc_reads(shared_data: Path) -> None:
+    """The same records with the same bytes, on a crawl of real pages."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    path = shared_data / "web" / "web_sample.warc.gz"
+    theirs = [
+        (item.record_id, item.reader.read())
+        for item in ArchiveIterator(str(path), record_types=WarcRecordType.response)
+    ]
+    items = list(read_file(InputFile(path, path.name, "warc"), ExtractConfig(), Counter()))
+    assert [(item.key, item.content) for item in items] == theirs  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_random_damage_never_costs_records_it_does_not_touch(read: Any, record: Any, compression: str) -> None:
+    draw = random.Random(7)
+    compress = gzip.compress if compression == "gzip" else zstandard.ZstdCompressor(write_checksum=True).compress
+    clean = [compress(record(number)) for number in range(8)]
+    for trial in range(150):
+        harmed = [bytearray(part) for part in clean]
+        touched = draw.sample(range(8), draw.randint(1, 2))
+        for index in touched:
+            part = harmed[index]
+            at = draw.randrange(len(part))
+            if draw.random() < 0.3:
+                del part[at : at + draw.randint(1, 40)]
+            else:
+                part[at : at + 20] = draw.randbytes(20)
+        pages, problems = read(f"{trial}.warc.{'gz' if compression == 'gzip' else 'zst'}", b"".join(harmed))
+        assert set(range(8)) - set(touched) <= set(pages), (trial, touched, pages)
+        assert pages == sorted(set(pages)), (trial, touched)
+        # A lost page is always a named problem.
+        assert problems or pages == list(range(8)), (trial, touched, pages)
