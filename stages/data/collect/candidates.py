@@ -43,7 +43,9 @@ def _order(candidate: Candidate) -> bytes:
 
 def machine_fingerprint(html_folders: Iterable[str]) -> dict[str, str]:
     """Digests of what the pages are made from: the interpreter, the distributions, the documents' sizes and dates."""
-    installed = sorted(f"{_name(found)}=={found.version}" for found in distributions())
+    roots = sorted({Path(str(found.locate_file(""))) for found in distributions()})
+    # Records carry the dates of files, so the same version installed anew counts as a change.
+    installed = [f"{path.name} {path.stat().st_mtime_ns}" for root in roots for path in sorted(root.glob("*.*-info"))]
     documents = [
         f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for folder in html_folders for path in _pages(folder)
     ]

@@ -47,9 +47,8 @@ class Fetcher:
 
     def __init__(self, config: UrlsConfig) -> None:
         self._config = config
-        self._pool = httpcore.ConnectionPool(
-            network_backend=GuardedBackend(config.allow_private), max_connections=4, keepalive_expiry=5
-        )
+        self._edge = GuardedBackend(config.allow_private)
+        self._pool = httpcore.ConnectionPool(network_backend=self._edge, max_connections=4, keepalive_expiry=5)
         self._robots: dict[str, Protego | None] = {}
 
     def close(self) -> None:
@@ -122,6 +121,7 @@ class Fetcher:
             raise NotFetchedError("network", f"{url}: {type(error).__name__}") from None
 
     def _exchange(self, url: str, deadline: float, max_bytes: int, cut: bool) -> Response:
+        self._edge.deadline = deadline
         limits = {"connect": self._config.connect_seconds, "read": self._config.read_seconds}
         extensions: dict[str, Any] = {"timeout": {**limits, "write": limits["read"], "pool": limits["read"]}}
         headers = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
@@ -97,7 +99,9 @@ def _wait(child: subprocess.Popen[bytes], seconds: int) -> int:
     try:
         return child.wait(timeout=seconds)
     except BaseException as error:
-        child.kill()
+        # The whole group: what the module started would otherwise live on.
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         if isinstance(error, subprocess.TimeoutExpired):
             raise NoPageError("timeout") from None

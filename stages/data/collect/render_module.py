@@ -27,6 +27,9 @@ class StablePages(pydoc.HTMLDoc):
     def docother(self, object: Any, name: Any = None, mod: Any = None, *ignored: Any) -> str:
         return f"<strong>{self.escape(str(name))}</strong>: {self.escape(type(object).__name__)}"
 
+    def filelink(self, url: str, path: str) -> str:
+        return ""  # where a file lies on this machine tells a reader nothing
+
 
 def limit(cpu_seconds: int, max_bytes: int) -> None:
     """Bound this process; the alarm covers a module that sleeps instead of working."""

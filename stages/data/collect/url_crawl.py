@@ -21,6 +21,8 @@ from stages.data.collect.fetch import Fetcher, NotFetchedError
 from stages.data.collect.urls import UrlsConfig
 
 MAX_LIST_BYTES = 1 << 30
+# Another attempt may go well, so after a stop these count as not yet fetched.
+PASSING_REASONS = ("dns", "network", "timeout", "robots", "http_status")
 
 
 def read_urls(path: Path, max_urls: int) -> list[str]:
@@ -57,7 +59,7 @@ def crawl_urls(context: Context[UrlsConfig]) -> Result:
     urls = read_urls(Path(config.url_file), config.max_urls)
     pages = context.work / "pages"
     pages.mkdir(exist_ok=True)
-    missing = [index for index in range(len(urls)) if not _record(pages, index).exists()]
+    missing = [index for index in range(len(urls)) if not _is_settled(_record(pages, index))]
     with context.progress.task("fetching", total=len(urls), unit="pages") as bar:
         bar.advance(len(urls) - len(missing))
         _fetch_all(config, urls, missing, pages, bar)
@@ -81,6 +83,14 @@ def crawl_urls(context: Context[UrlsConfig]) -> Result:
             "bytes": sum(record.get("bytes", 0) for record in records),
         }
     )
+
+
+def _is_settled(path: Path) -> bool:
+    """Whether a page was fetched, or failed for a reason that will not pass."""
+    try:
+        return read_json(path).get("reason") not in PASSING_REASONS
+    except FileNotFoundError:
+        return False
 
 
 def _record(pages: Path, index: int) -> Path:

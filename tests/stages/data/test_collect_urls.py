@@ -10,13 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
 from pipeline.errors import InputError
 from pipeline.runner import Session
 from pipeline.runner import run_stage as run
-from stages.data.collect.guard import is_public
+from stages.data.collect.guard import GuardedBackend, is_public
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, b"late")
         elif path == "/drip":
             self.drip()
+        elif path == "/drip-header":
+            self.drip_header()
         else:
             self.answer(200, f"<p>{path}</p>".encode())
 
@@ -58,6 +61,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         for _ in range(20):
+            time.sleep(0.2)
+            self.wfile.write(b"x")
+            self.wfile.flush()
+
+    def drip_header(self) -> None:
+        self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Long: ")
+        for _ in range(40):
             time.sleep(0.2)
             self.wfile.write(b"x")
             self.wfile.flush()
@@ -200,3 +210,36 @@ def test_an_empty_list_is_a_clear_error(session: Session, tmp_path: Path, text: 
 def test_a_missing_list_is_a_clear_error(session: Session, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         run(session, "data.collect.urls", {"url_file": str(tmp_path / "none.txt")})
+
+
+def test_the_total_time_holds_while_headers_drip(session: Session, site: Any, tmp_path: Path) -> None:
+    base = address(site)
+    started = time.monotonic()
+    artifact = run(
+        session, "data.collect.urls", configuration(tmp_path, [f"{base}/ok", f"{base}/drip-header"])
+    ).artifact
+    assert reasons(artifact) == {"drip-header": "timeout"}
+    assert time.monotonic() - started < 5
+
+
+def test_a_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **more: time.sleep(30))
+    with pytest.raises(httpcore.TimeoutException):
+        GuardedBackend(allow_private=False).resolve("slow.example", 80, 0.1)
+
+
+def test_a_list_that_failed_for_a_passing_reason_is_tried_again(session: Session, site: Any, tmp_path: Path) -> None:
+    """The server is away at first: the run fails, and the same command succeeds once it is back."""
+    config = configuration(tmp_path, [f"{address(site)}/a"], robots=False)
+    away, site.RequestHandlerClass = site.RequestHandlerClass, Away
+    with pytest.raises(InputError, match="network 1"):
+        run(session, "data.collect.urls", config)
+    site.RequestHandlerClass = away
+    assert run(session, "data.collect.urls", config).artifact.manifest.counts["documents_out"] == 1
+
+
+class Away(BaseHTTPRequestHandler):
+    """Hangs up at once."""
+
+    def handle(self) -> None:
+        self.connection.close()

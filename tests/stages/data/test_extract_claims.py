@@ -161,8 +161,11 @@ def test_every_real_page_comes_out_or_is_dropped_with_a_reason(
 
 
 def test_layout_spaces_are_plain_spaces(run_stage: RunStage, tmp_path: Path) -> None:
-    text = "<p>" + "two&nbsp;words and hy&shy;phens " * 30 + "</p>"
-    (tmp_path / "page.html").write_text(f"<html><body>{text}</body></html>")
-    artifact = run_stage("data.extract", {"input": [str(tmp_path)]})
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "page.html").write_text(
+        "<html><body><h1>T</h1><p>" + "two&nbsp;words, hy&shy;phens. " * 30 + "</p></body></html>"
+    )
+    artifact = run_stage("data.extract", {"input": [str(folder)]})
     (document,) = read_documents(document_shards(artifact)[0])
-    assert document.text.startswith("two words and hyphens")
+    assert "two words, hyphens." in document.text
