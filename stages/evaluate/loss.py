@@ -1,0 +1,138 @@
+"""Validation loss, bits per byte and perplexity of a model on fixed windows, and of a model that only counts words.
+
+Names: n windows, L tokens a window, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.transformer import LongcatFlash
+from pipeline.errors import InputError, LongcatError
+from pipeline.tokens import TokenFile
+from stages.train.loader import IGNORED, Ids, validation_windows
+from stages.train.metrics import unigram_loss
+
+# Differences in the last bits, as between numbers of threads, should not show in a report.
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Inputs and targets [n, L] that every checkpoint is measured on, and the bytes that each target stands for."""
+
+    inputs: Ids
+    targets: Ids
+    target_bytes: Ids
+
+    @property
+    def tokens(self) -> int:
+        """Scored tokens."""
+        return int((self.targets != IGNORED).sum())
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the scored tokens."""
+        return int(self.target_bytes.sum())
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Losses of one model on windows; every token counts alike.
+
+    `loss` is the mean negative log-likelihood in nats a scored token, `standard_error` its standard error with windows
+    as the units that were drawn, `bits_per_byte` the sum of it in bits over the UTF-8 bytes of the scored tokens.
+    Special tokens (end of document) are scored and stand for no bytes. `perplexity` is exp(loss).
+    """
+
+    loss: float
+    standard_error: float
+    bits_per_byte: float
+    perplexity: float
+
+    def rounded(self) -> dict[str, float]:
+        return {name: round(value, DIGITS) for name, value in asdict(self).items()}
+
+
+def read_windows(tokens: TokenFile, sequence_length: int, count: int, token_bytes: Ids) -> Windows:
+    """At most `count` windows spread evenly over a token file; `token_bytes` [V] is the UTF-8 length of every token.
+
+    Raises:
+        InputError: the file holds fewer than two tokens, or ids that the tokenizer does not have.
+    """
+    inputs, targets = validation_windows(tokens, sequence_length, count)
+    if not len(inputs):
+        raise InputError("fewer than two validation tokens", where=str(tokens.prefix), hint="pack more documents")
+    largest = int(max(inputs.max(), targets.max()))
+    if largest >= len(token_bytes):
+        raise InputError(
+            f"token id {largest}, but the tokenizer has {len(token_bytes)} tokens",
+            where=str(tokens.prefix),
+            hint="pack the documents with the tokenizer of the checkpoints",
+        )
+    scored = targets != IGNORED
+    windows = Windows(inputs, targets, np.where(scored, token_bytes[np.where(scored, targets, 0)], 0))
+    if not windows.bytes:
+        raise InputError("the validation tokens stand for no text", where=str(tokens.prefix))
+    return windows
+
+
+@dataclass(frozen=True)
+class ModelLoss:
+    """Loss of a model, and how many FFN experts it used a token and layer (zero-computation experts left out)."""
+
+    loss: Loss
+    ffn_experts: float
+
+
+@torch.inference_mode()
+def model_loss(model: LongcatFlash, windows: Windows, on_window: Callable[[int], None]) -> ModelLoss:
+    """Measure a model window by window, so that nothing depends on how windows are batched.
+
+    `on_window` is told the tokens of every window that is done.
+
+    Raises:
+        LongcatError: the loss is not finite.
+    """
+    device = next(model.parameters()).device
+    sums, counts = np.zeros(len(windows.inputs)), np.zeros(len(windows.inputs), dtype=np.int64)
+    ffn_slots, slots = 0, 0
+    for row, (inputs, targets) in enumerate(zip(windows.inputs, windows.targets, strict=True)):
+        # Padding comes last, where no scored token sees it; without it, it is not routed either.
+        length = int((targets != IGNORED).sum())
+        x_BT = torch.from_numpy(inputs[None, :length]).to(device)
+        y_BT = torch.from_numpy(targets[None, :length]).to(device)
+        loss_sum, counted, output = model.loss(x_BT, y_BT)
+        sums[row], counts[row] = loss_sum.item(), int(counted)
+        ffn_slots += int(output.expert_counts_LE[:, : model.config.n_routed_experts].sum())
+        slots += length * model.config.num_layers
+        on_window(length)
+    if not np.isfinite(sums).all():
+        raise LongcatError("the loss is not finite", hint="the checkpoint is damaged or its training has diverged")
+    return ModelLoss(_summarise(sums, counts, windows.bytes), round(ffn_slots / slots, DIGITS))
+
+
+def _summarise(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], bytes_: int) -> Loss:
+    total, tokens, n = math.fsum(sums), int(counts.sum()), len(sums)
+    loss = total / tokens
+    spread = math.fsum((sums - loss * counts) ** 2)
+    # Ratio estimator: windows may differ in length.
+    error = math.sqrt(spread * n / (n - 1)) / tokens if n > 1 else 0.0
+    return Loss(loss, error, bits_per_byte(total, bytes_), math.exp(loss))
+
+
+def bits_per_byte(nats: float, bytes_: int) -> float:
+    """A sum of nats as bits over bytes."""
+    return nats / math.log(2) / bytes_
+
+
+def baseline_loss(train: TokenFile, windows: Windows, vocab_size: int) -> Loss:
+    """What a model reaches that knows only how often each token occurs in training (add-one smoothing)."""
+    loss = unigram_loss(train, windows.targets, vocab_size)
+    return Loss(loss, 0.0, bits_per_byte(loss * windows.tokens, windows.bytes), math.exp(loss))

@@ -1,0 +1,144 @@
+"""Needle in a haystack: a fact hidden at a known depth of validation text, asked for at the end.
+
+    [haystack ... "The access code of Lisbon is" " 48213" "." ... haystack] "The access code of Lisbon is" -> " 48213"
+
+The answer is drawn from `candidates` numbers of equally many tokens, so a model that ignores the needle ranks it first
+with probability 1 / candidates; a model too weak to write it out can still be measured above or at that chance.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.tokens import TokenFile
+from stages.serve.tokenizer import EngineTokenizer
+from stages.train.loader import Ids
+
+PLACES = (
+    *("Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Vienna", "Ottawa", "Lima", "Cairo", "Athens"),
+    *("Dublin", "Manila", "Bogota", "Prague", "Tunis", "Riga"),
+)
+SEPARATOR = "\n\n"
+LARGEST_NUMBER = 100_000
+# A draw for a candidate of the right number of tokens is given up after this many tries for each.
+TRIES = 100
+# Enough for any length, and small in memory.
+HAYSTACK_TOKENS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A fact in tokens: `statement` + answer + `end` goes into the haystack, `question` to its end."""
+
+    statement: list[int]
+    end: list[int]
+    question: list[int]
+    candidates: list[list[int]]
+    answer: int
+
+    @property
+    def answer_ids(self) -> list[int]:
+        return self.candidates[self.answer]
+
+    @property
+    def fact(self) -> list[int]:
+        """What is hidden."""
+        return [*self.statement, *self.answer_ids, *self.end]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of fact, question and answer."""
+        return len(self.fact) + len(self.question) + len(self.answer_ids)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt; `position` counts the haystack's tokens before the needle."""
+
+    prompt: list[int]
+    needle: Needle
+    position: int
+
+
+def read_haystack(tokens: TokenFile, tokenizer: EngineTokenizer) -> Ids:
+    """Validation text as one long text: special tokens dropped, documents parted by an empty line."""
+    special = np.array(sorted(tokenizer.special_ids), dtype=np.int64)
+    separator = np.array(tokenizer.encode(SEPARATOR), dtype=np.int64)
+    pieces, total = [], 0
+    for number in range(tokens.n_documents):
+        document = np.asarray(tokens.document(number), dtype=np.int64)
+        pieces += [document[~np.isin(document, special)], separator]
+        total += len(pieces[-2]) + len(separator)
+        if total >= HAYSTACK_TOKENS:
+            break
+    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
+
+
+def make_needle(tokenizer: EngineTokenizer, candidates: int, rng: random.Random) -> Needle:
+    """Draw a place and its code.
+
+    Raises:
+        ValueError: the tokenizer has fewer numbers of one length than `candidates` (never for digit tokens).
+    """
+    sentence = f"{SEPARATOR}The access code of {rng.choice(PLACES)} is"
+    statement = tokenizer.encode(sentence)
+    found: list[list[int]] = []
+    for _ in range(TRIES * candidates):
+        number = tokenizer.encode(f" {rng.randrange(LARGEST_NUMBER // 10, LARGEST_NUMBER)}")
+        if number not in found and (not found or len(number) == len(found[0])):
+            found.append(number)
+        if len(found) == candidates:
+            return Needle(statement, tokenizer.encode(f".{SEPARATOR}"), statement, found, rng.randrange(candidates))
+    raise ValueError(f"the tokenizer writes fewer than {candidates} five-digit numbers with equally many tokens")
+
+
+def build_case(haystack: Ids, needle: Needle, length: int, depth: float, start: int) -> Case:
+    """A prompt that with its answer has exactly `length` tokens; its haystack begins at `start`.
+
+    The needle stands after `round(depth * h)` of the h tokens of haystack that fit.
+    """
+    room = length - needle.tokens
+    position = round(depth * room)
+    text = haystack[start : start + room].tolist()
+    return Case([*text[:position], *needle.fact, *text[position:], *needle.question], needle, position)
+
+
+def draw_cases(
+    haystack: Ids, tokenizer: EngineTokenizer, *, length: int, depth: float, trials: int, candidates: int, seed: int
+) -> Iterator[Case]:
+    """The cases of one length and depth; the same for every checkpoint, whatever other lengths are asked for.
+
+    Raises:
+        TooShortError: the length has no room for needle and question, or the haystack is shorter than the length.
+    """
+    for trial in range(trials):
+        rng = random.Random(f"{seed}:{length}:{depth!r}:{trial}")
+        needle = make_needle(tokenizer, candidates, rng)
+        room = length - needle.tokens
+        if room < 0:
+            raise TooShortError(f"needle and question alone take {needle.tokens} tokens")
+        if room > len(haystack):
+            raise TooShortError(f"the validation text has only {len(haystack)} tokens")
+        yield build_case(haystack, needle, length, depth, rng.randrange(len(haystack) - room + 1))
+
+
+class TooShortError(Exception):
+    """No case of this length can be made."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a model did on one case: the rank of the answer among the candidates (1 is best), and what it wrote."""
+
+    rank: int
+    exact: bool
+    logprob: float
+
+
+def rank_of(scores: Sequence[float], answer: int) -> int:
+    """Rank of `answer`, 1 for the highest score; equal scores count against it."""
+    return 1 + sum(1 for index, score in enumerate(scores) if index != answer and score >= scores[answer])

@@ -1,0 +1,230 @@
+"""What stage `evaluate` does: the same measures for every checkpoint, each remembered as soon as it is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.accounting import count
+from model.config import ModelConfig
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError
+from pipeline.files import atomic_write, canonical_json, pretty_json, read_json
+from pipeline.progress import Bar
+from pipeline.stage import Context, Result
+from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.loss import Windows, baseline_loss, model_loss, read_windows
+from stages.evaluate.needle import read_haystack
+from stages.evaluate.needle_run import run_needles
+from stages.evaluate.report import render_report
+from stages.evaluate.samples import run_samples
+from stages.serve.engine import InferenceEngine
+from stages.serve.loading import load_engine
+from stages.serve.tokenizer import EngineTokenizer
+from stages.train.checkpoint import check_same_tokenizer, read_model_config, read_state
+from stages.train.loader import Ids, open_tokens
+from stages.train.runtime import reproducible
+
+# Logits of one window must fit in memory.
+LONGEST_DEFAULT = 4096
+DEFINITIONS = {
+    "loss": "mean negative log-likelihood of the scored tokens, nats a token; special tokens are scored",
+    "standard_error": "of the loss, with windows as the units that were drawn",
+    "bits_per_byte": "sum of the negative log-likelihood of all scored tokens / ln 2 / UTF-8 bytes of the scored "
+    "tokens; special tokens stand for 0 bytes",
+    "perplexity": "exp(loss)",
+    "unigram": "tokens drawn by their counts in the training tokens, one added to each",
+    "ffn_experts": "experts with a feed-forward network that a token used, mean over tokens and layers",
+    "top1": "share of needles whose answer has the highest log-probability among the candidates",
+    "exact_match": "share of needles whose answer the model writes out greedily, token by token",
+    "answer_logprob": "mean log-probability of the whole answer, nats",
+}
+
+
+@dataclass
+class Evaluated:
+    """One checkpoint and where its results are remembered."""
+
+    artifact: Artifact
+    label: str
+    config: ModelConfig
+    work: Path
+    options: EvaluateConfig
+    speed: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def engine(self) -> InferenceEngine:
+        """Loaded when the first result is missing."""
+        options = self.options
+        return load_engine(self.artifact.path, device=options.device, dtype=options.dtype)
+
+    def remember(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The result of that name: from an earlier, interrupted run, or computed and written down now."""
+        path = self.work / f"{name}.json"
+        if not path.is_file():
+            started = time.monotonic()
+            atomic_write(path, canonical_json(compute()))
+            self.speed[name] = time.monotonic() - started
+        return read_json(path)
+
+
+def run_evaluation(context: Context[EvaluateConfig]) -> Result:
+    """Run stage `evaluate`; see `stages.evaluate`."""
+    config, tokens = context.config, context.input("tokens")
+    with reproducible(config.threads):
+        checkpoints = _checkpoints(context, tokens)
+        tokenizer = EngineTokenizer.load(tokens.path)
+        validation = open_tokens(tokens.path, "validation")
+        length = _sequence_length(config, checkpoints)
+        windows = read_windows(validation, length, config.windows, _token_bytes(tokenizer))
+        haystack = read_haystack(validation, tokenizer) if config.needle.lengths else np.zeros(0, dtype=np.int64)
+        baseline = baseline_loss(open_tokens(tokens.path, "train"), windows, tokenizer.vocab_size)
+        results = [_evaluate(context, checkpoint, windows, haystack) for checkpoint in checkpoints]
+    evaluation = {
+        "definitions": DEFINITIONS,
+        "tokens": tokens.id,
+        "validation": {
+            "sequence_length": length,
+            "windows": len(windows.inputs),
+            "scored_tokens": windows.tokens,
+            "scored_bytes": windows.bytes,
+        },
+        "unigram": baseline.rounded(),
+        "needle": {"candidates": config.needle.candidates, **_chance(config.needle.candidates)},
+        "checkpoints": results,
+    }
+    _write(context.output, evaluation, checkpoints)
+    return Result(
+        counts={"checkpoints": len(results), "scored_tokens": windows.tokens, "scored_bytes": windows.bytes},
+        metrics=_metrics(evaluation),
+        performance=_performance(checkpoints, windows),
+    )
+
+
+def _checkpoints(context: Context[EvaluateConfig], tokens: Artifact) -> list[Evaluated]:
+    artifacts, labels = context.many("checkpoints"), context.config.labels
+    if labels and len(labels) != len(artifacts):
+        raise ConfigError(f"labels: {len(labels)} names for {len(artifacts)} checkpoints", hint="give one for each")
+    found = []
+    for number, artifact in enumerate(artifacts):
+        check_same_tokenizer(artifact, tokens)
+        label = labels[number] if labels else f"{artifact.manifest.stage} {artifact.id[:8]}"
+        work = context.work / f"{number:03d}-{artifact.id}"
+        work.mkdir(parents=True, exist_ok=True)
+        found.append(Evaluated(artifact, label, read_model_config(artifact), work, context.config))
+    return found
+
+
+def _sequence_length(config: EvaluateConfig, checkpoints: Sequence[Evaluated]) -> int:
+    """Raises ConfigError when a checkpoint cannot read windows of the length that was asked for."""
+    shortest = min(checkpoints, key=lambda checkpoint: checkpoint.config.max_position_embeddings)
+    context = shortest.config.max_position_embeddings
+    if config.sequence_length is not None and config.sequence_length > context:
+        raise ConfigError(
+            f"sequence_length = {config.sequence_length}, but {shortest.label} has a context of {context} tokens",
+            hint="lower it: all checkpoints are measured on the same windows",
+        )
+    return config.sequence_length or min(context, LONGEST_DEFAULT)
+
+
+def _token_bytes(tokenizer: EngineTokenizer) -> Ids:
+    """UTF-8 length [V] of every token."""
+    return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], dtype=np.int64)
+
+
+def _evaluate(
+    context: Context[EvaluateConfig], checkpoint: Evaluated, windows: Windows, haystack: Ids
+) -> dict[str, Any]:
+    config = context.config
+    total = windows.tokens + sum(config.needle.lengths) * len(config.needle.depths) * config.needle.trials
+    with context.progress.task(f"evaluating {checkpoint.label}", total=total, unit="tokens") as bar:
+        step = _stepper(context, bar)
+        loss = checkpoint.remember("loss", lambda: _loss(checkpoint.engine, windows, step))
+        needles = checkpoint.remember(
+            "needle", lambda: run_needles(checkpoint.engine, haystack, config.needle, config.seed, step)
+        )
+        samples = checkpoint.remember("samples", lambda: run_samples(checkpoint.engine, config.samples, config.seed))
+    checkpoint.__dict__.pop("engine", None)  # one model in memory at a time
+    context.logger.info("%s: loss %.4f, %.4f bits per byte", checkpoint.label, loss["loss"], loss["bits_per_byte"])
+    return {**_identity(checkpoint), "validation": loss, "needle": needles, "samples": samples}
+
+
+def _stepper(context: Context[EvaluateConfig], bar: Bar) -> Callable[[int], None]:
+    def step(tokens: int) -> None:
+        context.check_stop()
+        bar.advance(tokens)
+
+    return step
+
+
+def _loss(engine: InferenceEngine, windows: Windows, step: Callable[[int], None]) -> dict[str, float]:
+    measured = model_loss(engine.model, windows, step)
+    return {**measured.loss.rounded(), "ffn_experts": measured.ffn_experts}
+
+
+def _identity(checkpoint: Evaluated) -> dict[str, Any]:
+    accounting = count(checkpoint.config)
+    state = read_state(checkpoint.artifact)
+    return {
+        "label": checkpoint.label,
+        "id": checkpoint.artifact.id,
+        "stage": checkpoint.artifact.manifest.stage,
+        "parameters": accounting.total,
+        "activated_parameters": accounting.activated_mean,
+        "context": checkpoint.config.max_position_embeddings,
+        "training_steps": state.step,
+        "training_tokens": state.tokens,
+    }
+
+
+def _chance(candidates: int) -> dict[str, float]:
+    return {"chance_top1": round(1 / candidates, 6), "chance_mean_rank": (candidates + 1) / 2}
+
+
+def _write(output: Path, evaluation: dict[str, Any], checkpoints: Sequence[Evaluated]) -> None:
+    lines = []
+    for result in evaluation["checkpoints"]:
+        samples = result.pop("samples")
+        lines += [canonical_json({"label": result["label"], "id": result["id"], **sample}) for sample in samples]
+        result["samples"] = len(samples)
+    atomic_write(output / "samples.jsonl", b"".join(line + b"\n" for line in lines))
+    atomic_write(output / "evaluation.json", pretty_json(evaluation))
+    atomic_write(output / "report.md", render_report(evaluation).encode())
+
+
+def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
+    checkpoints = [
+        {
+            "label": result["label"],
+            "id": result["id"],
+            "validation_loss": result["validation"]["loss"],
+            "bits_per_byte": result["validation"]["bits_per_byte"],
+            "perplexity": result["validation"]["perplexity"],
+            "needle_top1": result["needle"]["top1"],
+        }
+        for result in evaluation["checkpoints"]
+    ]
+    unigram = evaluation["unigram"]
+    return {
+        "checkpoints": checkpoints,
+        "unigram_loss": unigram["loss"],
+        "unigram_bits_per_byte": unigram["bits_per_byte"],
+        "needle_chance": evaluation["needle"]["chance_top1"],
+    }
+
+
+def _performance(checkpoints: Sequence[Evaluated], windows: Windows) -> dict[str, float]:
+    """Tokens a second of the validation windows, and seconds of each part, for what this process computed."""
+    result = {}
+    for number, checkpoint in enumerate(checkpoints):
+        for part, seconds in checkpoint.speed.items():
+            result[f"{number}.{part}_seconds"] = round(seconds, 3)
+        if seconds := checkpoint.speed.get("loss", 0.0):
+            result[f"{number}.loss_tokens_per_second"] = round(windows.tokens / seconds, 1)
+    return result

@@ -1,0 +1,125 @@
+"""`POST /v1/completions`: from a request to choices, all at once or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+
+from stages.serve.engine import TokenEntry
+from stages.serve.protocol import Completion, CompletionChoice, CompletionRequest, LegacyLogprobs, Usage
+from stages.serve.sampling import TokenLogprobs
+from stages.serve.stream import encode
+from stages.serve.submission import Submission
+from stages.serve.text import TextStream
+from stages.serve.tokenizer import EngineTokenizer
+from stages.serve.worker import PromptDelta, PromptScores
+
+
+@dataclass
+class CompletionRun:
+    """One request being answered. Choices are numbered prompt by prompt, as OpenAI does."""
+
+    id: str
+    created: int
+    request: CompletionRequest
+    tokenizer: EngineTokenizer
+    completion_tokens: int = 0
+    _prompts: dict[int, CompletionChoice] = field(default_factory=dict)
+    _begun: set[int] = field(default_factory=set)
+
+    async def collect(self, submission: Submission) -> Completion:
+        """The whole answer."""
+        choices: dict[int, CompletionChoice] = {}
+        async for part in self.parts(submission):
+            known = choices.setdefault(part.index, part)
+            if known is not part:
+                known.text += part.text
+                known.finish_reason = part.finish_reason
+                _extend(known.logprobs, part.logprobs)
+        return self._answer([choices[index] for index in sorted(choices)], submission)
+
+    async def stream(self, submission: Submission) -> AsyncIterator[bytes]:
+        """The answer as events."""
+        with_usage = self.request.include_usage
+        async for part in self.parts(submission):
+            if part.text or part.finish_reason or (part.logprobs and part.logprobs.tokens):
+                yield encode(self._chunk([part]), with_usage=with_usage)
+        if with_usage:
+            yield encode(self._answer([], submission), with_usage=True)
+
+    async def parts(self, submission: Submission) -> AsyncIterator[CompletionChoice]:
+        """Every piece of every choice; an echoed prompt stands in the first piece of each of its choices."""
+        async for event in submission.events():
+            if isinstance(event, PromptScores):
+                self._prompts[event.prompt] = self._echo(event.prompt, event.logprobs)
+            elif isinstance(event, PromptDelta):
+                yield self._part(event)
+
+    def _part(self, event: PromptDelta) -> CompletionChoice:
+        delta = event.delta
+        self.completion_tokens += len(delta.token_ids)
+        index = event.prompt * self.request.n + delta.choice
+        logprobs = self._logprobs(delta.entries, len(self._prompt(event.prompt).text))
+        part = CompletionChoice(index=index, text=delta.text, logprobs=logprobs, finish_reason=delta.finish_reason)
+        if index not in self._begun:
+            self._begun.add(index)
+            prompt = self._prompt(event.prompt).model_copy(deep=True)
+            part.text = prompt.text + part.text
+            if prompt.logprobs is not None:
+                _extend(prompt.logprobs, part.logprobs)
+                part.logprobs = prompt.logprobs
+        return part
+
+    def _prompt(self, number: int) -> CompletionChoice:
+        """What is echoed of a prompt: nothing, its text, or its text with log-probabilities."""
+        if number not in self._prompts:
+            text = self._prompt_text(number) if self.request.echo else ""
+            self._prompts[number] = CompletionChoice(index=0, text=text)
+        return self._prompts[number]
+
+    def _prompt_text(self, number: int) -> str:
+        given = self.request.prompt[number]
+        return given if isinstance(given, str) else self.tokenizer.literal_text(given)
+
+    def _echo(self, number: int, logprobs: list[TokenLogprobs]) -> CompletionChoice:
+        stream = TextStream(self.tokenizer.literal_bytes)
+        entries = []
+        for position in logprobs:
+            entries.append(TokenEntry(position, stream.decoded))
+            stream.push(position.token_id)
+        return CompletionChoice(index=0, text=self._prompt_text(number), logprobs=self._logprobs(entries, 0))
+
+    def _logprobs(self, entries: Iterable[TokenEntry], offset: int) -> LegacyLogprobs | None:
+        if self.request.logprobs is None:
+            return None
+        result = LegacyLogprobs()
+        for entry in entries:
+            found = entry.logprobs
+            name = self.tokenizer.token_name
+            # OpenAI adds the chosen token to the likeliest ones; the first token of a prompt has neither.
+            top = (
+                None
+                if found.logprob is None
+                else {name(i): p for i, p in (*found.top, (found.token_id, found.logprob))}
+            )
+            result.tokens.append(name(found.token_id))
+            result.token_logprobs.append(found.logprob)
+            result.top_logprobs.append(top)
+            result.text_offset.append(offset + entry.offset)
+        return result
+
+    def _chunk(self, choices: list[CompletionChoice]) -> Completion:
+        return Completion(id=self.id, created=self.created, model=self.request.model, choices=choices)
+
+    def _answer(self, choices: list[CompletionChoice], submission: Submission) -> Completion:
+        prompt, new = submission.prompt_tokens, self.completion_tokens
+        usage = Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
+        return self._chunk(choices).model_copy(update={"usage": usage})
+
+
+def _extend(logprobs: LegacyLogprobs | None, more: LegacyLogprobs | None) -> None:
+    if logprobs is not None and more is not None:
+        logprobs.tokens += more.tokens
+        logprobs.token_logprobs += more.token_logprobs
+        logprobs.top_logprobs += more.top_logprobs
+        logprobs.text_offset += more.text_offset

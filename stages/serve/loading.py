@@ -1,0 +1,98 @@
+"""From a checkpoint folder to an engine, on the device and in the precision asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from model.checkpoint import load_pretrained
+from model.errors import CheckpointError, ModelConfigError
+from model.transformer import LongcatFlash
+from pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
+from pipeline.files import read_json
+from stages.serve.engine import InferenceEngine
+from stages.serve.tokenizer import EngineTokenizer
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def choose_device(name: Device) -> torch.device:
+    """`auto` is cuda where there is one.
+
+    Raises:
+        UsageError: cuda was asked for and there is none, or the name is unknown.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"unknown device {name!r}", hint="auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("torch finds no CUDA device", hint="use --device cpu, see `longcat doctor`")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on cuda and float32 elsewhere: processors without bfloat16 units are slower with it.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    if name not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"unknown dtype {name!r}", hint="auto, float32 or bfloat16")
+    wide = name == "float32" or (name == "auto" and device.type == "cpu")
+    return torch.float32 if wide else torch.bfloat16
+
+
+def load_model(folder: Path, *, device: Device = "auto", dtype: Dtype = "auto") -> LongcatFlash:
+    """The model of a checkpoint folder, for inference.
+
+    Raises:
+        InputError: there is no such folder.
+        IntegrityError: weights are missing, damaged or in a pickled format.
+        ConfigError: config.json describes no model that can be built.
+    """
+    if not folder.is_dir():
+        raise InputError("no such checkpoint folder", where=str(folder), hint="see `longcat artifacts list`")
+    place = choose_device(device)
+    try:
+        return load_pretrained(folder, dtype=choose_dtype(dtype, place), device=place).eval().requires_grad_(False)
+    except ModelConfigError as error:
+        raise ConfigError(str(error)) from None
+    except CheckpointError as error:
+        raise IntegrityError(str(error)) from None
+
+
+def load_engine(
+    folder: Path, *, device: Device = "auto", dtype: Dtype = "auto", threads: int | None = None
+) -> InferenceEngine:
+    """Model and tokenizer of a checkpoint folder. `threads` sets torch's CPU threads for the whole process.
+
+    Raises:
+        InputError: there is no such folder, or it has no tokenizer.
+        IntegrityError, ConfigError, UsageError: see `load_model` and `choose_device`.
+    """
+    # Denormals can make a softmax over sharp logits ten times slower.
+    torch.set_flush_denormal(True)
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f"threads must be at least 1 (found {threads})")
+        torch.set_num_threads(threads)
+    model = load_model(folder, device=device, dtype=dtype)
+    return InferenceEngine(model, EngineTokenizer.load(folder), stop_token_ids(folder, model))
+
+
+def stop_token_ids(folder: Path, model: LongcatFlash) -> list[int]:
+    """The ids at which generation ends: those of generation_config.json, else the configuration's.
+
+    Raises:
+        IntegrityError: generation_config.json cannot be read.
+    """
+    path = folder / "generation_config.json"
+    try:
+        value = read_json(path).get("eos_token_id") if path.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise IntegrityError(f"cannot be read: {error}", where=str(path)) from None
+    found = value if isinstance(value, list) else [value]
+    ids = [item for item in found if type(item) is int and 0 <= item < model.config.vocab_size]
+    return ids or [model.config.eos_token_id]
