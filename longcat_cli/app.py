@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -54,6 +55,8 @@ for module in (data, train, grow, extend, evaluate, generate, serve, recipes, ar
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    # Threads of torch that spin while they wait lose most of their time as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
 
 

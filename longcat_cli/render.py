@@ -150,18 +150,22 @@ def artifact_json(store: Store, artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def lineage_tree(node: Mapping[str, Any], role: str | None = None) -> Tree:
-    """The lineage of an artifact as a tree, the artifact on top and the crawl at the leaves."""
+def lineage_tree(node: Mapping[str, Any], role: str | None = None, seen: set[str] | None = None) -> Tree:
+    """The lineage of an artifact as a tree, the artifact on top; what stands in it twice is unfolded once."""
+    seen = set() if seen is None else seen
     names = ", ".join(node.get("names", []))
     label = f"[dim]{role}: [/dim]" if role else ""
     label += f"[bold]{names or '-'}[/bold] {node['kind']}/{node['id']}"
+    if node["id"] in seen:
+        return Tree(f"{label} [dim]as above[/dim]")
+    seen.add(node["id"])
     if node.get("missing"):
         label += " [red]gone[/red]"
     else:
         label += f" [dim]{node['stage']}[/dim]  {brief(node['counts'], 3)}"
     tree = Tree(label)
     for child in node["inputs"]:
-        tree.children.append(lineage_tree(child, child["role"]))
+        tree.children.append(lineage_tree(child, child["role"], seen))
     return tree
 
 

@@ -118,7 +118,7 @@ def test_configuration_is_listed(capfd: pytest.CaptureFixture[str], store_path: 
         (["run", "smoke", "--set", "tran.steps=1"], 2, "no such step"),
         (["artifacts", "show", "x@1"], 4, "no artifact 'x@1'"),
         (["artifacts", "list", "--kind", "model"], 2, "kinds: crawl"),
-        (["train", "--tokens", "t", "--name", "../evil"], 2, "cannot name an artifact"),
+        (["data", "extract", "--input", ".", "--name", "../evil"], 2, "cannot name an artifact"),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(

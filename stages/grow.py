@@ -1,0 +1,70 @@
+"""Stage `grow`: a deeper model whose layers are the stacked layers of a trained one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipeline.config import StageConfig
+from pipeline.stage import Context, Result, stage
+
+if TYPE_CHECKING:
+    from pipeline.artifact import Artifact
+    from stages.train.checkpoint import Tensors, TrainingState
+
+
+class GrowConfig(StageConfig):
+    """Configuration of `grow`."""
+
+    factor: int = Field(default=2, ge=2, description="how many times the layers are stacked on each other")
+    optimizer: Literal["copy", "zero"] = Field(
+        default="copy", description="moments of a stacked layer: those of the layer it comes from, or none for all"
+    )
+    router_biases: Literal["copy", "zero"] = Field(
+        default="copy", description="router biases of a stacked layer: those of the layer it comes from, or zero"
+    )
+
+
+@stage("grow", revision=1, inputs={"checkpoint": "checkpoint"}, output="checkpoint")
+def grow(context: Context[GrowConfig]) -> Result:
+    """Stack the layers of a checkpoint into a deeper model (LongCat-Flash report, section 2.3.2).
+
+    Layers 1..n become 1..n, 1..n again and so on; embedding, final norm and output projection are copied. Counters and
+    schedule position are kept, so that `train` goes on from there.
+    """
+    from model.growth import layer_mapping, stack_layers
+    from stages.train.checkpoint import parameter_count, read_model, read_state, write_checkpoint
+
+    config, source = context.config, context.input("checkpoint")
+    model = read_model(source)
+    layers = model.config.num_layers
+    grown = stack_layers(model, config.factor)
+    if config.router_biases == "zero":
+        for bias_E in grown.router_biases():
+            bias_E.zero_()
+    mapping = layer_mapping(layers, config.factor)
+    moments = _moments(config, source, layers)
+    write_checkpoint(context.output, grown, moments, _state(config, read_state(source), source, mapping), source)
+    return Result(
+        counts={
+            "layers_in": layers,
+            "layers_out": len(mapping),
+            "parameters_in": parameter_count(model),
+            "parameters_out": parameter_count(grown),
+        },
+        metrics={"layer_mapping": mapping},
+    )
+
+
+def _moments(config: GrowConfig, source: Artifact, layers: int) -> Tensors:
+    """The optimizer state of the grown model; none lets AdamW begin afresh, its step count included."""
+    from model.growth import stack_state
+    from stages.train.checkpoint import read_moments
+
+    return {} if config.optimizer == "zero" else stack_state(read_moments(source), layers, config.factor)
+
+
+def _state(config: GrowConfig, state: TrainingState, source: Artifact, mapping: list[int]) -> TrainingState:
+    growth = [*state.growth, {"checkpoint": source.id, "factor": config.factor, "layer_mapping": mapping}]
+    return state.model_copy(update={"growth": growth})

@@ -1,0 +1,14 @@
+"""Stage `train`: from tokens to a checkpoint, with a new model or going on from a checkpoint."""
+
+from __future__ import annotations
+
+from pipeline.stage import Context, Result, stage
+from stages.train.config import TrainConfig
+
+
+@stage("train", revision=1, inputs={"tokens": "tokens", "checkpoint": "checkpoint?"}, output="checkpoint")
+def train(context: Context[TrainConfig]) -> Result:
+    """Train a model on packed tokens."""
+    from stages.train.run import train_checkpoint
+
+    return train_checkpoint(context)

@@ -1,0 +1,162 @@
+"""Which tokens a training sample holds, as a pure function of its number: no state, so nothing to restore.
+
+The documents are permuted anew each epoch and read as one stream. Window w of L tokens holds the inputs
+`stream[w*L : w*L+L]` and, one further, their targets; so every token but the first is a target exactly once an epoch
+(what is left at the end and fills no window is dropped; another epoch drops other tokens). Samples walk through the W
+windows in strides of about W/1.618, so that those of one batch lie far apart and not in one long document.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError
+from pipeline.tokens import TokenFile
+
+Ids = npt.NDArray[np.int64]
+IGNORED = -100
+PARTS = 1_000_000
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+
+
+class WindowSource(Protocol):
+    """Training samples by number."""
+
+    def window(self, sample: int) -> Ids:
+        """Token ids [L+1] of one sample; samples are numbered from 0 without end."""
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One order of the documents: their numbers, and where each starts in the stream (one more entry: the end)."""
+
+    documents: Ids
+    starts: Ids
+
+
+class TokenWindows:
+    """Windows over the documents of one token file that have at least `min_document_tokens` tokens."""
+
+    def __init__(self, tokens: TokenFile, *, sequence_length: int, seed: int, min_document_tokens: int = 0) -> None:
+        """Choose the documents.
+
+        Raises:
+            InputError: no document is long enough, or all of them together fill no window.
+        """
+        self.tokens = tokens
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self._lengths = np.diff(tokens.document_offsets)
+        self._chosen: Ids = np.flatnonzero(self._lengths >= max(1, min_document_tokens))
+        if not len(self._chosen):
+            raise InputError(
+                f"no document has {min_document_tokens} tokens or more; {describe_lengths(self._lengths)}",
+                where=str(tokens.prefix),
+                hint="lower min_document_tokens, or pack longer documents",
+            )
+        self.stream_tokens = int(self._lengths[self._chosen].sum())
+        self.windows_per_epoch = (self.stream_tokens - 1) // sequence_length
+        if self.windows_per_epoch < 1:
+            raise InputError(
+                f"{self.stream_tokens} tokens in {len(self._chosen)} documents do not fill one sequence of "
+                f"{sequence_length} tokens and its next token",
+                where=str(tokens.prefix),
+                hint="lower sequence_length or min_document_tokens, or pack more documents",
+            )
+        self._stride = coprime_near(self.windows_per_epoch, round(self.windows_per_epoch / GOLDEN_RATIO))
+        # A batch may span two epochs; more are never looked at together.
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    def _make_epoch(self, epoch: int) -> _Epoch:
+        documents = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self._chosen)
+        starts = np.zeros(len(documents) + 1, dtype=np.int64)
+        np.cumsum(self._lengths[documents], out=starts[1:])
+        return _Epoch(documents, starts)
+
+    def window(self, sample: int) -> Ids:
+        """Token ids [L+1] of sample `sample`, in epoch `sample // windows_per_epoch`."""
+        number, index = divmod(sample, self.windows_per_epoch)
+        epoch = self._epoch(number)
+        start = index * self._stride % self.windows_per_epoch * self.sequence_length
+        end = start + self.sequence_length + 1
+        first = int(np.searchsorted(epoch.starts, start, side="right")) - 1
+        last = int(np.searchsorted(epoch.starts, end, side="left"))
+        pieces = []
+        for place in range(first, last):
+            offset = int(epoch.starts[place])
+            document = self.tokens.document(int(epoch.documents[place]))
+            pieces.append(document[max(0, start - offset) : end - offset])
+        return np.concatenate(pieces).astype(np.int64)
+
+
+class MixedWindows:
+    """Samples of two sources, `fraction` of them from the second, spread evenly.
+
+    Sample g is from the second source when `floor((g+1)*fraction) > floor(g*fraction)`; each source's own samples are
+    taken in their order, none left out.
+    """
+
+    def __init__(self, first: WindowSource, second: WindowSource, fraction: float) -> None:
+        self.first = first
+        self.second = second
+        # Whole parts in a million keep the arithmetic exact for any number of samples.
+        self._parts = round(fraction * PARTS)
+
+    def window(self, sample: int) -> Ids:
+        before = sample * self._parts // PARTS
+        if (sample + 1) * self._parts // PARTS > before:
+            return self.second.window(before)
+        return self.first.window(sample - before)
+
+
+def coprime_near(count: int, guess: int) -> int:
+    """The least number from `guess` (at least 1) on that shares no factor with `count`."""
+    stride = max(1, guess)
+    while math.gcd(stride, count) != 1:
+        stride += 1
+    return stride
+
+
+def batch(source: WindowSource, first_sample: int, size: int) -> Ids:
+    """Token ids [B, L+1] of `size` consecutive samples."""
+    return np.stack([source.window(first_sample + slot) for slot in range(size)])
+
+
+def validation_windows(tokens: TokenFile, sequence_length: int, count: int) -> tuple[Ids, Ids]:
+    """Inputs and targets [n, L] of at most `count` windows spread evenly over a token file, in its own order.
+
+    The last window may be short: its missing inputs are 0 and its missing targets `IGNORED`. n is 0 for a file that
+    holds fewer than two tokens.
+    """
+    available = max(0, -(-(tokens.total_tokens - 1) // sequence_length))
+    chosen = sorted({index * available // count for index in range(count)}) if available else []
+    inputs = np.zeros((len(chosen), sequence_length), dtype=np.int64)
+    targets = np.full((len(chosen), sequence_length), IGNORED, dtype=np.int64)
+    for row, index in enumerate(chosen):
+        piece = tokens.tokens[index * sequence_length : (index + 1) * sequence_length + 1]
+        inputs[row, : len(piece) - 1] = piece[:-1]
+        targets[row, : len(piece) - 1] = piece[1:]
+    return inputs, targets
+
+
+def describe_lengths(lengths: npt.NDArray[np.int64]) -> str:
+    """How many documents there are of which length, for an error message."""
+    if not len(lengths):
+        return "there are no documents"
+    longest = int(lengths.max())
+    marks: Sequence[int] = [2**power for power in range(6, longest.bit_length())][-4:]
+    counts = ", ".join(f"{int((lengths >= mark).sum())} of {mark} or more" for mark in marks)
+    return f"of {len(lengths)} documents the longest has {longest}" + (f" ({counts})" if counts else "")
+
+
+def open_tokens(folder: Path, split: str) -> TokenFile:
+    """The token file of one split (`train`, `validation`) of a tokens artifact."""
+    return TokenFile(folder / split)

@@ -1,0 +1,144 @@
+"""What stage `extend` does: phases of training, each on longer sequences than the one before."""
+
+from __future__ import annotations
+
+from model.transformer import LongcatFlash
+from pipeline.artifact import Artifact
+from pipeline.stage import Context, Result
+from stages.extend import ExtendConfig, Phase
+from stages.train.checkpoint import (
+    DataPosition,
+    Tensors,
+    TrainingState,
+    check_same_tokenizer,
+    read_model,
+    read_state,
+    rebuilt,
+    write_checkpoint,
+)
+from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens
+from stages.train.run import (
+    check_controller,
+    micro_batch,
+    read_validation,
+    schedule_start,
+    start_moments,
+    state_after,
+    write_metrics,
+)
+from stages.train.runtime import choose_device, reproducible
+from stages.train.schedule import Schedule
+from stages.train.trainer import Counters, Plan, Trained, run_training
+
+
+def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
+    """Run stage `extend`; see `stages.extend`."""
+    config, tokens, checkpoint = context.config, context.input("tokens"), context.input("checkpoint")
+    check_same_tokenizer(checkpoint, tokens)
+    with reproducible(config.threads):
+        # Every phase's data is looked at first, so that a lack of long documents is told before hours of training.
+        sources = [_source(config, phase, tokens) for phase in config.phases]
+        state = read_state(checkpoint)
+        model = read_model(checkpoint, choose_device(config))
+        check_controller(config, model)
+        moments = start_moments(config, checkpoint)
+        plans = _plans(context, state)
+        done: list[Trained] = []
+        for phase, source, plan in zip(config.phases, sources, plans, strict=True):
+            model, trained = _train_phase(context, phase, plan, model, moments, source)
+            moments = trained.moments
+            done.append(trained)
+        order = _order(config, config.phases[-1], tokens)
+        write_checkpoint(context.output, model, moments, state_after(state, plans[-1], order, config), tokens)
+        write_metrics(context.output, *done)
+        return _result(config, plans, done)
+
+
+def _train_phase(
+    context: Context[ExtendConfig],
+    phase: Phase,
+    plan: Plan,
+    model: LongcatFlash,
+    moments: Tensors,
+    source: WindowSource,
+) -> tuple[LongcatFlash, Trained]:
+    length = max(phase.sequence_length, model.config.max_position_embeddings)
+    model = rebuilt(model, {"rope_theta": phase.rope_theta, "max_position_embeddings": length})
+    validation = read_validation(context.input("tokens"), phase.sequence_length, context.config.evaluation.windows)
+    return model, run_training(plan, context.config, model, moments, source, validation, context)
+
+
+def _source(config: ExtendConfig, phase: Phase, tokens: Artifact) -> WindowSource:
+    """The samples of a phase: all documents, and every so often long ones only."""
+    file = open_tokens(tokens.path, "train")
+    everything = TokenWindows(file, sequence_length=phase.sequence_length, seed=config.seed)
+    if not config.long_document_fraction:
+        return everything
+    long = TokenWindows(
+        file,
+        sequence_length=phase.sequence_length,
+        seed=config.seed,
+        min_document_tokens=phase.min_document_tokens or phase.sequence_length,
+    )
+    return MixedWindows(everything, long, config.long_document_fraction)
+
+
+def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition:
+    return DataPosition(
+        tokens=tokens.id,
+        seed=config.seed,
+        sequence_length=phase.sequence_length,
+        min_document_tokens=phase.min_document_tokens or phase.sequence_length,
+        long_document_fraction=config.long_document_fraction,
+    )
+
+
+def _plans(context: Context[ExtendConfig], state: TrainingState) -> list[Plan]:
+    """One plan a phase; each begins where the one before it ends, and all share one schedule."""
+    config = context.config
+    position = schedule_start(config, state)
+    last = position + sum(phase.step_count for phase in config.phases)
+    schedule = Schedule.of(config.schedule, config.learning_rate, last)
+    counters = Counters(state.step, state.tokens, state.samples)
+    plans = []
+    for number, phase in enumerate(config.phases, start=1):
+        order = _order(config, phase, context.input("tokens"))
+        plan = Plan(
+            label=f"extending to {phase.sequence_length}",
+            work=context.work / f"phase-{number}",
+            steps=phase.step_count,
+            sequence_length=phase.sequence_length,
+            batch_size=phase.batch_size,
+            micro_batch_size=micro_batch(phase.batch_size, phase.micro_batch_size),
+            schedule=schedule,
+            schedule_start=position,
+            data_start=state.data.start_for(order) if state.data and number == 1 else 0,
+            before=counters,
+        )
+        plans.append(plan)
+        position += plan.steps
+        counters = plan.counters(plan.steps)
+    return plans
+
+
+def _result(config: ExtendConfig, plans: list[Plan], done: list[Trained]) -> Result:
+    phases = []
+    for phase, trained in zip(config.phases, done, strict=True):
+        figures = {
+            "sequence_length": phase.sequence_length,
+            "rope_theta": phase.rope_theta,
+            "train_loss": trained.train_loss,
+            "active_experts": trained.active_experts,
+        }
+        phases.append(figures | {key: value for key, value in trained.records[-1].items() if key == "validation_loss"})
+    counters = plans[-1].counters(plans[-1].steps)
+    return Result(
+        counts={
+            "steps": sum(plan.steps for plan in plans),
+            "tokens": sum(plan.steps * plan.tokens_per_step for plan in plans),
+            "total_steps": counters.step,
+            "total_tokens": counters.tokens,
+        },
+        metrics={"phases": phases},
+        performance={f"phase-{number}": trained.performance for number, trained in enumerate(done, start=1)},
+    )

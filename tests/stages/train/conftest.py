@@ -1,0 +1,120 @@
+"""A tiny model on a synthetic corpus: what all tests of training share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.artifact import Artifact, Manifest
+from pipeline.files import read_json
+from pipeline.store import Store
+from pipeline.tokens import TokenWriter
+
+VOCABULARY = 61
+MakeTokens = Callable[..., Artifact]
+
+# One layer of every part at batch 4 of 32 tokens: some milliseconds a step.
+TINY: dict[str, Any] = {
+    "preset": "smoke",
+    "steps": 8,
+    "sequence_length": 32,
+    "batch_size": 4,
+    "learning_rate": 3e-3,
+    "device": "cpu",
+    "threads": 1,
+    "checkpoint_every": 3,
+    "evaluation": {"windows": 4},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_document(generator: np.random.Generator, length: int) -> np.ndarray:
+    """Mostly a walk `next = 5 * previous + 7`, which one look back predicts, and the end token."""
+    ids = np.empty(length, dtype=np.int64)
+    ids[0] = generator.integers(4, VOCABULARY)
+    jumps = generator.random(length) < 0.1
+    wild = generator.integers(4, VOCABULARY, size=length)
+    for place in range(1, length):
+        ids[place] = wild[place] if jumps[place] else 4 + (5 * ids[place - 1] + 7) % (VOCABULARY - 4)
+    ids[-1] = 2
+    return ids
+
+
+def write_tokenizer(path: Path, words: int) -> None:
+    from tokenizers import Tokenizer, models
+
+    vocabulary = {f"w{index}": index for index in range(words)}
+    Tokenizer(models.WordLevel(vocabulary, unk_token="w0")).save(str(path))
+
+
+@pytest.fixture
+def make_tokens(store: Store) -> MakeTokens:
+    """Publish a tokens artifact with training documents of the given lengths."""
+
+    def make(
+        lengths: Sequence[int], *, seed: int = 0, identifier: str = "70ce500000000001", words: int = VOCABULARY
+    ) -> Artifact:
+        generator = np.random.default_rng(seed)
+        with store.making(identifier) as staging:
+            for split, chosen in {"train": lengths, "validation": [60] * 5}.items():
+                with TokenWriter(staging.output / split, VOCABULARY) as writer:
+                    for length in chosen:
+                        writer.add_document(make_document(generator, length))
+            write_tokenizer(staging.output / "tokenizer.json", words)
+            (staging.output / "tokenizer_config.json").write_text("{}")
+            manifest = Manifest(
+                id=identifier,
+                kind="tokens",
+                stage="data.pack",
+                revision=1,
+                inputs={},
+                sources={},
+                config={},
+                files=store.seal(staging),
+                counts={},
+                metrics={},
+                performance={},
+                seed=0,
+                code_version="",
+                environment={},
+                started="2025-01-01T00:00:00Z",
+                duration_seconds=0.0,
+            )
+            return store.publish(staging, manifest)
+
+    return make
+
+
+@pytest.fixture
+def tokens(make_tokens: MakeTokens) -> Artifact:
+    """About 9,000 training tokens in documents of 20 to 99 tokens."""
+    return make_tokens([20 + (37 * index) % 80 for index in range(150)])
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """A training configuration of some milliseconds a step."""
+    return json.loads(json.dumps(TINY))
+
+
+@pytest.fixture
+def contents() -> Callable[[Artifact], dict[str, str]]:
+    """The sha256 of every file of an artifact, by path."""
+
+    def of(artifact: Artifact) -> dict[str, str]:
+        return {entry["path"]: entry["sha256"] for entry in read_json(artifact.path / "manifest.json")["files"]}
+
+    return of

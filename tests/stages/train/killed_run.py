@@ -1,0 +1,29 @@
+"""Runs stage `train` in a process of its own, for the test that kills it: `killed_run.py STORE TOKENS CONFIG`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import stages  # noqa: F401  declares the stages
+from pipeline.engine import LocalEngine
+from pipeline.errors import LongcatError
+from pipeline.interrupt import StopSignal
+from pipeline.runner import Session, run_stage
+from pipeline.store import Store
+
+
+def main(store: str, tokens: str, config: str) -> int:
+    stop = StopSignal()
+    with stop.installed():
+        try:
+            session = Session(Store(Path(store)), engine=LocalEngine(workers=1), stop=stop)
+            run_stage(session, "train", json.loads(config), {"tokens": tokens})
+        except LongcatError as error:
+            return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

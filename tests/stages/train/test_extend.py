@@ -1,0 +1,151 @@
+"""Stage `extend`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError, InputError
+from pipeline.store import Store
+from stages.extend import ExtendConfig
+from stages.train import trainer
+from stages.train.checkpoint import read_model, read_state
+from stages.train.metrics import read_metrics
+
+LENGTHS = [*range(20, 100), 300, 400, 700, 800, 1500]
+EXTENSION: dict[str, Any] = {
+    "device": "cpu",
+    "threads": 1,
+    "learning_rate": 1e-3,
+    "checkpoint_every": 2,
+    "evaluation": {"windows": 2},
+    "phases": [
+        {"sequence_length": 600, "rope_theta": 5e6, "steps": 3, "batch_size": 2},
+        {"sequence_length": 1200, "rope_theta": 1e7, "token_budget": 4000, "batch_size": 1},
+    ],
+}
+
+
+@pytest.fixture
+def long_tokens(make_tokens: Any) -> Artifact:
+    return make_tokens(LENGTHS)
+
+
+@pytest.fixture
+def base(run_stage: Any, long_tokens: Artifact, tiny: dict[str, Any]) -> Artifact:
+    return run_stage("train", tiny, {"tokens": long_tokens})
+
+
+class PulledPlugError(Exception):
+    """Stands for a loss of power."""
+
+
+def test_published_phases_are_the_default() -> None:
+    config = ExtendConfig()
+    assert [(phase.sequence_length, phase.rope_theta, phase.token_budget) for phase in config.phases] == [
+        (32768, 5e6, 80_000_000_000),
+        (131072, 1e7, 20_000_000_000),
+    ]
+    assert config.long_document_fraction == 0.25
+
+
+def test_changes_base_and_length_and_trains_on(run_stage: Any, base: Artifact, long_tokens: Artifact) -> None:
+    extended = run_stage("extend", EXTENSION, {"checkpoint": base, "tokens": long_tokens})
+    config = read_model(extended).config
+    assert (config.rope_theta, config.max_position_embeddings) == (1e7, 1200)
+    before = read_model(base).config
+    assert config.model_dump(exclude={"rope_theta", "max_position_embeddings"}) == before.model_dump(
+        exclude={"rope_theta", "max_position_embeddings"}
+    )
+    records = read_metrics(extended.file("metrics.jsonl"))
+    assert [record["step"] for record in records] == list(range(9, 16))
+    assert [index for index, record in enumerate(records) if "validation_loss" in record] == [2, 6]
+    state = read_state(extended)
+    seen = 8 * 4 * 32 + 3 * 2 * 600 + 4 * 1200
+    assert (state.step, state.tokens, state.schedule_position) == (15, seen, 15)
+    phases = extended.manifest.metrics["phases"]
+    assert [phase["sequence_length"] for phase in phases] == [600, 1200]
+    assert extended.manifest.counts["steps"] == 7
+
+
+def test_a_shorter_phase_does_not_shrink_the_context(run_stage: Any, base: Artifact, long_tokens: Artifact) -> None:
+    phase = {"sequence_length": 128, "rope_theta": 5e6, "steps": 1, "batch_size": 1}
+    extended = run_stage("extend", EXTENSION | {"phases": [phase]}, {"checkpoint": base, "tokens": long_tokens})
+    assert read_model(extended).config.max_position_embeddings == 512
+
+
+def test_a_quarter_of_the_sequences_is_long_documents(
+    run_stage: Any, base: Artifact, long_tokens: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.train import loader
+
+    lengths: list[int] = []
+    original = loader.TokenWindows.window
+
+    def window(self: loader.TokenWindows, sample: int) -> Any:
+        lengths.append(self.stream_tokens)
+        return original(self, sample)
+
+    monkeypatch.setattr(loader.TokenWindows, "window", window)
+    phase = {"sequence_length": 200, "rope_theta": 5e6, "steps": 4, "batch_size": 4, "min_document_tokens": 700}
+    run_stage("extend", EXTENSION | {"phases": [phase]}, {"checkpoint": base, "tokens": long_tokens})
+    assert lengths.count(700 + 800 + 1500) == 4
+    assert lengths.count(sum(LENGTHS)) == 12
+
+
+@pytest.mark.parametrize("call", [2, 3, 4, 6])
+def test_resumes_in_the_middle_of_a_phase(
+    call: int,
+    store: Store,
+    run_stage: Any,
+    base: Artifact,
+    long_tokens: Artifact,
+    contents: Callable[[Artifact], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = {"checkpoint": base, "tokens": long_tokens}
+    undisturbed = run_stage("extend", EXTENSION, inputs)
+    expected = contents(undisturbed), undisturbed.manifest.metrics
+    store.remove(undisturbed)
+    original, calls = trainer._Trainer.step, [0]
+
+    def step(self: Any, done: int) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise PulledPlugError
+        return original(self, done)
+
+    monkeypatch.setattr(trainer._Trainer, "step", step)
+    with pytest.raises(PulledPlugError):
+        run_stage("extend", EXTENSION, inputs)
+    resumed = run_stage("extend", EXTENSION, inputs)
+    assert (contents(resumed), resumed.manifest.metrics) == expected
+    assert calls[0] <= 7 + 2  # finished phases are not trained again
+
+
+def test_too_few_long_documents_is_told_before_training(run_stage: Any, base: Artifact, long_tokens: Artifact) -> None:
+    phases = [*EXTENSION["phases"], {"sequence_length": 2000, "rope_theta": 1e7, "steps": 1, "batch_size": 1}]
+    with pytest.raises(InputError) as caught:
+        run_stage("extend", EXTENSION | {"phases": phases}, {"checkpoint": base, "tokens": long_tokens})
+    assert caught.value.what == (
+        "no document has 2000 tokens or more; of 85 documents the longest has 1500 "
+        "(5 of 128 or more, 5 of 256 or more, 3 of 512 or more, 1 of 1024 or more)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phases": []}, "phases"),
+        ({"phases": [{"sequence_length": 600, "rope_theta": 5e6}]}, "either steps or token_budget"),
+        ({"long_document_fraction": 1.5}, "long_document_fraction"),
+    ],
+)
+def test_bad_configurations(
+    changes: dict[str, Any], message: str, run_stage: Any, base: Artifact, long_tokens: Artifact
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_stage("extend", EXTENSION | changes, {"checkpoint": base, "tokens": long_tokens})

@@ -1,0 +1,145 @@
+"""Which tokens a sample holds."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.tokens import TokenFile, TokenWriter
+from stages.train.loader import IGNORED, MixedWindows, TokenWindows, batch, validation_windows
+
+LENGTHS = [3, 17, 1, 40, 8, 25, 2, 64, 5, 5, 31]
+
+
+def write(prefix: Path, lengths: list[int]) -> TokenFile:
+    """Documents in which every token of the file is another number."""
+    total = sum(lengths)
+    with TokenWriter(prefix, total) as writer:
+        ids = iter(range(total))
+        for length in lengths:
+            writer.add_document([next(ids) for _ in range(length)])
+    return TokenFile(prefix)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> TokenFile:
+    return write(tmp_path / "train", LENGTHS)
+
+
+@pytest.mark.parametrize("sequence_length", [1, 7, 16, 50, 200])
+def test_an_epoch_holds_every_target_once(tokens: TokenFile, sequence_length: int) -> None:
+    windows = TokenWindows(tokens, sequence_length=sequence_length, seed=3)
+    for epoch in range(3):
+        first = epoch * windows.windows_per_epoch
+        rows = [windows.window(first + index) for index in range(windows.windows_per_epoch)]
+        assert all(len(row) == sequence_length + 1 for row in rows)
+        targets = np.concatenate([row[1:] for row in rows])
+        assert len(set(targets)) == len(targets) == (sum(LENGTHS) - 1) // sequence_length * sequence_length
+
+
+def test_samples_of_a_batch_lie_far_apart(tmp_path: Path) -> None:
+    windows = TokenWindows(write(tmp_path / "one", [4001]), sequence_length=4, seed=0)
+    places = sorted(int(row[0]) for row in batch(windows, 1234, 8))
+    assert min(np.diff(places)) > 4001 / 8 / 3
+
+
+def test_documents_stay_whole_and_in_one_piece(tokens: TokenFile) -> None:
+    windows = TokenWindows(tokens, sequence_length=sum(LENGTHS) - 1, seed=0)
+    stream = windows.window(0)
+    breaks = [0, *(np.flatnonzero(np.diff(stream) != 1) + 1).tolist(), len(stream)]
+    starts = set(tokens.document_offsets.tolist())
+    assert {int(stream[place]) for place in breaks[:-1]} <= starts
+    assert sorted(stream.tolist()) == list(range(sum(LENGTHS)))
+
+
+def test_a_sample_depends_on_its_number_alone(tokens: TokenFile) -> None:
+    one = TokenWindows(tokens, sequence_length=9, seed=5)
+    other = TokenWindows(tokens, sequence_length=9, seed=5)
+    numbers = [400, 3, 77, 0, 3, 12_345, 21]
+    forwards = {number: one.window(number).tolist() for number in numbers}
+    backwards = {number: other.window(number).tolist() for number in reversed(numbers)}
+    assert forwards == backwards
+    assert batch(one, 75, 4)[2].tolist() == forwards[77]
+
+
+def test_epochs_and_seeds_have_their_own_order(tokens: TokenFile) -> None:
+    windows = TokenWindows(tokens, sequence_length=200, seed=0)
+    orders = [windows.window(epoch).tolist() for epoch in range(3)]
+    orders.append(TokenWindows(tokens, sequence_length=200, seed=1).window(0).tolist())
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_only_long_documents(tokens: TokenFile) -> None:
+    windows = TokenWindows(tokens, sequence_length=10, seed=0, min_document_tokens=31)
+    kept = np.concatenate([tokens.document(number) for number in (3, 7, 10)])
+    assert windows.stream_tokens == 40 + 64 + 31
+    assert set(np.concatenate([windows.window(index) for index in range(60)])) <= set(kept)
+
+
+def test_no_long_documents_says_how_long_they_are(tokens: TokenFile) -> None:
+    with pytest.raises(InputError) as caught:
+        TokenWindows(tokens, sequence_length=10, seed=0, min_document_tokens=100)
+    assert caught.value.what == (
+        "no document has 100 tokens or more; of 11 documents the longest has 64 (1 of 64 or more)"
+    )
+    assert "min_document_tokens" in str(caught.value.hint)
+
+
+def test_too_little_for_one_sequence(tokens: TokenFile) -> None:
+    with pytest.raises(InputError, match="201 tokens in 11 documents do not fill one sequence of 500"):
+        TokenWindows(tokens, sequence_length=500, seed=0)
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there are no documents"):
+        TokenWindows(write(tmp_path / "empty", []), sequence_length=4, seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 1 / 3, 0.999, 1.0])
+def test_mixture_takes_its_share_and_leaves_nothing_out(fraction: float) -> None:
+    class Numbered:
+        def __init__(self, sign: int) -> None:
+            self.sign = sign
+
+        def window(self, sample: int) -> np.ndarray:
+            return np.array([self.sign * (sample + 1)])
+
+    mixed = MixedWindows(Numbered(1), Numbered(-1), fraction)
+    taken = [int(mixed.window(sample)[0]) for sample in range(1000)]
+    second = [-number for number in taken if number < 0]
+    assert second == list(range(1, len(second) + 1))
+    assert [number for number in taken if number > 0] == list(range(1, 1001 - len(second)))
+    assert abs(len(second) - 1000 * fraction) <= 1
+
+
+def test_validation_windows_are_spread_and_padded(tokens: TokenFile) -> None:
+    inputs, targets = validation_windows(tokens, 50, 10)
+    assert inputs.shape == targets.shape == (4, 50)
+    assert targets[targets != IGNORED].tolist() == list(range(1, 201))
+    assert validation_windows(tokens, 30, 3)[0][:, 0].tolist() == [0, 60, 120]
+    few, padded = validation_windows(tokens, 500, 10)
+    assert few.shape == (1, 500)
+    assert (padded != IGNORED).sum() == 200
+
+
+def test_validation_without_tokens(tmp_path: Path) -> None:
+    assert len(validation_windows(write(tmp_path / "none", []), 8, 4)[0]) == 0
+    assert len(validation_windows(write(tmp_path / "one", [1]), 8, 4)[0]) == 0
+
+
+def test_starts_at_once_on_a_billion_tokens(tmp_path: Path) -> None:
+    documents, length = 1_000_000, 1000
+    prefix = tmp_path / "large"
+    writer = TokenWriter(prefix, 100)
+    writer._lengths = [length] * documents
+    writer.finish()
+    with prefix.with_suffix(".bin").open("r+b") as stream:
+        stream.truncate(2 * documents * length)  # a sparse file: no disk is used
+    began = time.process_time()
+    windows = TokenWindows(TokenFile(prefix), sequence_length=4096, seed=0)
+    assert windows.window(123_456).shape == (4097,)
+    assert time.process_time() - began < 1

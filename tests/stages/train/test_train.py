@@ -1,0 +1,260 @@
+"""Stage `train` as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import stages.train
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError, InputError, LongcatError
+from pipeline.runner import Session
+from stages.train.checkpoint import check_same_tokenizer, read_model, read_moments, read_state
+from stages.train.metrics import read_metrics
+
+Contents = Callable[[Artifact], dict[str, str]]
+
+
+def test_loss_falls_below_what_word_counts_give(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    trained = run_stage("train", tiny | {"steps": 150, "batch_size": 8}, {"tokens": tokens})
+    metrics = trained.manifest.metrics
+    records = read_metrics(trained.file("metrics.jsonl"))
+    assert records[0]["loss"] == pytest.approx(math.log(64), rel=0.1)
+    assert metrics["train_loss"] < metrics["unigram_loss"] - 1
+    assert metrics["validation_loss"] < metrics["unigram_loss"] - 1
+    assert 3.8 < metrics["unigram_loss"] < math.log(64)
+
+
+def test_checkpoint_has_the_published_layout(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    trained = run_stage("train", tiny, {"tokens": tokens})
+    assert sorted(entry.path for entry in trained.manifest.files) == [
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training/optimizer.safetensors",
+        "training/state.json",
+    ]
+    model = read_model(trained)
+    assert model.config.vocab_size == 64
+    names = {name for name, _ in model.named_parameters()}
+    assert set(read_moments(trained)) == {
+        f"{name}.{key}" for name in names for key in ("exp_avg", "exp_avg_sq", "step")
+    }
+    state = read_state(trained)
+    assert (state.step, state.tokens, state.samples, state.schedule_position) == (8, 8 * 4 * 32, 32, 8)
+    assert trained.manifest.counts["tokens"] == 8 * 4 * 32
+    assert set(trained.manifest.performance) == {"tokens_per_second", "step_seconds"}
+
+
+def test_metrics_hold_no_clock_and_the_log_does(
+    session: Session, run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
+) -> None:
+    trained = run_stage("train", tiny | {"evaluation": {"every": 3, "windows": 2}}, {"tokens": tokens})
+    records = read_metrics(trained.file("metrics.jsonl"))
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert [record["step"] for record in records if "validation_loss" in record] == [3, 6, 8]
+    assert set(records[0]) == {
+        "step",
+        "tokens",
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "balance_gain",
+        "active_experts",
+    }
+    log = [json.loads(line) for line in session.store.log_path(trained.id).read_text().splitlines()]
+    steps = [line for line in log if line["event"] == "step"]
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    assert all(line["seconds"] > 0 and line["tokens_per_second"] > 0 for line in steps)
+
+
+def test_micro_batches_equal_the_big_batch(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    # A small step from the same start: differences are those of summation order.
+    config = tiny | {"steps": 3, "optimizer": {"eps": 1e-6}}
+    whole = run_stage("train", config, {"tokens": tokens})
+    parts = run_stage("train", config | {"micro_batch_size": 1}, {"tokens": tokens})
+    uneven = run_stage("train", config | {"micro_batch_size": 3}, {"tokens": tokens})
+    expected = load_file(whole.file("model.safetensors"))
+    for other in (parts, uneven):
+        found = load_file(other.file("model.safetensors"))
+        for name, tensor in expected.items():
+            torch.testing.assert_close(
+                found[name], tensor, rtol=1e-4, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}"
+            )
+        for a, b in zip(*(read_metrics(run.file("metrics.jsonl")) for run in (whole, other)), strict=True):
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+            assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-4)
+            assert b["active_experts"] == pytest.approx(a["active_experts"], rel=1e-2)
+
+
+def test_two_runs_give_the_same_bytes(
+    store: Any, run_stage: Any, tokens: Artifact, tiny: dict[str, Any], contents: Contents
+) -> None:
+    first = run_stage("train", tiny, {"tokens": tokens})
+    expected = contents(first)
+    store.remove(first)
+    assert contents(run_stage("train", tiny, {"tokens": tokens})) == expected
+
+
+def test_bfloat16_keeps_float32_weights(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    config = tiny | {"micro_batch_size": 2, "learning_rate": 1e-3}
+    exact = run_stage("train", config, {"tokens": tokens})
+    coarse = run_stage("train", config | {"dtype": "bfloat16"}, {"tokens": tokens})
+    tensors = load_file(coarse.file("model.safetensors"))
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    embedding = tensors["model.embed_tokens.weight"]
+    assert not torch.equal(embedding, embedding.bfloat16().float())
+    assert coarse.manifest.metrics["train_loss"] == pytest.approx(exact.manifest.metrics["train_loss"], rel=5e-3)
+
+
+def test_going_on_equals_not_having_stopped(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    """Two runs that share one schedule end where one long run ends."""
+    schedule = {"schedule": {"total_steps": 10, "warmup_steps": 2}}
+    whole = run_stage("train", tiny | schedule | {"steps": 10}, {"tokens": tokens})
+    first = run_stage("train", tiny | schedule | {"steps": 6}, {"tokens": tokens})
+    onward = {key: value for key, value in tiny.items() if key != "preset"}
+    second = run_stage("train", onward | schedule | {"steps": 4}, {"tokens": tokens, "checkpoint": first})
+    assert second.file("model.safetensors").read_bytes() == whole.file("model.safetensors").read_bytes()
+    assert read_state(second).model_dump(exclude={"config"}) == read_state(whole).model_dump(exclude={"config"})
+    both = [line for run in (first, second) for line in read_metrics(run.file("metrics.jsonl"))]
+    alone = read_metrics(whole.file("metrics.jsonl"))
+    assert [line["loss"] for line in both] == [line["loss"] for line in alone]
+    assert second.manifest.counts["total_steps"] == 10
+
+
+def test_a_restarted_schedule_and_fresh_moments(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    first = run_stage("train", tiny, {"tokens": tokens})
+    onward = {key: value for key, value in tiny.items() if key != "preset"}
+    onward |= {"schedule": {"position": "restart", "warmup_steps": 4}, "optimizer": {"state": "reset"}, "steps": 4}
+    second = run_stage("train", onward, {"tokens": tokens, "checkpoint": first})
+    assert [line["learning_rate"] for line in read_metrics(second.file("metrics.jsonl"))] == pytest.approx(
+        [3e-3 * quarter / 4 for quarter in (1, 2, 3, 4)]
+    )
+    assert {float(tensor) for name, tensor in read_moments(second).items() if name.endswith(".step")} == {4.0}
+    assert (read_state(second).step, read_state(second).schedule_position) == (12, 4)
+
+
+def test_other_data_begins_at_its_first_sample(
+    run_stage: Any, tokens: Artifact, make_tokens: Any, tiny: dict[str, Any]
+) -> None:
+    first = run_stage("train", tiny, {"tokens": tokens})
+    other = make_tokens([80] * 50, seed=1, identifier="70ce500000000002")
+    onward = {key: value for key, value in tiny.items() if key != "preset"} | {"steps": 2}
+    for given, position in ((tokens, 40), (other, 8)):
+        data = read_state(run_stage("train", onward, {"tokens": given, "checkpoint": first})).data
+        assert data is not None
+        assert data.position == position
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_no_silent_nan(
+    what: str, run_stage: Any, tokens: Artifact, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.train import trainer
+
+    original = trainer._Trainer._gradients
+
+    def poisoned(self: Any, ids: Any) -> Any:
+        loss, counts = original(self, ids)
+        if len(read_metrics(self.metrics.path)) == 4:
+            if what == "loss":
+                return math.nan, counts
+            next(self.model.parameters()).grad.fill_(math.inf)
+        return loss, counts
+
+    monkeypatch.setattr(trainer._Trainer, "_gradients", poisoned)
+    with pytest.raises(LongcatError) as caught:
+        run_stage("train", tiny, {"tokens": tokens})
+    subject = "the loss is nan" if what == "loss" else "the gradient norm is (inf|nan)"
+    assert caught.match(rf"{subject} at step 5; the last finite loss was [34]\.\d+ at step 4")
+    assert "learning_rate" in str(caught.value.hint)
+
+
+def test_a_rate_that_blows_up_is_an_error(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    config = tiny | {"steps": 100, "learning_rate": 1e18, "optimizer": {"weight_decay": 0}}
+    with pytest.raises(LongcatError, match=r"is (nan|inf) at step \d+"):
+        run_stage("train", config, {"tokens": tokens})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"preset": None}, ConfigError, "preset is missing"),
+        ({"preset": "huge"}, ConfigError, "preset huge: unknown"),
+        ({"token_budget": 100}, ConfigError, "either steps or token_budget"),
+        ({"steps": None}, ConfigError, "either steps or token_budget"),
+        ({"model": {"num_layer": 2}}, ConfigError, "num_layer"),
+        ({"model": {"vocab_size": 10}}, ConfigError, "vocab_size = 10, but the tokenizer has 61"),
+        ({"sequence_length": 600}, ConfigError, "exceeds the model's max_position_embeddings = 512"),
+        ({"balance": {"target_active_experts": 5}}, ConfigError, "out of reach"),
+        ({"min_document_tokens": 1000}, InputError, "no document has 1000 tokens or more"),
+        ({"schedule": {"kind": "linear"}}, ConfigError, "schedule.kind"),
+    ],
+)
+def test_bad_configurations(
+    changes: dict[str, Any],
+    error: type[LongcatError],
+    message: str,
+    run_stage: Any,
+    tokens: Artifact,
+    tiny: dict[str, Any],
+) -> None:
+    with pytest.raises(error, match=message):
+        run_stage("train", tiny | changes, {"tokens": tokens})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        run_stage("train", tiny | {"device": "cuda"}, {"tokens": tokens})
+
+
+def test_a_checkpoint_of_another_tokenizer(
+    run_stage: Any, tokens: Artifact, make_tokens: Any, tiny: dict[str, Any]
+) -> None:
+    first = run_stage("train", tiny, {"tokens": tokens})
+    other = make_tokens([80] * 50, identifier="70ce500000000003", words=62)
+    onward = {key: value for key, value in tiny.items() if key != "preset"}
+    with pytest.raises(InputError, match="another tokenizer"):
+        run_stage("train", onward, {"tokens": other, "checkpoint": first})
+    (first.path / "tokenizer.json").unlink()
+    many = make_tokens([80] * 50, identifier="70ce500000000004", words=65)
+    with pytest.raises(InputError, match="have 65 ids, the checkpoint has vocab_size = 64"):
+        check_same_tokenizer(first, many)
+
+
+def test_a_preset_beside_a_checkpoint(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    first = run_stage("train", tiny, {"tokens": tokens})
+    with pytest.raises(ConfigError, match="are for a new model"):
+        run_stage("train", tiny, {"tokens": tokens, "checkpoint": first})
+
+
+def test_the_process_is_left_as_it_was(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    run_stage("train", tiny | {"steps": 1}, {"tokens": tokens})
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == 1
+    assert torch.tensor([1e-40]).mul(1.0).item() != 0
+
+
+def test_budget_in_tokens(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    trained = run_stage("train", tiny | {"steps": None, "token_budget": 129}, {"tokens": tokens})
+    assert trained.manifest.counts["steps"] == 2
+
+
+def test_declaring_the_stages_loads_nothing_heavy() -> None:
+    code = "import sys, stages.train, stages.grow, stages.extend; sys.exit(bool({'torch', 'model'} & set(sys.modules)))"
+    root = str(Path(stages.train.__file__).parents[2])
+    child = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": root}, check=False)
+    assert child.returncode == 0
