@@ -22,14 +22,8 @@ from model.transformer import LongcatFlash
 from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError, InputError, IntegrityError
 from pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
+from stages.data.tokenizer.special import TOKENIZER_FILES
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 OPTIMIZER_FILE = "training/optimizer.safetensors"
 STATE_FILE = "training/state.json"
 METRICS_FILE = "metrics.jsonl"
