@@ -57,7 +57,7 @@ def check(tmp_path: Path, settings: tuple[str, ...], kills: int) -> None:
     hit = run_with_kills(tmp_path / "killed", settings, kills, seconds, seed=kills)
     subprocess.run(command(tmp_path / "killed", settings), check=True, capture_output=True, timeout=1800)
     calm, killed = contents(tmp_path / "calm"), contents(tmp_path / "killed")
-    assert hit > 0
+    assert hit >= kills // 2
     assert calm.keys() == killed.keys()
     assert [name for name in calm if calm[name] != killed[name]] == []
     assert not list((tmp_path / "killed" / ".staging").glob("*/output"))
