@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(302, {"Location": f"http://localhost:{self.server.server_port}/files/{name}"})
         elif way == "ftp":
             self._answer(302, {"Location": "ftp://127.0.0.1/x"})
-        elif way == "down" or (way == "flaky" and number % 3):
+        elif way == "down" or (way == "flaky" and number % 3) or (way == "dies" and number > 2):
             self._answer(503, {})
         elif name not in self.server.files:
             self._answer(404, {})
@@ -195,12 +195,13 @@ def test_a_file_that_changes_while_it_is_read_is_refused(server: Server, run_sta
         run_stage("data.extract", {"input": [server.url("changing/x.txt")]})
 
 
-def test_a_lost_connection_fails_the_stage_and_drops_no_record(server: Server, run_stage: RunStage) -> None:
-    server.files["x.txt"] = b"content of the file"
-    (file,) = remote_files(server.url("files/x.txt"))
-    broken = RemoteFile(server.url("down/x.txt"), file.size, file.version)
-    with pytest.raises(InputError, match="in 4 tries"):
-        broken.read()
+@pytest.mark.parametrize("name", ["x.txt", "crawl.warc.gz", "table.parquet"])
+def test_a_lost_server_fails_the_stage_and_drops_no_record(server: Server, run_stage: RunStage, name: str) -> None:
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"text": ["one", "two"]}), stream)
+    server.files |= {"x.txt": b"content", "crawl.warc.gz": crawl(3), "table.parquet": stream.getvalue()}
+    with pytest.raises(InputError, match="in 4 tries: HTTP status 503"):
+        run_stage("data.extract", {"input": [server.url(f"dies/{name}")]})
 
 
 @pytest.mark.parametrize("url", ["https:///x", "https://user:secret@host.example/x"])
