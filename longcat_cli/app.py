@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from longcat_cli import artifacts, data, doctor, evaluate, extend, generate, grow, recipes, serve, train
-from longcat_cli.settings import DEFAULT_STORE, Settings
+from longcat_cli.settings import DEFAULT_STORE, EngineName, Settings
 
 app = typer.Typer(
     name="longcat",
@@ -37,6 +37,15 @@ def settings(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Worker processes of the data stages (default: one a core).")
     ] = None,
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="Where the data stages run: processes of this machine, or Ray.")
+    ] = EngineName.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address", metavar="ADDRESS", help="Running Ray cluster: auto or HOST:PORT (default: start one here)."
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, warnings and errors only.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
@@ -46,7 +55,15 @@ def settings(
 
         typer.echo(f"longcat {code_version()}")
         raise typer.Exit
-    ctx.obj = Settings(store=store, workers=workers, debug=debug, quiet=quiet, stop=ctx.obj)
+    ctx.obj = Settings(
+        store=store,
+        workers=workers,
+        engine=engine,
+        ray_address=ray_address,
+        debug=debug,
+        quiet=quiet,
+        stop=ctx.obj,
+    )
 
 
 for module in (data, train, grow, extend, evaluate, generate, serve, recipes, artifacts, doctor):

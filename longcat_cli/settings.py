@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from pipeline.engine import Engine
     from pipeline.interrupt import StopSignal
     from pipeline.runner import Session
     from pipeline.store import Store
@@ -16,12 +18,21 @@ if TYPE_CHECKING:
 DEFAULT_STORE = Path("longcat-store")
 
 
+class EngineName(StrEnum):
+    """Where the data stages run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 @dataclass
 class Settings:
-    """What stands before the command: `longcat --store DIR --workers 4 --debug ...`."""
+    """What stands before the command: `longcat --store DIR --engine ray --workers 4 --debug ...`."""
 
     store: Path = DEFAULT_STORE
     workers: int | None = None
+    engine: EngineName = EngineName.LOCAL
+    ray_address: str | None = None
     debug: bool = False
     quiet: bool = False
     stop: StopSignal | None = None
@@ -31,17 +42,33 @@ class Settings:
 
         return Store(self.store)
 
+    def open_engine(self) -> Engine:
+        """The engine asked for.
+
+        Raises:
+            UsageError: Ray was asked for and is not installed, or its address is given to another engine.
+        """
+        from pipeline.engine import LocalEngine
+        from pipeline.errors import UsageError
+
+        if self.engine is EngineName.RAY:
+            from pipeline.engine.ray import RayEngine
+
+            return RayEngine(self.workers, self.ray_address)
+        if self.ray_address is not None:
+            raise UsageError("--ray-address is for --engine ray", hint="add --engine ray before the command")
+        return LocalEngine(self.workers)
+
     def open_session(self) -> Session:
         """A session with progress on stderr and signals handled."""
         import stages  # noqa: F401  declares the stages
         from longcat_cli.console import make_logger, make_progress
-        from pipeline.engine import LocalEngine
         from pipeline.interrupt import StopSignal
         from pipeline.runner import Session
 
         return Session(
             store=self.open_store(),
-            engine=LocalEngine(self.workers),
+            engine=self.open_engine(),
             progress=make_progress(quiet=self.quiet),
             logger=make_logger(quiet=self.quiet, debug=self.debug),
             stop=self.stop or StopSignal(),

@@ -5,23 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
-from pipeline.files import sha256_file
+from pipeline.files import canonical_json, sha256_file
+
+if TYPE_CHECKING:
+    from pipeline.remote import RemoteFile
 
 
-def fingerprint_paths(paths: Iterable[str | Path]) -> dict[str, str]:
+def fingerprint_paths(paths: Iterable[str | Path | RemoteFile]) -> dict[str, str]:
     """sha256 of each given file, or of the names and contents below each given folder, keyed by the path as given.
 
-    Links inside a folder are not followed. The position of a folder on the machine does not enter its digest.
+    Links inside a folder are not followed. The position of a folder on the machine does not enter its digest. Of a
+    remote file the content is not read: its URL, size and version (ETag, generation or date of change) stand for it.
 
     Raises:
         InputError: a path is missing or cannot be read.
     """
-    return {str(path): _fingerprint(Path(path).expanduser()) for path in paths}
+    return {str(path): _fingerprint(path) for path in paths}
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(given: str | Path | RemoteFile) -> str:
+    if not isinstance(given, (str, Path)):
+        return hashlib.sha256(canonical_json([given.url, given.size, given.version])).hexdigest()
+    path = Path(given).expanduser()
     try:
         if path.is_dir():
             return _fingerprint_folder(path)

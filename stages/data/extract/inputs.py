@@ -6,9 +6,11 @@ import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from pipeline.artifact import Artifact
 from pipeline.errors import InputError
+from pipeline.remote import RemoteFile, is_remote, remote_files
 from pipeline.sources import plain_files
 from stages.data.extract.config import ExtractConfig
 from stages.data.extract.kinds import format_of_name
@@ -21,7 +23,7 @@ KNOWN_NAMES = ".warc .html .jsonl .json.gz .parquet .txt .md .rst and source cod
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file to read; `source` is what documents name it by."""
+    """A file to read; `source` is what documents name it by. A remote file stands in `path` as a path does."""
 
     path: Path
     source: str
@@ -47,12 +49,18 @@ class Given:
 def expand(names: Iterable[str]) -> list[Given]:
     """Paths for names and glob patterns, each once, in the order given; matches of a pattern sorted.
 
+    A URL gives the remote files behind it, which are read as paths are.
+
     Raises:
-        InputError: a pattern matches nothing, or a path is a pipe or a device. Missing paths are left for the reader to
-            name.
+        InputError: a pattern matches nothing, a path is a pipe or a device, or a remote file cannot be reached. Missing
+            paths are left for the reader to name.
     """
-    given: dict[Path, Given] = {}
+    given: dict[str | Path, Given] = {}
     for name in names:
+        if is_remote(name):
+            for remote in remote_files(name):
+                given.setdefault(remote.url, Given(cast("Path", remote), by_name=remote.url == name))
+            continue
         path = Path(name).expanduser()
         if path.exists() or not glob.has_magic(name):
             given.setdefault(path, Given(path, by_name=True))
@@ -62,7 +70,7 @@ def expand(names: Iterable[str]) -> list[Given]:
             raise InputError("the pattern matches no file", where=name)
         for match in map(Path, matches):
             given.setdefault(match, Given(match, by_name=False))
-    for path in given:
+    for path in (path for path in given if isinstance(path, Path)):
         # Reading a pipe or a device for its digest would never end.
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError("neither a file nor a folder", where=str(path))
@@ -75,10 +83,10 @@ def list_inputs(config: ExtractConfig) -> Listing:
     Raises:
         InputError: a path is missing, or the name of a file named one by one does not tell its format.
     """
-    files: dict[Path, InputFile] = {}
+    files: dict[str, InputFile] = {}
     skipped = 0
     for given in expand(config.input):
-        if not given.path.exists():
+        if not isinstance(given.path, RemoteFile) and not given.path.exists():
             raise InputError("no such file or folder", where=str(given.path))
         for file in _below(given.path):
             form = config.format if config.format != "auto" else format_of_name(file.name)
@@ -86,7 +94,7 @@ def list_inputs(config: ExtractConfig) -> Listing:
                 hint = f"give --format; names known: {KNOWN_NAMES}"
                 raise InputError("the name does not tell the format", where=str(file), hint=hint)
             if form in config.formats:
-                files.setdefault(file, InputFile(file, _printable(file), str(form)))
+                files.setdefault(str(file), InputFile(file, _printable(file), str(form)))
             else:
                 skipped += 1
     return Listing(tuple(files.values()), skipped)
@@ -94,11 +102,11 @@ def list_inputs(config: ExtractConfig) -> Listing:
 
 def _printable(path: Path) -> str:
     """The path as text that UTF-8 can hold, whatever bytes its name is made of."""
-    return path.as_posix().encode("utf-8", errors="backslashreplace").decode()
+    return str(path).encode("utf-8", errors="backslashreplace").decode()
 
 
 def _below(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
+    if isinstance(path, RemoteFile) or not path.is_dir():
         yield path
         return
     for file in plain_files(path):
@@ -122,7 +130,7 @@ def split(files: Sequence[InputFile], shard_bytes: int) -> list[tuple[InputFile,
             shards.append((file,))
             continue
         together.append(file)
-        size += file.path.stat().st_size
+        size += file.path.size if isinstance(file.path, RemoteFile) else file.path.stat().st_size
         if size >= shard_bytes or len(together) >= MAX_FILES_A_SHARD:
             shards.append(tuple(together))
             together, size = [], 0

@@ -14,7 +14,8 @@ from pipeline.errors import ConfigError, InputError, IntegrityError
 from pipeline.runner import Session, run_stage
 from pipeline.store import Store
 from pipeline.tokens import TokenFile
-from stages.data.pack import HASH_RANGE, split_hash, validation_limit
+from stages.data.pack import HASH_RANGE, validation_limit
+from stages.data.pack.encode import split_hash
 from stages.data.tokenizer.special import TOKENIZER_FILES
 from stages.tokenizer import load_tokenizer
 

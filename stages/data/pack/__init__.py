@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from pipeline.config import StageConfig
-from pipeline.documents import Document, document_shards, read_documents
+from pipeline.documents import document_shards
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, atomic_write
+from pipeline.files import atomic_write
 from pipeline.stage import Context, Result, stage
 from stages.data.tokenizer.special import TOKENIZER_FILES
 
@@ -21,15 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from stages.tokenizer import Tokenizer
+    from stages.data.pack.encode import EncodeTask
 
-BATCH_DOCUMENTS = 256
-BATCH_CHARACTERS = 1 << 20
 HASH_RANGE = 1 << 64
 
 
 class PackConfig(StageConfig):
-    """How documents are split between training and validation."""
+    """How documents are split between training and validation, and which packing indexes are made."""
 
     validation_fraction: float = Field(
         default=0.005,
@@ -37,30 +33,26 @@ class PackConfig(StageConfig):
         lt=1,
         description="Share of the documents that go to validation, chosen by a hash of their id.",
     )
+    pack_lengths: tuple[Annotated[int, Field(ge=2, le=1 << 24)], ...] = Field(
+        default=(),
+        description="Lengths in tokens of the sequences for which an index of best-fit packing is written.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the split.")
 
 
-@dataclass(frozen=True)
-class EncodeTask:
-    """Encode the documents of `shard`: ids to `tokens` (raw), hash and length of each to `table`, uint64 [n, 2]."""
-
-    shard: Path
-    tokenizer: Path
-    tokens: Path
-    table: Path
-    seed: int
-
-
-@stage("data.pack", revision=1, inputs={"documents": "documents", "tokenizer": "tokenizer"}, output="tokens")
+@stage("data.pack", revision=2, inputs={"documents": "documents", "tokenizer": "tokenizer"}, output="tokens")
 def pack_documents(context: Context[PackConfig]) -> Result:
     """Tokenise documents into `train` and `validation` token files; every document ends with the end token.
 
-    The files of the tokenizer are copied beside them, so that training needs this artifact alone.
+    The files of the tokenizer are copied beside them, so that training needs this artifact alone. For every length in
+    `pack_lengths` there is an index of best-fit packing of the training documents.
 
     Raises:
         InputError: there are fewer than two documents, or the tokenizer cannot be read.
         IntegrityError: a shard is damaged.
     """
+    from stages.data.pack.encode import EncodeTask, encode_shard
+
     documents, tokenizer = context.input("documents"), context.input("tokenizer")
     tasks = [
         EncodeTask(
@@ -80,6 +72,7 @@ def pack_documents(context: Context[PackConfig]) -> Result:
             where=str(documents.path),
         )
     counts = _join(context, tasks, encoded[0]["vocab_size"])
+    packing = _index(context)
     for name in TOKENIZER_FILES:
         atomic_write(context.output / name, tokenizer.file(name).read_bytes())
     n_bytes = sum(part["bytes"] for part in encoded)
@@ -96,67 +89,21 @@ def pack_documents(context: Context[PackConfig]) -> Result:
             "bytes": n_bytes,
             "bytes_per_token": round(n_bytes / (tokens - total), 4),
             "vocab_size": encoded[0]["vocab_size"],
+            **({"packing": packing} if packing else {}),
         },
     )
 
 
-def split_hash(identifier: str, seed: int) -> int:
-    """64 bits of a document's id, by which it goes to training or validation."""
-    key = seed.to_bytes(8, "little")
-    digest = hashlib.blake2b(identifier.encode(), digest_size=8, key=key, person=b"longcat-split")
-    return int.from_bytes(digest.digest(), "little")
-
-
-def validation_limit(hashes: Sequence[int], fraction: float) -> int:
+def validation_limit(hashes: npt.ArrayLike, fraction: float) -> int:
     """Documents of a hash up to this one validate: about `fraction` of them, at least one, and not all.
 
     `hashes` has two values or more, of which two differ at least.
     """
-    known = sorted(set(hashes))
-    limit = int(fraction * HASH_RANGE)
-    return min(max(limit, known[0]), known[-1] - 1)
-
-
-def encode_shard(task: EncodeTask) -> dict[str, Any]:
-    """Encode one shard; see `EncodeTask`. Documents without text are left out and counted."""
     import numpy as np
 
-    from pipeline.tokens import dtype_for
-    from stages.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(task.tokenizer)
-    dtype = dtype_for(tokenizer.vocab_size)
-    table: list[tuple[int, int]] = []
-    n_bytes = empty = 0
-    with atomic_path(task.tokens) as aside, aside.open("wb") as stream:
-        for batch in _batches(task.shard):
-            texts = [document for document in batch if document.text]
-            empty += len(batch) - len(texts)
-            for document, ids in zip(texts, _encode(tokenizer, texts), strict=True):
-                stream.write(np.asarray(ids, dtype=dtype).tobytes())
-                table.append((split_hash(document.id, task.seed), len(ids)))
-                n_bytes += len(document.text.encode())
-    with atomic_path(task.table) as aside, aside.open("wb") as stream:
-        np.save(stream, np.array(table, dtype=np.uint64).reshape(-1, 2))
-    return {"documents": len(table), "empty": empty, "bytes": n_bytes, "vocab_size": tokenizer.vocab_size}
-
-
-def _encode(tokenizer: Tokenizer, documents: Sequence[Document]) -> Iterator[list[int]]:
-    for ids in tokenizer.encode_batch([document.text for document in documents]):
-        yield [*ids, tokenizer.eos_id]
-
-
-def _batches(shard: Path) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in read_documents(shard):
-        batch.append(document)
-        characters += len(document.text)
-        if len(batch) >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+    known = np.unique(np.asarray(hashes, dtype=np.uint64))
+    limit = int(fraction * HASH_RANGE)
+    return min(max(limit, int(known[0])), int(known[-1]) - 1)
 
 
 def _join(context: Context[PackConfig], tasks: Sequence[EncodeTask], vocab_size: int) -> dict[str, int]:
@@ -167,9 +114,9 @@ def _join(context: Context[PackConfig], tasks: Sequence[EncodeTask], vocab_size:
 
     tables = [np.load(task.table) for task in tasks]
     hashes = np.concatenate(tables)[:, 0]
-    if len(np.unique(hashes)) < 2:
+    if (hashes == hashes[0]).all():
         raise InputError(f"all {len(hashes)} documents have one id, so they cannot be split")
-    limit = validation_limit(hashes.tolist(), context.config.validation_fraction)
+    limit = validation_limit(hashes, context.config.validation_fraction)
     counts = dict.fromkeys(("train_tokens", "validation_tokens", "train_documents", "validation_documents"), 0)
     with (
         TokenWriter(context.output / "train", vocab_size) as train,
@@ -198,3 +145,17 @@ def _documents(
     for number, length in enumerate(lengths.tolist()):
         yield number, tokens[start : start + length]
         start += length
+
+
+def _index(context: Context[PackConfig]) -> dict[str, Any]:
+    """Write the packing indexes that were asked for; what each came to, by its length."""
+    if not context.config.pack_lengths:
+        return {}
+    from pipeline.tokens import TokenFile
+    from stages.data.pack.packing import index_name, write_pack
+
+    offsets = TokenFile(context.output / "train").document_offsets
+    return {
+        str(length): write_pack(context.output / index_name("train", length), offsets, length)
+        for length in sorted(set(context.config.pack_lengths))
+    }

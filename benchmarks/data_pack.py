@@ -1,0 +1,142 @@
+"""Tokenising and packing beside raw `tokenizers`: the whole stage `data.pack` against `encode_batch_fast` alone.
+
+Ours reads the zstd shards, encodes, splits, writes the token files, makes an index of best-fit packing for 2048 tokens
+and publishes a verified artifact; the peer encodes the same texts, which lie in memory already, in the same batches
+with the same tokenizer, and throws the result away. One process, one thread each, interleaved; CPU seconds.
+
+    python benchmarks/data_pack.py FOLDER [--megabytes 10] [--runs 5] [--vocab-size 16384] [--output FILE.json]
+
+FOLDER holds documents as HTML, text, markdown or reStructuredText, for instance unpacked Debian documentation packages.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["RAYON_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import stages  # noqa: F401  declares the stages
+from pipeline.artifact import Artifact
+from pipeline.documents import document_shards, read_documents
+from pipeline.engine import LocalEngine
+from pipeline.runner import Session, run_stage
+from pipeline.store import Store
+from stages.data.pack.encode import BATCH_CHARACTERS, BATCH_DOCUMENTS
+from stages.tokenizer import load_tokenizer
+
+SUFFIXES = {".html", ".htm", ".txt", ".md", ".rst"}
+PACK_LENGTH = 2048
+
+
+def chosen(folder: Path, limit: int) -> Iterator[Path]:
+    """Files of `folder` in a fixed order that mixes its parts, until `limit` bytes are reached."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not files:
+        sys.exit(f"no HTML or text below {folder}")
+    step = 977 if len(files) % 977 else 1
+    taken = 0
+    for number in range(len(files)):
+        path = files[number * step % len(files)]
+        taken += path.stat().st_size
+        if taken > limit:
+            return
+        yield path
+
+
+def cpu_seconds(action: Callable[[], Any]) -> float:
+    started = time.process_time()
+    action()
+    return time.process_time() - started
+
+
+def pack(session: Session, documents: Artifact, tokenizer: Artifact, seed: int) -> Artifact:
+    """Another seed makes another artifact: it moves documents between the parts and changes no amount of work."""
+    config = {"pack_lengths": [PACK_LENGTH], "seed": seed}
+    return run_stage(session, "data.pack", config, {"documents": documents, "tokenizer": tokenizer}).artifact
+
+
+def batches(texts: list[str]) -> list[list[str]]:
+    found: list[list[str]] = [[]]
+    size = 0
+    for text in texts:
+        found[-1].append(text)
+        size += len(text)
+        if len(found[-1]) >= BATCH_DOCUMENTS or size >= BATCH_CHARACTERS:
+            found.append([])
+            size = 0
+    return found
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    session = Session(Store(folder / "store"), engine=LocalEngine(workers=1))
+    files = [str(path) for path in chosen(options.folder, int(options.megabytes * 3e6))]
+    extracted = run_stage(session, "data.extract", {"input": files, "shard_bytes": 16 << 20}).artifact
+    trained = {"vocab_size": options.vocab_size, "sample_bytes": 8 << 20}
+    tokenizer = run_stage(session, "data.tokenizer", trained, {"documents": extracted}).artifact
+    texts = [document.text for shard in document_shards(extracted) for document in read_documents(shard)]
+    backend = load_tokenizer(tokenizer.path)._backend
+    parts = batches(texts)
+
+    def peer() -> None:
+        for part in parts:
+            backend.encode_batch_fast(part, add_special_tokens=False)
+
+    times: dict[str, list[float]] = {"raw tokenizers": [], "data.pack": []}
+    artifact = None
+    for number in range(options.runs + 1):
+        theirs = cpu_seconds(peer)
+        started = time.process_time()
+        artifact = pack(session, extracted, tokenizer, number)
+        ours = time.process_time() - started
+        if number:  # the first round warms caches and imports
+            times["raw tokenizers"].append(theirs)
+            times["data.pack"].append(ours)
+    assert artifact is not None
+    counts = artifact.manifest.counts
+    return {
+        "documents": len(texts),
+        "text_bytes": sum(len(text.encode()) for text in texts),
+        "tokens": counts["train_tokens"] + counts["validation_tokens"],
+        "packing": artifact.manifest.metrics["packing"],
+        "seconds": times,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--megabytes", type=float, default=10, help="of text, roughly")
+    parser.add_argument("--vocab-size", type=int, default=16384)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        found = measure(options, Path(scratch))
+    print(f"{found['documents']} documents, {found['text_bytes'] / 1e6:.1f} MB of text, {found['tokens']} tokens")
+    print(f"{'':16} {'CPU s':>8} {'min':>8} {'max':>8} {'Mtok/CPU s':>11} {'MB/CPU s':>9}")
+    medians = {}
+    for name, seconds in found["seconds"].items():
+        middle = medians[name] = statistics.median(seconds)
+        rate, size = found["tokens"] / middle / 1e6, found["text_bytes"] / middle / 1e6
+        print(f"{name:16} {middle:8.3f} {min(seconds):8.3f} {max(seconds):8.3f} {rate:11.3f} {size:9.2f}")
+    found["ratio"] = medians["raw tokenizers"] / medians["data.pack"]
+    packing = found["packing"][str(PACK_LENGTH)]
+    print(f"data.pack reaches {found['ratio']:.3f} of raw tokenizers (target 0.9)")
+    print(f"best-fit packing for {PACK_LENGTH}: {packing['sequences']} sequences, waste {packing['waste']:.2%}")
+    if options.output:
+        options.output.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The Ray engine: the same functions of one shard, as tasks of a Ray cluster whose nodes share a file system."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.local import available_cores
+from pipeline.errors import LongcatError, UsageError
+
+MAX_RETRIES = 3
+POLL_SECONDS = 0.2
+LOCAL_CLUSTER = "local"
+OBJECT_STORE_BYTES = 100 << 20  # tasks and results are small; what is large goes through files
+
+
+class RayEngine:
+    """Tasks on a Ray cluster; a task whose worker dies is run again, up to three times.
+
+    Workers read and write the paths that this process names, so the store, the inputs and the working directory must
+    lie on a file system that all nodes share, and the same version of this package must be installed on all of them.
+    """
+
+    def __init__(self, workers: int | None = None, address: str | None = None) -> None:
+        """`address`: of a running cluster (`auto`, `HOST:PORT`, `ray://HOST:PORT`); by default a cluster of this
+        machine alone is started for this process. `workers`: most tasks at once, by default one a CPU of the cluster.
+
+        Raises:
+            UsageError: Ray is not installed.
+        """
+        try:
+            import ray  # noqa: F401
+        except ImportError:
+            raise UsageError("the engine `ray` needs Ray", hint='pip install "longcat-cli[ray]"') from None
+        self._asked = workers
+        self._address = address or LOCAL_CLUSTER
+        self._started = False
+
+    @property
+    def workers(self) -> int:
+        if self._asked is not None:
+            return self._asked
+        import ray
+
+        self._connect()
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """See `Engine.run`.
+
+        Raises:
+            LongcatError: the cluster cannot be reached or was lost, or a task's worker died four times.
+        """
+        if not tasks:
+            return
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        self._connect()
+        remote = ray.remote(num_cpus=1, max_retries=MAX_RETRIES, retry_exceptions=False)(_call)
+        folder, most = str(Path.cwd()), self._most_in_flight()
+        pending: dict[Any, int] = {}
+        queue = iter(enumerate(tasks))
+        try:
+            while True:
+                # Few tasks are handed out ahead, so that a million of them need no memory.
+                while len(pending) < most and (item := next(queue, None)) is not None:
+                    pending[remote.remote(function, item[1], folder)] = item[0]
+                if not pending:
+                    return
+                done, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_SECONDS)
+                for reference in done:
+                    yield pending.pop(reference), ray.get(reference)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            raise LongcatError(
+                f"Ray gave a task up: {_first_line(error)}",
+                hint="run again to go on from the finished shards; a worker dies when killed or out of memory",
+            ) from None
+        finally:
+            self._give_up(list(pending))
+
+    def close(self) -> None:
+        """Leave the cluster, and end it if it was started here."""
+        if self._started:
+            import ray
+
+            ray.shutdown()
+            self._started = False
+
+    def _most_in_flight(self) -> int:
+        # A cluster that runs already has more CPUs than were asked for; one of our own keeps to them by itself.
+        bounded = self._asked is not None and self._address != LOCAL_CLUSTER
+        return self.workers if bounded else 2 * self.workers
+
+    def _connect(self) -> None:
+        import ray
+
+        if self._started:
+            return
+        # Nothing is told to anyone about this run, and a task that never fits into memory ends after some tries.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                ray.init(**self._options())
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise LongcatError(
+                f"no Ray cluster: {_first_line(error)}",
+                where=self._address,
+                hint="`ray status` tells whether one runs; without --ray-address one is started on this machine",
+            ) from None
+        finally:
+            # Ray sets handlers of its own; what a signal means is decided by the command line.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        self._started = True
+
+    def _options(self) -> dict[str, Any]:
+        variables = {
+            "OMP_NUM_THREADS": "1",
+            "RAYON_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        options: dict[str, Any] = {
+            "address": self._address,
+            "log_to_driver": False,
+            "logging_level": "error",
+            "runtime_env": {"env_vars": variables},
+        }
+        if self._address == LOCAL_CLUSTER:
+            options |= {
+                "num_cpus": self._asked or available_cores(),
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+        return options
+
+    def _give_up(self, references: list[Any]) -> None:
+        import ray
+
+        if references and ray.is_initialized():
+            for reference in references:
+                ray.cancel(reference, force=True)
+
+
+def _call(function: Callable[[Any], Any], task: Any, folder: str) -> Any:
+    """In the worker: run a task where relative paths mean what they mean to the caller."""
+    os.chdir(folder)
+    return function(task)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

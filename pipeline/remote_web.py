@@ -1,0 +1,158 @@
+"""Ranges of a file on a web server, with every wait, size and redirect bounded."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpcore
+
+from pipeline.errors import InputError
+
+MAX_REDIRECTS = 5
+TIMEOUT_SECONDS = 30.0
+REQUEST_SECONDS = 300.0
+REDIRECTS = (301, 302, 303, 307, 308)
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+
+
+class PassingError(Exception):
+    """A failure that may not come again."""
+
+
+class WebSource:
+    """A file that a server gives in ranges, as object stores and static servers do.
+
+    Redirects are followed, five at most; never from https to http, and to another host only where all its addresses
+    are public. No credentials are sent.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises InputError where the URL cannot be used."""
+        parts = urlsplit(url)
+        if not parts.hostname or parts.username is not None:
+            hint = "give https://HOST/PATH; names and passwords would be kept in the manifest"
+            raise InputError("not a URL that can be read", where=url, hint=hint)
+        self.url = url
+        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)
+        self._extensions = {"timeout": timeouts}
+        self._pool = httpcore.ConnectionPool(network_backend=_Edge(parts.hostname), keepalive_expiry=30)
+
+    def describe(self) -> tuple[int, str]:
+        """Size in bytes, and the ETag or date of change by which another content is told.
+
+        Raises:
+            InputError: there is no such file, or the server gives no ranges or neither ETag nor date.
+            PassingError: it may work later.
+        """
+        status, headers, _ = self._get(0, 1)
+        size = self._total(status, headers)
+        version = headers.get("etag") or headers.get("last-modified")
+        if not version:
+            hint = "download it and give the file"
+            raise InputError(
+                "the server tells neither ETag nor date, so changes cannot be seen", where=self.url, hint=hint
+            )
+        return size, version
+
+    def read(self, start: int, end: int, version: str) -> bytes:
+        """Bytes from `start` up to `end`.
+
+        Raises:
+            InputError: they are not those of `version`.
+            PassingError: it may work later.
+        """
+        status, headers, body = self._get(start, end)
+        self._total(status, headers)
+        if (headers.get("etag") or headers.get("last-modified")) != version:
+            raise InputError("the file changed while it was read", where=self.url, hint="run the command again")
+        match = CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+        if not match or match[1] is None or int(match[1]) != start or len(body) != end - start:
+            raise PassingError(f"{len(body)} bytes came where {end - start} were asked for")
+        return body
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _total(self, status: int, headers: dict[str, str]) -> int:
+        if status in (206, 416) and (match := CONTENT_RANGE.fullmatch(headers.get("content-range", ""))):
+            return int(match[3])
+        if status in PASSING:
+            raise PassingError(f"HTTP status {status}")
+        if status == 200:
+            hint = "download it and give the file"
+            raise InputError("the server does not answer range requests", where=self.url, hint=hint)
+        raise InputError(f"cannot be read: HTTP status {status}", where=self.url)
+
+    def _get(self, start: int, end: int) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and at most `end - start` bytes of the answer, redirects followed."""
+        url = self.url
+        sent = [("Range", f"bytes={start}-{end - 1}"), ("Accept-Encoding", "identity"), ("User-Agent", "longcat")]
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                with self._pool.stream("GET", url, headers=sent, extensions=self._extensions) as response:
+                    headers = _headers(response.headers)
+                    if response.status in REDIRECTS and "location" in headers:
+                        url = _next(url, headers["location"], self.url)
+                        continue
+                    body = _body(response, end - start) if response.status == 206 else b""
+                    return response.status, headers, body
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+            raise PassingError(f"{type(error).__name__} {error}".strip()) from None
+        except (httpcore.UnsupportedProtocol, UnicodeError, ValueError) as error:
+            raise InputError(f"cannot be read: {error}", where=url) from None
+        raise InputError(f"more than {MAX_REDIRECTS} redirects", where=self.url)
+
+
+def _headers(given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in given}
+
+
+def _next(url: str, location: str, first: str) -> str:
+    target = urljoin(url, location)
+    before, after = urlsplit(url), urlsplit(target)
+    if after.scheme not in ("http", "https") or (before.scheme == "https" and after.scheme == "http"):
+        raise InputError(f"a redirect to {after.scheme or 'nowhere'} is not followed", where=first)
+    return target
+
+
+def _body(response: Any, limit: int) -> bytes:
+    deadline = time.monotonic() + REQUEST_SECONDS
+    body = bytearray()
+    for piece in response.iter_stream():
+        body += piece
+        if len(body) > limit:
+            raise PassingError(f"more than the {limit} bytes asked for")
+        if time.monotonic() > deadline:
+            raise PassingError(f"more than {REQUEST_SECONDS:g} s for one range")
+    return bytes(body)
+
+
+class _Edge(httpcore.NetworkBackend):
+    """Connects to the host that was asked for, and to hosts of public addresses where redirects lead."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host.lower()
+        self._network = httpcore.SyncBackend()
+
+    def connect_tcp(self, host: str, port: int, *arguments: Any, **options: Any) -> Any:
+        if host.lower() == self._host:
+            return self._network.connect_tcp(host, port, *arguments, **options)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from None
+        addresses = [str(item[4][0]) for item in found]
+        if not all(ip_address(address.partition("%")[0]).is_global for address in addresses):
+            raise InputError(f"a redirect leads to {host}, which is not a public address", where=self._host)
+        # The address that was looked at is the one that is used.
+        return self._network.connect_tcp(addresses[0], port, *arguments, **options)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)

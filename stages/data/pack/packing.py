@@ -1,0 +1,157 @@
+"""Best-fit packing: which pieces of which documents fill each sequence, as an index beside the tokens.
+
+After Ding et al., "Fewer Truncations Improve Language Modeling" (ICML 2024): a document longer than a sequence is cut
+into pieces of that length and a rest; every piece then goes, the longest first, to the sequence with the least room
+that still holds it. Only documents longer than a sequence are ever cut, and no token is moved or copied.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import IntegrityError
+from pipeline.files import atomic_path
+
+Integers = npt.NDArray[np.int64]
+
+SEQUENCE, START, LENGTH = range(3)
+
+
+def index_name(prefix: str, length: int) -> str:
+    """File name of the index of `prefix` for sequences of `length` tokens: `train.pack-2048.npy`."""
+    return f"{prefix}.pack-{length}.npy"
+
+
+def pack(document_offsets: Integers, length: int) -> Integers:
+    """The index of best-fit packing, int64 [n pieces, 3]: sequence, first token, number of tokens.
+
+    `document_offsets` [n documents + 1] is where each document begins in the token file. Sequences are numbered from 0
+    by their first piece's place in the file, pieces of one sequence lie together in that order; together the pieces
+    cover every token once.
+    """
+    starts, lengths = _cut(document_offsets, length)
+    bins = _fill(lengths, length)
+    by_bin = np.lexsort((starts, bins))
+    firsts = by_bin[np.flatnonzero(np.diff(bins[by_bin], prepend=-1))]
+    rank = np.empty(len(firsts), dtype=np.int64)
+    rank[np.argsort(starts[firsts], kind="stable")] = np.arange(len(firsts))
+    sequences = rank[bins]
+    order = np.lexsort((starts, sequences))
+    return np.stack((sequences, starts, lengths), axis=1)[order]
+
+
+def _cut(offsets: Integers, length: int) -> tuple[Integers, Integers]:
+    """First token and number of tokens of every piece, in the order of the file."""
+    sizes = np.diff(offsets)
+    pieces = -(-sizes // length)
+    document = np.repeat(np.arange(len(sizes)), pieces)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = offsets[:-1][document] + number * length
+    return starts, np.minimum(length, offsets[1:][document] - starts)
+
+
+def _fill(lengths: Integers, capacity: int) -> Integers:
+    """The bin of every piece, by best fit over decreasing lengths; pieces of one length are placed together."""
+    bins = np.empty(len(lengths), dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    values, counts = np.unique(lengths, return_counts=True)
+    rooms = _Rooms(capacity)
+    end = 0
+    for size, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        at, end = end, end + count
+        while at < end:
+            # The bin that took a piece has the least room that holds the next one, until it holds no more.
+            room = rooms.least(size)
+            each = room // size
+            taken = rooms.take(room, -(-(end - at) // each))
+            placed = min(end - at, len(taken) * each)
+            bins[order[at : at + placed]] = np.repeat(taken, each)[:placed]
+            whole, rest = divmod(placed, each)
+            rooms.put(room - each * size, taken[:whole])
+            if rest:
+                rooms.put(room - rest * size, taken[whole:])
+            at += placed
+    return bins
+
+
+class _Rooms:
+    """Bins by how many tokens they still hold; new ones come when no other has room."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._sizes: list[int] = []  # of the bins in use, each once, ascending
+        self._bins: dict[int, list[Integers]] = {}
+        self._next = 0
+
+    def least(self, size: int) -> int:
+        """The smallest room that holds `size`."""
+        position = bisect_left(self._sizes, size)
+        return self._sizes[position] if position < len(self._sizes) else self._capacity
+
+    def take(self, room: int, count: int) -> Integers:
+        """Up to `count` bins of that room; as many as asked for where they are new."""
+        if room not in self._bins:
+            self._next += count
+            return np.arange(self._next - count, self._next)
+        parts = self._bins[room]
+        part = parts.pop()
+        if len(part) > count:
+            parts.append(part[count:])
+        if not parts:
+            del self._bins[room]
+            self._sizes.pop(bisect_left(self._sizes, room))
+        return part[:count]
+
+    def put(self, room: int, bins: Integers) -> None:
+        if not room or not len(bins):
+            return
+        if room not in self._bins:
+            self._bins[room] = []
+            insort(self._sizes, room)
+        self._bins[room].append(bins)
+
+
+def write_pack(path: Path, document_offsets: Integers, length: int) -> dict[str, Any]:
+    """Write the index to `path` and say how good it is: sequences, pieces, documents cut, share of places unused."""
+    index = pack(document_offsets, length)
+    with atomic_path(path) as aside, aside.open("wb") as stream:
+        np.save(stream, index)
+    sequences = int(index[-1, SEQUENCE]) + 1 if len(index) else 0
+    tokens = int(document_offsets[-1])
+    return {
+        "sequences": sequences,
+        "pieces": len(index),
+        "cut_documents": int((np.diff(document_offsets) > length).sum()),
+        "waste": round(1 - tokens / (sequences * length), 6) if sequences else 0.0,
+    }
+
+
+class PackIndex:
+    """An index of best-fit packing, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`.
+
+        Raises:
+            IntegrityError: it is missing or is no such index.
+        """
+        try:
+            self._rows: Integers = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise IntegrityError(f"not a packing index: {error}", where=str(path)) from None
+        if self._rows.dtype != np.int64 or self._rows.ndim != 2 or self._rows.shape[1] != 3:
+            raise IntegrityError("not a packing index: int64 [n, 3] is needed", where=str(path))
+
+    def __len__(self) -> int:
+        """How many sequences there are."""
+        return int(self._rows[-1, SEQUENCE]) + 1 if len(self._rows) else 0
+
+    def pieces(self, number: int) -> list[tuple[int, int]]:
+        """First token and number of tokens of every piece of sequence `number`, in order."""
+        first, last = np.searchsorted(self._rows[:, SEQUENCE], [number, number + 1])
+        return [(int(row[START]), int(row[LENGTH])) for row in self._rows[first:last]]
