@@ -24,9 +24,26 @@ class DedupConfig(StageConfig):
         le=1,
         description="Least Jaccard similarity of a candidate pair, as the signatures estimate it; null takes all.",
     )
+    exact_jaccard: bool = Field(
+        default=False,
+        description="Whether candidates are compared by all their n-grams instead of the signatures' estimate.",
+    )
+    quality_key: str = Field(
+        default="quality",
+        min_length=1,
+        description="Key of the documents' metadata with their quality, a number; of a group the highest stays.",
+    )
+    memory_mib: int = Field(
+        default=512, ge=1, le=1 << 20, description="MiB a process may use for sorting; does not change the result."
+    )
     seed: int = Field(default=1, ge=0, lt=2**32, description="Seed of the hash functions.")
 
     @property
     def num_perm(self) -> int:
         """Hashes a signature."""
         return self.bands * self.rows
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_mib` in bytes."""
+        return self.memory_mib << 20
