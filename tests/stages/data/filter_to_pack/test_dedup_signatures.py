@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from stages.data.dedup import signatures, words
 from stages.data.dedup.signatures import EMPTY_SLOT, Signer, distinct_ngrams, ngram_hashes
-from stages.data.dedup.words import exact_digest, normalised_words, word_hashes
+from stages.data.dedup.words import composed, exact_digest, normalised_words, word_hashes
 
 SIGNS = "ab Z_9.\n\t-\0é\u0301ßﬁＨ第句カﾊﾟ\u00a0\u2026\U0001f600\U00020000\ud800İ"
 TEXTS = st.lists(st.text(SIGNS, max_size=60) | st.text(max_size=40), max_size=12)
@@ -56,6 +57,13 @@ def test_words_are_told_apart_as_the_definition_tells_them(texts: list[str]) -> 
         of_word = dict(zip((word for found in expected for word in found), hashes.tolist(), strict=True))
         assert [of_word[word] for found in expected for word in found] == hashes.tolist()
         assert len(set(of_word.values())) == len(of_word)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(SIGNS + " \n\u3000\u2028\x1f", max_size=40) | st.text(max_size=40))
+def test_blanks_are_folded_as_split_finds_them(text: str) -> None:
+    expected = " ".join(unicodedata.normalize("NFC", text).split())
+    assert composed(text) == expected.encode("utf-8", "surrogatepass")
 
 
 def test_a_word_has_one_hash_in_ascii_and_other_texts() -> None:
