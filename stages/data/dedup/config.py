@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipeline.config import StageConfig
+
+Scope = Literal["host", "source", "all"]
+
+
+class ParagraphConfig(StageConfig):
+    """Paragraphs that many documents of a group repeat are taken out."""
+
+    enabled: bool = Field(default=False, description="Whether repeated paragraphs are taken out.")
+    scope: Scope = Field(
+        default="host",
+        description="The group: documents of one host (without a URL, of one source), of one source, or all.",
+    )
+    min_documents: int = Field(default=8, ge=2, description="Documents of a group that must have the paragraph.")
+    min_share: float = Field(default=0.05, ge=0, le=1, description="Share of the group's documents that must have it.")
 
 
 class DedupConfig(StageConfig):
@@ -28,6 +44,7 @@ class DedupConfig(StageConfig):
         default=False,
         description="Whether candidates are compared by all their n-grams instead of the signatures' estimate.",
     )
+    paragraphs: ParagraphConfig = Field(default=ParagraphConfig(), description="Repeated paragraphs and templates.")
     quality_key: str = Field(
         default="quality",
         min_length=1,

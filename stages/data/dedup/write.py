@@ -10,6 +10,17 @@ from typing import Any
 import numpy as np
 
 from pipeline.documents import Document, read_documents, write_documents
+from stages.data.dedup.config import Scope
+from stages.data.dedup.paragraphs import Remover, write_seen
+
+
+@dataclass(frozen=True)
+class RemoveTask:
+    """Take out the paragraphs of `keys` (.npy); the wording of those that were met goes to `seen` (parquet)."""
+
+    keys: Path
+    seen: Path
+    scope: Scope
 
 
 @dataclass(frozen=True)
@@ -19,10 +30,11 @@ class WriteTask:
     shard: Path
     kept: Path
     output: Path
+    remove: RemoveTask | None
 
 
 def write_shard(task: WriteTask) -> dict[str, Any]:
-    """Write the documents of one shard that stay."""
+    """Write the documents of one shard that stay; returns how many, and what was taken out of them."""
     kept = np.load(task.kept)
 
     def staying() -> Iterator[Document]:
@@ -30,4 +42,9 @@ def write_shard(task: WriteTask) -> dict[str, Any]:
             if kept[row]:
                 yield document
 
-    return {"documents": write_documents(task.output, staying())}
+    if task.remove is None:
+        return {"documents": write_documents(task.output, staying()), "removed": {}}
+    remover = Remover(task.remove.keys, task.remove.scope)
+    written = write_documents(task.output, remover.clean(staying()))
+    write_seen(task.remove.seen, remover.seen)
+    return {"documents": written, "removed": dict(remover.counts)}
