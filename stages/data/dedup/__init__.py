@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-from pipeline.documents import document_shards, shard_name
+from pipeline.documents import document_shards
 from pipeline.stage import Context, Result, stage
 from stages.data.dedup.config import DedupConfig
 
 
-@stage("data.dedup", revision=1, inputs={"documents": "documents"}, output="documents")
+@stage("data.dedup", revision=2, inputs={"documents": "documents"}, output="documents")
 def dedup_documents(context: Context[DedupConfig]) -> Result:
-    """Drop exact and near duplicates; of each group the longest text stays, then the smallest id.
+    """Drop exact and near duplicates; of each group the best, then the longest, then the smallest id stays.
 
     Writes for every input shard one shard of the documents that stay, and `duplicates.parquet`: dropped_id, kept_id,
-    kind (exact or near), similarity (Jaccard of word n-grams as the signatures estimate it).
+    kind (exact or near), similarity (Jaccard of word n-grams, as the signatures estimate it or exact). Where repeated
+    paragraphs are taken out, `paragraphs.parquet` too: group, documents, text.
 
     Raises:
         InputError: the input holds no documents.
         IntegrityError: a shard is damaged.
     """
     from pipeline.errors import InputError
-    from stages.data.dedup.duplicates import cluster, load_records, write_duplicates
-    from stages.data.dedup.passes import SignTask, WriteTask, save_array, sign_shard, write_shard
+    from stages.data.dedup.keep import keepers, write_duplicates
+    from stages.data.dedup.runs import save_array
+    from stages.data.dedup.steps import cluster, find_repeated, sign, write
 
-    documents, config, work = context.input("documents"), context.config, context.work
+    documents, config = context.input("documents"), context.config
     shards = document_shards(documents)
-    signing = [
-        SignTask(shard, work / f"signatures-{number:05d}.npy", work / f"records-{number:05d}.parquet", config)
-        for number, shard in enumerate(shards)
-    ]
-    sizes = [result["documents"] for result in context.map_shards(sign_shard, signing, description="signing")]
-    if not sum(sizes):
+    runs, sizes = sign(context, shards)
+    if not runs.documents:
         raise InputError("there are no documents to deduplicate", where=str(documents.path))
 
-    records = load_records(signing, work / "signatures.npy")
-    stays_for = cluster(records, config, context.progress)
-    dropped = write_duplicates(context.output / "duplicates.parquet", records, stays_for)
-
-    writing = []
+    roots, metrics = cluster(context, runs)
+    stays_for = keepers(runs, roots)
+    dropped = write_duplicates(context.output / "duplicates.parquet", runs, stays_for, config)
+    kept = []
     first = 0
-    for number, (shard, size) in enumerate(zip(shards, sizes, strict=True)):
-        kept = work / f"kept-{number:05d}.npy"
-        save_array(kept, stays_for[first : first + size] == range(first, first + size))
-        writing.append(WriteTask(shard, kept, context.output / shard_name(number)))
+    for number, size in enumerate(sizes):
+        kept.append(context.work / f"kept-{number:05d}.npy")
+        save_array(kept[-1], stays_for[first : first + size] == range(first, first + size))
         first += size
-    written = context.map_shards(write_shard, writing, description="writing")
+
+    repeated = find_repeated(context, shards, kept) if config.paragraphs.enabled else None
+    written, removed = write(context, shards, kept, repeated)
+    if emptied := removed.pop("repeated_paragraphs", 0):
+        dropped["repeated_paragraphs"] = emptied
     return Result(
-        counts={
-            "documents_in": first,
-            "documents_out": sum(result["documents"] for result in written),
-            "dropped": dropped,
-        },
-        metrics={"band_threshold": round((1 / config.bands) ** (1 / config.rows), 4)} if config.near else {},
+        counts={"documents_in": first, "documents_out": written, "dropped": dropped}, metrics=metrics | removed
     )

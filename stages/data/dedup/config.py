@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipeline.config import StageConfig
+
+Scope = Literal["host", "source", "all"]
+
+
+class ParagraphConfig(StageConfig):
+    """Paragraphs that many documents of a group repeat are taken out."""
+
+    enabled: bool = Field(default=False, description="Whether repeated paragraphs are taken out.")
+    scope: Scope = Field(
+        default="host",
+        description="The group: documents of one host (without a URL, of one source), of one source, or all.",
+    )
+    min_documents: int = Field(default=8, ge=2, description="Documents of a group that must have the paragraph.")
+    min_share: float = Field(default=0.05, ge=0, le=1, description="Share of the group's documents that must have it.")
 
 
 class DedupConfig(StageConfig):
@@ -24,9 +40,27 @@ class DedupConfig(StageConfig):
         le=1,
         description="Least Jaccard similarity of a candidate pair, as the signatures estimate it; null takes all.",
     )
+    exact_jaccard: bool = Field(
+        default=False,
+        description="Whether candidates are compared by all their n-grams instead of the signatures' estimate.",
+    )
+    paragraphs: ParagraphConfig = Field(default=ParagraphConfig(), description="Repeated paragraphs and templates.")
+    quality_key: str = Field(
+        default="quality",
+        min_length=1,
+        description="Key of the documents' metadata with their quality, a number; of a group the highest stays.",
+    )
+    memory_mib: int = Field(
+        default=512, ge=1, le=1 << 20, description="MiB a process may use for sorting; does not change the result."
+    )
     seed: int = Field(default=1, ge=0, lt=2**32, description="Seed of the hash functions.")
 
     @property
     def num_perm(self) -> int:
         """Hashes a signature."""
         return self.bands * self.rows
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_mib` in bytes."""
+        return self.memory_mib << 20

@@ -1,76 +1,127 @@
-"""What is compared of a document: a digest of its text and a MinHash signature of its word n-grams."""
+"""MinHash signatures of word n-grams, many documents at once, with datasketch's permutations.
+
+A signature is bit for bit that of `datasketch.MinHash(num_perm, seed, hashfunc=int, scheme="affine32")` fed with the
+document's n-gram hashes.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from datasketch import MinHash
+from stages.data.dedup.words import Counts, Hashes, word_hashes
 
-DIGEST_BYTES = 16
-# Above this, the table of n-grams by hash functions leaves the cache.
-NGRAMS_A_STEP = 2048
+# n-grams a step: the two arrays of a permutation stay in the cache, and no table of n-grams by permutations exists.
+NGRAMS_A_STEP = 1 << 15
 EMPTY_SLOT = np.uint32(0xFFFFFFFF)
 
-# Han and kana are written without blanks, so each sign is a word; otherwise a word is a run of letters and digits.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
-Hashes = npt.NDArray[np.uint64]
+NgramHashes = npt.NDArray[np.uint32]
+Signatures = npt.NDArray[np.uint32]
 
 
-def exact_digest(text: str) -> bytes:
-    """Digest of the text in Unicode's composed form with every run of blanks as one."""
-    words = unicodedata.normalize("NFC", text).split()
-    return hashlib.blake2b(" ".join(words).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+def ngram_hashes(words: Hashes, counts: Counts, size: int) -> tuple[NgramHashes, Counts]:
+    """A 32-bit hash of every n-gram of every document, from the hashes of its words, and how many each document has.
 
-
-def normalised_words(text: str) -> list[str]:
-    """Words without regard to case, punctuation, layout and compatibility forms."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-@lru_cache(maxsize=1 << 18)
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def ngram_hashes(words: list[str], size: int) -> Hashes:
-    """A 32-bit hash of every n-gram, from hashes of its words; a text shorter than that is one n-gram.
-
-    Shape [n n-grams], empty where there are no words.
+    `words` holds the documents one after the other, `counts` their numbers of words. A document of fewer than `size`
+    words is one n-gram; one without words has none. Shapes [n n-grams], [n documents].
     """
-    hashes = np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
-    size = min(size, len(words))
+    words, lengths = _padded(words, counts, size)
+    grams = np.maximum(lengths - size + 1, 0)
+    inside = np.ones(len(words), dtype=np.bool_)
+    ends = np.cumsum(lengths)[lengths > 0]
+    for back in range(1, size):
+        inside[ends - back] = False
+    found = []
+    for at in range(0, len(words) - size + 1, NGRAMS_A_STEP):
+        combined = _combined(words[at : at + NGRAMS_A_STEP + size - 1], size)
+        found.append(combined[inside[at : at + len(combined)]])
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.uint32), grams
+
+
+def distinct_ngrams(text: str, size: int) -> NgramHashes:
+    """The hashes of a text's n-grams in rising order, each once."""
+    return np.unique(ngram_hashes(*word_hashes([text]), size)[0])
+
+
+def _padded(words: Hashes, counts: Counts, size: int) -> tuple[Hashes, Counts]:
+    """The words with every document that is shorter than an n-gram, and not empty, filled up to one with zeros."""
+    lengths = np.where((counts > 0) & (counts < size), size, counts)
+    if np.array_equal(lengths, counts):
+        return words, counts
+    moved = (np.cumsum(lengths) - lengths) - (np.cumsum(counts) - counts)
+    filled = np.zeros(int(lengths.sum()), dtype=np.uint64)
+    filled[np.arange(len(words)) + np.repeat(moved, counts)] = words
+    return filled, lengths
+
+
+def _combined(words: Hashes, size: int) -> NgramHashes:
     count = len(words) - size + 1
-    mixed = np.zeros(count if words else 0, dtype=np.uint64)
+    mixed = np.zeros(count, dtype=np.uint64)
+    shifted = np.empty_like(mixed)
     for offset in range(size):
-        mixed = (mixed * _MULTIPLIER) ^ hashes[offset : offset + count]
-        mixed ^= mixed >> np.uint64(29)
-    return (mixed * _MULTIPLIER) >> np.uint64(32)
+        mixed *= _MULTIPLIER
+        mixed ^= words[offset : offset + count]
+        mixed ^= np.right_shift(mixed, np.uint64(29), out=shifted)
+    mixed *= _MULTIPLIER
+    return (mixed >> np.uint64(32)).astype(np.uint32)
 
 
 class Signer:
-    """Computes MinHash signatures with datasketch's permutations."""
+    """Computes the signatures of documents given as texts."""
 
     def __init__(self, num_perm: int, ngram: int, seed: int) -> None:
-        from datasketch import MinHash
-
-        self._empty: MinHash = MinHash(num_perm=num_perm, seed=seed, hashfunc=int, scheme="affine32")
+        # datasketch's own draw; tests hold the two together.
+        generator = np.random.RandomState(seed)
+        self._factors = generator.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+        self._summands = generator.randint(0, 1 << 32, num_perm, dtype=np.uint32)
         self._ngram = ngram
 
-    def sign(self, text: str) -> npt.NDArray[np.uint32]:
-        """Signature of `text`, shape [num_perm]; every slot is `EMPTY_SLOT` where it has no words."""
-        hashes = ngram_hashes(normalised_words(text), self._ngram)
-        sketch = self._empty.copy()
-        for start in range(0, len(hashes), NGRAMS_A_STEP):
-            sketch.update_batch(hashes[start : start + NGRAMS_A_STEP].tolist())
-        return sketch.hashvalues.astype(np.uint32)
+    def sign(self, texts: Sequence[str]) -> Signatures:
+        """Signatures, [n texts, num_perm]; every slot is `EMPTY_SLOT` where a text has no words."""
+        signatures = np.empty((len(texts), len(self._factors)), dtype=np.uint32)
+        plain = np.fromiter((text.isascii() for text in texts), dtype=np.bool_, count=len(texts))
+        for rows in (np.flatnonzero(plain), np.flatnonzero(~plain)):
+            words, counts = word_hashes([texts[row] for row in rows.tolist()])
+            signatures[rows] = self.sign_hashes(*ngram_hashes(words, counts, self._ngram))
+        return signatures
+
+    def sign_hashes(self, hashes: NgramHashes, counts: Counts) -> Signatures:
+        """Signatures of documents given by the hashes of their n-grams, one after the other."""
+        minima = np.full((len(self._factors), len(counts)), EMPTY_SLOT, dtype=np.uint32)
+        mixed = _mixed(hashes)
+        filled = np.flatnonzero(counts)
+        starts = (np.cumsum(counts) - counts)[filled]
+        values = np.empty(NGRAMS_A_STEP, dtype=np.uint32)
+        for at in range(0, len(mixed), NGRAMS_A_STEP):
+            step = mixed[at : at + NGRAMS_A_STEP]
+            first = int(np.searchsorted(starts, at, side="right")) - 1
+            last = int(np.searchsorted(starts, at + len(step)))
+            segments = np.maximum(starts[first:last] - at, 0)
+            self._lower(minima, filled[first:last], step, segments, values[: len(step)])
+        return np.ascontiguousarray(minima.T)
+
+    def _lower(
+        self, minima: Signatures, documents: Counts, step: NgramHashes, segments: Counts, values: NgramHashes
+    ) -> None:
+        """Lower `minima` [num_perm, n] of `documents` to what their segments of `step` hold."""
+        whole = slice(int(documents[0]), int(documents[-1]) + 1)
+        where = whole if whole.stop - whole.start == len(documents) else documents
+        for number, (factor, summand) in enumerate(zip(self._factors, self._summands, strict=True)):
+            np.multiply(step, factor, out=values)
+            np.add(values, summand, out=values)
+            row = minima[number]
+            row[where] = np.minimum(row[where], np.minimum.reduceat(values, segments))
+
+
+def _mixed(hashes: NgramHashes) -> NgramHashes:
+    """MurmurHash3's finalizer, which datasketch applies before the permutations."""
+    mixed = hashes ^ (hashes >> np.uint32(16))
+    mixed *= np.uint32(0x85EBCA6B)
+    mixed ^= mixed >> np.uint32(13)
+    mixed *= np.uint32(0xC2B2AE35)
+    mixed ^= mixed >> np.uint32(16)
+    return mixed

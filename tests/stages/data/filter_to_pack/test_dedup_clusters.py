@@ -1,18 +1,25 @@
-"""Signatures and clusters: what counts as the same, measured against datasketch and against exact Jaccard."""
+"""Pairs and clusters: what is compared, what is joined, measured against datasketch and against exact Jaccard."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasketch import MinHash, MinHashLSH
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from stages.data.dedup.clusters import Clusters, Records, candidates, join_band, join_exact, priorities, similarity
-from stages.data.dedup.signatures import Signer, exact_digest, ngram_hashes, normalised_words
-
-BANDS, ROWS, NGRAM = 14, 8, 5
-SIGNER = Signer(BANDS * ROWS, NGRAM, seed=1)
+from pipeline.documents import Document, write_documents
+from stages.data.dedup import match
+from stages.data.dedup.clusters import Clusters
+from stages.data.dedup.config import DedupConfig
+from stages.data.dedup.keep import keepers
+from stages.data.dedup.match import MatchTask, match_part, read_pairs, similarity
+from stages.data.dedup.runs import EXACT, Run, Runs, save_array
+from stages.data.dedup.sign import SignTask, sign_shard
+from stages.data.dedup.signatures import Signer, distinct_ngrams
 
 
 def text(generator: random.Random, words: int) -> str:
@@ -24,7 +31,7 @@ def edited(generator: random.Random, original: str, rate: float) -> str:
 
 
 def jaccard(first: str, second: str) -> float:
-    sets = [set(ngram_hashes(normalised_words(item), NGRAM).tolist()) for item in (first, second)]
+    sets = [set(distinct_ngrams(item, 5).tolist()) for item in (first, second)]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
@@ -34,66 +41,71 @@ def corpus(generator: random.Random) -> list[str]:
     return [edited(generator, item, rate) for item in originals for rate in (0.0, 0.005, 0.01, 0.02, 0.05, 0.2)]
 
 
-def records_of(texts: list[str]) -> Records:
-    digests = np.array([np.frombuffer(exact_digest(item), dtype=np.uint64) for item in texts])
-    signatures = np.array([SIGNER.sign(item) for item in texts])
-    return Records([f"d{n:05d}" for n in range(len(texts))], np.array([len(t) for t in texts]), digests, signatures)
+def signed(folder: Path, texts: list[str], config: DedupConfig) -> Runs:
+    write_documents(folder / "shard.jsonl.zst", [Document(f"d{n:05d}", item, "s") for n, item in enumerate(texts)])
+    result = sign_shard(SignTask(folder / "shard.jsonl.zst", 0, folder, config))
+    runs = Runs(folder, tuple(Run(**run) for run in result["runs"]))
+    runs.save()
+    save_array(folder / "firsts.npy", np.ones(len(texts), dtype=np.bool_))
+    return runs
 
 
-def roots_of(records: Records, min_similarity: float | None) -> list[int]:
-    clusters = Clusters(priorities(records))
-    documents = candidates(records, join_exact(clusters, records.digests))
-    for band in range(BANDS):
-        join_band(clusters, records.signatures, documents, slice(band * ROWS, (band + 1) * ROWS), min_similarity)
+def pairs_of(runs: Runs, config: DedupConfig, section: int, parts: int = 1) -> list[tuple[int, int]]:
+    found: set[tuple[int, int]] = set()
+    for part in range(parts):
+        target = runs.folder / "pairs.bin"
+        match_part(MatchTask(runs.folder, section, part, parts, target, runs.folder / "firsts.npy", config))
+        for pairs in read_pairs(target):
+            found.update((min(pair), max(pair)) for pair in pairs.tolist())
+    return sorted(found)
+
+
+def roots_of(runs: Runs, config: DedupConfig) -> list[int]:
+    clusters = Clusters(runs.documents)
+    for section in (EXACT, *range(config.bands)):
+        clusters.join(np.array(pairs_of(runs, config, section), dtype=np.int64).reshape(-1, 2))
     return clusters.roots().tolist()
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "same"),
-    [
-        ("one  two\n\nthree", " one two three ", True),
-        ("caf\u00e9", "cafe\u0301", True),
-        ("One two", "one two", False),
-        ("version 1", "version 2", False),
-    ],
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=30).map(
+            lambda pairs: np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        ),
+        max_size=4,
+    )
 )
-def test_the_digest_ignores_layout_alone(first: str, second: str, same: bool) -> None:
-    assert (exact_digest(first) == exact_digest(second)) is same
+def test_clusters_are_the_connected_parts(steps: list[np.ndarray]) -> None:
+    clusters = Clusters(31)
+    smallest = list(range(31))
+    for pairs in steps:
+        clusters.join(pairs)
+        for one, other in pairs.tolist():
+            low, high = sorted((smallest[one], smallest[other]))
+            smallest = [low if root == high else root for root in smallest]
+    assert clusters.roots().tolist() == smallest
 
 
-def test_words_ignore_case_punctuation_and_forms() -> None:
-    assert normalised_words("Ｈello, WORLD! ﬁn… 第一句。") == ["hello", "world", "fin", "第", "一", "句"]
-
-
-def test_a_short_text_has_one_ngram_and_an_empty_one_none() -> None:
-    assert [len(ngram_hashes(["a"] * words, 5)) for words in (0, 1, 4, 5, 7)] == [0, 1, 1, 1, 3]
-
-
-def test_signatures_estimate_jaccard() -> None:
-    generator = random.Random(1)
-    original = text(generator, 2000)
-    for rate in (0.01, 0.03, 0.08):
-        copy = edited(generator, original, rate)
-        found = similarity(np.array([SIGNER.sign(original), SIGNER.sign(copy)]), np.array([0]), np.array([1]))[0]
-        assert found == pytest.approx(jaccard(original, copy), abs=0.13)  # three standard errors of 112 hashes
-
-
-def test_bands_find_the_pairs_that_datasketch_finds() -> None:
-    records = records_of(corpus(random.Random(2)))
-    index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
-    sketches = [MinHash(hashvalues=row, scheme="affine32") for row in records.signatures]
+def test_bands_find_the_pairs_that_datasketch_finds(tmp_path: Path) -> None:
+    config = DedupConfig(min_similarity=None)
+    runs = signed(tmp_path, corpus(random.Random(2)), config)
+    index = MinHashLSH(num_perm=config.num_perm, params=(config.bands, config.rows))
+    rows = runs.gather("signatures", np.arange(runs.documents))
+    sketches = [MinHash(hashvalues=row, scheme="affine32") for row in rows]
     for number, sketch in enumerate(sketches):
         index.insert(number, sketch)
-    expected = Clusters(priorities(records))
-    for number, sketch in enumerate(sketches):
-        for other in index.query(sketch):
-            expected.join(number, other)
-    assert roots_of(records, None) == expected.roots().tolist()
+    expected = {(min(n, o), max(n, o)) for n, sketch in enumerate(sketches) for o in index.query(sketch) if n != o}
+    found = {pair for band in range(config.bands) for pair in pairs_of(runs, config, band)}
+    assert len(expected) > 200
+    assert found == expected
 
 
-def test_near_copies_are_found_and_strangers_are_not() -> None:
+@pytest.mark.parametrize("exact_jaccard", [False, True])
+def test_near_copies_are_found_and_strangers_are_not(tmp_path: Path, exact_jaccard: bool) -> None:
     texts = corpus(random.Random(3))
-    roots = roots_of(records_of(texts), 0.7)
+    config = DedupConfig(exact_jaccard=exact_jaccard)
+    roots = roots_of(signed(tmp_path, texts, config), config)
     near = [
         (a, b) for a in range(len(texts)) for b in range(a) if a // 6 == b // 6 and jaccard(texts[a], texts[b]) >= 0.8
     ]
@@ -102,33 +114,75 @@ def test_near_copies_are_found_and_strangers_are_not() -> None:
     assert all(root // 6 == number // 6 for number, root in enumerate(roots))
 
 
-def test_a_candidate_pair_below_the_least_similarity_is_let_go() -> None:
-    generator = random.Random(4)
+def test_pairs_do_not_depend_on_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = corpus(random.Random(4))
+    config = DedupConfig()
+    whole = signed(tmp_path / "whole", texts, config)
+    monkeypatch.setattr("stages.data.dedup.sign.BATCH_DOCUMENTS", 50)
+    monkeypatch.setattr(match, "PAIRS_A_STEP", 64)
+    split = signed(tmp_path / "split", texts, DedupConfig(memory_mib=1))
+    assert len(whole.runs) == 1 < len(split.runs)
+    for section in (EXACT, 0, 5):
+        found = pairs_of(whole, config, section)
+        assert found
+        assert found == pairs_of(split, config, section, parts=7)
+    with_all = Runs.load(tmp_path / "whole")
+    assert (with_all.parts(0, 1 << 20), with_all.parts(0, 640)) == (1, -(-len(texts) * 64 // 640))
+
+
+def test_the_exact_check_gives_the_jaccard_of_the_ngrams(tmp_path: Path) -> None:
+    texts = [*corpus(random.Random(5))[:12], "...", "one", "..."]
+    config = DedupConfig(exact_jaccard=True)
+    pairs = np.array([(0, 5), (3, 1), (0, 7), (13, 0), (2, 2)])
+    expected = [jaccard(texts[one], texts[other]) for one, other in pairs.tolist()]
+    assert similarity(signed(tmp_path, texts, config), pairs, config).tolist() == expected
+
+
+def test_a_candidate_pair_below_the_least_similarity_is_let_go(tmp_path: Path) -> None:
+    generator = random.Random(6)
     common = text(generator, 200)
-    texts = [common, edited(generator, common, 0.06)]
-    records = records_of(texts)
-    records.signatures[1, :ROWS] = records.signatures[0, :ROWS]
-    assert len(set(roots_of(records, None))) == 1
-    assert len(set(roots_of(records, 0.9))) == 2
+    texts = [common, edited(generator, common, 0.02)]
+    assert 0.6 < jaccard(*texts) < 0.9
+    for least, groups in ((None, 1), (0.5, 1), (0.95, 2)):
+        config = DedupConfig(bands=40, rows=2, min_similarity=least)
+        assert len(set(roots_of(signed(tmp_path, texts, config), config))) == groups
 
 
-def test_members_unlike_the_first_of_a_bucket_meet_each_other() -> None:
-    generator = random.Random(5)
-    first, second = text(generator, 300), text(generator, 200)
-    records = records_of([first, second, edited(generator, second, 0.005)])
-    records.signatures[:, :ROWS] = 7
-    clusters = Clusters(priorities(records))
-    join_band(clusters, records.signatures, np.arange(3), slice(0, ROWS), 0.7)
-    roots = clusters.roots().tolist()
-    assert roots[0] != roots[1] == roots[2]
+def test_in_a_large_bucket_members_unlike_the_first_meet_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(match, "SMALL_BUCKET", 2)
+    generator = random.Random(7)
+    first, second, common = text(generator, 60), text(generator, 40), text(generator, 5)
+    texts = [f"{common} {first}", f"{common} {second}", f"{common} {second} last"]
+    seed = next(seed for seed in range(5000) if _all_share(texts, seed))
+    runs = signed(tmp_path, texts, config := DedupConfig(bands=1, rows=1, exact_jaccard=True, seed=seed))
+    assert pairs_of(runs, config, 0) == [(1, 2)]
+    assert len(pairs_of(runs, config.model_copy(update={"min_similarity": None}), 0)) == 2
 
 
-def test_texts_without_words_are_not_near_each_other() -> None:
-    records = records_of(["...", "!!!", "???"])
-    assert roots_of(records, None) == [0, 1, 2]
+def _all_share(texts: list[str], seed: int) -> bool:
+    return len({row.tobytes() for row in Signer(1, 5, seed).sign(texts)}) == 1
 
 
-def test_the_longest_text_comes_first_then_the_smallest_id() -> None:
-    zeros = np.zeros((3, 2), dtype=np.uint64)
-    records = Records(["b", "c", "a"], np.array([5, 9, 5]), zeros, np.zeros((3, 0), dtype=np.uint32))
-    assert priorities(records).tolist() == [2, 0, 1]
+def test_texts_without_words_are_not_near_each_other(tmp_path: Path) -> None:
+    config = DedupConfig(min_similarity=None)
+    assert roots_of(signed(tmp_path, ["...", "!!!", "???"], config), config) == [0, 1, 2]
+
+
+def test_the_best_stays_then_the_longest_then_the_smallest_id(tmp_path: Path) -> None:
+    facts = [  # id, characters, quality: in groups of which the second-last is to stay
+        [("a", 5, 0.1), ("b", 9, None), ("c", 4, 0.2), ("d", 9, "0.9")],
+        [("a", 5, None), ("b", 5, float("nan")), ("z", 9, None), ("c", 5, True)],
+        [("c", 5, 1), ("b", 4, 1.0), ("a", 5, 1.0), ("d", 5, 1)],
+    ]
+    documents = [
+        Document(name, str(group) * size, "s", metadata={} if quality is None else {"quality": quality})
+        for group, members in enumerate(facts)
+        for name, size, quality in members
+    ]
+    write_documents(tmp_path / "shard.jsonl.zst", documents)
+    result = sign_shard(SignTask(tmp_path / "shard.jsonl.zst", 0, tmp_path, DedupConfig()))
+    runs = Runs(tmp_path, tuple(Run(**run) for run in result["runs"]))
+    assert keepers(runs, np.repeat([0, 4, 8], 4)).tolist() == [2] * 4 + [6] * 4 + [10] * 4
+    assert keepers(runs, np.arange(12)).tolist() == list(range(12))

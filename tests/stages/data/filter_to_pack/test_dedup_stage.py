@@ -120,3 +120,48 @@ def test_a_damaged_shard_is_named(session: Session, make_documents: MakeDocument
     shard.write_bytes(shard.read_bytes()[:-20])
     with pytest.raises(IntegrityError):
         deduplicated(session, documents)
+
+
+def test_documents_of_one_id_and_empty_shards_are_told_apart(
+    session: Session, make_documents: MakeDocuments, prose: str
+) -> None:
+    other = " ".join(f"w{number}" for number in range(60))
+    documents = make_documents(
+        [], [Document("a", prose, "s"), Document("a", other, "s")], [], [Document("a", prose + "\n", "s")]
+    )
+    artifact = deduplicated(session, documents)
+    assert [[document.text for document in read_documents(shard)] for shard in document_shards(artifact)] == [
+        [],
+        [other],
+        [],
+        [prose + "\n"],
+    ]
+    assert duplicates(artifact) == [{"dropped_id": "a", "kept_id": "a", "kind": "exact", "similarity": 1.0}]
+
+
+def test_odd_texts_go_through(session: Session, make_documents: MakeDocuments) -> None:
+    texts = ["", " \n", "\0", "\0 a", "?", "第" * 3000, "a" * 300_000, "\u0301", "x " * 200_000, "\u202e\ufeff"]
+    artifact = deduplicated(session, make_documents([Document(str(n), text, "s") for n, text in enumerate(texts)]))
+    assert {(row["dropped_id"], row["kept_id"]) for row in duplicates(artifact)} == {("0", "1")}
+
+
+def test_the_best_stays_even_where_it_is_short(session: Session, make_documents: MakeDocuments, prose: str) -> None:
+    documents = make_documents(
+        [Document("a", prose + " Indeed so.", "s"), Document("b", prose, "s", metadata={"score": 0.5})],
+        [Document("c", prose + " So.", "s", metadata={"score": 0.4})],
+    )
+    assert ids(deduplicated(session, documents, quality_key="score")) == [["b"], []]
+    assert ids(deduplicated(session, documents)) == [["a"], []]
+
+
+def test_the_memory_setting_changes_no_bytes(
+    session: Session, make_documents: MakeDocuments, planted: list[list[Document]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = make_documents(*planted)
+    plenty = deduplicated(session, documents)
+    monkeypatch.setattr("stages.data.dedup.runs.BYTES_AN_ENTRY", 1 << 18)
+    monkeypatch.setattr("stages.data.dedup.sign.BYTES_A_DOCUMENT", 1 << 20)
+    monkeypatch.setattr("stages.data.dedup.sign.BATCH_DOCUMENTS", 1)
+    scarce = deduplicated(session, documents, memory_mib=1)
+    assert scarce.path != plenty.path
+    assert scarce.manifest.files == plenty.manifest.files

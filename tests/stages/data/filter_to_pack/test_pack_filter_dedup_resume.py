@@ -43,7 +43,7 @@ def shards(prose: str) -> list[list[Document]]:
     ("stage", "config", "tasks"),
     [
         ("data.filter", {"language": {"enabled": False}}, 4),
-        ("data.dedup", {}, 8),
+        ("data.dedup", {}, 23),
         ("data.pack", {"validation_fraction": 0.4}, 4),
     ],
 )
