@@ -46,7 +46,7 @@ def decontaminate_documents(context: Context[DecontaminateConfig]) -> Result:
     for benchmark in benchmarks:
         if not any(rules for part, rules in zip(parts, indexed.rules, strict=True) if part.benchmark == benchmark.name):
             raise InputError(
-                "no item is long enough to be looked for", where=str(benchmark.path), hint="lower min_short_words"
+                "no item is long enough to be looked for", where=str(benchmark.path), hint="lower min_words"
             )
     index = work / "index.npz"
     save_index(index, indexed.index)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.documents import Document, read_documents, write_documents
 from pipeline.errors import LongcatError
 from stages.data.decontaminate.config import DecontaminateConfig
-from stages.data.decontaminate.index import Indexed, keys_of
+from stages.data.decontaminate.index import Indexed, rule_of
 from stages.data.decontaminate.items import Part
 from stages.data.decontaminate.match import RULES
 from stages.data.decontaminate.words import words_of
@@ -64,10 +64,8 @@ def disguise(text: str, rule: str, config: DecontaminateConfig, generator: rando
         if not _ngrams(words, size).isdisjoint(_ngrams(swapped, size)):
             return None
         words = swapped
-    else:
-        length, keys = keys_of(words, config)
-        if not keys or (length == config.ngram) != (rule == "ngram"):
-            return None
+    elif rule_of(words, config) != rule:
+        return None
     cased = [word.upper() if generator.random() < 0.5 else word for word in words]
     return "".join(word.decode("utf-8", "replace") + generator.choice(_SEPARATORS) for word in cased)
 

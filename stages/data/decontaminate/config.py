@@ -53,17 +53,18 @@ class DecontaminateConfig(StageConfig):
         default="id", description="Field with an item's id; where it is absent, the number of its line from 0."
     )
     ngram: int = Field(default=13, ge=2, le=64, description="Words in a row that an item and a document share.")
-    min_short_words: int = Field(
+    min_words: int = Field(
         default=5,
         ge=1,
         le=64,
-        description="Least words of a field that has fewer than `ngram` and is looked for whole; shorter ones are not.",
+        description="Least words of a field that is looked for; one of fewer than `ngram` is looked for whole.",
     )
     min_distinct_words: int = Field(
         default=6,
         ge=0,
         le=64,
-        description="Least distinct words with two letters or more in an n-gram; rows of numbers and signs have fewer.",
+        description="Least distinct words with two letters or more in an n-gram; a field without such an "
+        "n-gram, as a row of numbers is, is looked for whole.",
     )
     similar: bool = Field(default=True, description="Whether paraphrased items are looked for.")
     similarity: float = Field(

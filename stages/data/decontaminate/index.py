@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ from stages.data.decontaminate.words import (
 Weights = npt.NDArray[np.float64]
 # Weight beyond what a passage can lack and still be found, that its rare words have together: see `_rare_words`.
 RARE_SHARE = 0.3
+# A part that is looked for whole is looked for by at most this many times the words of an n-gram.
+WHOLE_NGRAMS = 4
+MAX_BEGINNING = 8
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,31 @@ class Passages:
 
 
 @dataclass(frozen=True)
-class Index:
-    """Everything a shard is compared with. `lookups` has one table a length in words."""
+class Wholes:
+    """Texts that are looked for whole: text w belongs to `parts[w]` and is `words[starts[w]:starts[w+1]]`."""
 
-    lookups: dict[int, Lookup]
-    passages: Passages
+    parts: Numbers
+    words: Hashes
+    starts: Numbers
+
+
+@dataclass(frozen=True)
+class Index:
+    """Everything a shard is compared with.
+
+    `ngrams` looks up parts by n-grams of `ngram` words; `beginnings[n]` looks up texts of `wholes` by their first n.
+    """
+
     ngram: int
+    ngrams: Lookup
+    beginnings: dict[int, Lookup]
+    wholes: Wholes
+    passages: Passages
 
 
 @dataclass
 class Indexed:
-    """An index and what became of each part: the rules that look for it (`ngram`, `short`, `similar`), by number."""
+    """An index and what became of each part: the rules that look for it (`ngram`, `whole`, `similar`), by number."""
 
     index: Index
     rules: list[tuple[str, ...]]
@@ -86,22 +104,43 @@ class Indexed:
 
 def build_index(parts: Sequence[Part], config: DecontaminateConfig) -> Indexed:
     """Index parts; a part's number is its place in `parts`."""
-    pairs: dict[int, list[tuple[int, int]]] = {}
+    pairs: list[tuple[int, int]] = []
+    wholes: list[tuple[int, Hashes]] = []
     rules: list[list[str]] = [[] for _ in parts]
     streams = [words_of(part.text) for part in parts]
     for number, (part, words) in enumerate(zip(parts, streams, strict=True)):
         for spelling in _spellings(part.text, words):
-            length, hashes = keys_of(spelling, config)
-            pairs.setdefault(length, []).extend((value, number) for value in hashes)
-            rule = "ngram" if length == config.ngram else "short"
-            if hashes and rule not in rules[number]:
+            rule = rule_of(spelling, config)
+            hashes = hash_words(spelling)
+            if rule == "ngram":
+                telling = NgramHasher(hashes).of(config.ngram)[telling_ngrams(spelling, config)]
+                pairs.extend((value, number) for value in telling.tolist())
+            elif rule == "whole":
+                wholes.append((number, hashes[: WHOLE_NGRAMS * config.ngram]))
+            if rule is not None and rule not in rules[number]:
                 rules[number].append(rule)
     passages = _passages(streams, config)
     for number in sorted(set(passages.parts.tolist())):
         rules[number].append("similar")
-    lookups = {length: Lookup.of(found) for length, found in sorted(pairs.items()) if found}
-    index = Index(lookups, passages, config.ngram)
+    index = Index(config.ngram, Lookup.of(pairs), _beginnings(wholes), _wholes(wholes), passages)
     return Indexed(index, [tuple(found) for found in rules], [len(words) for words in streams])
+
+
+def _wholes(wholes: Sequence[tuple[int, Hashes]]) -> Wholes:
+    return Wholes(
+        parts=np.array([number for number, _ in wholes], dtype=np.int64),
+        words=np.concatenate([np.zeros(0, dtype=np.uint64), *(hashes for _, hashes in wholes)]),
+        starts=np.cumsum([0, *(len(hashes) for _, hashes in wholes)]).astype(np.int64),
+    )
+
+
+def _beginnings(wholes: Sequence[tuple[int, Hashes]]) -> dict[int, Lookup]:
+    """By the first 1, 2, 4 or 8 words, whichever is the most that a text has: few lengths to look up, however many."""
+    pairs: dict[int, list[tuple[int, int]]] = {}
+    for place, (_, hashes) in enumerate(wholes):
+        length = min(MAX_BEGINNING, 1 << (len(hashes).bit_length() - 1))
+        pairs.setdefault(length, []).append((int(NgramHasher(hashes[:length]).of(length)[0]), place))
+    return {length: Lookup.of(found) for length, found in sorted(pairs.items())}
 
 
 def _spellings(text: str, words: list[bytes]) -> Iterator[list[bytes]]:
@@ -112,16 +151,21 @@ def _spellings(text: str, words: list[bytes]) -> Iterator[list[bytes]]:
         yield closed
 
 
-def keys_of(words: list[bytes], config: DecontaminateConfig) -> tuple[int, list[int]]:
-    """The length of the n-grams that stand for a part, and their hashes; none where it is too short or too plain."""
-    length = min(len(words), config.ngram)
-    if length < config.min_short_words:
-        return length, []
-    hashes = NgramHasher(hash_words(words)).of(length).tolist()
-    if length < config.ngram:
-        return length, hashes
-    telling = [is_telling(words[at : at + length], config.min_distinct_words) for at in range(len(hashes))]
-    return length, [value for value, tells in zip(hashes, telling, strict=True) if tells]
+def rule_of(words: Sequence[bytes], config: DecontaminateConfig) -> str | None:
+    """How a part of these words is looked for exactly: by n-grams, whole, or not at all where it is too short.
+
+    A part with fewer words than an n-gram has, or without a telling n-gram, is looked for whole (its beginning, where
+    it is long).
+    """
+    if len(words) < config.min_words:
+        return None
+    return "ngram" if any(telling_ngrams(words, config)) else "whole"
+
+
+def telling_ngrams(words: Sequence[bytes], config: DecontaminateConfig) -> list[bool]:
+    """Which of the n-grams tell something."""
+    count = max(0, len(words) - config.ngram + 1)
+    return [is_telling(words[at : at + config.ngram], config.min_distinct_words) for at in range(count)]
 
 
 def is_telling(words: Sequence[bytes], least: int) -> bool:
@@ -184,24 +228,33 @@ def _rare_words(
 
 def save_index(path: Path, index: Index) -> None:
     """Write an index as .npz."""
+    tables: dict[str, Lookup | Wholes | Passages] = {
+        "ngrams": index.ngrams,
+        "wholes": index.wholes,
+        "passages": index.passages,
+        "rare": index.passages.rare,
+        **{str(length): lookup for length, lookup in index.beginnings.items()},
+    }
     arrays: dict[str, npt.NDArray[np.generic]] = {"ngram": np.array(index.ngram)}
-    for length, lookup in index.lookups.items():
-        arrays |= {f"{length}.{name}": value for name, value in vars(lookup).items()}
-    for name, value in vars(index.passages).items():
-        arrays |= {f"rare.{key}": part for key, part in vars(value).items()} if name == "rare" else {name: value}
+    for table, value in tables.items():
+        arrays |= {f"{table}.{name}": column for name, column in vars(value).items() if name != "rare"}
     with atomic_path(path) as aside, aside.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
 
 
 def load_index(path: Path) -> Index:
     """Read what `save_index` wrote."""
+    tables: dict[str, dict[str, Any]] = {}
     with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    ngram = int(arrays.pop("ngram"))
-    tables: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
-    for name in [name for name in arrays if "." in name]:
-        table, _, column = name.partition(".")
-        tables.setdefault(table, {})[column] = arrays.pop(name)
-    rare = Lookup(**tables.pop("rare"))  # type: ignore[arg-type]
-    lookups = {int(length): Lookup(**columns) for length, columns in tables.items()}  # type: ignore[arg-type]
-    return Index(lookups, Passages(rare=rare, **arrays), ngram)
+        ngram = int(stored["ngram"])
+        for file in stored.files:
+            table, _, name = file.partition(".")
+            if name:
+                tables.setdefault(table, {})[name] = stored[file]
+    return Index(
+        ngram=ngram,
+        ngrams=Lookup(**tables.pop("ngrams")),
+        wholes=Wholes(**tables.pop("wholes")),
+        passages=Passages(rare=Lookup(**tables.pop("rare")), **tables.pop("passages")),
+        beginnings={int(length): Lookup(**columns) for length, columns in tables.items()},
+    )

@@ -16,7 +16,7 @@ STRETCH_WORDS = 1 << 20
 BLOCKS_AT_ONCE = 64
 TABLE_BITS = 22
 # From the surest to the least sure.
-RULES = ("ngram", "short", "similar")
+RULES = ("ngram", "whole", "similar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Match:
 
 
 class _Table:
-    """Which hashes of a stretch are among the keys: a table of bits says no to nearly all, a search decides the rest.
+    """Which hashes of a stretch are among the keys: a table of flags says no to nearly all, a search decides the rest.
 
     Keys are sums of products by an odd number, so their high bits depend on every word.
     """
@@ -66,7 +66,11 @@ class Scanner:
         self._ngram = index.ngram
         self._similar = SimilarPassages(index.passages, similarity) if len(index.passages.parts) else None
         self._lexicon = Lexicon(index.passages.vocabulary)
-        self._tables = {length: _Table(lookup) for length, lookup in index.lookups.items()}
+        self._ngrams = _Table(index.ngrams)
+        self._beginnings = {length: _Table(lookup) for length, lookup in index.beginnings.items()}
+        self._wholes = index.wholes
+        longest = np.diff(index.wholes.starts).max(initial=0)
+        self._overlap = max(index.ngram, int(longest)) - 1
 
     def scan(self, text: str) -> list[Match]:
         """Every part that the text holds, by the first rule that finds it; ordered by part."""
@@ -74,28 +78,37 @@ class Scanner:
 
     def scan_words(self, words: WordStream) -> list[Match]:
         """See `scan`."""
-        places: dict[int, list[tuple[int, int]]] = {}
-        for place, length, part in self._exact(words.hashes):
-            places.setdefault(part, []).append((place, place + length))
-        found = {part: self._exact_match(part, spans) for part, spans in places.items()}
+        found: dict[int, Match] = {}
+        for rule, places in (("ngram", self._find_ngrams), ("whole", self._find_wholes)):
+            spans: dict[int, list[tuple[int, int]]] = {}
+            for start, stretch in self._stretches(words.hashes):
+                for place, length, part in places(stretch):
+                    spans.setdefault(part, []).append((start + place, start + place + length))
+            for part, own in spans.items():
+                found.setdefault(part, Match(part, rule, merge_spans(own), len(own), 1.0))
         if self._similar is not None:
             for match in self._similar.find(words.numbers):
                 found.setdefault(match.part, match)
         return [found[part] for part in sorted(found)]
 
-    def _exact_match(self, part: int, spans: list[tuple[int, int]]) -> Match:
-        whole = any(last - first == self._ngram for first, last in spans)
-        return Match(part, "ngram" if whole else "short", merge_spans(spans), len(spans), 1.0)
+    def _stretches(self, hashes: Hashes) -> Iterator[tuple[int, NgramHasher]]:
+        """Stretches of a document, each with what a match that begins in it may need of the next."""
+        for start in range(0, len(hashes), STRETCH_WORDS):
+            yield start, NgramHasher(hashes[start : start + STRETCH_WORDS + self._overlap])
 
-    def _exact(self, hashes: Hashes) -> Iterator[tuple[int, int, int]]:
-        """Place, length and part of every n-gram found."""
-        overlap = max(self._tables, default=1) - 1
-        for start in range(0, max(len(hashes), 1), STRETCH_WORDS):
-            stretch = NgramHasher(hashes[start : start + STRETCH_WORDS + overlap])
-            for length, table in self._tables.items():
-                # What begins in the next stretch is found there.
-                for place, owner in table.find(stretch.of(length)[:STRETCH_WORDS]):
-                    yield start + place, length, owner
+    def _find_ngrams(self, stretch: NgramHasher) -> Iterator[tuple[int, int, int]]:
+        """Place, length and part of every n-gram found that begins in the stretch."""
+        for place, part in self._ngrams.find(stretch.of(self._ngram)[:STRETCH_WORDS]):
+            yield place, self._ngram, part
+
+    def _find_wholes(self, stretch: NgramHasher) -> Iterator[tuple[int, int, int]]:
+        """Place, length and part of every text found whole that begins in the stretch."""
+        wholes = self._wholes
+        for length, table in self._beginnings.items():
+            for place, number in table.find(stretch.of(length)[:STRETCH_WORDS]):
+                wanted = wholes.words[wholes.starts[number] : wholes.starts[number + 1]]
+                if np.array_equal(stretch.words[place : place + len(wanted)], wanted):
+                    yield place, len(wanted), int(wholes.parts[number])
 
 
 def merge_spans(spans: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -170,7 +170,7 @@ def _benchmark_lines(name: str, reports: Sequence[ItemReport]) -> list[str]:
     if unused:
         shown = ", ".join(map(_plain, unused[:UNUSED_SHOWN]))
         more = f" and {len(unused) - UNUSED_SHOWN} more" if len(unused) > UNUSED_SHOWN else ""
-        lines += ["", f"Not looked for, too short or too plain: {shown}{more}."]
+        lines += ["", f"Not looked for, too short: {shown}{more}."]
     return lines
 
 

@@ -123,6 +123,7 @@ class NgramHasher:
     """
 
     def __init__(self, hashes: Hashes) -> None:
+        self.words = hashes
         self._powers = [hashes]
 
     def of(self, size: int) -> Hashes:

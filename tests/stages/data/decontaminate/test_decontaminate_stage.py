@@ -66,18 +66,18 @@ def test_a_disguised_item_is_found_wherever_it_stands(
 ) -> None:
     documents = make_documents(
         {"clean": prose, "first": embed(disguise(items[0]["question"]), prose)},
-        {"short": embed(disguise(items[1]["question"]), prose)},
+        {"brief": embed(disguise(items[1]["question"]), prose)},
     )
     artifact = cleaned(session, documents, benchmark)
     assert texts(artifact) == {"clean": prose}
     assert artifact.manifest.counts == {
         "documents_in": 3,
         "documents_out": 1,
-        "dropped": {"benchmark_ngram": 1, "benchmark_short": 1},
+        "dropped": {"benchmark_ngram": 1, "benchmark_whole": 1},
     }
     assert {(row["document"], row["item"], row["rule"]) for row in findings(artifact)} == {
         ("first", "0", "ngram"),
-        ("short", "1", "short"),
+        ("brief", "1", "whole"),
     }
 
 
@@ -174,22 +174,22 @@ def test_the_report_names_every_item(
     rows = pq.read_table(artifact.file("items.parquet")).to_pylist()
     assert [(row["item"], row["documents"], row["places"]) for row in rows] == [("0", 0, 0), ("1", 2, 2), ("2", 0, 0)]
     assert rows[1]["fields_not_looked_for"] == ["answer"]
-    assert rows[1]["rules"] == ["short"]
+    assert rows[1]["rules"] == ["whole"]
     assert (rows[1]["example_document"], rows[1]["example"]) == ("a", "Which quokka invented the trombone")
     page = artifact.file("report.md").read_text()
-    assert "| quiz | 3 | 3 | 1 | 2 | ngram, short, similar |" in page
-    assert "| 1 | 2 | 2 | short | a | Which quokka invented the trombone |" in page
+    assert "| quiz | 3 | 3 | 1 | 2 | ngram, whole, similar |" in page
+    assert "| 1 | 2 | 2 | whole | a | Which quokka invented the trombone |" in page
 
 
 def test_items_too_short_are_listed(
     session: Session, make_documents: MakeDocuments, benchmark: str, prose: str
 ) -> None:
-    artifact = cleaned(session, make_documents({"a": prose}), benchmark, min_short_words=6)
-    assert "Not looked for, too short or too plain: 1." in artifact.file("report.md").read_text()
+    artifact = cleaned(session, make_documents({"a": prose}), benchmark, min_words=6)
+    assert "Not looked for, too short: 1." in artifact.file("report.md").read_text()
     assert artifact.manifest.metrics["items_looked_for"] == 2
 
 
-@pytest.mark.parametrize("rule", ["ngram", "short", "similar"])
+@pytest.mark.parametrize("rule", ["ngram", "whole", "similar"])
 def test_a_canary_that_is_not_found_fails_the_stage(
     session: Session,
     make_documents: MakeDocuments,
@@ -274,3 +274,15 @@ def test_a_damaged_shard_is_named(session: Session, make_documents: MakeDocument
     shard.write_bytes(shard.read_bytes()[:-20])
     with pytest.raises(IntegrityError):
         cleaned(session, documents, benchmark)
+
+
+def test_a_plain_item_is_looked_for_whole(
+    session: Session, make_documents: MakeDocuments, tmp_path: Path, prose: str
+) -> None:
+    path = tmp_path / "code.jsonl"
+    code = "x = 1 if x > 2 else x if x > 3 else 4 or x + 5 - x * 6 / 7"
+    path.write_text(json.dumps({"code": code}) + "\n")
+    documents = make_documents({"all": embed(code.replace(" ", "\n"), prose), "half": embed(code[:-8], prose)})
+    artifact = cleaned(session, documents, f"{path}:code")
+    assert list(texts(artifact)) == ["half"]
+    assert artifact.manifest.counts["dropped"] == {"benchmark_whole": 1}
