@@ -1,0 +1,96 @@
+"""The stage `data.decontaminate`: what is measured later must not be learned now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pipeline.stage import Context, Result, stage
+from stages.data.decontaminate.config import DecontaminateConfig
+
+COUNTED = ("documents_in", "documents_out", "documents_cut", "characters_in", "characters_out")
+
+
+def _sources(config: DecontaminateConfig) -> dict[str, str]:
+    from pipeline.sources import fingerprint_paths
+
+    return fingerprint_paths(benchmark.path for benchmark in config.parsed())
+
+
+@stage("data.decontaminate", revision=1, inputs={"documents": "documents"}, output="documents", sources=_sources)
+def decontaminate_documents(context: Context[DecontaminateConfig]) -> Result:
+    """Drop documents that hold benchmark items, or cut the items out, and report item by item.
+
+    Items are found by 13 words in a row wherever lines break, short items as a whole, paraphrased ones by their content
+    words. Every rule must first find an item planted for it. Writes `findings.parquet` (one row an item found in a
+    document), `items.parquet` (one row an item) and `report.md`.
+
+    Raises:
+        InputError: there are no documents, or a benchmark is missing, damaged or holds nothing to look for.
+        IntegrityError: a shard is damaged.
+        LongcatError: a planted item was not found.
+    """
+    from pipeline.documents import document_shards, shard_name
+    from pipeline.errors import InputError
+    from stages.data.decontaminate.canary import check_canaries, make_canaries, write_canaries
+    from stages.data.decontaminate.index import build_index, save_index
+    from stages.data.decontaminate.items import read_parts
+    from stages.data.decontaminate.report import gather, read_findings, write_findings, write_items, write_page
+    from stages.data.decontaminate.shard import Task, clean_shard
+
+    config, work, output = context.config, context.work, context.output
+    documents = context.input("documents")
+    benchmarks = config.parsed()
+    parts = [part for benchmark in benchmarks for part in read_parts(benchmark, config.id_field)]
+    indexed = build_index(parts, config)
+    for benchmark in benchmarks:
+        if not any(rules for part, rules in zip(parts, indexed.rules, strict=True) if part.benchmark == benchmark.name):
+            raise InputError(
+                "no item is long enough to be looked for", where=str(benchmark.path), hint="lower min_words"
+            )
+    index = work / "index.npz"
+    save_index(index, indexed.index)
+
+    canaries = make_canaries(parts, indexed, config)
+    planted = Task(
+        work / "canaries.jsonl.zst", index, work / "canaries-left.jsonl.zst", work / "canaries.parquet", config
+    )
+    write_canaries(planted.shard, canaries)
+    context.map_shards(clean_shard, [planted], description="planted items")
+    check_canaries(canaries, planted.findings, planted.output)
+
+    tasks = [
+        Task(shard, index, output / shard_name(number), work / f"findings-{number:05d}.parquet", config)
+        for number, shard in enumerate(document_shards(documents))
+    ]
+    results = context.map_shards(clean_shard, tasks, description="decontaminating")
+    totals = _sum(results)
+    if not totals["documents_in"]:
+        raise InputError("there are no documents to decontaminate", where=str(documents.path))
+    counts = {name: totals[name] for name in ("documents_in", "documents_out", "dropped")}
+    findings = read_findings([task.findings for task in tasks])
+    write_findings(output / "findings.parquet", parts, findings)
+    reports = gather(parts, indexed, findings)
+    write_items(output / "items.parquet", reports)
+    write_page(output / "report.md", reports, parts, canaries, counts, config)
+    return Result(
+        counts=counts,
+        metrics={
+            "items": len(reports),
+            "items_looked_for": sum(bool(report.rules) for report in reports),
+            "items_found": sum(bool(report.documents) for report in reports),
+            "canaries_found": len(canaries),
+            "documents_cut": totals["documents_cut"],
+            "characters_in": totals["characters_in"],
+            "characters_out": totals["characters_out"],
+        },
+    )
+
+
+def _sum(results: list[dict[str, Any]]) -> dict[str, Any]:
+    totals: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for result in results:
+        dropped.update(result["dropped"])
+        totals.update({name: value for name, value in result.items() if name != "dropped"})
+    return {**{name: totals[name] for name in COUNTED}, "dropped": dict(sorted(dropped.items()))}

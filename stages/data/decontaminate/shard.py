@@ -1,0 +1,155 @@
+"""Cleaning one shard: documents without items to one file, what was found in the others to another beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.documents import Document, read_documents, write_documents
+from pipeline.files import atomic_path
+from stages.data.decontaminate.config import DecontaminateConfig
+from stages.data.decontaminate.index import load_index
+from stages.data.decontaminate.match import RULES, Match, Scanner, merge_spans
+from stages.data.decontaminate.words import word_spans
+
+EXCERPT_CHARACTERS = 240
+# Where a cut joins two texts an item may appear; after so many cuts a document is dropped.
+MAX_CUTS = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to clean with the index at `index`: documents to `output`, findings to `findings` (parquet)."""
+
+    shard: Path
+    index: Path
+    output: Path
+    findings: Path
+    config: DecontaminateConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a document: why it is dropped, or None; the text that stays; what was found at first."""
+
+    reason: str | None
+    text: str
+    matches: tuple[Match, ...]
+
+
+@lru_cache(maxsize=1)
+def _scanner(index: Path, similarity: float) -> Scanner:
+    return Scanner(load_index(index), similarity)
+
+
+def clean_shard(task: Task) -> dict[str, Any]:
+    """Write what stays of one shard, and a row for every item found in a document.
+
+    Returns counts: documents in, out and cut, dropped by reason, characters in and out.
+
+    Raises:
+        IntegrityError: the shard is damaged.
+    """
+    scanner = _scanner(task.index, task.config.similarity)
+    counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    rows: list[dict[str, Any]] = []
+
+    def kept() -> Iterator[Document]:
+        for document in read_documents(task.shard):
+            verdict = judge(document.text, scanner, task.config)
+            counts.update(documents_in=1, characters_in=len(document.text))
+            if verdict.matches:
+                rows.extend(_rows(document, verdict))
+            if verdict.reason is not None:
+                dropped[verdict.reason] += 1
+                continue
+            counts.update(documents_out=1, characters_out=len(verdict.text), documents_cut=int(bool(verdict.matches)))
+            yield replace(document, text=verdict.text) if verdict.matches else document
+
+    write_documents(task.output, kept())
+    _write_findings(task.findings, rows)
+    return {**counts, "dropped": dict(sorted(dropped.items()))}
+
+
+def judge(text: str, scanner: Scanner, config: DecontaminateConfig) -> Verdict:
+    """Decide over one document."""
+    first = matches = scanner.scan(text)
+    if not first:
+        return Verdict(None, text, ())
+    if config.action == "drop":
+        return Verdict(f"benchmark_{strongest(first)}", text, tuple(first))
+    for _ in range(MAX_CUTS):
+        text, words = cut(text, matches, config.cut_margin_words)
+        if words < config.min_words_left:
+            return Verdict("little_left_after_cut", text, tuple(first))
+        matches = scanner.scan(text)
+        if not matches:
+            return Verdict(None, text, tuple(first))
+    return Verdict("found_again_after_cut", text, tuple(first))
+
+
+def strongest(matches: Sequence[Match]) -> str:
+    """The surest rule that found something."""
+    return min((match.rule for match in matches), key=RULES.index)
+
+
+def cut(text: str, matches: Sequence[Match], margin: int) -> tuple[str, int]:
+    """The text without the words of the matches and `margin` words around each; and how many words are left."""
+    places = word_spans(text)
+    widened = [(max(0, a - margin), min(len(places), b + margin)) for match in matches for a, b in match.spans]
+    pieces: list[str] = []
+    words = begin = 0
+    for first, last in (*merge_spans(widened), (len(places), len(places))):
+        if first > begin:
+            start = places[begin][0] if begin else 0
+            stop = places[first][0] if first < len(places) else len(text)
+            pieces.append(text[start:stop].strip())
+            words += first - begin
+        begin = last
+    return "\n\n".join(pieces), words
+
+
+def _rows(document: Document, verdict: Verdict) -> Iterator[dict[str, Any]]:
+    places = word_spans(document.text)
+    for match in verdict.matches:
+        first, last = match.spans[0]
+        yield {
+            "document": document.id,
+            "part": match.part,
+            "rule": match.rule,
+            "places": len(match.spans),
+            "ngrams": match.ngrams,
+            "share": round(match.share, 4),
+            "first_word": first,
+            "last_word": match.spans[-1][1],
+            "kept": verdict.reason is None,
+            "excerpt": document.text[places[first][0] : places[last - 1][1]][:EXCERPT_CHARACTERS],
+        }
+
+
+def _write_findings(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One row for every item found in a document, in the order of the documents."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("document", pa.string()),
+            ("part", pa.int64()),
+            ("rule", pa.string()),
+            ("places", pa.int64()),
+            ("ngrams", pa.int64()),
+            ("share", pa.float64()),
+            ("first_word", pa.int64()),
+            ("last_word", pa.int64()),
+            ("kept", pa.bool_()),
+            ("excerpt", pa.string()),
+        ]
+    )
+    with atomic_path(path) as aside:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside, compression="zstd")
