@@ -20,7 +20,8 @@ from stages.data.filter.view import view_text
 
 def words_of(text: str) -> list[str]:
     view = view_text(text)
-    return [view.words[number] for number in view.word_ids]
+    words = list(view.numbers)
+    return [words[number] for number in view.word_ids]
 
 
 @pytest.mark.parametrize(
