@@ -172,9 +172,7 @@ def compare(folder: Path, python: Path, count: int, seed: int) -> dict[str, Any]
         "characters": sum(len(text) for _, text in documents),
         "documents_per_cpu_second": {name: statistics.median(values) for name, values in rates.items()},
         "dropped": {family: {"ours": mine, "datatrove": theirs} for family, (mine, theirs) in dropped.items()},
-        "equal": {
-            family: 1 - sum(d["family"] == family for d in differences) / len(documents) for family in FAMILIES
-        },
+        "equal": {family: 1 - sum(d["family"] == family for d in differences) / len(documents) for family in FAMILIES},
         "differences": differences,
     }
 

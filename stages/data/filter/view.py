@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -12,25 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.data.filter.characters import SYMBOLS
+from stages.data.filter.words import split_chunk
 
-# The published rules count spaCy's words. This follows its English rules where they move a count: addresses, numbers,
-# abbreviations and what signs hold together inside a word are one word; hyphens between letters, clitics ('s, n't)
-# and every other sign are words of their own. No word reaches over a blank, so each chunk between blanks is split by
-# itself.
-_JOINED = (
-    r"(?:(?:(?<![a-z])\.|[.@](?![A-Z]))\w+"
-    r"|[,:/=<>]+\d\w*"
-    r"|(?<=\D)-\d\w*"
-    r"|['’](?!(?:[stdm]|re|ve|ll)\b)\w+"
-    r"|[()\[\]{}\"!?;&#$%^*+|\\\u00ad\u200b-\u200d]+\w+)*"
-)
-_TOKEN = re.compile(
-    r"https?://[^\s<>\"]*[\w/]"
-    r"|(?<!\w)(?:[A-Za-z]\.){2,}"
-    rf"|(?:(?<!\S)[-/@.=+]+)?\w+{_JOINED}(?:[/=@+]+(?!\S))?"
-    r"|['’](?:[stdm]|re|ve|ll)\b"
-    r"|\.{2,}|--+|[^\w\s]"
-)
 # Chunks are remembered until they have this many characters; some 100 MB.
 MAX_REMEMBERED = 2 << 20
 _FIRST_CAPACITY = 1 << 12
@@ -83,9 +65,9 @@ class _Column:
 
 
 class _Vocabulary(dict[str, int]):
-    """Numbers every chunk met, and remembers its words: texts share most of their chunks, and splitting is what costs.
+    """Numbers every chunk met and remembers its words: texts share most of their chunks, and splitting is what costs.
 
-    The words of chunk `c` are `words[starts[c] : starts[c] + sizes[c]]`, as numbers into the columns that describe words.
+    The words of chunk `c` are `words[starts[c] : starts[c] + sizes[c]]`, as numbers into the columns of words.
     """
 
     def __init__(self) -> None:
@@ -98,7 +80,7 @@ class _Vocabulary(dict[str, int]):
     def __missing__(self, chunk: str) -> int:
         number = self[chunk] = len(self)
         self.characters += len(chunk)
-        words = _TOKEN.findall(chunk)
+        words = split_chunk(chunk)
         self.starts.append(self.words.size)
         self.sizes.append(len(words))
         for word in words:
