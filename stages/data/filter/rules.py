@@ -89,9 +89,14 @@ def _add(values: dict[str, float], family: str, measured: dict[str, float]) -> N
     values.update({f"{family}.{name}": value for name, value in measured.items()})
 
 
+def families(config: FilterConfig) -> list[tuple[str, Family]]:
+    """The families of rules with their names, in the order in which they judge."""
+    found = [(name, getattr(config, name)) for name in FilterConfig.model_fields]
+    return [(name, family) for name, family in found if isinstance(family, Family)]
+
+
 def _first_broken(verdict: Verdict, config: FilterConfig) -> str | None:
-    for name in FilterConfig.model_fields:
-        family: Family = getattr(config, name)
+    for name, family in families(config):
         if not applies(family, verdict.kind):
             continue
         if name == "language" and config.language.allowed and verdict.language not in config.language.allowed:
