@@ -99,6 +99,15 @@ SPECS = {
             "longcat data filter --documents extracted --set gopher_quality.min_words=30 --name filtered",
         ),
     ),
+    "train-quality": Spec(
+        "data.train-quality",
+        "Train a fastText quality classifier for the filter.",
+        (
+            "longcat data train-quality --positives good --negatives bad --name quality",
+            "longcat data train-quality --labelled rated --label-key quality --name quality",
+            "longcat data filter --documents extracted --classifier quality --name filtered",
+        ),
+    ),
     "dedup": Spec(
         "data.dedup",
         "Drop exact and near duplicates (MinHash-LSH).",

@@ -15,6 +15,7 @@ from pipeline.files import atomic_path
 from stages.data.filter.config import FilterConfig
 from stages.data.filter.rules import Verdict, judge, value_names
 from stages.data.language import LanguageIdentifier
+from stages.data.quality.classifier import QualityClassifier
 
 ROWS_A_GROUP = 8192
 
@@ -27,6 +28,7 @@ class Task:
     number: int
     output: Path
     config: FilterConfig
+    classifier: Path | None = None
 
 
 def attributes_name(number: int) -> str:
@@ -39,6 +41,11 @@ def _identifier() -> LanguageIdentifier:
     return LanguageIdentifier()
 
 
+@cache
+def _classifier(path: Path) -> QualityClassifier:
+    return QualityClassifier(path)
+
+
 def filter_shard(task: Task) -> dict[str, Any]:
     """Write the kept documents and the attributes of one shard.
 
@@ -46,16 +53,17 @@ def filter_shard(task: Task) -> dict[str, Any]:
 
     Raises:
         IntegrityError: the shard is damaged.
-        InputError: the language model is missing.
+        InputError: the language model is missing, or the classifier is of another kind.
     """
     identifier = _identifier() if task.config.language.enabled else None
+    classifier = _classifier(task.classifier) if task.classifier is not None else None
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     with _attributes(task.output / attributes_name(task.number)) as attributes:
 
         def kept() -> Iterator[Document]:
             for document in read_documents(task.shard):
-                verdict = judge(document, task.config, identifier)
+                verdict = judge(document, task.config, identifier, classifier)
                 attributes.add(document.id, verdict)
                 counts["documents_in"] += 1
                 counts["characters_in"] += len(document.text)

@@ -79,5 +79,7 @@ def _check_change(name: str, key: str, before: FilterConfig, after: FilterConfig
     threshold = key.startswith(("min_", "max_")) or (name, key) == ("language", "allowed")
     # Without C4's line rules FineWeb's ratios would be those of other lines.
     switched_off = key == "enabled" and name != "c4"
-    if not threshold and not switched_off:
+    # What the beginning dropped was not scored as a whole.
+    finer = (name, key) == ("quality", "min_coarse_score") and (new.min_coarse_score or 0) < (old.min_coarse_score or 0)
+    if finer or (not threshold and not switched_off):
         raise ConfigError("this changes what is measured, not a threshold", where=f"{name}.{key}", hint=hint)
