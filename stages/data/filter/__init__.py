@@ -24,6 +24,7 @@ def filter_documents(context: Context[FilterConfig]) -> Result:
     """
     from pipeline.errors import InputError
     from stages.data.filter.shard import Task, filter_shard
+    from stages.data.filter.sites import find_templates
     from stages.data.language import ensure_language_model
     from stages.data.quality.classifier import QualityClassifier, classifier_path
 
@@ -35,7 +36,11 @@ def filter_documents(context: Context[FilterConfig]) -> Result:
         QualityClassifier(classifier)
     documents = context.input("documents")
     shards = document_shards(documents)
-    tasks = [Task(shard, number, context.output, context.config, classifier) for number, shard in enumerate(shards)]
+    templates, n_templates = find_templates(context) if context.config.sites.enabled else ((), 0)
+    tasks = [
+        Task(shard, number, context.output, context.config, classifier, templates)
+        for number, shard in enumerate(shards)
+    ]
     results = context.map_shards(filter_shard, tasks, description="filtering")
     totals: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -56,5 +61,7 @@ def filter_documents(context: Context[FilterConfig]) -> Result:
             "characters_out": totals["characters_out"],
             "documents_edited": totals["documents_edited"],
             "lines_removed": totals["lines_removed"],
+            "site_lines_found": n_templates,
+            "site_lines_removed": totals["site_lines_removed"],
         },
     )

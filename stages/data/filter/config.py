@@ -164,6 +164,16 @@ class QualityRules(Family):
     min_score: float | None = Field(default=0.5, ge=0, le=1, description="Least score of the document.")
 
 
+class SiteRules(BaseModel):
+    """Taking out lines that stand on many documents of a site, before any family measures the text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    enabled: bool = Field(default=False, description="Whether it is done; the input is then read twice.")
+    min_documents: int = Field(default=5, ge=2, description="Documents of a site that a line must stand on.")
+    min_share: float = Field(default=0.3, ge=0, le=1, description="Share of a site's documents it must stand on.")
+
+
 class FilterConfig(StageConfig):
     """Families of rules, judged in this order; the first rule broken is the reason a document is dropped for."""
 
@@ -176,3 +186,4 @@ class FilterConfig(StageConfig):
     fineweb: FineWebRules = Field(default=FineWebRules(), description="FineWeb's rules.")
     code: CodeRules = Field(default=CodeRules(), description="Rules for source code.")
     quality: QualityRules = Field(default=QualityRules(), description="The quality classifier, where one is given.")
+    sites: SiteRules = Field(default=SiteRules(), description="Lines that stand on many documents of a site.")

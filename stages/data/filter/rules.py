@@ -137,4 +137,5 @@ def value_names() -> list[str]:
         "code": code.measure(""),
         "quality": dict.fromkeys(quality.VALUES, 0.0),
     }
-    return ["language.probability", *(f"{family}.{name}" for family, values in measured.items() for name in values)]
+    names = [f"{family}.{name}" for family, values in measured.items() for name in values]
+    return ["language.probability", *names, "sites.lines_removed"]

@@ -14,6 +14,7 @@ from pipeline.documents import Document, read_documents, shard_name, write_docum
 from pipeline.files import atomic_path
 from stages.data.filter.config import FilterConfig
 from stages.data.filter.rules import Verdict, judge, value_names
+from stages.data.filter.sites import load_templates, remove_templates
 from stages.data.language import LanguageIdentifier
 from stages.data.quality.classifier import QualityClassifier
 
@@ -29,6 +30,7 @@ class Task:
     output: Path
     config: FilterConfig
     classifier: Path | None = None
+    templates: tuple[Path, ...] = ()
 
 
 def attributes_name(number: int) -> str:
@@ -57,13 +59,17 @@ def filter_shard(task: Task) -> dict[str, Any]:
     """
     identifier = _identifier() if task.config.language.enabled else None
     classifier = _classifier(task.classifier) if task.classifier is not None else None
+    templates = load_templates(task.templates)
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     with _attributes(task.output / attributes_name(task.number)) as attributes:
 
         def kept() -> Iterator[Document]:
             for document in read_documents(task.shard):
-                verdict = judge(document, task.config, identifier, classifier)
+                text, site_lines = remove_templates(document, templates) if templates else (document.text, 0)
+                verdict = judge(replace(document, text=text), task.config, identifier, classifier)
+                if templates:
+                    verdict.values["sites.lines_removed"] = site_lines
                 attributes.add(document.id, verdict)
                 counts["documents_in"] += 1
                 counts["characters_in"] += len(document.text)
@@ -74,6 +80,7 @@ def filter_shard(task: Task) -> dict[str, Any]:
                 counts["characters_out"] += len(verdict.text)
                 counts["documents_edited"] += verdict.text != document.text
                 counts["lines_removed"] += int(verdict.values.get("c4.lines_removed", 0))
+                counts["site_lines_removed"] += site_lines
                 yield _marked(document, verdict)
 
         write_documents(task.output / shard_name(task.number), kept())
