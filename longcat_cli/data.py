@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from longcat_cli.settings import settings_of
 from longcat_cli.stage_command import Spec, add_stage_command
 
 app = typer.Typer(no_args_is_help=True, help="Collect, extract, filter, dedup, train a tokenizer, pack.")
@@ -34,7 +37,49 @@ def register(root: typer.Typer) -> None:
     app.add_typer(collect, name="collect")
     for name, spec in SPECS.items():
         add_stage_command(app, name, spec)
+    app.command("inspect")(inspect_filtered)
     root.add_typer(app, name="data")
+
+
+def inspect_filtered(
+    ctx: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="REF", help="A filtered artifact: name, id prefix or folder.")],
+    rules: Annotated[
+        list[str] | None,
+        typer.Option("--rule", metavar="FAMILY.RULE", help="Only this rule; without it all that dropped something."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="family.threshold=value: what would change; nothing is written."),
+    ] = None,
+    examples: Annotated[int, typer.Option("--examples", min=0, max=50, help="Examples on each side of a rule.")] = 2,
+    bins: Annotated[int, typer.Option("--bins", min=2, max=50, help="Bars of each histogram.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """What the filter dropped and why: counts, a histogram a rule, examples nearest to each threshold.
+
+    Example: [cyan]longcat data inspect filtered --set gopher_quality.min_words=80[/cyan]
+    """
+    from longcat_cli.console import err, print_json
+    from longcat_cli.filter_report import print_report
+    from pipeline.config import parse_assignments
+    from pipeline.errors import MissingArtifactError
+    from stages.data.inspect.report import report
+
+    store = settings_of(ctx).open_store()
+    artifact = store.resolve(reference)
+    source = None
+    given = artifact.manifest.inputs.get("documents", [])
+    try:
+        source = store.resolve(given[0].id) if given else None
+    except MissingArtifactError:
+        err().print("the filter's input is no longer in the store; examples come without their texts")
+    changes = parse_assignments(assignments or [])
+    found = report(artifact, source, changes=changes, rules=tuple(rules or ()), examples=examples, bins=bins)
+    if as_json:
+        print_json(found)
+    else:
+        print_report(found)
 
 
 SPECS = {
@@ -52,6 +97,15 @@ SPECS = {
         (
             "longcat data filter --documents extracted --name filtered",
             "longcat data filter --documents extracted --set gopher_quality.min_words=30 --name filtered",
+        ),
+    ),
+    "train-quality": Spec(
+        "data.train-quality",
+        "Train a fastText quality classifier for the filter.",
+        (
+            "longcat data train-quality --positives good --negatives bad --name quality",
+            "longcat data train-quality --labelled rated --label-key quality --name quality",
+            "longcat data filter --documents extracted --classifier quality --name filtered",
         ),
     ),
     "dedup": Spec(

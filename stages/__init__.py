@@ -8,6 +8,7 @@ registry.declare(
         "data.collect.urls": "stages.data.collect",
         "data.extract": "stages.data.extract",
         "data.filter": "stages.data.filter",
+        "data.train-quality": "stages.data.quality",
         "data.dedup": "stages.data.dedup",
         "data.tokenizer": "stages.data.tokenizer",
         "data.pack": "stages.data.pack",

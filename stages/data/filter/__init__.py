@@ -9,26 +9,38 @@ from pipeline.stage import Context, Result, stage
 from stages.data.filter.config import FilterConfig
 
 
-@stage("data.filter", revision=1, inputs={"documents": "documents"}, output="documents")
+@stage("data.filter", revision=2, inputs={"documents": "documents", "classifier": "report?"}, output="documents")
 def filter_documents(context: Context[FilterConfig]) -> Result:
     """Drop documents that break a rule of language, Gopher, C4 or FineWeb; C4's line rules clean the rest.
+
+    With a classifier from `data train-quality` the family `quality` judges too.
 
     Writes for every input shard one shard of kept documents and, beside it, `attributes-XXXXX.parquet` with one row
     a document in: id, kind, language, decision, reason and every measured value.
 
     Raises:
-        InputError: the input holds no documents, or the language model is missing.
-        IntegrityError: a shard is damaged.
+        InputError: the input holds no documents, the language model is missing, or the classifier is of another kind.
+        IntegrityError: a shard or the classifier is damaged.
     """
     from pipeline.errors import InputError
     from stages.data.filter.shard import Task, filter_shard
+    from stages.data.filter.sites import find_templates
     from stages.data.language import ensure_language_model
+    from stages.data.quality.classifier import QualityClassifier, classifier_path
 
     if context.config.language.enabled:
         ensure_language_model()
+    classifier = None
+    if (given := context.optional("classifier")) is not None:
+        classifier = classifier_path(given)
+        QualityClassifier(classifier)
     documents = context.input("documents")
     shards = document_shards(documents)
-    tasks = [Task(shard, number, context.output, context.config) for number, shard in enumerate(shards)]
+    templates, n_templates = find_templates(context) if context.config.sites.enabled else ((), 0)
+    tasks = [
+        Task(shard, number, context.output, context.config, classifier, templates)
+        for number, shard in enumerate(shards)
+    ]
     results = context.map_shards(filter_shard, tasks, description="filtering")
     totals: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -49,5 +61,7 @@ def filter_documents(context: Context[FilterConfig]) -> Result:
             "characters_out": totals["characters_out"],
             "documents_edited": totals["documents_edited"],
             "lines_removed": totals["lines_removed"],
+            "site_lines_found": n_templates,
+            "site_lines_removed": totals["site_lines_removed"],
         },
     )

@@ -18,12 +18,16 @@ _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "u
 # Signs that end a sentence, with the closing quotes and brackets among them, before a further sentence on the line.
 # A full stop after a single capital or a known abbreviation ends none. Possessive, so that a run of signs costs no
 # more than its length.
+# It starts with the signs themselves, which lets the search skip to them; what stands before is looked at after.
 _SENTENCE_BREAK = re.compile(
-    r"(?<![.!?\"'”’)\]])(?:(?<![A-Z])|(?<=[A-Z]{2}))(?=[\"'”’)\]]*+[.!?])[.!?\"'”’)\]]++[^\S\n]++(?=[\"'“‘(\[]*+\w)"
-    r"|[。！？]++(?!$)",
-    re.MULTILINE,
+    r"[.!?\"'”’)\]](?<![.!?\"'”’)\]]{2})(?:(?<![A-Z].)|(?<=[A-Z]{2}.))(?:(?<=[.!?])|(?=[\"'”’)\]]*+[.!?]))"
+    r"[.!?\"'”’)\]]*+[^\S\n]++(?=[\"'“‘(\[]*+\w)"
 )
-_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Inc|Ltd|Co|vs|e\.g|i\.e|a\.m|p\.m)\.[^\S\n]+(?=\w)")
+_IDEOGRAPHIC_BREAK = re.compile(r"[。！？]++(?!$)", re.MULTILINE)
+_ABBREVIATION = re.compile(
+    r"\.(?:(?<=\b(?:Mr|Ms|Dr|St|Jr|Sr|Co|vs)\.)|(?<=\b(?:Mrs|Inc|Ltd|e\.g|i\.e|a\.m|p\.m)\.)|(?<=\bProf\.))"
+    r"[^\S\n]+(?=\w)"
+)
 _FENCES = ("```", "~~~")
 
 
@@ -39,7 +43,7 @@ class Lines:
 
 def whole(view: TextView) -> Lines:
     """All lines of a text that C4's rules do not apply to."""
-    kept = [line for line in view.lines if line.strip()]
+    kept = [line for line, chunks in zip(view.lines, view.chunks, strict=True) if chunks]
     return Lines(kept, view.n_words, view.text.count("\n"), view.text)
 
 
@@ -49,16 +53,17 @@ def clean(view: TextView, rules: C4Lines) -> tuple[Lines, dict[str, float]]:
     kept: list[str] = []
     written: list[str] = []
     words = removed = 0
-    for number, raw in enumerate(view.lines):
+    line_words = view.line_words.tolist()
+    for raw, chunks, n_words in zip(view.lines, view.chunks, line_words, strict=True):
         line = raw.strip()
         if not line:
             written.append("")
-        elif (result := judge.line(raw, line)) is None:
+        elif (result := judge.line(raw, line, chunks)) is None:
             removed += 1
         else:
-            kept.append(result.strip())
+            kept.append(line if result is raw else result.strip())
             written.append(result)
-            words += int(view.line_words[number])
+            words += n_words
     text = _join(written) if removed or judge.edited else view.text
     values: dict[str, float] = {
         "sentences": count_sentences("\n".join(kept)) if kept else 0,
@@ -73,6 +78,8 @@ def clean(view: TextView, rules: C4Lines) -> tuple[Lines, dict[str, float]]:
 def count_sentences(text: str) -> int:
     """Sentences in lines of text: at least one a line."""
     inner = len(_SENTENCE_BREAK.findall(text)) - len(_ABBREVIATION.findall(text))
+    if any(sign in text for sign in "。！？"):
+        inner += len(_IDEOGRAPHIC_BREAK.findall(text))
     return text.count("\n") + 1 + max(0, inner)
 
 
@@ -100,13 +107,13 @@ class _LineJudge:
         self._has_lorem = "lorem ipsum" in lower
         self._has_javascript = rules.remove_javascript and "javascript" in lower
         self._policies = tuple(phrase for phrase in _POLICY if rules.remove_policy and phrase in lower)
+        self._has_phrases = self._has_lorem or self._has_javascript or bool(self._policies) or "{" in text
 
-    def line(self, raw: str, line: str) -> str | None:
-        """The line as it is to be written, or None to take it out."""
+    def line(self, raw: str, line: str, words: list[str]) -> str | None:
+        """The line as it is to be written, or None to take it out; `words` are what stands between its blanks."""
         rules = self.rules
         if rules.spare_markdown and self._is_markdown(line):
             return raw
-        words = line.split()
         longest = rules.max_word_length
         if longest is not None and len(line) > longest and max(map(len, words)) > longest:
             return None
@@ -117,7 +124,7 @@ class _LineJudge:
             return None
         if rules.min_words is not None and len(words) < rules.min_words:
             return None
-        return self._by_phrases(raw, line)
+        return self._by_phrases(raw, line) if self._has_phrases else raw
 
     def _by_phrases(self, raw: str, line: str) -> str | None:
         lower = line.lower() if self._has_lorem or self._has_javascript or self._policies else ""

@@ -147,6 +147,33 @@ class CodeRules(Family):
     )
 
 
+class QualityRules(Family):
+    """A classifier's score, where one is given as the input `classifier`; coarse first, then fine.
+
+    A document whose beginning scores under `min_coarse_score` is dropped for it; one whose beginning scores at least
+    `sure_score` keeps that score; only those between are scored as a whole.
+    """
+
+    kinds: tuple[Kind, ...] = Field(
+        default=("prose", "markdown"), description="The kinds of document this family judges."
+    )
+    coarse_characters: int = Field(default=1000, ge=1, description="Length of the beginning that is scored first.")
+    min_coarse_score: float | None = Field(default=0.1, ge=0, le=1, description="Least score of the beginning.")
+    sure_score: float = Field(default=0.95, ge=0, le=1, description="From this score on the beginning is enough.")
+    fine_characters: int = Field(default=10_000, ge=1, description="Length of text that is scored after that.")
+    min_score: float | None = Field(default=0.5, ge=0, le=1, description="Least score of the document.")
+
+
+class SiteRules(BaseModel):
+    """Taking out lines that stand on many documents of a site, before any family measures the text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    enabled: bool = Field(default=False, description="Whether it is done; the input is then read twice.")
+    min_documents: int = Field(default=5, ge=2, description="Documents of a site that a line must stand on.")
+    min_share: float = Field(default=0.3, ge=0, le=1, description="Share of a site's documents it must stand on.")
+
+
 class FilterConfig(StageConfig):
     """Families of rules, judged in this order; the first rule broken is the reason a document is dropped for."""
 
@@ -158,3 +185,5 @@ class FilterConfig(StageConfig):
     c4: C4Rules = Field(default=C4Rules(), description="C4's line and page rules.")
     fineweb: FineWebRules = Field(default=FineWebRules(), description="FineWeb's rules.")
     code: CodeRules = Field(default=CodeRules(), description="Rules for source code.")
+    quality: QualityRules = Field(default=QualityRules(), description="The quality classifier, where one is given.")
+    sites: SiteRules = Field(default=SiteRules(), description="Lines that stand on many documents of a site.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy.typing as npt
 
 from stages.data.filter.view import TextView, ratio
 
-_PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 TOP_SIZES = (2, 3, 4)
 DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
 
@@ -19,29 +17,28 @@ Ids = npt.NDArray[np.int64]
 
 def measure_quality(view: TextView, stop_words: Iterable[str]) -> dict[str, float]:
     """Counts and ratios of the quality rules; a symbol is a word without letter, digit or other sign of its own."""
-    occurrences = np.bincount(view.word_ids, minlength=len(view.words))
-    real = occurrences * ~view.is_symbol
-    n_real = int(real.sum())
+    real = ~view.is_symbol
+    n_real = int(np.count_nonzero(real))
     lines = view.text.splitlines()
     bullets = sum(line.lstrip().startswith(("•", "-")) for line in lines)
     ellipses = sum(line.rstrip().endswith(("...", "…")) for line in lines)
     dots = view.text.count("...") + view.text.count("…")
     return {
         "words": n_real,
-        "mean_word_length": ratio(int(real @ view.lengths), n_real),
+        "mean_word_length": ratio(int(view.lengths @ real), n_real),
         "hash_ratio": ratio(view.text.count("#"), view.n_words),
         "ellipsis_ratio": ratio(dots, view.n_words),
         "bullet_line_fraction": ratio(bullets, len(lines)),
         "ellipsis_line_fraction": ratio(ellipses, len(lines)),
-        "alphabetic_word_fraction": ratio(int((occurrences * view.has_letter).sum()), view.n_words),
-        "stop_words": len(set(stop_words).intersection(view.words)),
+        "alphabetic_word_fraction": ratio(int(np.count_nonzero(view.has_letter)), view.n_words),
+        "stop_words": sum(map(view.has, set(stop_words))),
     }
 
 
 def measure_repetition(view: TextView) -> dict[str, float]:
     """Fractions of the text, by number and by characters, that repeat something said before in it."""
     characters = len(view.text)
-    paragraphs = _PARAGRAPH_BREAK.split(view.text.strip())
+    paragraphs = [part.lstrip("\n") for part in view.text.strip().split("\n\n") if part]
     lines = [line for line in view.lines if line]
     values = {
         "duplicate_paragraph_fraction": duplicate_fraction(paragraphs),
@@ -49,16 +46,13 @@ def measure_repetition(view: TextView) -> dict[str, float]:
         "duplicate_line_fraction": duplicate_fraction(lines),
         "duplicate_line_characters": ratio(duplicate_characters(lines), characters),
     }
-    lengths = view.lengths[view.word_ids]
-    before = np.concatenate(([0], np.cumsum(lengths)))
-    grams = view.word_ids
+    before = np.concatenate(([0], np.cumsum(view.lengths)))
+    positions, grams = np.arange(view.n_words), view.word_ids
     for size in TOP_SIZES:
-        grams, top = _top_gram(grams, view.word_ids, size, before)
-        values[f"top_{size}_gram"] = ratio(top, characters)
-    positions = np.flatnonzero(np.bincount(grams, minlength=1)[grams] > 1) if len(grams) else grams
-    grams = grams[positions]
+        positions, grams, counts = _repeated(positions, grams, view.word_ids, size)
+        values[f"top_{size}_gram"] = ratio(_top_gram(positions, counts, size, before), characters)
     for size in DUPLICATE_SIZES:
-        positions, grams = _repeated(positions, grams, view.word_ids, size)
+        positions, grams, _ = _repeated(positions, grams, view.word_ids, size)
         values[f"duplicate_{size}_grams"] = ratio(_covered(positions, grams, size, before), characters)
     return values
 
@@ -73,33 +67,36 @@ def duplicate_characters(items: Sequence[str]) -> int:
     return sum(map(len, items)) - sum(map(len, set(items)))
 
 
-def _extend(grams: Ids, word_ids: Ids, following: Ids) -> Ids:
-    """A key for each n-gram made of an (n-1)-gram and the word after it; exact, since both are numbered densely."""
-    return grams * (int(word_ids.max()) + 1) + following
+def _repeated(positions: Ids, grams: Ids, word_ids: Ids, size: int) -> tuple[Ids, Ids, Ids]:
+    """Where the n-grams of `size` words stand that occur more than once, given the same of one word less.
+
+    Positions, ascending; the number of the n-gram at each, equal for equal n-grams; how often each occurs.
+    """
+    fits = int(np.searchsorted(positions, len(word_ids) - size, side="right"))
+    positions, grams = positions[:fits], grams[:fits]
+    if not fits:
+        return positions, grams, grams
+    following = word_ids[positions + size - 1]
+    # A key for each n-gram, exact: the n-gram's number without its last word, then that word's.
+    keys = grams * (int(following.max()) + 1) + following
+    order = keys.argsort()
+    keys = keys[order]
+    numbers = np.empty(fits, dtype=np.int64)
+    numbers[order] = np.cumsum(np.concatenate(([0], keys[1:] != keys[:-1])))
+    counts = np.bincount(numbers)[numbers]
+    several = np.flatnonzero(counts > 1)
+    return positions[several], numbers[several], counts[several]
 
 
-def _top_gram(grams: Ids, word_ids: Ids, size: int, before: Ids) -> tuple[Ids, int]:
-    """Number the n-grams of `size` words; with the characters that the most frequent one covers, blanks included."""
-    if len(word_ids) < size:
-        return grams[:0], 0
-    keys = _extend(grams[: len(word_ids) - size + 1], word_ids, word_ids[size - 1 :])
-    _, first, numbered, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    most = int(counts.max())
-    start = int(first[counts == most].min())
-    length = int(before[start + size] - before[start]) + size - 1
-    return numbered, length * most
-
-
-def _repeated(positions: Ids, grams: Ids, word_ids: Ids, size: int) -> tuple[Ids, Ids]:
-    """Where the n-grams of `size` words stand that occur more than once, given the same of one word less."""
-    fits = positions + size <= len(word_ids)
-    positions, grams = positions[fits], grams[fits]
-    if not len(positions):
-        return positions, grams
-    keys = _extend(grams, word_ids, word_ids[positions + size - 1])
-    _, numbered, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    again = counts[numbered] > 1
-    return positions[again], numbered[again]
+def _top_gram(positions: Ids, counts: Ids, size: int, before: Ids) -> int:
+    """Characters that the most frequent n-gram covers, blanks included; of several, the one that stands first."""
+    if len(before) <= size:
+        return 0
+    most, start = 1, 0
+    if len(counts):
+        first = int(counts.argmax())
+        most, start = int(counts[first]), int(positions[first])
+    return (int(before[start + size] - before[start]) + size - 1) * most
 
 
 def _covered(positions: Ids, grams: Ids, size: int, before: Ids) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.documents import Document
-from stages.data.filter import c4, code, fineweb, gopher
+from stages.data.filter import c4, code, fineweb, gopher, quality
 from stages.data.filter.config import Family, FilterConfig, Kind
 from stages.data.filter.view import view_text
 from stages.data.language import LanguageIdentifier
+from stages.data.quality.classifier import QualityClassifier
 
 EMPTY = "empty"
 NOT_ALLOWED = "language.allowed"
@@ -39,11 +40,17 @@ def document_kind(document: Document) -> Kind:
     return "prose"
 
 
-def judge(document: Document, config: FilterConfig, identifier: LanguageIdentifier | None) -> Verdict:
+def judge(
+    document: Document,
+    config: FilterConfig,
+    identifier: LanguageIdentifier | None,
+    classifier: QualityClassifier | None = None,
+) -> Verdict:
     """Measure `document` by every family that judges its kind, and decide.
 
     All families are measured even after one has dropped the document, so that thresholds can be chosen from the
     stored values. `identifier` is needed where `config.language` is enabled; it looks at every kind of document.
+    Without a `classifier` the family `quality` judges nothing.
     """
     verdict = Verdict(document_kind(document), document.text)
     if not document.text.strip():
@@ -53,6 +60,8 @@ def judge(document: Document, config: FilterConfig, identifier: LanguageIdentifi
         verdict.language, probability = identifier.predict(document.text)
         verdict.values["language.probability"] = probability
     _measure(verdict, config)
+    if classifier is not None and applies(config.quality, verdict.kind):
+        _add(verdict.values, "quality", quality.measure(verdict.text, classifier, config.quality))
     verdict.reason = _first_broken(verdict, config)
     if verdict.reason is None and not verdict.text.strip():
         verdict.reason = EMPTY
@@ -89,16 +98,23 @@ def _add(values: dict[str, float], family: str, measured: dict[str, float]) -> N
     values.update({f"{family}.{name}": value for name, value in measured.items()})
 
 
+def families(config: FilterConfig) -> list[tuple[str, Family]]:
+    """The families of rules with their names, in the order in which they judge."""
+    found = [(name, getattr(config, name)) for name in FilterConfig.model_fields]
+    return [(name, family) for name, family in found if isinstance(family, Family)]
+
+
 def _first_broken(verdict: Verdict, config: FilterConfig) -> str | None:
-    for name in FilterConfig.model_fields:
-        family: Family = getattr(config, name)
+    for name, family in families(config):
         if not applies(family, verdict.kind):
             continue
         if name == "language" and config.language.allowed and verdict.language not in config.language.allowed:
             return NOT_ALLOWED
         for rule in thresholds(family):
-            value = verdict.values[f"{name}.{rule[4:]}"]
+            value = verdict.values.get(f"{name}.{rule[4:]}")
             threshold = getattr(family, rule)
+            if value is None:
+                continue
             if value < threshold if rule.startswith("min_") else value > threshold:
                 return f"{name}.{rule}"
     return None
@@ -119,5 +135,7 @@ def value_names() -> list[str]:
         "c4": c4.clean(view, FilterConfig().c4.lines)[1],
         "fineweb": fineweb.measure(c4.whole(view), 0),
         "code": code.measure(""),
+        "quality": dict.fromkeys(quality.VALUES, 0.0),
     }
-    return ["language.probability", *(f"{family}.{name}" for family, values in measured.items() for name in values)]
+    names = [f"{family}.{name}" for family, values in measured.items() for name in values]
+    return ["language.probability", *names, "sites.lines_removed"]

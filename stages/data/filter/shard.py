@@ -14,7 +14,9 @@ from pipeline.documents import Document, read_documents, shard_name, write_docum
 from pipeline.files import atomic_path
 from stages.data.filter.config import FilterConfig
 from stages.data.filter.rules import Verdict, judge, value_names
+from stages.data.filter.sites import load_templates, remove_templates
 from stages.data.language import LanguageIdentifier
+from stages.data.quality.classifier import QualityClassifier
 
 ROWS_A_GROUP = 8192
 
@@ -27,6 +29,8 @@ class Task:
     number: int
     output: Path
     config: FilterConfig
+    classifier: Path | None = None
+    templates: tuple[Path, ...] = ()
 
 
 def attributes_name(number: int) -> str:
@@ -39,6 +43,11 @@ def _identifier() -> LanguageIdentifier:
     return LanguageIdentifier()
 
 
+@cache
+def _classifier(path: Path) -> QualityClassifier:
+    return QualityClassifier(path)
+
+
 def filter_shard(task: Task) -> dict[str, Any]:
     """Write the kept documents and the attributes of one shard.
 
@@ -46,16 +55,21 @@ def filter_shard(task: Task) -> dict[str, Any]:
 
     Raises:
         IntegrityError: the shard is damaged.
-        InputError: the language model is missing.
+        InputError: the language model is missing, or the classifier is of another kind.
     """
     identifier = _identifier() if task.config.language.enabled else None
+    classifier = _classifier(task.classifier) if task.classifier is not None else None
+    templates = load_templates(task.templates)
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     with _attributes(task.output / attributes_name(task.number)) as attributes:
 
         def kept() -> Iterator[Document]:
             for document in read_documents(task.shard):
-                verdict = judge(document, task.config, identifier)
+                text, site_lines = remove_templates(document, templates) if templates else (document.text, 0)
+                verdict = judge(replace(document, text=text), task.config, identifier, classifier)
+                if templates:
+                    verdict.values["sites.lines_removed"] = site_lines
                 attributes.add(document.id, verdict)
                 counts["documents_in"] += 1
                 counts["characters_in"] += len(document.text)
@@ -66,6 +80,7 @@ def filter_shard(task: Task) -> dict[str, Any]:
                 counts["characters_out"] += len(verdict.text)
                 counts["documents_edited"] += verdict.text != document.text
                 counts["lines_removed"] += int(verdict.values.get("c4.lines_removed", 0))
+                counts["site_lines_removed"] += site_lines
                 yield _marked(document, verdict)
 
         write_documents(task.output / shard_name(task.number), kept())

@@ -2,79 +2,136 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.data.filter.characters import SYMBOLS
+from stages.data.filter.words import split_chunk
 
-# The published rules count spaCy's words. This follows its English rules where they move a count: addresses, numbers,
-# abbreviations and what signs hold together inside a word are one word; hyphens between letters, clitics ('s, n't)
-# and every other sign are words of their own. A line break is a token too, so that words can be counted a line.
-_JOINED = (
-    r"(?:(?:(?<![a-z])\.|[.@](?![A-Z]))\w+"
-    r"|[,:/=<>]+\d\w*"
-    r"|(?<=\D)-\d\w*"
-    r"|['’](?!(?:[stdm]|re|ve|ll)\b)\w+"
-    r"|[()\[\]{}\"!?;&#$%^*+|\\\u00ad\u200b-\u200d]+\w+)*"
-)
-_TOKEN = re.compile(
-    r"https?://[^\s<>\"]*[\w/]"
-    r"|(?<!\w)(?:[A-Za-z]\.){2,}"
-    rf"|(?:(?<!\S)[-/@.=+]+)?\w+{_JOINED}(?:[/=@+]+(?!\S))?"
-    r"|['’](?:[stdm]|re|ve|ll)\b"
-    r"|\.{2,}|--+|\n|[^\w\s]"
-)
+# Chunks are remembered until they have this many characters; some 100 MB.
+MAX_REMEMBERED = 2 << 20
+_FIRST_CAPACITY = 1 << 12
+
+Ids = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class TextView:
     """A text, its lines, and its words as numbers.
 
-    `words` holds each distinct word once; `word_ids` [n words] indexes it in reading order; `line_words` [n lines]
-    counts the words of each line; `lengths`, `is_symbol` and `has_letter` [n distinct words] describe `words`.
+    `chunks` [n lines] holds what stands between blanks on each line; `word_ids` [n words] numbers the words in reading
+    order, equal words equally; `line_words` [n lines] counts the words of each line; `lengths` (characters),
+    `is_symbol` and `has_letter` [n words] describe each word.
     """
 
     text: str
     lines: list[str]
-    words: list[str]
-    word_ids: npt.NDArray[np.int64]
-    line_words: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    is_symbol: npt.NDArray[np.bool_]
-    has_letter: npt.NDArray[np.bool_]
+    chunks: list[list[str]]
+    numbers: dict[str, int]
+    word_ids: Ids
+    line_words: Ids
+    lengths: Ids
+    is_symbol: Flags
+    has_letter: Flags
 
     @property
     def n_words(self) -> int:
         return len(self.word_ids)
 
+    def has(self, word: str) -> bool:
+        """Whether `word` is one of the words."""
+        number = self.numbers.get(word)
+        return number is not None and bool((self.word_ids == number).any())
+
+
+class _Column:
+    """A column of numbers that grows at its end."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self.values: npt.NDArray[Any] = np.zeros(_FIRST_CAPACITY, dtype)
+        self.size = 0
+
+    def append(self, value: int) -> None:
+        if self.size == len(self.values):
+            self.values = np.concatenate((self.values, np.zeros_like(self.values)))
+        self.values[self.size] = value
+        self.size += 1
+
+
+class _Vocabulary(dict[str, int]):
+    """Numbers every chunk met and remembers its words: texts share most of their chunks, and splitting is what costs.
+
+    The words of chunk `c` are `words[starts[c] : starts[c] + sizes[c]]`, as numbers into the columns of words.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.characters = 0
+        self.numbers: dict[str, int] = {}
+        self.starts, self.sizes, self.words, self.lengths = (_Column(np.int64) for _ in range(4))
+        self.is_symbol, self.has_letter = _Column(np.bool_), _Column(np.bool_)
+
+    def __missing__(self, chunk: str) -> int:
+        number = self[chunk] = len(self)
+        self.characters += len(chunk)
+        words = split_chunk(chunk)
+        self.starts.append(self.words.size)
+        self.sizes.append(len(words))
+        for word in words:
+            self.words.append(self._number(word))
+        return number
+
+    def _number(self, word: str) -> int:
+        number = self.numbers.get(word)
+        if number is None:
+            number = self.numbers[word] = len(self.numbers)
+            self.lengths.append(len(word))
+            self.is_symbol.append(SYMBOLS.issuperset(word))
+            self.has_letter.append(word.isalpha() or any(map(str.isalpha, word)))
+        return number
+
+
+@cache
+def _shared() -> list[_Vocabulary]:
+    return [_Vocabulary()]
+
+
+def _vocabulary() -> _Vocabulary:
+    shared = _shared()
+    if shared[0].characters > MAX_REMEMBERED:
+        shared[0] = _Vocabulary()
+    return shared[0]
+
 
 def view_text(text: str) -> TextView:
-    """Tokenise `text` once."""
-    tokens = _TOKEN.findall(text)
-    distinct = {word: number for number, word in enumerate(dict.fromkeys(["\n", *tokens]))}
-    ids = np.fromiter(map(distinct.__getitem__, tokens), dtype=np.int64, count=len(tokens))
-    is_break = ids == 0
-    line_of = np.cumsum(is_break)[~is_break]
-    words = list(distinct)[1:]
+    """Tokenise `text` once. What is found does not depend on the texts before, though the numbers of words do."""
+    vocabulary = _vocabulary()
     lines = text.split("\n")
-    count = len(words)
+    chunks = [line.split() for line in lines]
+    in_line = np.fromiter(map(len, chunks), dtype=np.int64, count=len(chunks))
+    flat = chain.from_iterable(chunks)
+    numbered = np.fromiter(map(vocabulary.__getitem__, flat), dtype=np.int64, count=int(in_line.sum()))
+    sizes = vocabulary.sizes.values[numbered]
+    ends = np.concatenate(([0], np.cumsum(sizes)))
+    places = np.repeat(vocabulary.starts.values[numbered] - ends[:-1], sizes) + np.arange(ends[-1])
+    ids = vocabulary.words.values[places]
     return TextView(
         text=text,
         lines=lines,
-        words=words,
-        word_ids=ids[~is_break] - 1,
-        line_words=np.bincount(line_of, minlength=len(lines)),
-        lengths=np.fromiter(map(len, words), dtype=np.int64, count=count),
-        is_symbol=np.fromiter(map(SYMBOLS.issuperset, words), dtype=np.bool_, count=count),
-        has_letter=np.fromiter(map(_has_letter, words), dtype=np.bool_, count=count),
+        chunks=chunks,
+        numbers=vocabulary.numbers,
+        word_ids=ids,
+        line_words=np.diff(ends[np.cumsum(in_line)], prepend=0),
+        lengths=vocabulary.lengths.values[ids],
+        is_symbol=vocabulary.is_symbol.values[ids],
+        has_letter=vocabulary.has_letter.values[ids],
     )
-
-
-def _has_letter(word: str) -> bool:
-    return word.isalpha() or any(map(str.isalpha, word))
 
 
 def ratio(part: float, whole: float) -> float:

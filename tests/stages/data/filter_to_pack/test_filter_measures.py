@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.documents import Document
+from stages.data.filter import view
 from stages.data.filter.c4 import whole
 from stages.data.filter.config import FilterConfig
 from stages.data.filter.fineweb import measure
@@ -20,22 +21,45 @@ from stages.data.filter.view import view_text
 
 def words_of(text: str) -> list[str]:
     view = view_text(text)
-    return [view.words[number] for number in view.word_ids]
+    words = list(view.numbers)
+    return [words[number] for number in view.word_ids]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("It's his, don't ask.", ["It", "'s", "his", ",", "don", "'t", "ask", "."]),
+        ("It's his, don't ask.", ["It", "'s", "his", ",", "do", "n't", "ask", "."]),
         ("See https://a.org/b?c=1 now", ["See", "https://a.org/b?c=1", "now"]),
         ("1,234.5 at 10:30", ["1,234.5", "at", "10:30"]),
         ("the U.S. well-known UTF-8", ["the", "U.S.", "well", "-", "known", "UTF-8"]),
         ("wait... (yes)", ["wait", "...", "(", "yes", ")"]),
         ("e-mail me@x.org", ["e", "-", "mail", "me@x.org"]),
+        ("We’re (e.g., here) can’t", ["We", "’re", "(", "e.g.", ",", "here", ")", "ca", "n’t"]),
+        ("def f(self):", ["def", "f(self", "):"]),
+        ("x=y 3km 5pm. |---+---|", ["x", "=", "y", "3", "km", "5", "pm", ".", "|---+---|"]),
+        ("ends... ——A.B, vs. 10°C", ["ends", "...", "—", "—", "A.B", ",", "vs.", "10", "°", "C"]),
     ],
 )
 def test_words_are_split_as_the_published_counts_expect(text: str, words: list[str]) -> None:
     assert words_of(text) == words
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="aB1.,:'’\"()[]-—+=$%/@°_ |", max_size=40))
+def test_words_put_together_are_the_text_without_its_blanks(text: str) -> None:
+    assert "".join(words_of(text)) == "".join(text.split())
+
+
+def test_words_do_not_depend_on_the_texts_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Mr. Smith's well-known (e.g., old) values: f(x):\nSmith's values."
+    first = view_text(text)
+    for number in range(300):
+        view_text(f"other{number} words-{number} Smith's {number}.")
+    assert words_of(text) == [list(first.numbers)[number] for number in first.word_ids]
+    monkeypatch.setattr(view, "MAX_REMEMBERED", 10)
+    fresh = view_text(text)
+    assert fresh.numbers is not first.numbers
+    assert (fresh.line_words.tolist(), fresh.lengths.tolist()) == (first.line_words.tolist(), first.lengths.tolist())
 
 
 def test_words_are_counted_a_line() -> None:
