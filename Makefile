@@ -65,8 +65,23 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## Run the benchmarks: each prints a table and writes a JSON
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+# CORPUS: a folder of HTML pages; PEER: an interpreter with datatrove and spaCy; ITEMS: FILE:FIELD,FIELD of a benchmark.
+bench: setup ## Run the benchmarks (CORPUS=folder of HTML, PEER=python with datatrove, ITEMS=benchmark file:fields)
+	$(BIN)/python benchmarks/command_line.py
+ifneq ($(CORPUS),)
+	$(BIN)/python benchmarks/data_filter.py $(PEER:%=--peer-python %) $(CORPUS)
+	$(BIN)/python benchmarks/data_dedup.py recall --corpus $(CORPUS)
+	$(BIN)/python benchmarks/data_pack.py $(CORPUS)
+	$(BIN)/python benchmarks/data_scaling.py $(CORPUS)
+ifneq ($(PEER),)
+	$(BIN)/python benchmarks/data_dedup.py speed --corpus $(CORPUS) --peer-python $(PEER)
+endif
+ifneq ($(ITEMS),)
+	$(BIN)/python benchmarks/data_decontaminate.py --benchmark $(ITEMS) $(PEER:%=--peer-python %) $(CORPUS)
+endif
+else
+	@echo "The data benchmarks need pages: make bench CORPUS=FOLDER [PEER=PYTHON] [ITEMS=FILE:FIELD]"
+endif
 
 docs: setup ## Build the documentation into site/
 	$(PIP) install --quiet --editable '.[docs]'

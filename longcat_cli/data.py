@@ -9,7 +9,7 @@ import typer
 from longcat_cli.settings import settings_of
 from longcat_cli.stage_command import Spec, add_stage_command
 
-app = typer.Typer(no_args_is_help=True, help="Collect, extract, filter, dedup, train a tokenizer, pack.")
+app = typer.Typer(no_args_is_help=True, help="Collect, extract, filter, dedup, decontaminate, train a tokenizer, pack.")
 collect = typer.Typer(no_args_is_help=True, help="Make a WARC crawl.")
 
 
@@ -112,6 +112,11 @@ SPECS = {
         "data.dedup",
         "Drop exact and near duplicates (MinHash-LSH).",
         ("longcat data dedup --documents filtered --name deduped",),
+    ),
+    "decontaminate": Spec(
+        "data.decontaminate",
+        "Take out benchmark items: exact, re-wrapped, short and paraphrased ones.",
+        ("longcat data decontaminate --documents deduped --benchmarks gsm8k_test.jsonl:question,answer --name clean",),
     ),
     "tokenizer": Spec(
         "data.tokenizer",

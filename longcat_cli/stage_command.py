@@ -71,7 +71,8 @@ def build_command(name: str, spec: Spec) -> Any:
 
 def _help_text(stage: Stage, spec: Spec) -> str:
     examples = "\n\n".join(f"  [cyan]{line}[/cyan]" for line in spec.examples)
-    text = inspect.getdoc(stage.function) or spec.summary
+    # What a stage raises is for those who call it from Python.
+    text = (inspect.getdoc(stage.function) or spec.summary).partition("\n\nRaises:")[0]
     return f"{text.replace('[', chr(92) + '[')}\n\n[bold]Examples[/bold]\n\n{examples}"
 
 

@@ -10,6 +10,7 @@ registry.declare(
         "data.filter": "stages.data.filter",
         "data.train-quality": "stages.data.quality",
         "data.dedup": "stages.data.dedup",
+        "data.decontaminate": "stages.data.decontaminate",
         "data.tokenizer": "stages.data.tokenizer",
         "data.pack": "stages.data.pack",
         "train": "stages.train",
