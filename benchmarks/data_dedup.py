@@ -29,7 +29,6 @@ import numpy as np
 
 NGRAM, BANDS, ROWS = 5, 14, 8
 EDIT_RATES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3)
-SHARD_DOCUMENTS = 100_000
 
 PEER = """
 import json, resource, sys, time
@@ -81,8 +80,8 @@ def texts_of(corpus: Path, limit: int) -> list[str]:
     sys.exit(f"only {len(found)} of {limit} pages below {corpus} have 200 characters of text")
 
 
-def write_shards(folder: Path, texts: Iterable[str]) -> int:
-    """Documents `d0000000`, ... in shards of the store's format; returns how many."""
+def write_shards(folder: Path, texts: Iterable[str], size: int = 100_000) -> int:
+    """Documents `d0000000`, ... in shards of `size` documents in the store's format; returns how many."""
     from pipeline.documents import Document, shard_name, write_documents
 
     total = 0
@@ -92,7 +91,7 @@ def write_shards(folder: Path, texts: Iterable[str]) -> int:
         for text in stream:
             yield Document(f"d{total:07d}", text, "benchmark")
             total += 1
-            if total % SHARD_DOCUMENTS == 0:
+            if total % size == 0:
                 return
 
     stream, number, before = iter(texts), 0, -1
@@ -289,11 +288,12 @@ def short_texts(documents: int, words: int) -> Iterator[str]:
 
 
 def memory(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    write_shards(scratch / "shards", short_texts(options.documents, options.words))
+    write_shards(scratch / "shards", short_texts(options.documents, options.words), options.shard_documents)
     ours = run_ours(scratch / "shards", scratch / "store", {"memory_mib": options.memory_mib})
     rate = options.documents / ours["cpu_seconds"]
-    print(f"{options.documents} documents of {options.words} words, memory_mib {options.memory_mib}")
-    print(f"peak RSS {ours['peak_rss_mib']:.0f} MiB, {ours['cpu_seconds']:.1f} CPU s, {rate:.0f} docs/CPU-s")
+    print(f"{options.documents} documents of {options.words} words in shards of {options.shard_documents}")
+    print(f"memory_mib {options.memory_mib}, peak RSS {ours['peak_rss_mib']:.0f} MiB")
+    print(f"{ours['cpu_seconds']:.1f} CPU s, {rate:.0f} docs/CPU-s")
     print(f"counts {ours['counts']}")
     return {"documents": options.documents, "words": options.words, "memory_mib": options.memory_mib, **ours}
 
@@ -309,6 +309,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-python", help="the interpreter of an environment with datatrove")
     parser.add_argument("--words", type=int, default=50)
+    parser.add_argument("--shard-documents", type=int, default=100_000, help="documents a shard (memory)")
     parser.add_argument("--memory-mib", type=int, default=512)
     parser.add_argument("--scratch", type=Path, help="folder for what is written meanwhile")
     parser.add_argument("--output", type=Path)

@@ -60,6 +60,12 @@ def test_words_are_told_apart_as_the_definition_tells_them(texts: list[str]) -> 
 
 
 @settings(max_examples=200, deadline=None)
+@given(st.text(SIGNS, max_size=40) | st.text(max_size=40))
+def test_normal_forms_by_line_are_those_of_the_text(text: str) -> None:
+    assert normalised_words(text) == words._WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+@settings(max_examples=200, deadline=None)
 @given(st.text(SIGNS + " \n\u3000\u2028\x1f", max_size=40) | st.text(max_size=40))
 def test_blanks_are_folded_as_split_finds_them(text: str) -> None:
     expected = " ".join(unicodedata.normalize("NFC", text).split())
