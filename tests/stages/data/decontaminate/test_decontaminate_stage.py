@@ -217,6 +217,35 @@ def test_the_bytes_do_not_depend_on_the_workers(
     assert one.manifest.files == two.manifest.files
 
 
+def test_a_run_cut_off_goes_on_where_it_stood(
+    session: Session,
+    make_documents: MakeDocuments,
+    benchmark: str,
+    items: Items,
+    prose: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shards = [{"a": prose}, {"b": embed(items[0]["question"], prose)}, {"c": prose.upper()}]
+    other = Session(Store(session.store.root.with_name("other")), engine=LocalEngine(workers=1))
+    expected = cleaned(other, make_documents(*shards, into=other), benchmark)
+    documents = make_documents(*shards)
+    read: list[str] = []
+    scan = match.Scanner.scan
+
+    def failing(self: match.Scanner, text: str) -> list[match.Match]:
+        read.append(text)
+        if text == prose.upper() and read.count(text) == 1:
+            raise KeyboardInterrupt
+        return scan(self, text)
+
+    monkeypatch.setattr(match.Scanner, "scan", failing)
+    with pytest.raises((KeyboardInterrupt, LongcatError)):
+        cleaned(session, documents, benchmark)
+    artifact = cleaned(session, documents, benchmark)
+    assert artifact.manifest.files == expected.manifest.files
+    assert [read.count(text) for text in (prose, prose.upper())] == [1, 2]
+
+
 def test_a_changed_benchmark_makes_another_artifact(
     session: Session, make_documents: MakeDocuments, benchmark: str, prose: str
 ) -> None:
