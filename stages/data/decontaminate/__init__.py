@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.stage import Context, Result, stage
 from stages.data.decontaminate.config import DecontaminateConfig
+
+if TYPE_CHECKING:
+    from stages.data.decontaminate.canary import Canary
+    from stages.data.decontaminate.index import Indexed
+    from stages.data.decontaminate.items import Part
 
 COUNTED = ("documents_in", "documents_out", "documents_cut", "characters_in", "characters_out")
 
@@ -32,32 +38,22 @@ def decontaminate_documents(context: Context[DecontaminateConfig]) -> Result:
     """
     from pipeline.documents import document_shards, shard_name
     from pipeline.errors import InputError
-    from stages.data.decontaminate.canary import check_canaries, make_canaries, write_canaries
     from stages.data.decontaminate.index import build_index, save_index
-    from stages.data.decontaminate.items import read_parts
     from stages.data.decontaminate.report import gather, read_findings, write_findings, write_items, write_page
     from stages.data.decontaminate.shard import Task, clean_shard
 
     config, work, output = context.config, context.work, context.output
     documents = context.input("documents")
-    benchmarks = config.parsed()
-    parts = [part for benchmark in benchmarks for part in read_parts(benchmark, config.id_field)]
+    parts = _read_benchmarks(config)
     indexed = build_index(parts, config)
-    for benchmark in benchmarks:
+    for benchmark in config.parsed():
         if not any(rules for part, rules in zip(parts, indexed.rules, strict=True) if part.benchmark == benchmark.name):
             raise InputError(
                 "no item is long enough to be looked for", where=str(benchmark.path), hint="lower min_words"
             )
     index = work / "index.npz"
     save_index(index, indexed.index)
-
-    canaries = make_canaries(parts, indexed, config)
-    planted = Task(
-        work / "canaries.jsonl.zst", index, work / "canaries-left.jsonl.zst", work / "canaries.parquet", config
-    )
-    write_canaries(planted.shard, canaries)
-    context.map_shards(clean_shard, [planted], description="planted items")
-    check_canaries(canaries, planted.findings, planted.output)
+    canaries = _find_canaries(context, parts, indexed, index)
 
     tasks = [
         Task(shard, index, output / shard_name(number), work / f"findings-{number:05d}.parquet", config)
@@ -85,6 +81,29 @@ def decontaminate_documents(context: Context[DecontaminateConfig]) -> Result:
             "characters_out": totals["characters_out"],
         },
     )
+
+
+def _read_benchmarks(config: DecontaminateConfig) -> list[Part]:
+    from stages.data.decontaminate.items import read_parts
+
+    return [part for benchmark in config.parsed() for part in read_parts(benchmark, config.id_field)]
+
+
+def _find_canaries(
+    context: Context[DecontaminateConfig], parts: list[Part], indexed: Indexed, index: Path
+) -> list[Canary]:
+    """Clean a shard of planted items as the documents' shards will be, and see that all are found."""
+    from stages.data.decontaminate.canary import check_canaries, make_canaries, write_canaries
+    from stages.data.decontaminate.shard import Task, clean_shard
+
+    work, config = context.work, context.config
+    canaries = make_canaries(parts, indexed, config)
+    left, findings = work / "canaries-left.jsonl.zst", work / "canaries.parquet"
+    planted = Task(work / "canaries.jsonl.zst", index, left, findings, config)
+    write_canaries(planted.shard, canaries)
+    context.map_shards(clean_shard, [planted], description="planted items")
+    check_canaries(canaries, findings, left)
+    return canaries
 
 
 def _sum(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import textwrap
 from collections.abc import Callable
@@ -98,16 +97,32 @@ def test_a_paraphrase_is_found_and_a_text_about_the_same_things_is_not(
     assert list(texts(cleaned(session, documents, benchmark, similar=False))) == ["paraphrase", "other"]
 
 
-def test_the_words_of_an_item_all_over_a_long_document_are_no_paraphrase(
+def test_words_of_an_item_that_stand_far_apart_are_no_paraphrase(
     session: Session, make_documents: MakeDocuments, benchmark: str, items: Items
 ) -> None:
-    generator = random.Random(3)
+    # A long item makes the blocks that are compared at once longer than this item's window.
+    path = Path(benchmark.rpartition(":")[0])
+    path.write_text(
+        path.read_text() + json.dumps({"question": " ".join(f"term{n}" for n in range(128)), "answer": ""}) + "\n"
+    )
     words = re.findall(r"\w+", items[2]["question"])
-    filler = [f"filler{generator.randrange(500)}" for _ in range(3000)]
-    for place, word in enumerate(words):
-        filler[place * 80] = word
-    documents = make_documents({"scattered": " ".join(filler)})
+    near = " ".join(reversed(words))
+    scattered = " ".join(f"{word} one two three four five six seven" for word in words)
+    documents = make_documents({"near": near, "scattered": scattered})
     assert list(texts(cleaned(session, documents, benchmark))) == ["scattered"]
+
+
+def test_code_that_lost_its_punctuation_is_found(
+    session: Session, make_documents: MakeDocuments, tmp_path: Path, prose: str
+) -> None:
+    path = tmp_path / "code.jsonl"
+    code = (
+        "def has_close_elements(numbers_list, upper_threshold): return any(abs(a_b-c_d) < upper_threshold for a_b in "
+    )
+    code += "numbers_list for c_d in other_list if is_open(c_d) and not is_shut(a_b) or all_are_equal(a_b, c_d))"
+    path.write_text(json.dumps({"code": code}) + "\n")
+    documents = make_documents({"stripped": embed(re.sub(r"[^\w\s]|_", "", code), prose)})
+    assert texts(cleaned(session, documents, f"{path}:code", similar=False)) == {}
 
 
 def test_a_match_over_the_border_of_two_stretches_is_found(
@@ -118,6 +133,9 @@ def test_a_match_over_the_border_of_two_stretches_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(match, "STRETCH_WORDS", 64)
+    # An item looked for whole, of 40 words, makes the stretches overlap by more than an n-gram.
+    path = Path(benchmark.rpartition(":")[0])
+    path.write_text(path.read_text() + json.dumps({"question": "7 " * 40, "answer": ""}) + "\n")
     padded = {f"{pad}": "word " * pad + items[2]["answer"] for pad in range(40, 72, 3)}
     artifact = cleaned(session, make_documents(padded), benchmark, similar=False)
     assert texts(artifact) == {}
@@ -143,12 +161,14 @@ def test_cutting_leaves_the_rest_and_nothing_of_the_item(
 def test_what_a_cut_brings_together_is_cut_as_well(
     session: Session, make_documents: MakeDocuments, benchmark: str, items: Items, prose: str
 ) -> None:
-    question, other = items[0]["question"], items[2]["question"]
-    half = len(other) // 2 + other[len(other) // 2 :].index(" ")
-    nested = f"{prose}\n{other[:half]} {question}{other[half:]}\n{prose}"
-    artifact = cleaned(
-        session, make_documents({"a": nested}), benchmark, action="cut", cut_margin_words=0, similar=False
-    )
+    # Neither half of the answer has thirteen words, so at first only the question is found.
+    question, answer = items[0]["question"], items[2]["answer"]
+    half = answer.index("and together")
+    nested = f"{prose}\n{answer[:half]} {question} {answer[half:]}\n{prose}"
+    documents = make_documents({"a": nested})
+    artifact = cleaned(session, documents, benchmark, action="cut", cut_margin_words=0, similar=False)
+    assert [row["item"] for row in findings(artifact)] == ["0"]
+    assert texts(artifact) == {"a": f"{prose}\n\n{prose}"}
     again = cleaned(session, artifact, benchmark, similar=False)
     assert again.manifest.counts["dropped"] == {}
 
@@ -215,6 +235,35 @@ def test_the_bytes_do_not_depend_on_the_workers(
     two = cleaned(other, make_documents(*shards, into=other), benchmark, action="cut")
     assert one.path != two.path
     assert one.manifest.files == two.manifest.files
+
+
+def test_a_run_cut_off_goes_on_where_it_stood(
+    session: Session,
+    make_documents: MakeDocuments,
+    benchmark: str,
+    items: Items,
+    prose: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shards = [{"a": prose}, {"b": embed(items[0]["question"], prose)}, {"c": prose.upper()}]
+    other = Session(Store(session.store.root.with_name("other")), engine=LocalEngine(workers=1))
+    expected = cleaned(other, make_documents(*shards, into=other), benchmark)
+    documents = make_documents(*shards)
+    read: list[str] = []
+    scan = match.Scanner.scan
+
+    def failing(self: match.Scanner, text: str) -> list[match.Match]:
+        read.append(text)
+        if text == prose.upper() and read.count(text) == 1:
+            raise KeyboardInterrupt
+        return scan(self, text)
+
+    monkeypatch.setattr(match.Scanner, "scan", failing)
+    with pytest.raises((KeyboardInterrupt, LongcatError)):
+        cleaned(session, documents, benchmark)
+    artifact = cleaned(session, documents, benchmark)
+    assert artifact.manifest.files == expected.manifest.files
+    assert [read.count(text) for text in (prose, prose.upper())] == [1, 2]
 
 
 def test_a_changed_benchmark_makes_another_artifact(

@@ -35,6 +35,12 @@ def test_ascii_and_other_texts_read_alike(text: str) -> None:
     assert [*words_of(ascii_text), b"\xc3\xa9"] == words_of(ascii_text + " é")
 
 
+@given(ANY_TEXT)
+def test_words_are_read_as_themselves_whatever_parts_them(text: str) -> None:
+    words = words_of(text)
+    assert words_of("\n> ".join(word.decode() for word in words)) == words
+
+
 @given(st.integers(1, 40), st.integers(0, 60))
 def test_ngram_hashes_are_the_sums_they_claim(size: int, count: int) -> None:
     values = np.random.default_rng(count).integers(0, 2**63, count, dtype=np.uint64) * np.uint64(2)
