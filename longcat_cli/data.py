@@ -9,7 +9,9 @@ import typer
 from longcat_cli.settings import settings_of
 from longcat_cli.stage_command import Spec, add_stage_command
 
-app = typer.Typer(no_args_is_help=True, help="Collect, extract, filter, dedup, decontaminate, train a tokenizer, pack.")
+app = typer.Typer(
+    no_args_is_help=True, help="Collect, extract, filter, dedup, decontaminate, train a tokenizer, pack, mix."
+)
 collect = typer.Typer(no_args_is_help=True, help="Make a WARC crawl.")
 
 
@@ -116,7 +118,8 @@ SPECS = {
     "decontaminate": Spec(
         "data.decontaminate",
         "Take out benchmark items: exact, re-wrapped, short and paraphrased ones.",
-        ("longcat data decontaminate --documents deduped --benchmarks gsm8k_test.jsonl:question,answer --name clean",),
+        ("longcat data decontaminate --documents deduped --benchmark gsm8k_test.jsonl:question,answer --name clean",),
+        options={"benchmarks": "--benchmark"},
     ),
     "tokenizer": Spec(
         "data.tokenizer",
@@ -127,5 +130,10 @@ SPECS = {
         "data.pack",
         "Tokenize documents into training and validation token files.",
         ("longcat data pack --documents deduped --tokenizer tokenizer --name tokens",),
+    ),
+    "mix": Spec(
+        "data.mix",
+        "Mix token files of several sources in given shares.",
+        ("longcat data mix --tokens web --tokens code --set weights='[7, 3]' --name mixture",),
     ),
 }

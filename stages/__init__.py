@@ -13,6 +13,7 @@ registry.declare(
         "data.decontaminate": "stages.data.decontaminate",
         "data.tokenizer": "stages.data.tokenizer",
         "data.pack": "stages.data.pack",
+        "data.mix": "stages.data.mixture",
         "train": "stages.train",
         "grow": "stages.grow",
         "extend": "stages.extend",

@@ -58,6 +58,7 @@ def test_help_needs_no_heavy_library() -> None:
         "data train-quality",
         "data tokenizer",
         "data pack",
+        "data mix",
         "train",
         "grow",
         "extend",
