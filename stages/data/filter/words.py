@@ -33,11 +33,15 @@ _UNITS = (
     "км км² км³ м м² м³ дм см мм нм кг г мг м/с км/ч кПа Па"
 )
 _AFTER_DIGIT = re.compile(rf"(?<=\d)(?:{'|'.join(map(re.escape, _UNITS.split()))})$")
+# What splits inside a chunk. A look at few ranges comes first, since most letters are no signs and the set of all icons
+# is slow to search.
+_MAYBE_ICON = "\u00a6-\u00b0\u2000-\u2bff\U0001f000-\U0001faff"
 _INFIX = re.compile(
-    rf"\.\.+|…|[{_ICONS}]|(?<=[0-9])[+\-*^](?=[0-9-])"
+    rf"(?=[.+\-*^,~:<>=/{_MAYBE_ICON}])(?:"
+    rf"\.\.+|…|(?<=[0-9])[+\-*^](?=[0-9-])"
     rf"|(?<={_LOWER})\.(?=[{_UPPER}{_QUOTES}])|(?<=[{_QUOTES}])\.(?=[{_UPPER}{_QUOTES}])"
     rf"|(?<={_ALPHA})(?:,|——|---?|[-–—~])(?={_ALPHA})|(?<=[0-9])(?:——|---?|[-–—~])(?={_ALPHA})"
-    rf"|(?:(?<={_ALPHA})|(?<=[0-9]))[:<>=/](?={_ALPHA})"
+    rf"|(?:(?<={_ALPHA})|(?<=[0-9]))[:<>=/](?={_ALPHA})|[{_ICONS}])"
 )
 _ADDRESS = re.compile(
     r"(?:[\w+\-.]{2,}://)?(?:\S+(?::\S*)?@)?"
@@ -133,10 +137,13 @@ def split_chunk(chunk: str) -> list[str]:
 
 def _joined(words: list[str]) -> list[str]:
     """Words with neighbours that together are a known word put together, as in `f(x):`."""
+    if len(words) < 2:
+        return words
     found: list[str] = []
     at = 0
     while at < len(words):
-        size = next((n for n in (3, 2) if at + n <= len(words) and "".join(words[at : at + n]) in _SINGLE), 1)
+        two, three = "".join(words[at : at + 2]), "".join(words[at : at + 3])
+        size = 3 if three in _SINGLE else 2 if two in _SINGLE else 1
         found.append("".join(words[at : at + size]))
         at += size
     return found

@@ -70,4 +70,8 @@ def _column(path: Path, name: str) -> Any:
     try:
         return pq.read_table(path, columns=[name]).column(name)
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise IntegrityError(f"no column {name}: {str(error).splitlines()[0]}", where=str(path)) from None
+        raise IntegrityError(
+            f"no column {name}: {str(error).splitlines()[0]}",
+            where=str(path),
+            hint="an older version of the filter made it; run longcat data filter again",
+        ) from None

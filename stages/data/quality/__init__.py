@@ -22,8 +22,10 @@ class QualityTrainingConfig(StageConfig):
     word_ngrams: int = Field(default=2, ge=1, le=5, description="Longest run of words that is a feature.")
     buckets: int = Field(default=1 << 17, ge=1, le=1 << 24, description="Hash buckets for runs of words.")
     min_count: int = Field(default=2, ge=1, description="Rarer words are left out.")
-    epochs: int = Field(default=10, ge=1, le=1000, description="Passes over the documents.")
-    learning_rate: float = Field(default=0.2, gt=0, le=10, description="Step size at the start; it falls to 0.")
+    epochs: int | None = Field(
+        default=None, ge=1, le=1000, description="Passes over the documents; none given: 5 to 100, the more the fewer."
+    )
+    learning_rate: float = Field(default=0.5, gt=0, le=10, description="Step size at the start; it falls to 0.")
     seed: int = Field(default=0, ge=0, lt=1 << 31, description="Seed of the vectors and of the split.")
 
 

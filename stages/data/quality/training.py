@@ -21,6 +21,8 @@ from stages.data.quality.measures import measure
 if TYPE_CHECKING:
     from stages.data.quality import QualityTrainingConfig
 
+# A small set needs many passes before the word vectors have moved at all.
+MIN_EPOCHS, MAX_EPOCHS, DOCUMENTS_SEEN = 5, 100, 100_000
 REPORT_NAME = "held-out.json"
 
 
@@ -32,11 +34,12 @@ def train(context: Context[QualityTrainingConfig]) -> Result:
     counts = _split(context, training, held_out)
     _check_classes(counts)
     model = context.output / MODEL_NAME
-    _train(training, model, context.config)
+    epochs = context.config.epochs or min(MAX_EPOCHS, max(MIN_EPOCHS, DOCUMENTS_SEEN // counts["training"]))
+    _train(training, model, context.config, epochs)
     found = measure(*_scores(QualityClassifier(model), held_out))
     atomic_write(context.output / REPORT_NAME, canonical_json(found) + b"\n")
     dropped = {name: counts[name] for name in ("duplicate", "empty", "unlabelled") if counts[name]}
-    metrics = {"roc_auc": found["roc_auc"], "held_out_at": found["thresholds"]}
+    metrics = {"epochs": epochs, "roc_auc": found["roc_auc"], "held_out_at": found["thresholds"]}
     totals = {name: counts[name] for name in ("documents_in", "training", "held_out")}
     return Result(counts={**totals, "dropped": dropped}, metrics=metrics)
 
@@ -96,7 +99,7 @@ def _split(context: Context[QualityTrainingConfig], training: Path, held_out: Pa
     return counts
 
 
-def _train(training: Path, model: Path, config: QualityTrainingConfig) -> None:
+def _train(training: Path, model: Path, config: QualityTrainingConfig, epochs: int) -> None:
     import fasttext
 
     trained = fasttext.train_supervised(
@@ -105,7 +108,7 @@ def _train(training: Path, model: Path, config: QualityTrainingConfig) -> None:
         wordNgrams=config.word_ngrams,
         bucket=config.buckets,
         minCount=config.min_count,
-        epoch=config.epochs,
+        epoch=epochs,
         lr=config.learning_rate,
         seed=config.seed,
         thread=1,

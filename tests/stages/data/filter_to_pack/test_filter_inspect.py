@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from longcat_cli.app import app
 from pipeline.artifact import Artifact
 from pipeline.documents import Document
-from pipeline.errors import ConfigError, InputError, UsageError
+from pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
 from pipeline.runner import Session, run_stage
 from stages.data.inspect.report import report
 
@@ -97,6 +98,28 @@ def test_an_artifact_of_another_stage_and_an_unknown_rule_are_refused(session: S
         report(corpus, None)
     with pytest.raises(UsageError, match=r"gopher_quality\.min_words"):
         report(filtered(session, corpus, {}), None, rules=("gopher_quality.words",))
+
+
+def test_attributes_without_a_column_or_of_no_parquet_are_named(session: Session, corpus: Artifact) -> None:
+    artifact = filtered(session, corpus, {})
+    attributes = artifact.file("attributes-00000.parquet")
+    table = pq.read_table(attributes)
+    pq.write_table(table.drop_columns(["quality.score"]), attributes)
+    with pytest.raises(IntegrityError, match=r"quality\.score.*run longcat data filter again"):
+        report(artifact, None, changes={"gopher_quality": {"min_words": 9}})
+    attributes.write_bytes(b"PAR1" * 9)
+    with pytest.raises(IntegrityError, match=r"attributes-00000\.parquet: not a Parquet file"):
+        report(artifact, None)
+
+
+def test_texts_come_only_from_the_input_that_was_filtered(
+    session: Session, corpus: Artifact, make_documents: MakeDocuments, prose: str
+) -> None:
+    artifact = filtered(session, corpus, {})
+    with pytest.raises(IntegrityError, match="another number of shards"):
+        report(artifact, make_documents([Document("x", prose, "s")]))
+    with pytest.raises(IntegrityError, match="fewer documents"):
+        report(artifact, make_documents([], [], []))
 
 
 def test_the_command_prints_the_report(session: Session, corpus: Artifact) -> None:
