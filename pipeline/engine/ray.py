@@ -29,8 +29,8 @@ class RayEngine:
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
-        """`address`: of a running cluster (`auto` or `HOST:PORT`); by default a cluster of this
-        machine alone is started for this process. `workers`: most tasks at once, by default one a CPU of the cluster.
+        """`address`: of a running cluster (`auto` or `HOST:PORT`), else $RAY_ADDRESS; without
+        either a cluster of this machine alone is started for this process. `workers`: most tasks at once, by default one a CPU of the cluster.
 
         Raises:
             UsageError: Ray is not installed.
@@ -40,7 +40,7 @@ class RayEngine:
         except ImportError:
             raise UsageError("the engine `ray` needs Ray", hint='pip install "longcat-cli[ray]"') from None
         self._asked = workers
-        self._address = address or LOCAL_CLUSTER
+        self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL_CLUSTER
         self._started = False
 
     @property

@@ -44,8 +44,10 @@ def test_a_node_lost_in_the_middle_loses_nothing(cluster: Any) -> None:
     assert results == {number: number * number for number in range(10)}
 
 
-def test_a_cluster_that_is_not_there_is_one_clear_error() -> None:
-    engine = RayEngine(address="127.0.0.1:1")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", None])
+def test_a_cluster_that_is_not_there_is_one_clear_error(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    engine = RayEngine(address=address)
     with pytest.raises(LongcatError, match="no Ray cluster") as caught:
         list(engine.run(slow_square, [1]))
     assert caught.value.where == "127.0.0.1:1"
