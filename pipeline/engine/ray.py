@@ -29,8 +29,8 @@ class RayEngine:
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
-        """`address`: of a running cluster (`auto` or `HOST:PORT`), else $RAY_ADDRESS; without
-        either a cluster of this machine alone is started for this process. `workers`: most tasks at once, by default one a CPU of the cluster.
+        """`address`: of a running cluster (`auto` or `HOST:PORT`), else $RAY_ADDRESS; without either a cluster of this
+        machine alone is started for this process. `workers`: most tasks at once, by default one a CPU of the cluster.
 
         Raises:
             UsageError: Ray is not installed.
