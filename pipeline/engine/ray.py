@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from pipeline.errors import LongcatError, UsageError
 
 MAX_RETRIES = 3
 POLL_SECONDS = 0.2
+CONNECT_SECONDS = 10.0
 LOCAL_CLUSTER = "local"
 OBJECT_STORE_BYTES = 100 << 20  # tasks and results are small; what is large goes through files
 
@@ -27,7 +29,7 @@ class RayEngine:
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
-        """`address`: of a running cluster (`auto`, `HOST:PORT`, `ray://HOST:PORT`); by default a cluster of this
+        """`address`: of a running cluster (`auto` or `HOST:PORT`), else $RAY_ADDRESS; without either a cluster of this
         machine alone is started for this process. `workers`: most tasks at once, by default one a CPU of the cluster.
 
         Raises:
@@ -38,7 +40,7 @@ class RayEngine:
         except ImportError:
             raise UsageError("the engine `ray` needs Ray", hint='pip install "longcat-cli[ray]"') from None
         self._asked = workers
-        self._address = address or LOCAL_CLUSTER
+        self._address = address or os.environ.get("RAY_ADDRESS") or LOCAL_CLUSTER
         self._started = False
 
     @property
@@ -104,6 +106,9 @@ class RayEngine:
 
         if self._started:
             return
+        from ray.exceptions import RayError
+
+        self._check_address()
         # Nothing is told to anyone about this run, and a task that never fits into memory ends after some tries.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
@@ -112,17 +117,29 @@ class RayEngine:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 ray.init(**self._options())
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise LongcatError(
-                f"no Ray cluster: {_first_line(error)}",
-                where=self._address,
-                hint="`ray status` tells whether one runs; without --ray-address one is started on this machine",
-            ) from None
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
+            raise self._no_cluster(error) from None
         finally:
             # Ray sets handlers of its own; what a signal means is decided by the command line.
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         self._started = True
+
+    def _check_address(self) -> None:
+        """Ray itself waits for minutes, deaf to signals, where nothing answers."""
+        host, separator, port = self._address.rpartition(":")
+        if separator and port.isdecimal():
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+            except (OSError, OverflowError) as error:
+                raise self._no_cluster(error) from None
+
+    def _no_cluster(self, error: BaseException) -> LongcatError:
+        return LongcatError(
+            f"no Ray cluster: {_first_line(error)}",
+            where=self._address,
+            hint="`ray status` tells whether one runs; without --ray-address one is started on this machine",
+        )
 
     def _options(self) -> dict[str, Any]:
         variables = {
