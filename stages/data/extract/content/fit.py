@@ -61,7 +61,7 @@ def read_samples(crawl: Path, truth: Path) -> Iterator[Sample]:
     from resiliparse.parse.html import HTMLTree
 
     from stages.data.extract.decode import decode
-    from stages.data.extract.html import CONTROLS
+    from stages.data.extract.html import without_controls
 
     known = {item["id"]: item for item in map(json.loads, truth.read_bytes().splitlines())}
     with crawl.open("rb") as stream:
@@ -69,7 +69,7 @@ def read_samples(crawl: Path, truth: Path) -> Iterator[Sample]:
             item = known.get(str(record.record_id).strip("<>").rpartition(":")[2])
             if item is None:
                 continue
-            tree: Any = HTMLTree.parse(decode(record.reader.read(), is_html=True).text.translate(CONTROLS))
+            tree: Any = HTMLTree.parse(without_controls(decode(record.reader.read(), is_html=True).text))
             markup = tree.document.html
             blocks = read_blocks(markup)
             if blocks.blocks:
