@@ -27,17 +27,22 @@ SPECIAL = re.compile(
 CURRENCY = re.compile(r"[$€£¥]\s?\d|\d\s?(?:€|kr|zł|USD|EUR)")
 LEVELS = 5
 KINDS = ("article", "documentation", "forum", "listing", "collection", "product", "service")
-PAGE_WORDS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r'og:type"[^>]*content="(?:article|blog)', r'og:type"[^>]*content="product', r'og:type"[^>]*content="website',
-        r'"@type":\s*"(?:News|Blog|Tech|Scholarly)?(?:Article|Posting)', r'"@type":\s*"(?:Product|Offer)"',
-        r'"@type":\s*"(?:ItemList|CollectionPage)"', r'"@type":\s*"(?:DiscussionForumPosting|QAPage|Question)"',
-        r'"@type":\s*"(?:Organization|LocalBusiness|Service)', r"(?i)phpbb|vbulletin|xenforo|discourse|forum|viewtopic",
-        r"(?i)sphinx|docusaurus|mkdocs|readthedocs|javadoc|doxygen|gitbook", r"(?i)add to (?:cart|basket|bag)",
-        r"(?i)article:published_time|datePublished", r"(?i)shopify|woocommerce|magento|bigcommerce",
-    )
-)  # fmt: skip
+# Patterns, and words in lower case: searching those without regard to case costs far more than lowering the head.
+PAGE_WORDS: tuple[re.Pattern[str] | tuple[str, ...], ...] = (
+    re.compile(r'og:type"[^>]*content="(?:article|blog)'),
+    re.compile(r'og:type"[^>]*content="product'),
+    re.compile(r'og:type"[^>]*content="website'),
+    re.compile(r'"@type":\s*"(?:News|Blog|Tech|Scholarly)?(?:Article|Posting)'),
+    re.compile(r'"@type":\s*"(?:Product|Offer)"'),
+    re.compile(r'"@type":\s*"(?:ItemList|CollectionPage)"'),
+    re.compile(r'"@type":\s*"(?:DiscussionForumPosting|QAPage|Question)"'),
+    re.compile(r'"@type":\s*"(?:Organization|LocalBusiness|Service)'),
+    ("phpbb", "vbulletin", "xenforo", "discourse", "forum", "viewtopic"),
+    ("sphinx", "docusaurus", "mkdocs", "readthedocs", "javadoc", "doxygen", "gitbook"),
+    ("add to cart", "add to basket", "add to bag"),
+    ("article:published_time", "datepublished"),
+    ("shopify", "woocommerce", "magento", "bigcommerce"),
+)
 
 
 def _log(values: Any) -> Floats:
@@ -161,7 +166,13 @@ class PageFeatures:
         shares = [float(size[self.tags == column].sum()) / total for column in range(len(TAG_GROUPS) + 1)]
         hinted = (size @ self.above / total).tolist()
         nearby = (size @ self.near / total).tolist()
-        said = [float(bool(pattern.search(head))) for pattern in PAGE_WORDS]
+        lowered = head.lower()
+        said = [
+            float(
+                any(word in lowered for word in pattern) if isinstance(pattern, tuple) else bool(pattern.search(head))
+            )
+            for pattern in PAGE_WORDS
+        ]
         long = size > 150
         rest = [
             float(_log(total)),
