@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.stage import Context, Result, stage
@@ -18,7 +19,7 @@ def _sources(config: ExtractConfig) -> dict[str, str]:
     return fingerprint_paths(given.path for given in expand(config.input))
 
 
-@stage("data.extract", revision=1, inputs={"crawl": "crawl?"}, output="documents", sources=_sources)
+@stage("data.extract", revision=2, inputs={"crawl": "crawl?"}, output="documents", sources=_sources)
 def extract_documents(context: Context[ExtractConfig]) -> Result:
     """Turn a crawl and files of many formats into documents; what gives none is named in problems.jsonl.
 
@@ -26,7 +27,7 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
     records it lies in and no others.
 
     Raises:
-        UsageError: neither a crawl nor an input was given.
+        UsageError: neither a crawl nor an input was given, or the extractor is not installed.
         InputError: an input is missing, of unknown format or holds no records.
     """
     from pipeline.errors import InputError, UsageError
@@ -34,6 +35,8 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
     from stages.data.extract.shard import Task, extract_shard
 
     config, crawl = context.config, context.optional("crawl")
+    if config.extractor == "trafilatura" and find_spec("trafilatura") is None:
+        raise UsageError("the extractor trafilatura is not installed", hint="pip install trafilatura lxml_html_clean")
     if crawl is None and not config.input:
         raise UsageError("there is nothing to extract from", hint="give --crawl NAME or --input PATH")
     listing = list_inputs(config)

@@ -33,8 +33,14 @@ class ExtractConfig(StageConfig):
     max_expansion: float = Field(
         200.0, ge=1, description="Most bytes out of one compressed byte, over a whole file, beyond the first 64 MiB."
     )
+    extractor: Literal["longcat", "resiliparse", "trafilatura"] = Field(
+        "longcat", description="What finds the main content of HTML pages; trafilatura is installed apart."
+    )
     max_page_seconds: float = Field(
-        10.0, gt=0, le=3600, description="Processor seconds one HTML page may take before it is dropped."
+        10.0,
+        gt=0,
+        le=3600,
+        description="Processor seconds one HTML page may take: then plain text is tried, then it is dropped.",
     )
     min_text_chars: int = Field(1, ge=1, description="Fewest characters of text a document must have.")
     shard_bytes: int = Field(

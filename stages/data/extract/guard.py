@@ -21,7 +21,7 @@ import orjson
 from stages.data.extract.html import Page, extract_page
 from stages.data.extract.records import Rejected
 
-SIZES = struct.Struct("<dII")
+SIZES = struct.Struct("<dIII")
 REPLY = struct.Struct("<I")
 MEMORY_BYTES = 4 << 30
 BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from stages.data.extract.guard import serve; serve()"
@@ -62,17 +62,25 @@ class PageGuard:
     def __init__(self) -> None:
         self._child: _Child | None = None
 
-    def extract(self, data: bytes, charset: str | None, max_seconds: float) -> Page:
-        """What `extract_page` returns.
+    def extract(self, data: bytes, charset: str | None, max_seconds: float, extractor: str = "longcat") -> Page:
+        """What `extract_page` returns; a page that takes the extractor too long gets plain text with reason `time`.
 
         Raises:
-            Rejected: `timeout` after `max_seconds` of processor time, `crashed` if the child died otherwise or the
-                parser raised.
+            Rejected: `timeout` after `max_seconds` of processor time for plain text too, `crashed` if the child died
+                otherwise or the parser raised.
         """
-        child = self._child = self._child or _Child()
-        name = (charset or "").encode("ascii", errors="ignore")[:64]
         try:
-            reply = child.ask(SIZES.pack(max_seconds, len(name), len(data)) + name, data)
+            return self._ask(data, charset, max_seconds, f"{extractor} ")
+        except Rejected as rejected:
+            if rejected.reason != "timeout" or extractor == "resiliparse":
+                raise
+        return self._ask(data, charset, max_seconds, f"{extractor} time")
+
+    def _ask(self, data: bytes, charset: str | None, max_seconds: float, how: str) -> Page:
+        child = self._child = self._child or _Child()
+        name, way = (charset or "").encode("ascii", errors="ignore")[:64], how.encode()
+        try:
+            reply = child.ask(SIZES.pack(max_seconds, len(name), len(way), len(data)) + name + way, data)
         except (EOFError, OSError):
             self._child = None
             status = child.end()
@@ -113,12 +121,13 @@ def serve() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            seconds, name_bytes, data_bytes = SIZES.unpack(_read(sys.stdin.buffer, SIZES.size))
+            seconds, name_bytes, way_bytes, data_bytes = SIZES.unpack(_read(sys.stdin.buffer, SIZES.size))
             charset = _read(sys.stdin.buffer, name_bytes).decode("ascii") or None
+            extractor, _, fallback = _read(sys.stdin.buffer, way_bytes).decode("ascii").partition(" ")
             data = _read(sys.stdin.buffer, data_bytes)
             signal.setitimer(signal.ITIMER_PROF, seconds)
             try:
-                reply = orjson.dumps(extract_page(data, charset))
+                reply = orjson.dumps(extract_page(data, charset, extractor, fallback or None))
             except Exception as error:  # whatever the parser raises is this page's problem
                 reply = orjson.dumps({"error": f"{type(error).__name__}: {error}"[:200]})
             signal.setitimer(signal.ITIMER_PROF, 0)

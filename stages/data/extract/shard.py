@@ -102,8 +102,15 @@ def _text_of(record: Record, config: ExtractConfig) -> tuple[str, dict[str, Any]
     if record.kind != "html":
         decoded = decode(record.content, record.charset)
         return _trimmed(decoded.text), _encoding(decoded.encoding, decoded.replaced)
-    page = page_guard().extract(record.content, record.charset, config.max_page_seconds)
-    found = {"title": page.title, "html_language": page.language}
+    page = page_guard().extract(record.content, record.charset, config.max_page_seconds, config.extractor)
+    found = {
+        "title": page.title,
+        "html_language": page.language,
+        "date": page.date,
+        "canonical_url": page.canonical,
+        "page_kind": page.kind,
+        "extraction_fallback": page.fallback,
+    }
     return page.text, {name: value for name, value in found.items() if value} | _encoding(page.encoding, page.replaced)
 
 

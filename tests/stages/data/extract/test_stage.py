@@ -50,6 +50,8 @@ def test_crawl_gives_documents_with_url_title_language_and_record_id(
         "title": "Le titre",
         "html_language": "fr",
         "encoding": "cp1252",
+        "page_kind": first.metadata["page_kind"],
+        "extraction_fallback": "no_content",
         "warc_record_id": "<urn:uuid:00000001>",
         "warc_date": "2024-01-02T03:04:05Z",
     }
