@@ -13,7 +13,7 @@ STORE ?= longcat-store
 SOURCES := longcat_cli stages pipeline model kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-slow lint format bench docs clean
+.PHONY: help setup demo smoke test test-slow lint format bench kernels-report docs clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -82,6 +82,9 @@ endif
 else
 	@echo "The data benchmarks need pages: make bench CORPUS=FOLDER [PEER=PYTHON] [ITEMS=FILE:FIELD]"
 endif
+
+kernels-report: setup ## Compile every Triton kernel for sm_90, sm_100 and gfx942 and show what each uses; needs no GPU
+	$(BIN)/python -m kernels.report
 
 docs: setup ## Build the documentation into site/
 	$(PIP) install --quiet --editable '.[docs]'

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, TypeVar
 
 import torch
 
 ENVIRONMENT_VARIABLE = "LONGCAT_KERNELS"
-MODES = ("reference", "cpu", "triton")
+MODES = ("reference", "cpu", "triton", "torch")
 
 Version = TypeVar("Version", bound=Callable[..., object])
 
@@ -20,25 +22,65 @@ def select(operation: str, versions: Mapping[str, Version], device: torch.device
     """The version of `operation` to run on tensors of `device`.
 
     Without `LONGCAT_KERNELS` the processor takes `cpu`, every other device `triton`, and both take `reference` where
-    there is no such version. `LONGCAT_KERNELS=cpu` also takes `reference` for operations that need no `cpu` version.
+    there is no such version. The variable holds a mode for all operations, modes for some, or both, separated by
+    commas: `triton`, `grouped_mlp=torch`, `triton,mla_attention=torch`. A mode for all operations lets those that have
+    no such version take `reference`, except that `triton` and `torch` must exist where one operation is named.
 
     Raises:
-        KernelError: an unknown mode, `triton` forced on an operation without a Triton version, or `cpu` forced on
-            tensors of another device.
+        KernelError: an unknown mode, a version forced on one operation that does not have it, or a version that cannot
+            run on tensors of `device`.
     """
-    forced = os.environ.get(ENVIRONMENT_VARIABLE)
-    if not forced:
+    general, named = _forced(os.environ.get(ENVIRONMENT_VARIABLE, ""))
+    forced = named.get(operation, general)
+    if forced is None:
         preferred = "cpu" if device.type == "cpu" else "triton"
         return versions.get(preferred, versions["reference"])
-    if forced not in MODES:
-        raise KernelError(f"{ENVIRONMENT_VARIABLE}={forced}: unknown, choose one of {', '.join(MODES)}")
-    if forced == "triton" and forced not in versions:
+    if operation in named and forced not in versions:
         raise KernelError(
-            f"{ENVIRONMENT_VARIABLE}=triton: the operation '{operation}' has no Triton version in this release; "
-            f"unset {ENVIRONMENT_VARIABLE} or set it to reference or cpu"
+            f"{ENVIRONMENT_VARIABLE}: the operation '{operation}' has no version {forced}, only {', '.join(versions)}"
         )
     if forced == "cpu" and device.type != "cpu":
         raise KernelError(
             f"{ENVIRONMENT_VARIABLE}=cpu: '{operation}' was given tensors on {device}; unset {ENVIRONMENT_VARIABLE}"
         )
+    if forced == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise KernelError(
+            f"{ENVIRONMENT_VARIABLE}=triton: '{operation}' was given tensors on the processor, which only Triton's "
+            f"interpreter runs; set TRITON_INTERPRET=1, or unset {ENVIRONMENT_VARIABLE}"
+        )
     return versions.get(forced, versions["reference"])
+
+
+def deferred(module: str, function: str) -> Callable[..., Any]:
+    """A version that lives in `module`, which is imported at the first call: what no one runs need not be installed."""
+
+    def version(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(import_module(module), function)(*args, **kwargs)
+        except ModuleNotFoundError as error:
+            if error.name != "triton":
+                raise
+            raise KernelError(
+                f"{module} needs Triton, which is not installed: pip install 'longcat-cli[gpu]', or set "
+                f"{ENVIRONMENT_VARIABLE}=reference"
+            ) from None
+
+    return version
+
+
+@lru_cache(maxsize=16)
+def _forced(setting: str) -> tuple[str | None, Mapping[str, str]]:
+    """(mode of all operations or None, modes by operation) of the environment variable's text."""
+    general: str | None = None
+    named: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in setting.split(","))):
+        operation, _, mode = part.rpartition("=")
+        if mode not in MODES:
+            raise KernelError(
+                f"{ENVIRONMENT_VARIABLE}={setting}: unknown mode {mode}, choose one of {', '.join(MODES)}"
+            )
+        if operation:
+            named[operation] = mode
+        else:
+            general = mode
+    return general, named

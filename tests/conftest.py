@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Triton decides when it decorates a kernel whether to interpret it, so this must precede every import of one.
+os.environ["TRITON_INTERPRET"] = "1"
 
 import stages  # noqa: F401  declares the stages
 from pipeline.artifact import Artifact

@@ -6,9 +6,13 @@ Names: N rows, D normalised width.
 import torch
 
 from kernels.rms_norm import cpu, reference
-from kernels.select import select
+from kernels.select import deferred, select
 
-VERSIONS = {"reference": reference.rms_norm, "cpu": cpu.rms_norm}
+VERSIONS = {
+    "reference": reference.rms_norm,
+    "cpu": cpu.rms_norm,
+    "triton": deferred("kernels.rms_norm.triton", "rms_norm"),
+}
 
 
 def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

@@ -1,20 +1,17 @@
 """Choosing a version, and the fast paths that each version is there for."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from kernels.cross_entropy import cross_entropy
-from kernels.expert_combine import expert_combine
-from kernels.expert_gather import expert_gather
-from kernels.expert_order import expert_order
 from kernels.grouped_mlp import grouped_mlp
 from kernels.mla_attention import document_lengths, mla_attention
 from kernels.mla_decode import mla_decode
-from kernels.rms_norm import rms_norm
 from kernels.rope import rope
-from kernels.router import route
-from kernels.select import KernelError, select
+from kernels.select import KernelError, deferred, select
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 BOTH = {"reference": lambda: "reference", "cpu": lambda: "cpu"}
@@ -33,35 +30,47 @@ def test_device_chooses_unless_the_environment_forces(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("mode", "device", "message"),
-    [("triton", CPU, "'op' has no Triton version"), ("cuda", CPU, "choose one of"), ("cpu", META, "tensors on meta")],
+    ("setting", "expected"),
+    [
+        ("op=reference", "reference"),
+        ("cpu,op=reference", "reference"),
+        ("cpu, other=triton", "cpu"),
+        ("torch", "reference"),
+    ],
+)
+def test_single_operations_can_be_forced(setting: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCAT_KERNELS", setting)
+    assert select("op", BOTH, CPU)() == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "message"),
+    [
+        ("op=triton", CPU, "'op' has no version triton, only reference, cpu"),
+        ("cuda", CPU, "unknown mode cuda, choose one of"),
+        ("cpu", META, "tensors on meta"),
+    ],
 )
 def test_what_cannot_be_forced_says_so(
-    mode: str, device: torch.device, message: str, monkeypatch: pytest.MonkeyPatch
+    setting: str, device: torch.device, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LONGCAT_KERNELS", mode)
+    monkeypatch.setenv("LONGCAT_KERNELS", setting)
     with pytest.raises(KernelError, match=message):
         select("op", BOTH, device)
 
 
-def test_no_operation_pretends_to_have_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.ones(2, 3, 1, 4)
-    order = expert_order(torch.tensor([[0, 1]]), 2)
+def test_triton_on_the_processor_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGCAT_KERNELS", "triton")
-    for call in (
-        lambda: rms_norm(x, torch.ones(4), 1e-5),
-        lambda: rope(x, torch.zeros(3, 2)),
-        lambda: route(x[0, :, 0], torch.zeros(4), 2, 1.0),
-        lambda: expert_order(torch.tensor([[0, 1]]), 2),
-        lambda: expert_gather(torch.ones(1, 4), order),
-        lambda: expert_combine(torch.ones(2, 4), torch.ones(1, 2), order),
-        lambda: grouped_mlp(torch.ones(2, 4), torch.ones(2, 8, 4), torch.ones(2, 4, 4), order.ends_N),
-        lambda: mla_attention(x, x, x, 1.0),
-        lambda: mla_decode(x, x, torch.ones(2, 3, 4), torch.ones(2, 3, 4), torch.ones(1, 4, 4), torch.ones(1, 4, 4), 1),
-        lambda: cross_entropy(x[0, :, 0], torch.tensor([0, 1, 2])),
-    ):
-        with pytest.raises(KernelError, match="has no Triton version"):
-            call()
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(KernelError, match="set TRITON_INTERPRET=1"):
+        select("op", {"reference": len, "triton": len}, CPU)
+
+
+def test_a_missing_triton_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "kernels.rms_norm.triton", raising=False)
+    with pytest.raises(KernelError, match="needs Triton, which is not installed"):
+        deferred("kernels.rms_norm.triton", "rms_norm")()
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:

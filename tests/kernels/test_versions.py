@@ -21,15 +21,31 @@ from kernels import (
 from kernels.expert_order import expert_order
 
 TOLERANCE = 2e-6  # relative root mean square of a float32 result
+OPERATIONS = (
+    rms_norm,
+    rope,
+    router,
+    grouped_mlp,
+    expert_gather,
+    expert_combine,
+    mla_attention,
+    mla_decode,
+    cross_entropy,
+)
+VERSIONS = {module.__name__.removeprefix("kernels."): module.VERSIONS for module in OPERATIONS}
 
 
 @dataclass
 class Case:
-    """One call, a function of the tensors that get gradients."""
+    """One call, a function of the tensors that get gradients; its name begins with that of the operation."""
 
     name: str
     call: Callable[..., Any]
     inputs: list[torch.Tensor]
+
+    @property
+    def operation(self) -> str:
+        return self.name.partition("(")[0].partition(" ")[0]
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -70,14 +86,14 @@ def slots(tokens: int, topk: int, low: int, high: int) -> torch.Tensor:
 def gather_case(name: str, experts_TK: torch.Tensor, width: int) -> Case:
     order = expert_order(experts_TK, 6)
     call = lambda x: expert_gather.expert_gather(x, order)  # noqa: E731
-    return Case(f"gather {name}", call, [randn(experts_TK.shape[0], width)])
+    return Case(f"expert_gather {name}", call, [randn(experts_TK.shape[0], width)])
 
 
 def combine_case(name: str, experts_TK: torch.Tensor, width: int) -> Case:
     order = expert_order(experts_TK, 6)
     call = lambda rows, weights: expert_combine.expert_combine(rows, weights, order)  # noqa: E731
     inputs = [randn(order.token_R.shape[0], width), randn(*experts_TK.shape)]
-    return Case(f"combine {name}", call, inputs)
+    return Case(f"expert_combine {name}", call, inputs)
 
 
 def attention_case(
@@ -87,7 +103,7 @@ def attention_case(
     qk, v = widths
     call = lambda *qkv: mla_attention.mla_attention(*qkv, qk**-0.5, cu_seqlens)  # noqa: E731
     inputs = [randn(batch, tokens, heads, qk), randn(batch, keys, heads, qk), randn(batch, keys, heads, v)]
-    name = f"attention({batch},{tokens},{keys},{heads},{widths},{bounds})"
+    name = f"mla_attention({batch},{tokens},{keys},{heads},{widths},{bounds})"
     return Case(name, call, inputs)
 
 
@@ -102,7 +118,7 @@ def decode_case(batch: int, tokens: int, positions: int, heads: int) -> Case:
         randn(heads, nope, latent),
         randn(heads, value, latent),
     ]
-    return Case(f"decode({batch},{tokens},{positions},{heads})", call, inputs)
+    return Case(f"mla_decode({batch},{tokens},{positions},{heads})", call, inputs)
 
 
 def loss_case(name: str, targets: list[int], vocabulary: int) -> Case:
@@ -148,6 +164,21 @@ def all_cases() -> list[Case]:
 CASES = all_cases()
 
 
+def forced(version: str, cases: list[Case]) -> list[Any]:
+    """The cases of all operations that have this version, each with what forces it."""
+    return [
+        pytest.param(case, f"{case.operation}={version}", id=f"{version}-{case.name}")
+        for case in cases
+        if version in VERSIONS[case.operation]
+    ]
+
+
+EVERY_VERSION = [
+    parameter for version in ("reference", "cpu", "triton", "torch") for parameter in forced(version, CASES)
+]
+every_version = pytest.mark.parametrize(("case", "setting"), EVERY_VERSION)
+
+
 def run(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
     """The output and the gradient of every input, for a fixed direction of the output."""
     inputs = [x.to(dtype).requires_grad_() for x in case.inputs]
@@ -157,12 +188,11 @@ def run(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
     return [output.detach(), *torch.autograd.grad(output, inputs, direction)]
 
 
-@pytest.mark.parametrize("version", ["reference", "cpu"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_version_agrees_with_float64(case: Case, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@every_version
+def test_version_agrees_with_float64(case: Case, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGCAT_KERNELS", "reference")
     expected = run(case, torch.float64)
-    monkeypatch.setenv("LONGCAT_KERNELS", version)
+    monkeypatch.setenv("LONGCAT_KERNELS", setting)
     for index, (exact, result) in enumerate(zip(expected, run(case, torch.float32), strict=True)):
         assert result.dtype == torch.float32
         assert result.shape == exact.shape
@@ -170,26 +200,25 @@ def test_version_agrees_with_float64(case: Case, version: str, monkeypatch: pyte
         assert error <= TOLERANCE * torch.linalg.vector_norm(exact) + 1e-12, f"result {index}"
 
 
-@pytest.mark.parametrize("version", ["reference", "cpu"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_version_gives_the_same_bits_again(case: Case, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LONGCAT_KERNELS", version)
+@every_version
+def test_version_gives_the_same_bits_again(case: Case, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCAT_KERNELS", setting)
     first = run(case, torch.float32)
     # Matrix products may round differently with other numbers of threads; gathers and sums of rows may not.
-    torch.set_num_threads(2 if case.name.startswith(("gather", "combine", "router")) else 1)
+    torch.set_num_threads(2 if case.operation in ("expert_gather", "expert_combine", "router") else 1)
     for once, again in zip(first, run(case, torch.float32), strict=True):
         assert torch.equal(once, again)
 
 
 # The results of the others are float32 whatever they are given.
-HALF = [case for case in CASES if not case.name.startswith(("router", "cross_entropy"))]
+HALF = [case for case in CASES if case.operation not in ("router", "cross_entropy")]
 
 
-@pytest.mark.parametrize("case", HALF, ids=lambda case: case.name)
-def test_cpu_version_keeps_half_precision(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("case", "setting"), [*forced("cpu", HALF), *forced("triton", HALF)])
+def test_version_keeps_half_precision(case: Case, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGCAT_KERNELS", "reference")
     expected = run(case, torch.float64)
-    monkeypatch.setenv("LONGCAT_KERNELS", "cpu")
+    monkeypatch.setenv("LONGCAT_KERNELS", setting)
     for exact, result in zip(expected, run(case, torch.bfloat16), strict=True):
         assert result.dtype == torch.bfloat16
         error = torch.linalg.vector_norm(result.double() - exact)

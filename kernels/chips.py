@@ -1,0 +1,45 @@
+"""The graphics processors that kernels are compiled for, and what a launch may use of each."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Limits of one architecture: `shared` in bytes a program, `registers` a thread, `warp` in threads."""
+
+    name: str
+    backend: str
+    architecture: int | str
+    warp: int
+    shared: int
+    registers: int
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("sm_90", "cuda", 90, 32, 227 << 10, 255),
+        Chip("sm_100", "cuda", 100, 32, 227 << 10, 255),
+        Chip("gfx942", "hip", "gfx942", 64, 64 << 10, 512),
+    )
+}
+
+
+@lru_cache(maxsize=16)
+def chip_of(device: torch.device) -> Chip:
+    """The chip whose tiles suit `device`: its own, or the nearest one that kernels are compiled for.
+
+    Processors, on which the interpreter runs, get those of `sm_90`; older graphics processors with less shared memory
+    get those of `gfx942`, which need least.
+    """
+    if device.type != "cuda":
+        return CHIPS["sm_90"]
+    if torch.version.hip:
+        return CHIPS["gfx942"]
+    major, _ = torch.cuda.get_device_capability(device)
+    if major >= 10:
+        return CHIPS["sm_100"]
+    return CHIPS["sm_90"] if major == 9 else CHIPS["gfx942"]

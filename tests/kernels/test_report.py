@@ -1,0 +1,49 @@
+"""Every Triton kernel compiles for every chip, without spills and within its shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kernels.aot import Usage
+from kernels.chips import CHIPS, chip_of
+from kernels.report import operations
+
+pytest.importorskip("triton")
+
+
+def run_report(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "kernels.report", "--json", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.mark.parametrize("operation", operations())
+def test_kernels_fit_a_chip_that_is_not_there(operation: str) -> None:
+    finished = run_report("--operation", operation, "--chip", "sm_90")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    rows = json.loads(finished.stdout)
+    assert rows
+    assert all(row["operation"] == operation and row["usage"]["registers"] > 0 for row in rows)
+
+
+def test_what_does_not_fit_is_said() -> None:
+    chip = CHIPS["gfx942"]
+    assert Usage(shared=0, registers=512, spills=0).problems(chip) == []
+    assert len(Usage(shared=(64 << 10) + 1, registers=513, spills=8).problems(chip)) == 3
+
+
+def test_the_report_refuses_an_interpreting_process() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "kernels.report"],
+        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 2
+    assert "unset it" in finished.stderr
+
+
+def test_processors_get_the_tiles_of_a_chip() -> None:
+    assert chip_of(torch.device("cpu")).name == "sm_90"
