@@ -1,9 +1,9 @@
 """The dense feed-forward network, `down(silu(gate x) * up x)` (Shazeer 2020, SwiGLU)."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from kernels.swiglu import swiglu
 from model.linear import Linear
 
 
@@ -17,4 +17,4 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(inner, hidden_size)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return self.down_proj(swiglu(self.gate_proj(x_BTD), self.up_proj(x_BTD)))

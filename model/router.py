@@ -4,9 +4,9 @@ Names: T tokens, D hidden, E experts of both kinds.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from kernels.linear import linear
 from kernels.precision import accumulation_dtype
 from kernels.router import Routing, route
 from model.config import ModelConfig
@@ -29,5 +29,5 @@ class Router(nn.Module):
 
     def forward(self, x_TD: torch.Tensor) -> Routing:
         wide = accumulation_dtype(x_TD.dtype)
-        logits_TE = F.linear(x_TD.to(wide), self.classifier.weight.to(wide))
+        logits_TE = linear(x_TD.to(wide), self.classifier.weight.to(wide))
         return route(logits_TE, self.e_score_correction_bias.to(wide), self.topk, self.scaling)

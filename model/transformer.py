@@ -6,10 +6,10 @@ Names: B batch, T tokens, D hidden, V vocabulary, L layers, E experts of both ki
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from kernels.cross_entropy import cross_entropy
+from kernels.linear import linear
 from model.cache import LatentCache
 from model.config import ModelConfig
 from model.embedding import TokenEmbedding
@@ -75,7 +75,7 @@ class LongcatFlash(nn.Module):
             counts.append(counts_E)
         if cache is not None:
             cache.advance(tokens)
-        logits_BTV = F.linear(self.model.norm(h_BTD), self.output_weight)
+        logits_BTV = linear(self.model.norm(h_BTD), self.output_weight)
         return ModelOutput(logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)), torch.stack(counts))
 
     def loss(

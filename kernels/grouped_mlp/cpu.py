@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.grouped_mlp import reference
 from kernels.select import KernelError
+from kernels.swiglu.cpu import backward as swiglu_backward
 
 ROW_ALIGNMENT = 16  # bytes, what torch.nn.functional.grouped_mm asks of every row stride
 GROUPED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,12 +32,9 @@ class _GroupedMLP(torch.autograd.Function):
         grad_RD = gradients[0].contiguous()
         gate_RF, up_RF = hidden_RG.chunk(2, dim=-1)
         grad_active_RF = F.grouped_mm(grad_RD, down_NDF, offs=ends_N)
-        silu_RF = F.silu(gate_RF)
-        grad_down_NDF = F.grouped_mm(grad_RD.t(), silu_RF * up_RF, offs=ends_N)
         grad_hidden_RG = torch.empty_like(hidden_RG)
-        grad_gate_RF, grad_up_RF = grad_hidden_RG.chunk(2, dim=-1)
-        torch.mul(grad_active_RF, silu_RF, out=grad_up_RF)
-        torch.ops.aten.silu_backward.grad_input(grad_active_RF.mul_(up_RF), gate_RF, grad_input=grad_gate_RF)
+        silu_RF = swiglu_backward(grad_active_RF, gate_RF, up_RF, *grad_hidden_RG.chunk(2, dim=-1))
+        grad_down_NDF = F.grouped_mm(grad_RD.t(), silu_RF.mul_(up_RF), offs=ends_N)
         grad_gate_up_NGD = F.grouped_mm(grad_hidden_RG.t(), rows_RD, offs=ends_N)
         grad_rows_RD = F.grouped_mm(grad_hidden_RG, gate_up_NGD, offs=ends_N)
         return grad_rows_RD, grad_gate_up_NGD, grad_down_NDF, None

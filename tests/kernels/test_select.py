@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from kernels.cross_entropy import cross_entropy
 from kernels.grouped_mlp import grouped_mlp
+from kernels.linear import linear
 from kernels.mla_attention import document_lengths, mla_attention
 from kernels.mla_decode import mla_decode
 from kernels.rope import rope
@@ -96,12 +97,20 @@ def test_grouped_products_run_where_rows_are_aligned(
     assert bool(calls) == grouped
 
 
-@pytest.mark.parametrize(("tokens", "flash"), [(64, False), (512, True)])
-def test_long_sequences_take_flash_attention(tokens: int, flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("dtype", "flash"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_half_precision_takes_flash_attention(dtype: torch.dtype, flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch, "scaled_dot_product_attention")
-    q, v = torch.ones(1, tokens, 1, 8), torch.ones(1, tokens, 1, 4)
+    q, v = torch.ones(1, 64, 1, 8, dtype=dtype), torch.ones(1, 64, 1, 4, dtype=dtype)
     mla_attention(q, q, v, 1.0)
     assert bool(calls) == flash
+
+
+@pytest.mark.parametrize(("vendor", "rows", "taken"), [(True, 40, True), (True, 3, False), (False, 40, False)])
+def test_amd_takes_onednn_for_many_rows(vendor: bool, rows: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernels.linear.cpu._is_amd", lambda: vendor)
+    calls = counted(monkeypatch, "linear")
+    linear(torch.ones(rows, 8), torch.ones(4, 8))
+    assert bool(calls) != taken
 
 
 def test_wrong_shapes_are_named() -> None:

@@ -12,17 +12,21 @@ from kernels import (
     expert_combine,
     expert_gather,
     grouped_mlp,
+    linear,
     mla_attention,
     mla_decode,
     rms_norm,
     rope,
     router,
+    swiglu,
 )
 from kernels.expert_order import expert_order
 
 TOLERANCE = 2e-6  # relative root mean square of a float32 result
 OPERATIONS = (
     rms_norm,
+    linear,
+    swiglu,
     rope,
     router,
     grouped_mlp,
@@ -55,6 +59,14 @@ def randn(*shape: int) -> torch.Tensor:
 def norm_case(*shape: int) -> Case:
     call = lambda x, w: rms_norm.rms_norm(x, w, 1e-5)  # noqa: E731
     return Case(f"rms_norm{shape}", call, [randn(*shape), randn(shape[-1])])
+
+
+def linear_case(rows: tuple[int, ...], inputs: int, outputs: int) -> Case:
+    return Case(f"linear({rows},{inputs},{outputs})", linear.linear, [randn(*rows, inputs), randn(outputs, inputs)])
+
+
+def swiglu_case(*shape: int) -> Case:
+    return Case(f"swiglu{shape}", swiglu.swiglu, [randn(*shape), randn(*shape)])
 
 
 def rope_case(batch: int, tokens: int, heads: int, width: int, before: int) -> Case:
@@ -132,6 +144,8 @@ def all_cases() -> list[Case]:
     mixed, dense, idle = slots(17, 3, 0, 9), slots(17, 3, 0, 6), slots(17, 3, 6, 9)
     return [
         *(norm_case(*shape) for shape in [(1, 2), (3, 5), (2, 7, 64), (33, 192), (0, 8)]),
+        *(linear_case(*sizes) for sizes in [((3,), 5, 7), ((2, 40), 12, 9), ((0,), 4, 3), ((64,), 1, 1)]),
+        *(swiglu_case(*shape) for shape in [(1, 1), (2, 9, 33), (0, 4)]),
         *(rope_case(*sizes) for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0)]),
         *(router_case(*sizes) for sizes in [(13, 7, 3), (1, 1, 1), (5, 6, 6), (9, 768, 12), (0, 8, 2)]),
         mlp_case([3, 0, 5, 1], 8, 16),
@@ -147,7 +161,7 @@ def all_cases() -> list[Case]:
         attention_case(1, 1, 1, 1, (6, 10)),
         attention_case(2, 5, 19, 2, (12, 8)),
         attention_case(1, 530, 530, 2, (12, 8)),
-        attention_case(1, 520, 520, 1, (6, 10)),
+        attention_case(3, 130, 130, 3, (6, 10)),
         attention_case(1, 3, 530, 2, (12, 8)),
         attention_case(2, 16, 16, 2, (6, 4), [0, 3, 3, 20, 32]),
         attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700]),
