@@ -11,10 +11,7 @@ F expert width, G = 2F.
 import torch
 from torch import nn
 
-from kernels.expert_combine import expert_combine
-from kernels.expert_gather import expert_gather
-from kernels.expert_order import expert_order
-from kernels.grouped_mlp import grouped_mlp
+from kernels.expert_mixture import expert_mixture
 from kernels.router import Routing
 from model.config import ModelConfig
 from model.linear import unset_parameter
@@ -31,10 +28,7 @@ class Experts(nn.Module):
         self.down_proj = unset_parameter(experts, width, inner)
 
     def forward(self, x_TD: torch.Tensor, routing: Routing) -> torch.Tensor:
-        order = expert_order(routing.experts_TK, self.down_proj.shape[0])
-        rows_RD = expert_gather(x_TD, order)
-        rows_RD = grouped_mlp(rows_RD, self.gate_up_proj, self.down_proj, order.ends_N)
-        return expert_combine(rows_RD, routing.weights_TK, order)
+        return expert_mixture(x_TD, routing.weights_TK, routing.experts_TK, self.gate_up_proj, self.down_proj)
 
     def extra_repr(self) -> str:
         experts, width, inner = self.down_proj.shape

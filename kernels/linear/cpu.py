@@ -1,7 +1,9 @@
-"""A matrix without a bias through oneDNN on AMD processors, where it is faster than the library torch takes.
+"""A matrix without a bias, by the library that is fastest on the processor at hand.
 
-torch computes float32 products by MKL, which runs at 85 % of oneDNN's rate on AMD's AVX-512 cores. The gradient of the
-matrix stays with MKL: oneDNN is no faster on the transposed operands that it needs.
+torch computes float32 products by MKL, which on AMD's AVX-512 cores runs at 85 % of oneDNN's rate for many rows and at
+a third of the memory's rate for few. There many rows go through oneDNN, and few are taken for the columns of a product
+from the left, which MKL streams at the full rate. The gradient of the matrix stays with MKL: oneDNN is no faster on the
+transposed operands that it needs.
 """
 
 from functools import lru_cache
@@ -12,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-FEWEST_ROWS = 32  # below, both libraries only wait for the weights
+# GB/s of weights, two threads, 16,384 x 512. Two rows: 5 plain, 20 by oneDNN, 38 from the left. Four: 7, 17, 24.
+# Eight: 7, 15, 16. One row: 11 plain, 23 by oneDNN, 32 as two columns from the left.
+FEW_ROWS = 4
+SMALL_MATRIX = 1 << 18  # values; below, one row is done before the two copies would be
 
 
 class _Linear(torch.autograd.Function):
@@ -34,19 +39,30 @@ class _Linear(torch.autograd.Function):
 
 def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
     """See `kernels.linear.linear`."""
-    if not _pays(x_NI, weight_OI):
+    plain = x_NI.dtype == weight_OI.dtype == torch.float32 and weight_OI.is_contiguous()
+    if not (plain and _is_amd() and x_NI.numel()):
         return F.linear(x_NI, weight_OI)
     flat_NI = x_NI.reshape(-1, x_NI.shape[-1])
     if torch.is_grad_enabled() and (x_NI.requires_grad or weight_OI.requires_grad):
         y_NO: torch.Tensor = _Linear.apply(flat_NI, weight_OI)
     else:
-        y_NO = _onednn(flat_NI, weight_OI)
+        y_NO = _without_gradient(flat_NI, weight_OI)
     return y_NO.view(*x_NI.shape[:-1], -1)
 
 
-def _pays(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> bool:
-    plain = x_NI.dtype == weight_OI.dtype == torch.float32 and weight_OI.is_contiguous()
-    return plain and _is_amd() and x_NI.numel() >= FEWEST_ROWS * x_NI.shape[-1] > 0
+def _without_gradient(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    if x_NI.shape[0] > FEW_ROWS:
+        return _onednn(x_NI, weight_OI)
+    if x_NI.shape[0] == 1 and weight_OI.numel() < SMALL_MATRIX:
+        return F.linear(x_NI, weight_OI)
+    return _from_the_left(x_NI, weight_OI)
+
+
+def _from_the_left(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    """`(weight x^T)^T`, with two columns at least: MKL has a slow path of its own for a vector."""
+    rows = x_NI.shape[0]
+    columns_NI = x_NI if rows > 1 else torch.cat((x_NI, x_NI))
+    return torch.mm(weight_OI, columns_NI.t())[:, :rows].t().contiguous()
 
 
 def _onednn(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:

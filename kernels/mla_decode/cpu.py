@@ -2,6 +2,8 @@
 
 `q . (w_key c) = (w_key^T q) . c` and `sum_s p_s (w_value c_s) = w_value (sum_s p_s c_s)`, so both projections act on
 the few queries instead of on the many positions.
+
+Names beside those of the operation: Y rows of batch and queries together, X queries and heads together.
 """
 
 import torch
@@ -21,13 +23,17 @@ def mla_decode(
 ) -> torch.Tensor:
     """See `kernels.mla_decode.mla_decode`."""
     batch, tokens, heads, _ = q_nope_BTHN.shape
-    q_latent_BTHC = torch.einsum("bthn,hnc->bthc", q_nope_BTHN, w_key_HNC)
+    q_latent_HYC = torch.bmm(q_nope_BTHN.flatten(0, 1).transpose(0, 1), w_key_HNC)
     # Heads share keys and values here, so queries of all heads form one matrix a batch row.
-    scores_BXS = torch.bmm(q_latent_BTHC.flatten(1, 2), latent_BSC.transpose(1, 2))
-    scores_BXS = torch.baddbmm(scores_BXS, q_rope_BTHR.flatten(1, 2), k_rope_BSR.transpose(1, 2))
-    wide_BTHS = scores_BXS.to(accumulation_dtype(scores_BXS.dtype)).mul_(scale).view(batch, tokens, heads, -1)
-    visible_TS = causal_mask(tokens, latent_BSC.shape[1], latent_BSC.device)
-    wide_BTHS = wide_BTHS.masked_fill(~visible_TS.unsqueeze(1), float("-inf"))
-    probabilities_BXS = wide_BTHS.softmax(dim=-1).to(latent_BSC.dtype).flatten(1, 2)
-    mixed_BTHC = torch.bmm(probabilities_BXS, latent_BSC).view(batch, tokens, heads, -1)
-    return torch.einsum("bthc,hvc->bthv", mixed_BTHC, w_value_HVC)
+    q_latent_BXC = q_latent_HYC.transpose(0, 1).reshape(batch, tokens * heads, -1)
+    scores_BXS = torch.bmm(q_latent_BXC, latent_BSC.transpose(1, 2))
+    scores_BXS = scores_BXS.baddbmm_(q_rope_BTHR.flatten(1, 2), k_rope_BSR.transpose(1, 2), beta=scale, alpha=scale)
+    wide_BXS = scores_BXS.to(accumulation_dtype(scores_BXS.dtype))
+    if tokens > 1:
+        hidden_TS = ~causal_mask(tokens, latent_BSC.shape[1], latent_BSC.device)
+        wide_BXS.view(batch, tokens, heads, -1).masked_fill_(hidden_TS.unsqueeze(1), float("-inf"))
+    probabilities_BXS = wide_BXS.softmax(dim=-1).to(latent_BSC.dtype)
+    mixed_BXC = torch.bmm(probabilities_BXS, latent_BSC)
+    mixed_HYC = mixed_BXC.view(batch * tokens, heads, -1).transpose(0, 1)
+    o_HYV = torch.bmm(mixed_HYC, w_value_HVC.transpose(1, 2))
+    return o_HYV.transpose(0, 1).unflatten(0, (batch, tokens))

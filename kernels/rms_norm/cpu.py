@@ -12,8 +12,7 @@ from kernels.rms_norm import reference
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-        norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
-        inverse_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+        inverse_N1 = _inverse(x_ND, eps)
         ctx.save_for_backward(x_ND, weight_D, inverse_N1)
         return (x_ND * inverse_N1).mul_(weight_D)
 
@@ -35,5 +34,12 @@ def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
     """See `kernels.rms_norm.rms_norm`."""
     if x_ND.dtype != accumulation_dtype(x_ND.dtype) or weight_D.dtype != x_ND.dtype:
         return reference.rms_norm(x_ND, weight_D, eps)
+    if not torch.is_grad_enabled():
+        return (x_ND * _inverse(x_ND, eps)).mul_(weight_D)
     normed_ND: torch.Tensor = _RMSNorm.apply(x_ND, weight_D, eps)
     return normed_ND
+
+
+def _inverse(x_ND: torch.Tensor, eps: float) -> torch.Tensor:
+    norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+    return norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()

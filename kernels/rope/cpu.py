@@ -4,13 +4,27 @@ import torch
 
 from kernels.precision import accumulation_dtype
 
+# The attention modules of one forward pass share their angles: (angles, their version, dtype, turns) of the last call.
+_last: tuple[torch.Tensor, int, torch.dtype, torch.Tensor] | None = None
+
 
 def rope(x_BTHR: torch.Tensor, angles_TP: torch.Tensor) -> torch.Tensor:
     """See `kernels.rope.rope`."""
     wide = accumulation_dtype(x_BTHR.dtype)
-    turn_T1P = torch.complex(angles_TP.cos().to(wide), angles_TP.sin().to(wide)).unsqueeze(1)
+    turn_T1P = _turns(angles_TP, wide)
     pairs_BTHP = torch.view_as_complex(_paired(x_BTHR.to(wide)).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs_BTHP * turn_T1P).flatten(-2).to(x_BTHR.dtype)
+
+
+def _turns(angles_TP: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+    """The unit complex numbers of the angles, [T, 1, P]."""
+    global _last  # noqa: PLW0603
+    last = _last
+    if last is not None and last[0] is angles_TP and last[1:3] == (angles_TP._version, wide):
+        return last[3]
+    turn_T1P = torch.complex(angles_TP.cos().to(wide), angles_TP.sin().to(wide)).unsqueeze(1)
+    _last = angles_TP, angles_TP._version, wide, turn_T1P
+    return turn_T1P
 
 
 def _paired(x_BTHR: torch.Tensor) -> torch.Tensor:

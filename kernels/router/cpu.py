@@ -8,6 +8,8 @@ from torch.autograd.function import once_differentiable
 from kernels.router import reference
 from kernels.router.reference import Routing
 
+FEW_CHOICES = 1 << 12  # below, one full sort is cheaper than the operations that make its keys
+
 
 class _Route(torch.autograd.Function):
     @staticmethod
@@ -39,7 +41,7 @@ def route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: flo
 
 def top_experts(choice_TE: torch.Tensor, topk: int) -> torch.Tensor:
     """As `reference.top_experts`: `torch.topk` leaves the order of ties open, so value and index become one integer."""
-    if choice_TE.dtype != torch.float32:
+    if choice_TE.dtype != torch.float32 or choice_TE.numel() < FEW_CHOICES:
         return reference.top_experts(choice_TE, topk)
     last = choice_TE.shape[-1] - 1
     # Adding zero turns -0.0 into 0.0; flipping the low bits of negative floats makes their bits sort like numbers.

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.cross_entropy import cross_entropy
+from kernels.expert_mixture import expert_mixture
 from kernels.grouped_mlp import grouped_mlp
 from kernels.linear import linear
 from kernels.mla_attention import document_lengths, mla_attention
@@ -105,12 +106,39 @@ def test_half_precision_takes_flash_attention(dtype: torch.dtype, flash: bool, m
     assert bool(calls) == flash
 
 
-@pytest.mark.parametrize(("vendor", "rows", "taken"), [(True, 40, True), (True, 3, False), (False, 40, False)])
-def test_amd_takes_onednn_for_many_rows(vendor: bool, rows: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("vendor", "rows", "taken"), [(True, 40, True), (True, 3, True), (False, 40, False)])
+def test_amd_takes_products_of_its_own(vendor: bool, rows: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernels.linear.cpu._is_amd", lambda: vendor)
     calls = counted(monkeypatch, "linear")
     linear(torch.ones(rows, 8), torch.ones(4, 8))
     assert bool(calls) != taken
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 33])
+def test_products_without_gradient_are_the_plain_ones(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernels.linear.cpu._is_amd", lambda: True)
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, rows, 24), torch.randn(40, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 16, 17])
+def test_the_mixture_of_few_tokens_is_that_of_many(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    experts = torch.stack([torch.randperm(9)[:3] for _ in range(tokens)])
+    inputs = torch.randn(tokens, 8), torch.rand(tokens, 3), experts, torch.randn(6, 8, 8), torch.randn(6, 8, 4)
+    with torch.no_grad():
+        result = expert_mixture(*inputs)
+        monkeypatch.setenv("LONGCAT_KERNELS", "reference")
+        torch.testing.assert_close(result, expert_mixture(*inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_angles_changed_in_place_turn_anew() -> None:
+    x, angles = torch.ones(1, 2, 1, 4), torch.zeros(2, 2, dtype=torch.float64)
+    assert torch.equal(rope(x, angles), x)
+    angles.fill_(torch.pi)
+    torch.testing.assert_close(rope(x, angles), -x)
 
 
 def test_wrong_shapes_are_named() -> None:
