@@ -66,6 +66,8 @@ def test_help_needs_no_heavy_library() -> None:
         "generate",
         "chat",
         "serve",
+        "model list",
+        "model describe",
         "run",
         "recipes list",
         "artifacts lineage",
@@ -122,6 +124,7 @@ def test_configuration_is_listed(capfd: pytest.CaptureFixture[str], store_path: 
         (["run", "smoke", "--set", "tran.steps=1"], 2, "no such step"),
         (["artifacts", "show", "x@1"], 4, "no artifact 'x@1'"),
         (["artifacts", "list", "--kind", "model"], 2, "kinds: crawl"),
+        (["model", "describe", "longcat-flsh"], 4, "presets: demo, lc-100m"),
         (["data", "extract", "--input", ".", "--name", "../evil"], 2, "cannot name an artifact"),
     ],
 )
