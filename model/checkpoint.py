@@ -24,8 +24,6 @@ from model.weights import (
 
 MAX_SHARD_BYTES = 5_000_000_000
 
-__all__ = ["MAX_SHARD_BYTES", "Layout", "convert", "load_config", "load_pretrained", "save_pretrained", "stored_bytes"]
-
 
 def save_pretrained(
     model: LongcatFlash,
@@ -102,44 +100,38 @@ def load_pretrained(
     return model
 
 
-def convert(
-    source: Path | str,
-    folder: Path | str,
-    *,
-    layout: Layout = "published",
-    dtype: torch.dtype | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    advance: Advance | None = None,
-) -> ModelConfig:
-    """Write the checkpoint in `source` into `folder`, in `layout` and `dtype` (None: as stored), one shard at a time.
+class Conversion:
+    """A checkpoint on disk and how it is to be written: in which layout, and in which dtype (None: as stored).
 
-    As strict as `load_pretrained`, and as `save_pretrained` in what it writes, but no model is built: it takes the
-    memory of one shard, at most twice. Routers stay float32 or better.
+    As strict as `load_pretrained`, but no model is built: `write` takes the memory of one shard, at most twice. Routers
+    stay float32 or better. `config` is the architecture, `found` the layout that the checkpoint is in, `size` the bytes
+    of the weights to be written.
 
     Raises:
-        CheckpointError, ModelConfigError: see `load_pretrained` and `save_pretrained`.
+        CheckpointError, ModelConfigError: see `load_pretrained`.
     """
-    source = Path(source)
-    config, weights = load_config(source), WeightFiles(source)
-    expected = dict(published_tensors(_meta_model(config)))
-    _check(weights, config, expected)
-    dtypes = {key: _target_dtype(key, DTYPES[weights.tensors[key].dtype], dtype) for key in expected}
-    planned = {key: torch.empty(t.shape, dtype=dtypes[key], device="meta") for key, t in expected.items()}
-    idle = _idle(config, layout, next(iter(planned.values())).dtype)
+
+    def __init__(self, source: Path | str, *, layout: Layout = "published", dtype: torch.dtype | None = None) -> None:
+        self.config = load_config(source)
+        self._weights = WeightFiles(Path(source))
+        expected = dict(published_tensors(_meta_model(self.config)))
+        self.found = _check(self._weights, self.config, expected)
+        stored = {key: DTYPES[self._weights.tensors[key].dtype] for key in expected}
+        dtypes = {key: _target_dtype(key, stored[key], dtype) for key in expected}
+        self._planned = {key: torch.empty(t.shape, dtype=dtypes[key], device="meta") for key, t in expected.items()}
+        self._idle = _idle(self.config, layout, dtypes["model.embed_tokens.weight"])
+        self.size = sum(tensor.nbytes for tensor in [*self._planned.values(), *self._idle.values()])
+
+    def write(
+        self, folder: Path | str, *, max_shard_bytes: int = MAX_SHARD_BYTES, advance: Advance | None = None
+    ) -> None:
+        """Write the checkpoint into `folder` as `save_pretrained` does, and raise as it does."""
+        _write(Path(folder), self.config, self._planned | self._idle, self._reader, max_shard_bytes, advance)
 
     @contextmanager
-    def reader() -> Iterator[Callable[[str], torch.Tensor]]:
-        with weights.reader() as read:
-            yield lambda key: idle[key] if key in idle else read(key).to(planned[key].dtype)
-
-    _write(Path(folder), config, planned | idle, reader, max_shard_bytes, advance)
-    return config
-
-
-def stored_bytes(folder: Path | str) -> int:
-    """Bytes of all tensors in a checkpoint folder, from the headers. Raises CheckpointError as `load_pretrained`."""
-    tensors = WeightFiles(Path(folder)).tensors.values()
-    return sum(torch.Size(stored.shape).numel() * DTYPES[stored.dtype].itemsize for stored in tensors)
+    def _reader(self) -> Iterator[Callable[[str], torch.Tensor]]:
+        with self._weights.reader() as read:
+            yield lambda key: self._idle[key] if key in self._idle else read(key).to(self._planned[key].dtype)
 
 
 def _meta_model(config: ModelConfig) -> LongcatFlash:
@@ -171,8 +163,8 @@ def _write(
     write_json(folder / CONFIG_FILE, config.to_dict() | {"torch_dtype": dtype})
 
 
-def _check(weights: WeightFiles, config: ModelConfig, expected: dict[str, torch.Tensor]) -> None:
-    """Compare what is there with what `config.json` asks for, before anything is read.
+def _check(weights: WeightFiles, config: ModelConfig, expected: dict[str, torch.Tensor]) -> Layout:
+    """Compare what is there with what `config.json` asks for, before anything is read, and tell the layout.
 
     The layout of transformers 5 has more than the model: matrices of experts that have no network, which nothing reads.
     """
@@ -181,7 +173,8 @@ def _check(weights: WeightFiles, config: ModelConfig, expected: dict[str, torch.
     for key in scaled:
         weights.check_tensor(key, tuple(expected[key].shape) if key in expected else ())
     idle = dict(idle_tensors(config, torch.float32)) if present - expected.keys() else {}
-    expected = expected | (idle if present & idle.keys() else {})
+    layout: Layout = "transformers5" if present & idle.keys() else "published"
+    expected = expected | (idle if layout == "transformers5" else {})
     missing = sorted(expected.keys() - present)
     if missing:
         raise CheckpointError(f"{folder}: the tensor {missing[0]} is missing ({len(missing)} missing in all)")
@@ -194,3 +187,4 @@ def _check(weights: WeightFiles, config: ModelConfig, expected: dict[str, torch.
     weights.check_index()
     for key, tensor in expected.items():
         weights.check_tensor(key, tuple(tensor.shape))
+    return layout

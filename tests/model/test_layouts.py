@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import convert, load_pretrained, save_pretrained, stored_bytes
+from model.checkpoint import Conversion, load_pretrained, save_pretrained
 from model.errors import CheckpointError, ModelConfigError
 from model.transformer import LongcatFlash
 
@@ -77,10 +77,13 @@ def test_rows_without_a_network_are_all_there_or_none(
 def test_conversion_there_and_back_gives_the_same_bytes(build_model: BuildModel, tmp_path: Path) -> None:
     save_pretrained(build_model(), tmp_path / "a")
     told: list[int] = []
-    convert(tmp_path / "a", tmp_path / "b", layout="transformers5", max_shard_bytes=20_000, advance=told.append)
-    assert sum(told) == stored_bytes(tmp_path / "b") > stored_bytes(tmp_path / "a")
+    there = Conversion(tmp_path / "a", layout="transformers5")
+    there.write(tmp_path / "b", max_shard_bytes=20_000, advance=told.append)
+    back = Conversion(tmp_path / "b")
+    back.write(tmp_path / "c")
+    assert (there.found, back.found) == ("published", "transformers5")
+    assert sum(told) == there.size == back.size + 2 * 3 * 2 * 12 * 32 * 4
     assert len(told) == len(list((tmp_path / "b").glob("model-*.safetensors"))) > 1
-    convert(tmp_path / "b", tmp_path / "c")
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "c" / file).read_bytes()
     save_pretrained(build_model(), tmp_path / "d", layout="transformers5", max_shard_bytes=20_000)
@@ -90,7 +93,7 @@ def test_conversion_there_and_back_gives_the_same_bytes(build_model: BuildModel,
 
 def test_conversion_of_dtype_spares_the_router(build_model: BuildModel, tmp_path: Path) -> None:
     save_pretrained(build_model(), tmp_path / "full")
-    convert(tmp_path / "full", tmp_path / "half", dtype=torch.bfloat16)
+    Conversion(tmp_path / "full", dtype=torch.bfloat16).write(tmp_path / "half")
     save_pretrained(load_pretrained(tmp_path / "full", dtype=torch.bfloat16), tmp_path / "expected")
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "half" / file).read_bytes() == (tmp_path / "expected" / file).read_bytes()
@@ -168,7 +171,7 @@ def test_code_beside_the_weights_is_not_executed(build_model: BuildModel, tmp_pa
     assert proof.exists()
     proof.unlink()
     assert_equal_models(load_pretrained(folder), build_model())
-    convert(folder, tmp_path / "clean", layout="transformers5")
+    Conversion(folder, layout="transformers5").write(tmp_path / "clean")
     assert not proof.exists()
     assert not list((tmp_path / "clean").glob("*.py"))
     assert "auto_map" not in json.loads((tmp_path / "clean" / "config.json").read_text())
@@ -215,7 +218,7 @@ import re, sys
 from pathlib import Path
 import torch
 import model.weights
-from model.checkpoint import convert, load_pretrained, save_pretrained
+from model.checkpoint import Conversion, load_pretrained, save_pretrained
 
 def growth(action):
     Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is there now
@@ -229,7 +232,7 @@ def peak():
 
 model.weights.MAPPED_BYTES = 1 << 20
 source, saved, converted = sys.argv[1:]
-growth(lambda: convert(source, converted, max_shard_bytes=8 << 20))
+growth(lambda: Conversion(source).write(converted, max_shard_bytes=8 << 20))
 loaded = growth(lambda: load_pretrained(source))
 growth(lambda: save_pretrained(loaded, saved))
 """
@@ -238,7 +241,7 @@ growth(lambda: save_pretrained(loaded, saved))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 def test_reading_and_writing_keep_no_second_copy(build_model: BuildModel, tmp_path: Path) -> None:
     save_pretrained(build_model(vocab_size=60_000, hidden_size=96, ffn_hidden_size=4000), tmp_path / "saved")
-    weights = stored_bytes(tmp_path / "saved")
+    weights = (tmp_path / "saved" / "model.safetensors").stat().st_size
     folders = [str(tmp_path / name) for name in ("saved", "again", "converted")]
     ran = subprocess.run(
         [sys.executable, "-c", MEASURE, *folders], check=True, capture_output=True, text=True, timeout=120
