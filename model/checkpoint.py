@@ -23,6 +23,7 @@ from model.weights import (
 )
 
 MAX_SHARD_BYTES = 5_000_000_000
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def save_pretrained(
@@ -105,7 +106,7 @@ class Conversion:
 
     As strict as `load_pretrained`, but no model is built: `write` takes the memory of one shard, at most twice. Routers
     stay float32 or better. `config` is the architecture, `found` the layout that the checkpoint is in, `size` the bytes
-    of the weights to be written.
+    of the weights to be written, `dtype` the name of what they are in.
 
     Raises:
         CheckpointError, ModelConfigError: see `load_pretrained`.
@@ -119,7 +120,8 @@ class Conversion:
         stored = {key: DTYPES[self._weights.tensors[key].dtype] for key in expected}
         dtypes = {key: _target_dtype(key, stored[key], dtype) for key in expected}
         self._planned = {key: torch.empty(t.shape, dtype=dtypes[key], device="meta") for key, t in expected.items()}
-        self._idle = _idle(self.config, layout, dtypes["model.embed_tokens.weight"])
+        self._idle = _idle(self.config, layout, dtypes[EMBEDDING])
+        self.dtype = _name(dtypes[EMBEDDING])
         self.size = sum(tensor.nbytes for tensor in [*self._planned.values(), *self._idle.values()])
 
     def write(
@@ -159,8 +161,11 @@ def _write(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder, planned, reader, max_shard_bytes, advance)
-    dtype = str(planned["model.embed_tokens.weight"].dtype).removeprefix("torch.")
-    write_json(folder / CONFIG_FILE, config.to_dict() | {"torch_dtype": dtype})
+    write_json(folder / CONFIG_FILE, config.to_dict() | {"torch_dtype": _name(planned[EMBEDDING].dtype)})
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _check(weights: WeightFiles, config: ModelConfig, expected: dict[str, torch.Tensor]) -> Layout:

@@ -107,7 +107,7 @@ def export_checkpoint(
     return {
         "path": str(output),
         "layout": layout,
-        "dtype": dtype,
+        "dtype": conversion.dtype,
         "weight_bytes": conversion.size,
         "files": sorted(path.name for path in output.iterdir()),
     }
@@ -158,7 +158,7 @@ def _told() -> Iterator[None]:
 
 def _write(conversion: Conversion, folder: Path, progress: Progress, description: str) -> None:
     with progress.task(description, total=round(conversion.size / MEGA, 1), unit="MB") as bar:
-        conversion.write(folder, advance=lambda written: bar.advance(written / MEGA))
+        conversion.write(folder, advance=lambda written: bar.advance(round(written / MEGA, 1)))
 
 
 def _copy_tokenizer(source: Path, output: Path) -> list[str]:

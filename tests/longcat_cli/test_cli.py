@@ -66,6 +66,8 @@ def test_help_needs_no_heavy_library() -> None:
         "generate",
         "chat",
         "serve",
+        "import",
+        "export",
         "model list",
         "model describe",
         "run",
@@ -125,6 +127,8 @@ def test_configuration_is_listed(capfd: pytest.CaptureFixture[str], store_path: 
         (["artifacts", "show", "x@1"], 4, "no artifact 'x@1'"),
         (["artifacts", "list", "--kind", "model"], 2, "kinds: crawl"),
         (["model", "describe", "longcat-flsh"], 4, "presets: demo, lc-100m"),
+        (["import", "/no/such/folder"], 3, "/no/such/folder: no such folder"),
+        (["export", "nothing", "--output", "/no/such/folder"], 4, "no artifact 'nothing'"),
         (["data", "extract", "--input", ".", "--name", "../evil"], 2, "cannot name an artifact"),
     ],
 )
