@@ -60,16 +60,21 @@ class WeightFiles:
                 told = f"{INDEX_FILE} says is in {self.index.get(key)}"
                 raise CheckpointError(f"{self.folder / stored.file}: holds {key}, which {told}")
 
-    def check_tensor(self, key: str, shape: tuple[int, ...]) -> None:
-        """Raises CheckpointError when a tensor is of another shape than `config.json` says, or no plain float."""
+    def check_dtype(self, key: str) -> None:
+        """Raises CheckpointError when a tensor is no plain float."""
         stored = self.tensors[key]
-        path = self.folder / stored.file
         if stored.dtype not in DTYPES:
             raise CheckpointError(
-                f"{path}: {key} is {stored.dtype}; quantised weights cannot be read, take the checkpoint in BF16"
+                f"{self.folder / stored.file}: {key} is {stored.dtype}; quantised weights cannot be read, take the "
+                "checkpoint in BF16"
             )
-        if stored.shape != tuple(shape):
-            raise CheckpointError(f"{path}: {key} has the shape {stored.shape}, {CONFIG_FILE} asks for {tuple(shape)}")
+
+    def check_shape(self, key: str, shape: tuple[int, ...]) -> None:
+        """Raises CheckpointError when a tensor is of another shape than `config.json` says."""
+        stored = self.tensors[key]
+        if stored.shape != shape:
+            path = self.folder / stored.file
+            raise CheckpointError(f"{path}: {key} has the shape {stored.shape}, {CONFIG_FILE} asks for {shape}")
 
     @torch.no_grad()
     def copy_into(self, targets: Mapping[str, torch.Tensor]) -> None:
