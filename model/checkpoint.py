@@ -87,12 +87,10 @@ def load_pretrained(
             not a plain float, or weights that exist in a pickled format only.
         ModelConfigError: `config.json` is not a LongCat-Flash configuration.
     """
-    folder = Path(folder)
-    config = load_config(folder)
+    config, weights = _open(Path(folder))
     model = _meta_model(config).to(dtype)
     for router in model.routers():
         router.to(torch.promote_types(dtype, torch.float32))
-    weights = WeightFiles(folder)
     _check(weights, config, dict(published_tensors(model)))
     # `to_empty` would do the same and import 35 MB of code for it.
     shapes = model.state_dict().items()
@@ -113,8 +111,7 @@ class Conversion:
     """
 
     def __init__(self, source: Path | str, *, layout: Layout = "published", dtype: torch.dtype | None = None) -> None:
-        self.config = load_config(source)
-        self._weights = WeightFiles(Path(source))
+        self.config, self._weights = _open(Path(source))
         expected = dict(published_tensors(_meta_model(self.config)))
         self.found = _check(self._weights, self.config, expected)
         stored = {key: DTYPES[self._weights.tensors[key].dtype] for key in expected}
@@ -134,6 +131,10 @@ class Conversion:
     def _reader(self) -> Iterator[Callable[[str], torch.Tensor]]:
         with self._weights.reader() as read:
             yield lambda key: self._idle[key] if key in self._idle else read(key).to(self._planned[key].dtype)
+
+
+def _open(folder: Path) -> tuple[ModelConfig, WeightFiles]:
+    return load_config(folder), WeightFiles(folder)
 
 
 def _meta_model(config: ModelConfig) -> LongcatFlash:
