@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from longcat_cli import artifacts, data, doctor, evaluate, extend, generate, grow, recipes, serve, train
+from longcat_cli import artifacts, convert, data, doctor, evaluate, extend, generate, grow, model, recipes, serve, train
 from longcat_cli.settings import DEFAULT_STORE, EngineName, Settings
 
 app = typer.Typer(
@@ -66,7 +66,7 @@ def settings(
     )
 
 
-for module in (data, train, grow, extend, evaluate, generate, serve, recipes, artifacts, doctor):
+for module in (data, train, grow, extend, evaluate, generate, serve, model, convert, recipes, artifacts, doctor):
     module.register(app)
 
 

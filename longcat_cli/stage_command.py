@@ -107,7 +107,8 @@ def _field_parameters(stage: Stage, spec: Spec) -> list[inspect.Parameter]:
             continue
         annotation: Any
         if name == spec.positional:
-            annotation = Annotated[kind, typer.Argument(help=info.description, show_default=False)]
+            argument = typer.Argument(metavar=name.upper(), help=info.description, show_default=False)
+            annotation = Annotated[kind, argument]
             parameters.append(_keyword(f"config__{name}", annotation, inspect.Parameter.empty))
             continue
         option = typer.Option(

@@ -1,210 +1,197 @@
-"""Checkpoints in the published layout: safetensors and `config.json`, read strictly and never executed.
+"""Checkpoints: `config.json` and safetensors in a published layout, read strictly and never executed."""
 
-Names: a shard is one safetensors file; the index says which shard holds which tensor.
-"""
-
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from model.config import ModelConfig
-from model.errors import CheckpointError
-from model.files import read_bounded, write_aside
-from model.layout import published_tensors
+from model.config import MODEL_TYPE, ModelConfig
+from model.errors import CheckpointError, ModelConfigError
+from model.layout import Layout, idle_tensors, is_router_key, published_tensors
 from model.transformer import LongcatFlash
+from model.weights import (
+    CONFIG_FILE,
+    DTYPES,
+    MAX_CONFIG_BYTES,
+    Advance,
+    WeightFiles,
+    read_json,
+    write_json,
+    write_weights,
+)
 
-CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
-MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 64 << 20
-PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-READABLE_DTYPES = ("F64", "F32", "BF16", "F16")
+EMBEDDING = "model.embed_tokens.weight"
 
 
-def save_pretrained(model: LongcatFlash, folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+def save_pretrained(
+    model: LongcatFlash,
+    folder: Path | str,
+    *,
+    layout: Layout = "published",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    advance: Advance | None = None,
+) -> None:
     """Write `config.json` and the weights into `folder`, in the dtype that they have.
 
     More than `max_shard_bytes` of weights become several shards with an index. The same model gives the same bytes.
     Every file is written aside and renamed; `config.json` comes last, so an interrupted save is no readable checkpoint.
+    The weights are written from where they lie. `advance` is told the bytes of every file as it is written.
 
     Raises:
         CheckpointError: `folder` holds weights of another layout, which would be taken for part of this checkpoint.
     """
-    shards = _plan_shards(dict(published_tensors(model)), max_shard_bytes)
-    names = [WEIGHTS_FILE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
-    written = {*names, INDEX_FILE} if len(shards) > 1 else {WEIGHTS_FILE}
-    folder.mkdir(parents=True, exist_ok=True)
-    stale = sorted(path.name for path in _weight_files(folder) if path.name not in written)
-    if stale:
-        raise CheckpointError(f"{folder}: already holds the weights {stale[0]}; save into an empty folder")
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-    for name, shard in zip(names, shards, strict=True):
-        # Experts are views into one stack, and the format wants tensors that own their memory.
-        owned = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in shard.items()}
-        with write_aside(folder / name) as temporary:
-            save_file(owned, temporary, metadata={"format": "pt"})
-    if len(shards) > 1:
-        _write_json(folder / INDEX_FILE, _index(names, shards))
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    _write_json(folder / CONFIG_FILE, model.config.to_dict() | {"torch_dtype": dtype})
+    tensors = dict(published_tensors(model)) | _idle(model.config, layout, next(model.parameters()).dtype)
+
+    @contextmanager
+    def reader() -> Iterator[Callable[[str], torch.Tensor]]:
+        yield tensors.__getitem__
+
+    _write(Path(folder), model.config, tensors, reader, max_shard_bytes, advance)
 
 
-def load_config(folder: Path) -> ModelConfig:
+def load_config(folder: Path | str) -> ModelConfig:
     """The configuration of a checkpoint folder.
 
     Raises:
-        CheckpointError: there is no readable `config.json`.
+        CheckpointError: there is no readable `config.json`, or it says that the weights are quantised.
         ModelConfigError: it is not a LongCat-Flash configuration; the message names the key.
     """
-    return ModelConfig.from_dict(_read_json(folder / CONFIG_FILE, MAX_CONFIG_BYTES), source=str(folder / CONFIG_FILE))
+    path = Path(folder) / CONFIG_FILE
+    published = read_json(path, MAX_CONFIG_BYTES)
+    kind = published.get("model_type")
+    if kind is not None and kind != MODEL_TYPE:
+        raise ModelConfigError(f"{path}: model_type = {kind!r} is another architecture, expected {MODEL_TYPE!r}")
+    quantised = published.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise CheckpointError(
+            f"{path}: quantization_config says that the weights are {method}; quantised weights cannot be read, take "
+            "the checkpoint in BF16"
+        )
+    return ModelConfig.from_dict(published, source=str(path))
 
 
 def load_pretrained(
-    folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    folder: Path | str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> LongcatFlash:
-    """Read a checkpoint folder into a new model, converted to `dtype`; routers stay float32 or better.
+    """Read a checkpoint folder of either layout into a new model, converted to `dtype`; routers stay float32 or better.
 
-    The weights are memory-mapped and copied one tensor at a time. Nothing of the folder is executed.
+    The weights are memory-mapped and copied piece by piece, each let go at once: reading takes the memory of the model
+    and some megabytes. Nothing of the folder is executed.
 
     Raises:
         CheckpointError: a missing, unexpected or misshapen tensor (named), a damaged file, weights of a dtype that is
             not a plain float, or weights that exist in a pickled format only.
         ModelConfigError: `config.json` is not a LongCat-Flash configuration.
     """
-    config = load_config(folder)
-    with torch.device("meta"):
-        model = LongcatFlash(config).to(dtype)
+    config, weights = _open(Path(folder))
+    model = _meta_model(config).to(dtype)
     for router in model.routers():
         router.to(torch.promote_types(dtype, torch.float32))
-    model.to_empty(device=device)
-    expected = dict(published_tensors(model))
-    with ExitStack() as stack:
-        opened = {name: stack.enter_context(_open_shard(folder / name)) for name in _shard_names(folder)}
-        location = {key: name for name, shard in opened.items() for key in shard.keys()}  # noqa: SIM118
-        _check_keys(folder, expected, location, _read_index(folder))
-        for key, tensor in expected.items():
-            shard = opened[location[key]]
-            _check_tensor(folder / location[key], key, shard.get_slice(key), tensor)
-            tensor.copy_(shard.get_tensor(key))
+    _check(weights, config, dict(published_tensors(model)))
+    # `to_empty` would do the same and import 35 MB of code for it.
+    shapes = model.state_dict().items()
+    model.load_state_dict({key: torch.empty(t.shape, dtype=t.dtype, device=device) for key, t in shapes}, assign=True)
+    weights.copy_into(dict(published_tensors(model)))
     return model
 
 
-def _plan_shards(tensors: Mapping[str, torch.Tensor], max_bytes: int) -> list[dict[str, torch.Tensor]]:
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    filled = 0
-    for key in sorted(tensors):
-        size = tensors[key].nbytes
-        if shards[-1] and filled + size > max_bytes:
-            shards.append({})
-            filled = 0
-        shards[-1][key] = tensors[key]
-        filled += size
-    return shards
+class Conversion:
+    """A checkpoint on disk and how it is to be written: in which layout, and in which dtype (None: as stored).
+
+    As strict as `load_pretrained`, but no model is built: `write` takes the memory of one shard, at most twice. Routers
+    stay float32 or better. `config` is the architecture, `found` the layout that the checkpoint is in, `size` the bytes
+    of the weights to be written, `dtype` the name of what they are in.
+
+    Raises:
+        CheckpointError, ModelConfigError: see `load_pretrained`.
+    """
+
+    def __init__(self, source: Path | str, *, layout: Layout = "published", dtype: torch.dtype | None = None) -> None:
+        self.config, self._weights = _open(Path(source))
+        expected = dict(published_tensors(_meta_model(self.config)))
+        self.found = _check(self._weights, self.config, expected)
+        stored = {key: DTYPES[self._weights.tensors[key].dtype] for key in expected}
+        dtypes = {key: _target_dtype(key, stored[key], dtype) for key in expected}
+        self._planned = {key: torch.empty(t.shape, dtype=dtypes[key], device="meta") for key, t in expected.items()}
+        self._idle = _idle(self.config, layout, dtypes[EMBEDDING])
+        self.dtype = _name(dtypes[EMBEDDING])
+        self.size = sum(tensor.nbytes for tensor in [*self._planned.values(), *self._idle.values()])
+
+    def write(
+        self, folder: Path | str, *, max_shard_bytes: int = MAX_SHARD_BYTES, advance: Advance | None = None
+    ) -> None:
+        """Write the checkpoint into `folder` as `save_pretrained` does, and raise as it does."""
+        _write(Path(folder), self.config, self._planned | self._idle, self._reader, max_shard_bytes, advance)
+
+    @contextmanager
+    def _reader(self) -> Iterator[Callable[[str], torch.Tensor]]:
+        with self._weights.reader() as read:
+            yield lambda key: self._idle[key] if key in self._idle else read(key).to(self._planned[key].dtype)
 
 
-def _shard_name(index: int, total: int) -> str:
-    return f"model-{index + 1:05d}-of-{total:05d}.safetensors"
+def _open(folder: Path) -> tuple[ModelConfig, WeightFiles]:
+    return load_config(folder), WeightFiles(folder)
 
 
-def _index(names: list[str], shards: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
-    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
-    weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    return {"metadata": {"total_size": total}, "weight_map": weight_map}
+def _meta_model(config: ModelConfig) -> LongcatFlash:
+    with torch.device("meta"):
+        return LongcatFlash(config)
 
 
-def _weight_files(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.glob("*.safetensors"))
-    yield from sorted(folder.glob("*.safetensors.index.json"))
+def _target_dtype(key: str, stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    if wanted is None:
+        return stored
+    return torch.promote_types(wanted, torch.float32) if is_router_key(key) else wanted
 
 
-def _read_index(folder: Path) -> dict[str, str] | None:
-    """The map from key to shard, or None for a checkpoint of one file."""
-    path = folder / INDEX_FILE
-    if not path.exists():
-        return None
-    index = _read_json(path, MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(index, dict) or not index:
-        raise CheckpointError(f"{path}: has no weight_map")
-    for key, name in index.items():
-        # A name from a file must not lead out of the folder.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{path}: {key} is said to be in {name!r}, which is no safetensors file of this folder"
-            )
-    return index
+def _idle(config: ModelConfig, layout: Layout, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return dict(idle_tensors(config, dtype)) if layout == "transformers5" else {}
 
 
-def _shard_names(folder: Path) -> list[str]:
-    index = _read_index(folder)
-    single = (folder / WEIGHTS_FILE).exists()
-    if index is not None and single and WEIGHTS_FILE not in index.values():
-        raise CheckpointError(f"{folder}: holds both {WEIGHTS_FILE} and {INDEX_FILE}; remove the one that is stale")
-    if index is not None:
-        return sorted(set(index.values()))
-    if single:
-        return [WEIGHTS_FILE]
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED_SUFFIXES)
-    if pickled:
-        raise CheckpointError(
-            f"{folder}: {pickled[0]} is a pickled format, which can run code when it is read; convert it to safetensors"
-        )
-    raise CheckpointError(f"{folder}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
-
-
-def _open_shard(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: the index names this file, but it is not there") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from None
-
-
-def _check_keys(
+def _write(
     folder: Path,
-    expected: Mapping[str, torch.Tensor],
-    location: Mapping[str, str],
-    index: Mapping[str, str] | None,
+    config: ModelConfig,
+    planned: dict[str, torch.Tensor],
+    reader: Callable[[], Any],
+    max_shard_bytes: int,
+    advance: Advance | None,
 ) -> None:
-    missing = sorted(expected.keys() - location.keys())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder, planned, reader, max_shard_bytes, advance)
+    write_json(folder / CONFIG_FILE, config.to_dict() | {"torch_dtype": _name(planned[EMBEDDING].dtype)})
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check(weights: WeightFiles, config: ModelConfig, expected: dict[str, torch.Tensor]) -> Layout:
+    """Compare what is there with what `config.json` asks for, before anything is read, and tell the layout.
+
+    The layout of transformers 5 has more than the model: matrices of experts that have no network, which nothing reads.
+    """
+    folder, present = weights.folder, weights.tensors.keys()
+    # First of all, since quantised checkpoints have more tensors than others.
+    for key in sorted(present & expected.keys()):
+        weights.check_dtype(key)
+    idle = dict(idle_tensors(config, torch.float32)) if present - expected.keys() else {}
+    layout: Layout = "transformers5" if present & idle.keys() else "published"
+    expected = expected | (idle if layout == "transformers5" else {})
+    missing = sorted(expected.keys() - present)
     if missing:
         raise CheckpointError(f"{folder}: the tensor {missing[0]} is missing ({len(missing)} missing in all)")
-    unexpected = sorted(location.keys() - expected.keys())
+    unexpected = sorted(present - expected.keys())
     if unexpected:
         raise CheckpointError(
             f"{folder}: the tensor {unexpected[0]} is unexpected ({len(unexpected)} unexpected in all); "
             f"the model of {CONFIG_FILE} has no such part"
         )
-    for key, name in location.items():
-        if index is not None and index.get(key) != name:
-            raise CheckpointError(f"{folder / name}: holds {key}, which {INDEX_FILE} says is in {index.get(key)}")
-
-
-def _check_tensor(path: Path, key: str, stored: Any, tensor: torch.Tensor) -> None:
-    shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-    if shape != tuple(tensor.shape):
-        raise CheckpointError(f"{path}: {key} has the shape {shape}, {CONFIG_FILE} asks for {tuple(tensor.shape)}")
-    if dtype not in READABLE_DTYPES:
-        raise CheckpointError(f"{path}: {key} is {dtype}; quantised weights are not supported, convert them to BF16")
-
-
-def _read_json(path: Path, limit: int) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: not there; a checkpoint folder has {CONFIG_FILE} and safetensors files")
-    try:
-        value = json.loads(read_bounded(path, limit))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: is no JSON object")
-    return value
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with write_aside(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    weights.check_index()
+    for key, tensor in expected.items():
+        weights.check_dtype(key)
+        weights.check_shape(key, tuple(tensor.shape))
+    return layout

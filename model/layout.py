@@ -1,10 +1,18 @@
-"""Published names of tensors: one tensor a matrix on disk, where memory holds the experts of a layer as stacks."""
+"""Published names of tensors: one tensor a matrix on disk, where memory holds the experts of a layer as stacks.
+
+Layouts: `published` is what Meituan's checkpoints, vLLM, SGLang and transformers 4 have; `transformers5` has more, see
+`idle_tensors`.
+"""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 
+from model.config import ModelConfig
 from model.transformer import LongcatFlash
+
+Layout = Literal["published", "transformers5"]
 
 GATE_UP, DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
@@ -24,3 +32,23 @@ def published_tensors(model: LongcatFlash) -> Iterator[tuple[str, torch.Tensor]]
                 yield f"{prefix}{expert}.down_proj.weight", down_DF
         else:
             yield name, tensor
+
+
+def idle_tensors(config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """(key, zeros) of what the layout `transformers5` has beyond the published one; all share their memory.
+
+    transformers 5 stacks the gates of all experts, those without a network included, and wants rows for them that it
+    never reads (down projections only for those with one).
+    """
+    if not config.zero_expert_num:
+        return
+    zeros_FD = torch.zeros(config.expert_ffn_hidden_size, config.hidden_size, dtype=dtype)
+    for layer in range(config.num_layers):
+        for expert in range(config.n_routed_experts, config.num_experts):
+            for name in ("gate_proj", "up_proj"):
+                yield f"model.layers.{layer}.mlp.experts.{expert}.{name}.weight", zeros_FD
+
+
+def is_router_key(key: str) -> bool:
+    """Whether a published key belongs to a router, which stays float32 or better in a half-precision checkpoint."""
+    return ".router." in key

@@ -18,5 +18,6 @@ registry.declare(
         "grow": "stages.grow",
         "extend": "stages.extend",
         "evaluate": "stages.evaluate",
+        "import": "stages.convert",
     }
 )

@@ -167,7 +167,7 @@ def test_an_interrupted_save_leaves_no_readable_checkpoint(
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("model.checkpoint.save_file", fail)
+    monkeypatch.setattr("model.weights.serialize_file", fail)
     with pytest.raises(KeyboardInterrupt):
         save_pretrained(build_model(seed=1), saved)
     assert not (saved / "config.json").exists()

@@ -1,0 +1,92 @@
+"""`longcat import` and `longcat export`: checkpoints from and for transformers, vLLM and SGLang."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longcat_cli.inference_options import checkpoint_folder
+from longcat_cli.settings import settings_of
+from longcat_cli.stage_command import Spec, add_stage_command
+
+
+class LayoutName(StrEnum):
+    """Which tensors a checkpoint has."""
+
+    PUBLISHED = "published"
+    TRANSFORMERS5 = "transformers5"
+
+
+class DtypeName(StrEnum):
+    """The dtype of everything but the routers."""
+
+    STORED = "stored"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands."""
+    spec = Spec(
+        "import",
+        "Take a checkpoint of another tool into the store.",
+        ("longcat import ~/models/LongCat-Flash-Chat --name flash", "longcat import exported/ --name back --json"),
+        positional="folder",
+    )
+    add_stage_command(root, "import", spec)
+    root.command("export")(export)
+
+
+def export(
+    ctx: typer.Context,
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="REF", help="A checkpoint: name, name@version, id prefix or folder.")
+    ],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="New folder to write.")],
+    layout: Annotated[
+        LayoutName,
+        typer.Option("--layout", help="published: vLLM, SGLang, transformers 4.57. transformers5: transformers 5."),
+    ] = LayoutName.PUBLISHED,
+    dtype: Annotated[
+        DtypeName, typer.Option("--dtype", help="Dtype of the weights; routers stay float32 or better.")
+    ] = DtypeName.STORED,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Write a checkpoint and its tokenizer into a folder that other tools load.
+
+    The folder appears when it is complete. What it holds can be imported again, bit by bit the same.
+
+    Examples:
+
+      [cyan]longcat export extended --output extended-hf --layout transformers5[/cyan]
+
+      [cyan]longcat export extended --output extended-vllm --dtype bfloat16[/cyan]
+    """
+    from longcat_cli.console import make_progress, print_json
+    from stages.convert import export_checkpoint
+
+    settings = settings_of(ctx)
+    result = export_checkpoint(
+        checkpoint_folder(ctx, checkpoint),
+        output,
+        layout=layout.value,
+        dtype=dtype.value,
+        progress=make_progress(quiet=settings.quiet),
+    )
+    if as_json:
+        print_json({"checkpoint": checkpoint, **result})
+    else:
+        _print(checkpoint, result)
+
+
+def _print(checkpoint: str, result: dict[str, Any]) -> None:
+    from longcat_cli.console import out, size
+
+    console = out()
+    console.print(f"[bold]{checkpoint}[/bold]  {result['layout']} layout, {size(result['weight_bytes'])} of weights")
+    console.print(", ".join(result["files"]))
+    console.print(f"[dim]{result['path']}[/dim]", soft_wrap=True)

@@ -1,0 +1,104 @@
+"""`longcat model ...`: what an architecture holds and what it costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
+
+app = typer.Typer(no_args_is_help=True, help="List the architectures that come with longcat, and account for any.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the group to the command line."""
+    root.add_typer(app, name="model")
+
+
+@app.command("list")
+def list_presets(as_json: Json = False) -> None:
+    """The architectures that come with longcat.
+
+    Example: [cyan]longcat model list[/cyan]
+    """
+    from longcat_cli.console import print_json
+    from longcat_cli.model_report import print_presets
+    from model.accounting import count
+    from model.presets import load_preset, preset_description, preset_names
+
+    found = [(name, preset_description(name), count(load_preset(name))) for name in preset_names()]
+    if as_json:
+        print_json(
+            [
+                {"name": name, "description": text, "total": sizes.total, "activated": sizes.activated_mean}
+                for name, text, sizes in found
+            ]
+        )
+        return
+    print_presets(found)
+
+
+@app.command()
+def describe(
+    ctx: typer.Context,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A preset, a checkpoint (name, name@version, id prefix) or a folder.")
+    ],
+    context: Annotated[
+        int | None,
+        typer.Option("--context", min=1, help="Tokens of context for FLOPs and cache (default: 8192, or the model's)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Parameters by part and by token, FLOPs, cache and memory, from the configuration alone.
+
+    Examples:
+
+      [cyan]longcat model describe longcat-flash[/cyan]
+
+      [cyan]longcat model describe longcat-flash --context 131072 --json[/cyan]
+
+      [cyan]longcat model describe base@2[/cyan]
+    """
+    from dataclasses import asdict
+
+    from longcat_cli.console import print_json
+    from longcat_cli.model_report import print_accounting
+    from model.accounting import count
+
+    config, description = _find(ctx, model)
+    sizes = count(config, context)
+    if as_json:
+        print_json({"model": model, "description": description, "config": config.to_dict(), **asdict(sizes)})
+    else:
+        print_accounting(model, description, config, sizes)
+
+
+def _find(ctx: typer.Context, model: str) -> tuple[ModelConfig, str]:
+    """The configuration that a word means, and what is said of it: a preset first, then a folder, then the store.
+
+    Raises:
+        MissingArtifactError: it means nothing.
+        ConfigError: config.json is missing, damaged or of another architecture.
+    """
+    from longcat_cli.inference_options import checkpoint_folder
+    from model.checkpoint import load_config
+    from model.errors import ModelError
+    from model.presets import load_preset, preset_description, preset_names
+    from pipeline.errors import ConfigError, MissingArtifactError
+
+    if model in preset_names():
+        return load_preset(model), preset_description(model)
+    try:
+        folder = checkpoint_folder(ctx, model)
+    except MissingArtifactError as error:
+        hint = f"presets: {', '.join(preset_names())}; checkpoints: `longcat artifacts list`"
+        raise MissingArtifactError(error.what, hint=hint) from None
+    try:
+        return load_config(folder), ""
+    except ModelError as error:
+        raise ConfigError(str(error)) from None

@@ -1,0 +1,117 @@
+"""How the account of a model is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from longcat_cli.console import out, size
+from longcat_cli.render import table
+
+if TYPE_CHECKING:
+    from model.accounting import Accounting
+    from model.config import ModelConfig
+
+Row = Sequence[str]
+
+PART_NAMES = {
+    "embedding": "embedding",
+    "output": "output projection",
+    "attention": "attention",
+    "dense_ffn": "dense networks",
+    "experts": "experts",
+    "router": "routers",
+    "norms": "norms",
+    "other": "other",
+}
+
+
+def print_presets(found: Iterable[tuple[str, str, Accounting]]) -> None:
+    """Every preset with its size and what it is for."""
+    rows = table("preset", ">total", ">a token uses", "what it is")
+    for name, description, sizes in found:
+        first_sentence = description.partition(". ")[0].removesuffix(".")
+        rows.add_row(name, number(sizes.total), number(sizes.activated_mean), first_sentence)
+    out().print(rows)
+
+
+def print_accounting(name: str, description: str, config: ModelConfig, sizes: Accounting) -> None:
+    """One model for people."""
+    console = out()
+    console.print(f"[bold]{name}[/bold]  {_shape(config)}")
+    if description:
+        console.print(description)
+    for columns, rows in (
+        (("parameters", ">", ">share", ">exactly"), _parameter_rows(sizes)),
+        (("a token uses", ">", ""), _activation_rows(config, sizes)),
+        ((f"FLOPs a token, context {sizes.context:,}", ">", ""), _flop_rows(sizes)),
+        (("cache, bfloat16", ">a token", f">{sizes.context:,} tokens", ""), _cache_rows(sizes)),
+        (("memory", ">", ""), _memory_rows(sizes)),
+    ):
+        made = table(*columns)
+        for row in rows:
+            made.add_row(f"  {row[0]}", *row[1:])
+        console.print()
+        console.print(made)
+
+
+def _shape(config: ModelConfig) -> str:
+    zero = f" + {config.zero_expert_num} zero-computation" if config.zero_expert_num else ""
+    return (
+        f"{config.num_layers} layers of width {config.hidden_size:,}, {config.n_routed_experts}{zero} experts, "
+        f"{config.moe_topk} a token, vocabulary {config.vocab_size:,}, context {config.max_position_embeddings:,}"
+    )
+
+
+def _parameter_rows(sizes: Accounting) -> Iterable[Row]:
+    for part, label in PART_NAMES.items():
+        if value := sizes.parameters[part]:
+            yield label, number(value), f"{100 * value / sizes.total:.2f} %", f"{value:,}"
+    yield "[bold]total[/bold]", f"[bold]{number(sizes.total, 3)}[/bold]", "", f"{sizes.total:,}"
+    if mtp := sizes.parameters["mtp"]:
+        yield "multi-token prediction, apart", number(mtp), "", f"{mtp:,}"
+
+
+def _activation_rows(config: ModelConfig, sizes: Accounting) -> Iterable[Row]:
+    chosen, zero = config.moe_topk, min(config.moe_topk, config.zero_expert_num)
+    yield "least", number(sizes.activated_min), f"{chosen - zero} of {chosen} selected experts have a network"
+    yield "mean", number(sizes.activated_mean), f"{sizes.mean_ffn_experts:.3g}"
+    yield "most", number(sizes.activated_max), f"{min(chosen, config.n_routed_experts)}"
+
+
+def _flop_rows(sizes: Accounting) -> Iterable[Row]:
+    yield "training", flops(sizes.flops_per_token_train), "forward and backward, causal attention over the context"
+    if sizes.mtp_flops_per_token_train:
+        yield "multi-token prediction", flops(sizes.mtp_flops_per_token_train), "comes on top of training"
+    yield "prefill", flops(sizes.flops_per_token_prefill), "the forward pass of training"
+    yield "decode", flops(sizes.flops_per_token_decode), "one token after a full context, on the latents"
+
+
+def _cache_rows(sizes: Accounting) -> Iterable[Row]:
+    latent, expanded = sizes.kv_bytes_per_token, sizes.expanded_kv_bytes_per_token
+    yield "latents", f"{latent:,} B", size(latent * sizes.context), "what is kept"
+    of_heads = f"keys and values of every head, {expanded / latent:.1f} times as much"
+    yield "expanded", f"{expanded:,} B", size(expanded * sizes.context), of_heads
+
+
+def _memory_rows(sizes: Accounting) -> Iterable[Row]:
+    memory = sizes.memory
+    yield "weights, float32", size(memory.weights_fp32)
+    yield "weights, bfloat16", size(memory.weights_bf16), "routers float32"
+    yield "weights, fp8", size(memory.weights_fp8), "matrices of attention, networks, experts, in 128 x 128 blocks"
+    yield "AdamW", size(memory.optimizer), "two moments, float32"
+    yield "training, float32", size(memory.training_fp32), "weights, gradients, moments"
+    yield "training, bfloat16", size(memory.training_bf16), "weights, gradients; float32 master weights, moments"
+
+
+def number(value: float, decimals: int = 2, units: str = "kMBT") -> str:
+    """A count for people: `27.15 B`."""
+    for power, unit in zip((12, 9, 6, 3), reversed(units), strict=True):
+        if value >= 10**power:
+            return f"{value / 10**power:.{decimals}f} {unit}"
+    return f"{value:.0f}"
+
+
+def flops(value: float) -> str:
+    """FLOPs for people: `191.08 G`."""
+    return number(value, units="kMGT")

@@ -1,0 +1,266 @@
+"""Safetensors files of a folder: which tensor lies where, read by memory map and written without a second copy.
+
+Names: a shard is one safetensors file; the index says which shard holds which tensor; a key is a tensor's name on disk.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
+
+from model.errors import CheckpointError
+from model.files import read_bounded, write_aside
+
+CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
+MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 64 << 20
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+# Pages of a mapped file count as memory of this process until the map is dropped, which is done after this many bytes.
+MAPPED_BYTES = 32 << 20
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one tensor lies, its shape, and its dtype as safetensors calls it."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class WeightFiles:
+    """The weights of a checkpoint folder. `tensors` says what is there; nothing is read but headers.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, the index does not fit the files, or there are pickled weights
+            only.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = _read_index(folder)
+        self.tensors: dict[str, Stored] = {}
+        for file in _shard_files(folder, self.index):
+            with open_shard(folder / file) as shard:
+                for key in shard.keys():  # noqa: SIM118  not a dict
+                    stored = shard.get_slice(key)
+                    self.tensors[key] = Stored(file, tuple(stored.get_shape()), stored.get_dtype())
+
+    def check_index(self) -> None:
+        """Raises CheckpointError when a shard holds a tensor that the index says is elsewhere."""
+        for key, stored in self.tensors.items() if self.index is not None else ():
+            if self.index and self.index.get(key) != stored.file:
+                told = f"{INDEX_FILE} says is in {self.index.get(key)}"
+                raise CheckpointError(f"{self.folder / stored.file}: holds {key}, which {told}")
+
+    def check_dtype(self, key: str) -> None:
+        """Raises CheckpointError when a tensor is no plain float."""
+        stored = self.tensors[key]
+        if stored.dtype not in DTYPES:
+            raise CheckpointError(
+                f"{self.folder / stored.file}: {key} is {stored.dtype}; quantised weights cannot be read, take the "
+                "checkpoint in BF16"
+            )
+
+    def check_shape(self, key: str, shape: tuple[int, ...]) -> None:
+        """Raises CheckpointError when a tensor is of another shape than `config.json` says."""
+        stored = self.tensors[key]
+        if stored.shape != shape:
+            path = self.folder / stored.file
+            raise CheckpointError(f"{path}: {key} has the shape {stored.shape}, {CONFIG_FILE} asks for {shape}")
+
+    @torch.no_grad()
+    def copy_into(self, targets: Mapping[str, torch.Tensor]) -> None:
+        """Copy tensors to where they belong, file by file, with never more than `MAPPED_BYTES` of a file in memory."""
+        for file in sorted({self.tensors[key].file for key in targets}):
+            chosen = {key: targets[key] for key in sorted(targets) if self.tensors[key].file == file}
+            for batch in _batches(chosen):
+                with open_shard(self.folder / file) as shard:
+                    for key, start, stop in batch:
+                        chosen[key][start:stop].copy_(shard.get_slice(key)[start:stop])
+
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[str], torch.Tensor]]:
+        """A function from key to tensor; tensors are maps of the files, which are open for as long as the context."""
+        with ExitStack() as stack:
+            opened: dict[str, Any] = {}
+
+            def read(key: str) -> torch.Tensor:
+                file = self.tensors[key].file
+                if file not in opened:
+                    opened[file] = stack.enter_context(open_shard(self.folder / file))
+                tensor: torch.Tensor = opened[file].get_tensor(key)
+                return tensor
+
+            yield read
+
+
+def _batches(targets: Mapping[str, torch.Tensor]) -> Iterator[list[tuple[str, int, int]]]:
+    """(key, first row, row after the last), in lists of about `MAPPED_BYTES`."""
+    batch: list[tuple[str, int, int]] = []
+    filled = 0
+    for key, tensor in targets.items():
+        row_bytes = max(1, tensor.nbytes // tensor.shape[0])
+        step = max(1, MAPPED_BYTES // row_bytes)
+        for start in range(0, tensor.shape[0], step):
+            stop = min(start + step, tensor.shape[0])
+            batch.append((key, start, stop))
+            filled += (stop - start) * row_bytes
+            if filled >= MAPPED_BYTES:
+                yield batch
+                batch, filled = [], 0
+    if batch:
+        yield batch
+
+
+def open_shard(path: Path) -> Any:
+    """Open one safetensors file as a context.
+
+    Raises:
+        CheckpointError: it is not there, or damaged.
+    """
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: the index names this file, but it is not there") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from None
+
+
+def write_weights(
+    folder: Path,
+    planned: Mapping[str, torch.Tensor],
+    reader: Callable[[], Any],
+    max_shard_bytes: int,
+    advance: Advance | None = None,
+) -> None:
+    """Write one file, or shards of at most `max_shard_bytes` with an index, each aside and renamed.
+
+    An old `config.json` goes first, so that half-replaced weights are no checkpoint.
+
+    `planned` gives shapes and dtypes; `reader()` is a context with a function from key to the values, which is opened
+    once a shard. The same tensors give the same bytes. `advance` is told the bytes of every shard as it is written.
+
+    Raises:
+        CheckpointError: `folder` holds weights of another split, which would be taken for part of these.
+    """
+    shards = _plan_shards(planned, max_shard_bytes)
+    names = [WEIGHTS_FILE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
+    written = {*names, INDEX_FILE} if len(shards) > 1 else {WEIGHTS_FILE}
+    stale = sorted(path.name for path in _weight_files(folder) if path.name not in written)
+    if stale:
+        raise CheckpointError(f"{folder}: already holds the weights {stale[0]}; save into an empty folder")
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    for name, keys in zip(names, shards, strict=True):
+        with reader() as read, write_aside(folder / name) as temporary:
+            write_shard(temporary, {key: read(key) for key in keys})
+        if advance is not None:
+            advance(sum(planned[key].nbytes for key in keys))
+    if len(shards) > 1:
+        write_json(folder / INDEX_FILE, _index(names, shards, planned))
+
+
+def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write one safetensors file straight from the memory of the tensors; several may share it."""
+    held = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+    specs = {
+        key: TensorSpec(
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=list(tensor.shape),
+            data_ptr=tensor.data_ptr(),
+            data_len=tensor.nbytes,
+        )
+        for key, tensor in held.items()
+    }
+    serialize_file(specs, path, metadata={"format": "pt"})
+
+
+def _plan_shards(tensors: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for key in sorted(tensors):
+        size = tensors[key].nbytes
+        if shards[-1] and filled + size > max_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(key)
+        filled += size
+    return shards
+
+
+def _shard_name(index: int, total: int) -> str:
+    return f"model-{index + 1:05d}-of-{total:05d}.safetensors"
+
+
+def _index(names: list[str], shards: list[list[str]], tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+    return {"metadata": {"total_size": total}, "weight_map": weight_map}
+
+
+def _weight_files(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob("*.safetensors"))
+    yield from sorted(folder.glob("*.safetensors.index.json"))
+
+
+def _read_index(folder: Path) -> dict[str, str] | None:
+    """The map from key to shard, or None for a checkpoint of one file."""
+    path = folder / INDEX_FILE
+    if not path.exists():
+        return None
+    index = read_json(path, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise CheckpointError(f"{path}: has no weight_map")
+    for key, name in index.items():
+        # A name from a file must not lead out of the folder.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{path}: {key} is said to be in {name!r}, which is no safetensors file of this folder"
+            )
+    return index
+
+
+def _shard_files(folder: Path, index: Mapping[str, str] | None) -> list[str]:
+    single = (folder / WEIGHTS_FILE).exists()
+    if index is not None and single and WEIGHTS_FILE not in index.values():
+        raise CheckpointError(f"{folder}: holds both {WEIGHTS_FILE} and {INDEX_FILE}; remove the one that is stale")
+    if index is not None:
+        return sorted(set(index.values()))
+    if single:
+        return [WEIGHTS_FILE]
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED_SUFFIXES)
+    if pickled:
+        raise CheckpointError(
+            f"{folder}: {pickled[0]} is a pickled format, which can run code when it is read; convert it to safetensors"
+        )
+    raise CheckpointError(f"{folder}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+
+
+def read_json(path: Path, limit: int) -> dict[str, Any]:
+    """A JSON object of at most `limit` bytes.
+
+    Raises:
+        CheckpointError: it is not there, larger, or no JSON object.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not there; a checkpoint folder has {CONFIG_FILE} and safetensors files")
+    try:
+        value = json.loads(read_bounded(path, limit))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: is no JSON object")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, aside and renamed."""
+    with write_aside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

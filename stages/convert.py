@@ -1,0 +1,187 @@
+"""Checkpoints from and for other tools: stage `import`, and `export_checkpoint`, which writes a folder of its own."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from pipeline.config import StageConfig
+from pipeline.errors import ConfigError, InputError
+from pipeline.files import atomic_path, fsync_folder
+from pipeline.progress import Progress
+from pipeline.stage import Context, Result, stage
+from stages.data.tokenizer.special import TOKENIZER_FILES
+
+if TYPE_CHECKING:
+    from model.checkpoint import Conversion
+
+Layout = Literal["published", "transformers5"]
+Dtype = Literal["stored", "float32", "bfloat16", "float16"]
+MEGA = 1_000_000
+
+
+class ImportConfig(StageConfig):
+    """Configuration of `import`."""
+
+    folder: str = Field(description="Folder with config.json and safetensors, as published or for transformers 5.")
+
+
+def _sources(config: ImportConfig) -> dict[str, str]:
+    from pipeline.sources import fingerprint_paths
+
+    folder = _folder(config.folder)
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+    others = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
+    return fingerprint_paths(sorted(path for path in [*weights, *others] if path.is_file()))
+
+
+@stage("import", revision=1, inputs={}, output="checkpoint", sources=_sources)
+def import_checkpoint(context: Context[ImportConfig]) -> Result:
+    """Take a LongCat-Flash checkpoint of another tool into the store, with its tokenizer files.
+
+    Reads the published layout and the one of transformers 5, safetensors only, and keeps the bits of every weight. Code
+    that lies in the folder is neither run nor copied.
+
+    Raises:
+        InputError: the folder is missing, incomplete or damaged, holds quantised or pickled weights only, or its
+            tokenizer has more tokens than the model.
+        ConfigError: its config.json is of another architecture.
+    """
+    from model.accounting import count
+    from model.checkpoint import Conversion
+    from stages.train.checkpoint import clear
+
+    folder, started = _folder(context.config.folder), time.perf_counter()
+    clear(context.output)
+    with _told():
+        conversion = Conversion(folder)
+        _check_tokenizer(context, folder, conversion.config.vocab_size)
+        _write(conversion, context.output, context.progress, "importing")
+    files = _copy_tokenizer(folder, context.output)
+    sizes, seconds = count(conversion.config), time.perf_counter() - started
+    return Result(
+        counts={
+            "parameters": sizes.total,
+            "activated_parameters": sizes.activated_mean,
+            "layers": conversion.config.num_layers,
+        },
+        metrics={"layout": conversion.found, "weight_bytes": conversion.size, "tokenizer_files": files},
+        performance={"megabytes_per_second": round(conversion.size / MEGA / max(seconds, 1e-9), 1)},
+    )
+
+
+def export_checkpoint(
+    source: Path,
+    output: Path,
+    *,
+    layout: Layout = "published",
+    dtype: Dtype = "stored",
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the checkpoint in `source` and its tokenizer files into the new folder `output`; say what was written.
+
+    `output` appears by one rename when everything is on disk.
+
+    Raises:
+        InputError: `output` is there and not empty, or `source` is no whole checkpoint.
+        ConfigError: its config.json is of another architecture.
+    """
+    import torch
+
+    from model.checkpoint import Conversion
+
+    output = output.expanduser().resolve()
+    _check_free(output)
+    wanted = None if dtype == "stored" else getattr(torch, dtype)
+    with _told(), _beside(output) as aside:
+        conversion = Conversion(source, layout=layout, dtype=wanted)
+        _write(conversion, aside, progress, "exporting")
+        _copy_tokenizer(source, aside)
+    return {
+        "path": str(output),
+        "layout": layout,
+        "dtype": conversion.dtype,
+        "weight_bytes": conversion.size,
+        "files": sorted(path.name for path in output.iterdir()),
+    }
+
+
+def _folder(given: str) -> Path:
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise InputError("no such folder", where=str(folder))
+    return folder
+
+
+def _check_free(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputError("is a file", where=str(output), hint="give the name of a new folder")
+    if output.is_dir() and any(output.iterdir()):
+        raise InputError("is not empty", where=str(output), hint="give the name of a new folder")
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A folder that becomes `output` by one rename at the end, or vanishes."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+    aside.mkdir()
+    try:
+        yield aside
+        fsync_folder(aside)
+        aside.rename(output)
+        fsync_folder(output.parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong with a folder from elsewhere is the input's fault."""
+    from model.errors import CheckpointError, ModelConfigError
+
+    try:
+        yield
+    except ModelConfigError as error:
+        raise ConfigError(str(error)) from None
+    except CheckpointError as error:
+        raise InputError(str(error)) from None
+
+
+def _write(conversion: Conversion, folder: Path, progress: Progress, description: str) -> None:
+    with progress.task(description, total=round(conversion.size / MEGA, 1), unit="MB") as bar:
+        conversion.write(folder, advance=lambda written: bar.advance(round(written / MEGA, 1)))
+
+
+def _copy_tokenizer(source: Path, output: Path) -> list[str]:
+    """Copy the tokenizer files that `source` has, and name them."""
+    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    for name in found:
+        with atomic_path(output / name) as aside:
+            shutil.copyfile(source / name, aside)
+    return found
+
+
+def _check_tokenizer(context: Context[ImportConfig], folder: Path, rows: int) -> None:
+    """Warn where text cannot be made of the checkpoint, refuse where the tokenizer is that of another model."""
+    from stages.tokenizer import load_tokenizer
+
+    try:
+        size = load_tokenizer(folder).vocab_size
+    except InputError as error:
+        context.logger.warning("%s; the checkpoint cannot be served or evaluated without a tokenizer", error)
+        return
+    if size > rows:
+        raise InputError(
+            f"the tokenizer has {size} tokens, the model has vocab_size = {rows}",
+            where=str(folder / "tokenizer.json"),
+            hint="these are not of the same model",
+        )

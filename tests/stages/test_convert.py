@@ -1,0 +1,222 @@
+"""Checkpoints from and for other tools: the same bits there and back, and what other tools make of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from longcat_cli.app import run
+from model.checkpoint import load_pretrained, save_pretrained
+from model.config import ModelConfig
+from model.init import initialize
+from model.presets import load_preset
+from model.transformer import LongcatFlash
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError, InputError
+from pipeline.progress import SilentProgress
+from pipeline.runner import Session
+from pipeline.tokens import TokenWriter
+from stages.convert import export_checkpoint
+from stages.data.tokenizer.bpe import train
+from stages.data.tokenizer.config import TokenizerConfig
+from stages.data.tokenizer.files import write_tokenizer
+from stages.data.tokenizer.special import TOKENIZER_FILES
+from stages.serve.generate import generate
+from stages.serve.sampling import SamplingParams
+
+RunStage = Callable[..., Artifact]
+TEXT = "The quick brown fox jumps over the lazy dog. Größe und Maß: naïve café. 日本語のテキスト。"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What another tool left: two layers of weights in the published layout, a tokenizer, and code."""
+    folder = tmp_path_factory.mktemp("theirs") / "model"
+    folder.mkdir()
+    write_tokenizer(train([TEXT] * 8, TokenizerConfig(vocab_size=320)), folder)
+    changes = {"vocab_size": 320, "max_position_embeddings": 128, "initializer_range": 0.2}
+    model = LongcatFlash(ModelConfig(**{**load_preset("tiny").model_dump(), **changes}))
+    initialize(model, 3)
+    save_pretrained(model, folder)
+    (folder / "modeling_longcat_flash.py").write_text("raise SystemExit('executed')\n")
+    return folder
+
+
+def export(source: Path, output: Path, **options: Any) -> dict[str, Any]:
+    return export_checkpoint(source, output, progress=SilentProgress(), **options)
+
+
+@pytest.mark.parametrize("layout", ["published", "transformers5"])
+def test_export_and_import_give_the_same_bytes(layout: Any, folder: Path, run_stage: RunStage, tmp_path: Path) -> None:
+    imported = run_stage("import", {"folder": str(folder)})
+    assert imported.manifest.counts["parameters"] == sum(p.numel() for p in load_pretrained(folder).parameters())
+    result = export(imported.path, tmp_path / "out", layout=layout)
+    assert result["files"] == sorted({*TOKENIZER_FILES, "config.json", "model.safetensors"})
+    again = run_stage("import", {"folder": str(tmp_path / "out")})
+    assert again.manifest.metrics["layout"] == layout
+    assert again.id != imported.id
+    for name in (*TOKENIZER_FILES, "model.safetensors", "config.json"):
+        assert (again.path / name).read_bytes() == (folder / name).read_bytes(), name
+    assert not list(again.path.glob("*.py"))
+
+
+def test_the_same_folder_is_imported_once_and_a_changed_one_anew(
+    folder: Path, run_stage: RunStage, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    first = run_stage("import", {"folder": str(copy)})
+    (copy / "modeling_longcat_flash.py").unlink()
+    assert run_stage("import", {"folder": str(copy)}).id == first.id
+    save_pretrained(load_pretrained(copy, dtype=torch.bfloat16), copy)
+    assert run_stage("import", {"folder": str(copy)}).id != first.id
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", ["stored", "bfloat16"])
+def test_transformers_5_loads_the_export_with_its_tokenizer(dtype: Any, folder: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5.0")
+    export(folder, tmp_path / "out", layout="transformers5", dtype=dtype)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    )
+    assert type(theirs).__module__ == "transformers.models.longcat_flash.modeling_longcat_flash"
+    ids = tokenizer(TEXT, return_tensors="pt").input_ids
+    assert tokenizer.decode(ids[0]) == TEXT
+    ours = load_pretrained(tmp_path / "out")(ids).logits
+    difference = torch.linalg.vector_norm(ours - theirs(ids).logits) / torch.linalg.vector_norm(ours)
+    assert difference < 1e-5
+
+
+def test_the_configuration_has_what_vllm_asks_for_and_nothing_that_misleads(folder: Path, tmp_path: Path) -> None:
+    export(folder, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["zero_expert_type"] == "identity"
+    assert config["mla_scale_q_lora"] is config["mla_scale_kv_lora"] is True
+    assert config["architectures"] == ["LongcatFlashForCausalLM"]
+    # vLLM takes the one for layers and transformers for attention modules, which are twice as many.
+    assert "num_hidden_layers" not in config
+
+
+def test_an_import_generates_and_trains(folder: Path, run_stage: RunStage, tmp_path: Path, session: Session) -> None:
+    imported = run_stage("import", {"folder": str(folder)}, publish_as="theirs")
+    greedy = SamplingParams(max_tokens=4, temperature=0.0)
+    assert isinstance("".join(generate(imported.path, "The quick", greedy, device="cpu", threads=1)), str)
+    tokens = make_tokens(session, folder)
+    config = {"steps": 1, "sequence_length": 16, "batch_size": 2, "device": "cpu", "threads": 1}
+    trained = run_stage("train", config, {"tokens": tokens, "checkpoint": imported})
+    assert trained.manifest.inputs["checkpoint"][0].id == imported.id
+    before, after = load_pretrained(imported.path).state_dict(), load_pretrained(trained.path).state_dict()
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+
+
+def make_tokens(session: Session, tokenizer: Path) -> Artifact:
+    from pipeline.artifact import Manifest
+
+    generator, identifier = np.random.default_rng(0), "70ce500000000001"
+    with session.store.making(identifier) as staging:
+        for split in ("train", "validation"):
+            with TokenWriter(staging.output / split, 320) as writer:
+                for _ in range(8):
+                    writer.add_document(generator.integers(4, 320, size=60))
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(tokenizer / name, staging.output / name)
+        described = {name: {} for name in ("inputs", "sources", "config", "counts", "metrics", "performance")}
+        manifest = Manifest(
+            id=identifier,
+            kind="tokens",
+            stage="data.pack",
+            revision=1,
+            files=session.store.seal(staging),
+            seed=0,
+            code_version="",
+            environment={},
+            started="2025-01-01T00:00:00Z",
+            duration_seconds=0.0,
+            **described,
+        )
+        return session.store.publish(staging, manifest)
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    export(folder, output)  # an empty folder is as good as none
+    before = (output / "config.json").read_bytes()
+    with pytest.raises(InputError, match="is not empty"):
+        export(folder, output, dtype="bfloat16")
+    assert (output / "config.json").read_bytes() == before
+    with pytest.raises(InputError, match="is a file"):
+        export(folder, output / "config.json")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stages.convert._copy_tokenizer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(folder, tmp_path / "second")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def changed(folder: Path, to: Path, change: Callable[[Path], object]) -> str:
+    shutil.copytree(folder, to)
+    change(to)
+    return str(to)
+
+
+def test_a_bad_folder_is_one_error_and_no_artifact(folder: Path, run_stage: RunStage, tmp_path: Path) -> None:
+    def llama(path: Path) -> None:
+        (path / "config.json").write_text('{"model_type": "llama"}')
+
+    def cut(path: Path) -> None:
+        (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-8])
+
+    def pickled(path: Path) -> None:
+        (path / "model.safetensors").rename(path / "pytorch_model.bin")
+
+    def other_tokenizer(path: Path) -> None:
+        write_tokenizer(train([TEXT] * 8, TokenizerConfig(vocab_size=330)), path)
+
+    for change, kind, message in (
+        (llama, ConfigError, "'llama' is another architecture"),
+        (cut, InputError, r"model\.safetensors: damaged"),
+        (pickled, InputError, r"pytorch_model\.bin is a pickled format"),
+        (other_tokenizer, InputError, "the tokenizer has 330 tokens, the model has vocab_size = 320"),
+    ):
+        given = changed(folder, tmp_path / change.__name__, change)
+        with pytest.raises(kind, match=message):
+            run_stage("import", {"folder": given})
+    assert not list((tmp_path / "store" / "checkpoint").glob("*"))
+
+
+def test_on_the_command_line(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = ["--store", str(tmp_path / "store"), "--quiet"]
+    assert run([*store, "import", str(folder), "--name", "theirs", "--json"]) == 0
+    imported = json.loads(capfd.readouterr().out)
+    assert (imported["kind"], imported["name"], imported["version"]) == ("checkpoint", "theirs", 1)
+    arguments = ["export", "theirs@1", "--output", str(tmp_path / "out"), "--dtype", "bfloat16", "--json"]
+    assert run([*store, *arguments]) == 0
+    exported = json.loads(capfd.readouterr().out)
+    assert exported["dtype"] == "bfloat16"
+    assert Path(exported["path"]) == tmp_path / "out"
+    assert exported["weight_bytes"] < imported["metrics"]["weight_bytes"]
+    assert run([*store, *arguments]) == 3
+    assert capfd.readouterr().err == f"longcat: {tmp_path / 'out'}: is not empty (give the name of a new folder)\n"
+    assert run([*store, "model", "describe", "theirs", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["total"] == imported["counts"]["parameters"]
