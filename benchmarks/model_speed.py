@@ -206,7 +206,7 @@ def training_flops(length: int, selected: float) -> float:
     from model.presets import load_preset
 
     config = load_preset(PRESET)
-    counted = count(config, sequence_length=length)
+    counted = count(config, context=length)
     expert = 3 * config.hidden_size * config.expert_ffn_hidden_size
     difference = config.num_layers * (selected - counted.mean_ffn_experts) * expert
     return counted.flops_per_token_train + 6 * difference
@@ -220,7 +220,7 @@ def decode_bytes(batch: int, context: int) -> float:
     config = load_preset(PRESET)
     counted = count(config)
     chance = 1 - (1 - config.moe_topk / config.num_experts) ** batch
-    experts = chance * counted.experts
+    experts = chance * counted.parameters["experts"]
     return 4 * (counted.activated_min + experts) + batch * context * 2 * counted.kv_bytes_per_token
 
 

@@ -1,9 +1,9 @@
 """A matrix without a bias, by the library that is fastest on the processor at hand.
 
 torch computes float32 products by MKL, which on AMD's AVX-512 cores runs at 85 % of oneDNN's rate for many rows and at
-a third of the memory's rate for few. There many rows go through oneDNN, and few are taken for the columns of a product
-from the left, which MKL streams at the full rate. The gradient of the matrix stays with MKL: oneDNN is no faster on the
-transposed operands that it needs.
+a third of the memory's rate for few. There products go through oneDNN, and those of two to four rows from the left,
+with the rows for columns, which MKL streams at the full rate. The gradient of the matrix stays with MKL: oneDNN is no faster
+on the transposed operands that it needs.
 """
 
 from functools import lru_cache
@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# GB/s of weights, two threads, 16,384 x 512. Two rows: 5 plain, 20 by oneDNN, 38 from the left. Four: 7, 17, 24.
-# Eight: 7, 15, 16. One row: 11 plain, 23 by oneDNN, 32 as two columns from the left.
+# GB/s of weights with two threads, 16,384 x 512, plain, by oneDNN and from the left: one row 11, 23 and 20; two rows
+# 5, 20 and 38; four rows 7, 17 and 24; eight rows 7, 15 and 16.
 FEW_ROWS = 4
-SMALL_MATRIX = 1 << 18  # values; below, one row is done before the two copies would be
 
 
 class _Linear(torch.autograd.Function):
@@ -51,18 +50,9 @@ def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
 
 
 def _without_gradient(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    if x_NI.shape[0] > FEW_ROWS:
+    if not 1 < x_NI.shape[0] <= FEW_ROWS:
         return _onednn(x_NI, weight_OI)
-    if x_NI.shape[0] == 1 and weight_OI.numel() < SMALL_MATRIX:
-        return F.linear(x_NI, weight_OI)
-    return _from_the_left(x_NI, weight_OI)
-
-
-def _from_the_left(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    """`(weight x^T)^T`, with two columns at least: MKL has a slow path of its own for a vector."""
-    rows = x_NI.shape[0]
-    columns_NI = x_NI if rows > 1 else torch.cat((x_NI, x_NI))
-    return torch.mm(weight_OI, columns_NI.t())[:, :rows].t().contiguous()
+    return torch.mm(weight_OI, x_NI.t()).t().contiguous()
 
 
 def _onednn(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
