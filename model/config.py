@@ -57,6 +57,12 @@ class ModelConfig(BaseModel):
     )
     initializer_range: float = Field(default=0.02, gt=0, description="standard deviation of initial weights")
     tie_word_embeddings: bool = Field(default=False, description="whether the output projection is the embedding table")
+    num_nextn_predict_layers: int = Field(
+        default=0, ge=0, le=1, description="layers that predict the token after the next: 0 or 1"
+    )
+    mtp_share_embeddings: bool = Field(
+        default=False, description="whether that layer reads the model's embedding table and not one of its own"
+    )
     bos_token_id: int = Field(default=1, ge=0, description="id that begins a text")
     eos_token_id: int = Field(default=2, ge=0, description="id that ends a document")
     pad_token_id: int = Field(default=3, ge=0, description="id that fills a batch")
@@ -70,12 +76,19 @@ class ModelConfig(BaseModel):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) >= self.vocab_size:
                 raise ValueError(f"{name} = {getattr(self, name)} is outside vocab_size = {self.vocab_size}")
+        if self.mtp_share_embeddings and not self.num_nextn_predict_layers:
+            raise ValueError("mtp_share_embeddings = True needs num_nextn_predict_layers = 1")
         return self
 
     @property
     def num_experts(self) -> int:
         """Experts of both kinds, which is the width of the router."""
         return self.n_routed_experts + self.zero_expert_num
+
+    @property
+    def mtp_slot(self) -> int:
+        """Place of the multi-token-prediction layer's attention in a cache, after the two of every layer."""
+        return 2 * self.num_layers
 
     @property
     def qk_head_dim(self) -> int:
@@ -109,7 +122,16 @@ class ModelConfig(BaseModel):
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """The published configuration, readable by `from_dict`, transformers, vLLM and SGLang."""
+        """The published configuration, readable by `from_dict`, transformers, vLLM and SGLang.
+
+        Keys that the published file does not have are there only where they say something.
+        """
+        default = type(self).model_fields
+        fields = {
+            key: value
+            for key, value in self.model_dump().items()
+            if key not in _OPTIONAL or value != default[key].default
+        }
         constants = {
             "architectures": [ARCHITECTURE],
             "attention_bias": False,
@@ -120,7 +142,7 @@ class ModelConfig(BaseModel):
             "model_type": MODEL_TYPE,
             "use_cache": True,
         }
-        return dict(sorted((constants | self.model_dump()).items()))
+        return dict(sorted((constants | fields).items()))
 
 
 # What a published file always states; the others have a value that all published models share.
@@ -129,6 +151,9 @@ _REQUIRED = (
     *("n_routed_experts", "zero_expert_num", "moe_topk", "routed_scaling_factor", "q_lora_rank", "kv_lora_rank"),
     *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rope_theta", "max_position_embeddings", "rms_norm_eps"),
 )
+
+# Keys of parts that the published model can have beside its config.json, or that are ours.
+_OPTIONAL = frozenset({"num_nextn_predict_layers", "mtp_share_embeddings"})
 
 # Keys about files, software and sampling, which do not change what the model computes.
 _IGNORED = frozenset(
@@ -145,6 +170,7 @@ _FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
     "router_bias": lambda _: (False,),
     "norm_topk_prob": lambda _: (False,),
     "rope_interleave": lambda _: (True,),
+    "nextn_use_scmoe": lambda _: (False,),
     "head_dim": lambda config: (config.qk_rope_head_dim,),
     "qk_head_dim": lambda config: (config.qk_head_dim,),
     "num_key_value_heads": lambda config: (None, config.num_attention_heads),
