@@ -29,11 +29,23 @@ class ModelConfig(BaseModel):
     expert_ffn_hidden_size: int = Field(default=2048, ge=1, description="inner width of an expert")
     n_routed_experts: int = Field(default=512, ge=1, description="experts with a feed-forward network")
     zero_expert_num: int = Field(default=256, ge=0, description="experts without computation")
-    zero_expert_type: Literal["identity"] = Field(
-        default="identity", description="what a zero-computation expert returns"
+    zero_expert_type: Literal["identity", "zero", "constant", "null"] = Field(
+        default="identity",
+        description="what a zero-computation expert returns: its input, nothing, a learned blend of its input and a "
+        "vector; null returns nothing and leaves its share of the weights to the true experts",
+    )
+    zero_expert_types: dict[Literal["zero", "constant", "identity"], int] | None = Field(
+        default=None, description="for several kinds, how many of each; together zero_expert_num"
     )
     moe_topk: int = Field(default=12, ge=1, description="experts selected for a token, of both kinds")
     routed_scaling_factor: float = Field(default=6.0, gt=0, description="factor on every expert's weight")
+    moe_layout: Literal["shortcut", "interleaved"] = Field(
+        default="shortcut",
+        description="whether the mixture runs beside two dense networks, or after the second attention in place of one",
+    )
+    gating_residual: bool = Field(
+        default=False, description="whether a router also reads the logits of the router before"
+    )
     attention_method: Literal["MLA"] = Field(default="MLA", description="kind of attention")
     q_lora_rank: int = Field(default=1536, ge=1, description="width of the query latent")
     kv_lora_rank: int = Field(
@@ -76,9 +88,29 @@ class ModelConfig(BaseModel):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) >= self.vocab_size:
                 raise ValueError(f"{name} = {getattr(self, name)} is outside vocab_size = {self.vocab_size}")
+        if self.zero_expert_type != "identity" and not self.zero_expert_num:
+            raise ValueError(f"zero_expert_type = {self.zero_expert_type!r} needs zero_expert_num of at least 1")
+        if self.zero_expert_types is not None:
+            self._check_zero_expert_types(self.zero_expert_types)
         if self.mtp_share_embeddings and not self.num_nextn_predict_layers:
             raise ValueError("mtp_share_embeddings = True needs num_nextn_predict_layers = 1")
         return self
+
+    def _check_zero_expert_types(self, counts: Mapping[Any, int]) -> None:
+        if self.zero_expert_type != "identity":
+            raise ValueError(f"zero_expert_types and zero_expert_type = {self.zero_expert_type!r} exclude each other")
+        if min(counts.values(), default=0) < 1 or sum(counts.values()) != self.zero_expert_num:
+            raise ValueError(
+                f"zero_expert_types = {dict(counts)} must be positive counts that sum to zero_expert_num = "
+                f"{self.zero_expert_num}"
+            )
+
+    @property
+    def zero_expert_counts(self) -> dict[str, int]:
+        """How many zero-computation experts of every kind there are, in the order of their indices."""
+        counts: Mapping[Any, int] = self.zero_expert_types or {self.zero_expert_type: self.zero_expert_num}
+        order = ("zero", "null", "constant", "identity")
+        return {kind: counts[kind] for kind in order if counts.get(kind)}
 
     @property
     def num_experts(self) -> int:
@@ -153,7 +185,9 @@ _REQUIRED = (
 )
 
 # Keys of parts that the published model can have beside its config.json, or that are ours.
-_OPTIONAL = frozenset({"num_nextn_predict_layers", "mtp_share_embeddings"})
+_OPTIONAL = frozenset(
+    {"num_nextn_predict_layers", "mtp_share_embeddings", "zero_expert_types", "moe_layout", "gating_residual"}
+)
 
 # Keys about files, software and sampling, which do not change what the model computes.
 _IGNORED = frozenset(

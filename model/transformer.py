@@ -17,7 +17,7 @@ from model.cache import LatentCache
 from model.config import ModelConfig
 from model.embedding import TokenEmbedding
 from model.errors import ModelError
-from model.layer import ShortcutLayer
+from model.layer import build_layer
 from model.linear import Linear
 from model.mtp import MTPOutput, MultiTokenPrediction, targets_after_next
 from model.norm import RMSNorm
@@ -42,7 +42,7 @@ class Trunk(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(ShortcutLayer(config, index) for index in range(config.num_layers))
+        self.layers = nn.ModuleList(build_layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mtp = MultiTokenPrediction(config) if config.num_nextn_predict_layers else None
 
@@ -76,9 +76,9 @@ class LongcatFlash(nn.Module):
             self._check_cache(cache, input_ids_BT, cu_seqlens, start)
         angles_TP = self._angles(start, input_ids_BT)
         h_BTD = self.model.embed_tokens(input_ids_BT)
-        counts = []
+        counts, router_logits_TE = [], None
         for layer in self.model.layers:
-            h_BTD, counts_E = layer(h_BTD, angles_TP, cu_seqlens, cache)
+            h_BTD, counts_E, router_logits_TE = layer(h_BTD, angles_TP, cu_seqlens, cache, router_logits_TE)
             counts.append(counts_E)
         if cache is not None:
             cache.advance(input_ids_BT.shape[1])

@@ -63,14 +63,14 @@ def test_the_layer_adds_the_mixture_at_its_end(build_model: BuildModel) -> None:
     layer.mlp.register_forward_hook(lambda _, inputs, output: read.update(mixture=inputs[0], shortcut=output[0]))
     layer.mlps[0].register_forward_hook(lambda _, inputs, __: read.update(dense=inputs[0]))
     with torch.no_grad():
-        out_BTD, _ = layer(h_BTD, angles_TP)
+        out_BTD, _, _ = layer(h_BTD, angles_TP)
         assert torch.equal(read["mixture"], read["dense"])
         shortcut = read["shortcut"]
         for parameter in layer.mlp.router.parameters():
             parameter.zero_()
         layer.mlp.experts.down_proj.zero_()
         layer.mlp.router.e_score_correction_bias.zero_()  # all tokens now go to the first experts, which return zeros
-        without_BTD, _ = layer(h_BTD, angles_TP)
+        without_BTD, _, _ = layer(h_BTD, angles_TP)
     torch.testing.assert_close(out_BTD, without_BTD + shortcut)
 
 
@@ -94,7 +94,7 @@ def test_zero_experts_return_the_normed_input_times_their_weight(build_model: Bu
     with torch.no_grad():
         mixture.router.e_score_correction_bias[5:] = 10.0
         x_BTD = torch.randn(2, 3, 32)
-        y_BTD, counts_E = mixture(x_BTD)
+        y_BTD, counts_E, _ = mixture(x_BTD)
         scores = (x_BTD @ mixture.router.classifier.weight.T).softmax(-1)
         torch.testing.assert_close(y_BTD, x_BTD * 6.0 * scores[..., 5:].sum(-1, keepdim=True))
     assert counts_E.tolist() == [0, 0, 0, 0, 0, 6, 6, 6]
@@ -134,7 +134,7 @@ def test_nothing_is_added_at_random_places(build_model: BuildModel) -> None:
     mixture = build_model().model.layers[0].mlp
     x_BTD = torch.randn(2, 9, 32, requires_grad=True)
     with Operations() as operations:
-        y_BTD, _ = mixture(x_BTD)
+        y_BTD, _, _ = mixture(x_BTD)
         y_BTD.backward(torch.ones_like(y_BTD))
     assert "aten::grouped_mm" in operations.names or "aten::_grouped_mm" in operations.names
     unsafe = ("scatter_add", "index_add", "scatter_reduce", "_unsafe_index_put", "index_put", "embedding_dense")
@@ -146,8 +146,8 @@ def test_a_recomputed_layer_counts_its_tokens_once(build_model: BuildModel) -> N
     layer = model.model.layers[0]
     h_BTD = torch.randn(2, 9, 32, requires_grad=True)
     angles_TP = rope_angles(0, 9, 6, 1e7, h_BTD.device)
-    out_BTD, counts_E = layer(h_BTD, angles_TP)
-    again_BTD, again_E = checkpoint(layer, h_BTD, angles_TP, use_reentrant=False)
+    out_BTD, counts_E, _ = layer(h_BTD, angles_TP)
+    again_BTD, again_E, _ = checkpoint(layer, h_BTD, angles_TP, use_reentrant=False)
     gradient = torch.autograd.grad(out_BTD.sum(), h_BTD)[0]
     assert torch.equal(torch.autograd.grad(again_BTD.sum(), h_BTD)[0], gradient)
     assert torch.equal(counts_E, again_E)

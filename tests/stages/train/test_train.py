@@ -76,6 +76,22 @@ def test_multi_token_prediction_is_carried_along(run_stage: Any, tokens: Artifac
         assert torch.equal(weights[0][key], tensor), key
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zero_expert_num": 0},
+        {"zero_expert_type": "constant", "gating_residual": True},
+        {"zero_expert_type": "null", "moe_layout": "interleaved"},
+    ],
+)
+def test_ablated_models_train(changes: dict[str, Any], run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    trained = run_stage("train", tiny | {"model": changes, "steps": 40}, {"tokens": tokens})
+    records = read_metrics(trained.file("metrics.jsonl"))
+    assert records[-1]["loss"] < records[0]["loss"] - 0.5
+    config = read_model(trained).config
+    assert {key: getattr(config, key) for key in changes} == changes
+
+
 def test_metrics_hold_no_clock_and_the_log_does(
     session: Session, run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
 ) -> None:
