@@ -57,7 +57,7 @@ def changed_bits(model: LongcatFlash, length: int) -> dict[str, float]:
     alone = model(ids_BT[7:]).logits[0]
     padded_BT = torch.cat((ids_BT[7:], torch.full((1, 27), model.config.pad_token_id)), dim=1)
     found = {"in a batch of 8": model(ids_BT).logits[7], "padded": model(padded_BT).logits[0, :length]}
-    return {name: (logits != alone).float().mean().item() for name, logits in found.items()}
+    return {name: float((logits.numpy() != alone.numpy()).mean()) for name, logits in found.items()}
 
 
 @torch.no_grad()

@@ -217,20 +217,9 @@ FORMS: dict[Any, Callable[..., torch.Tensor]] = {
 EXACT = frozenset(
     {
         *("_unsafe_view", "alias", "detach", "expand", "permute", "select", "slice", "split", "split_with_sizes"),
-        *(
-            "squeeze",
-            "t",
-            "transpose",
-            "unbind",
-            "unsqueeze",
-            "view",
-            "new_empty",
-            "empty_like",
-            "new_zeros",
-            "zeros_like",
-        ),
+        *("squeeze", "t", "transpose", "unbind", "unsqueeze", "view", "new_empty", "empty_like", "new_zeros"),
         *("cat", "clone", "copy_", "embedding", "gather", "index", "index_select", "masked_fill", "scatter", "stack"),
-        *("where", "_local_scalar_dense", "promote_types", "amax", "argmax", "eq", "equal", "ge", "gt", "lt", "sort"),
-        *("_to_copy", "add", "div", "mul", "neg", "sub"),
+        *("zeros_like", "where", "_local_scalar_dense", "promote_types", "amax", "argmax", "eq", "equal", "ge", "gt"),
+        *("le", "lt", "ne", "sort", "_to_copy", "add", "div", "mul", "neg", "sub"),
     }
 )
