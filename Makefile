@@ -68,6 +68,7 @@ format: setup ## Format the code
 # CORPUS: a folder of HTML pages; PEER: an interpreter with datatrove and spaCy; ITEMS: FILE:FIELD,FIELD of a benchmark.
 bench: setup ## Run the benchmarks (CORPUS=folder of HTML, PEER=python with datatrove, ITEMS=benchmark file:fields)
 	$(BIN)/python benchmarks/command_line.py
+	$(BIN)/python benchmarks/model_batch_invariance.py
 ifneq ($(CORPUS),)
 	$(BIN)/python benchmarks/data_filter.py $(PEER:%=--peer-python %) $(CORPUS)
 	$(BIN)/python benchmarks/data_dedup.py recall --corpus $(CORPUS)

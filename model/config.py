@@ -19,7 +19,7 @@ class ModelConfig(BaseModel):
     `vocab_size`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     vocab_size: int = Field(default=131072, ge=4, description="tokens in the vocabulary")
     hidden_size: int = Field(default=6144, ge=1, description="width of the residual stream")
@@ -135,6 +135,7 @@ class ModelConfig(BaseModel):
             ModelConfigError: naming `source` and the key that is unknown, missing, of a wrong type or out of range, or
                 that asks for a computation which this model does not have.
         """
+        _check_architecture(published, source)
         fields: dict[str, Any] = {}
         other: dict[str, Any] = {}
         for key, value in published.items():
@@ -142,7 +143,7 @@ class ModelConfig(BaseModel):
                 other[key] = value
             elif value is not None:
                 fields[key] = value
-        fields |= _rope_fields(other, source)
+        fields |= _rope_fields(other, fields.get("rope_theta"), source)
         absent = [key for key in _REQUIRED if key not in fields]
         if absent:
             raise ModelConfigError(f"{source}: the key {absent[0]} is missing")
@@ -191,13 +192,12 @@ _OPTIONAL = frozenset(
 
 # Keys about files, software and sampling, which do not change what the model computes.
 _IGNORED = frozenset(
-    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
+    {"_name_or_path", "architectures", "model_type", "auto_map", "dtype", "torch_dtype", "transformers_version"}
     | {"output_router_logits", "use_cache"}
 )
 
 # Keys of other implementations, each with the only values that mean this computation.
 _FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
-    "model_type": lambda _: (MODEL_TYPE,),
     "attention_bias": lambda _: (False,),
     "attention_dropout": lambda _: (0, 0.0),
     "hidden_act": lambda _: ("silu",),
@@ -212,19 +212,39 @@ _FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
 }
 
 
-def _rope_fields(other: dict[str, Any], source: str) -> dict[str, Any]:
-    """Take the rotary keys of newer transformers out of `other`; the base is among them and not a key of its own."""
+def _check_architecture(published: Mapping[str, Any], source: str) -> None:
+    """First of all, because another architecture's file lacks keys and has others, which would say less."""
+    for key, expected in (("model_type", MODEL_TYPE), ("architectures", [ARCHITECTURE])):
+        value = published.get(key)
+        if value not in (None, expected):
+            raise ModelConfigError(f"{source}: {key} = {value!r} is not supported, expected {expected!r}")
+
+
+def _rope_fields(other: dict[str, Any], theta: Any, source: str) -> dict[str, Any]:
+    """Take the rotary keys of newer transformers out of `other`; the base is among them and not a key of its own.
+
+    `theta` is that key where there is one all the same.
+    """
     fields: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):
         settings = other.pop(key, None)
         if settings is None:
             continue
-        if not isinstance(settings, Mapping) or settings.get("rope_type", "default") != "default":
+        plain = isinstance(settings, Mapping) and all(
+            name == "rope_theta" or (name in ("rope_type", "type") and value == "default")
+            for name, value in settings.items()
+            if value is not None
+        )
+        if not plain:
             raise ModelConfigError(
                 f"{source}: {key} = {settings!r} is not supported, only the plain rotary embedding is"
             )
-        if "rope_theta" in settings:
-            fields["rope_theta"] = float(settings["rope_theta"])
+        base = settings.get("rope_theta")
+        if base is None:
+            continue
+        if theta is not None and base != theta:
+            raise ModelConfigError(f"{source}: rope_theta = {theta!r} contradicts {key}.rope_theta = {base!r}")
+        fields["rope_theta"] = theta = base
     return fields
 
 
