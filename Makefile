@@ -69,6 +69,8 @@ format: setup ## Format the code
 bench: setup ## Run the benchmarks (CORPUS=folder of HTML, PEER=python with datatrove, ITEMS=benchmark file:fields)
 	$(BIN)/python benchmarks/command_line.py
 	$(BIN)/python benchmarks/model_load.py
+	$(BIN)/python benchmarks/model_batch_invariance.py
+	$(BIN)/python benchmarks/model_speed.py
 ifneq ($(CORPUS),)
 	$(BIN)/python benchmarks/data_filter.py $(PEER:%=--peer-python %) $(CORPUS)
 	$(BIN)/python benchmarks/data_dedup.py recall --corpus $(CORPUS)

@@ -19,7 +19,7 @@ class ModelConfig(BaseModel):
     `vocab_size`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     vocab_size: int = Field(default=131072, ge=4, description="tokens in the vocabulary")
     hidden_size: int = Field(default=6144, ge=1, description="width of the residual stream")
@@ -29,11 +29,23 @@ class ModelConfig(BaseModel):
     expert_ffn_hidden_size: int = Field(default=2048, ge=1, description="inner width of an expert")
     n_routed_experts: int = Field(default=512, ge=1, description="experts with a feed-forward network")
     zero_expert_num: int = Field(default=256, ge=0, description="experts without computation")
-    zero_expert_type: Literal["identity"] = Field(
-        default="identity", description="what a zero-computation expert returns"
+    zero_expert_type: Literal["identity", "zero", "constant", "null"] = Field(
+        default="identity",
+        description="what a zero-computation expert returns: its input, nothing, a learned blend of its input and a "
+        "vector; null returns nothing and leaves its share of the weights to the true experts",
+    )
+    zero_expert_types: dict[Literal["zero", "constant", "identity"], int] | None = Field(
+        default=None, description="for several kinds, how many of each; together zero_expert_num"
     )
     moe_topk: int = Field(default=12, ge=1, description="experts selected for a token, of both kinds")
     routed_scaling_factor: float = Field(default=6.0, gt=0, description="factor on every expert's weight")
+    moe_layout: Literal["shortcut", "interleaved"] = Field(
+        default="shortcut",
+        description="whether the mixture runs beside two dense networks, or after the second attention in place of one",
+    )
+    gating_residual: bool = Field(
+        default=False, description="whether a router also reads the logits of the router before"
+    )
     attention_method: Literal["MLA"] = Field(default="MLA", description="kind of attention")
     q_lora_rank: int = Field(default=1536, ge=1, description="width of the query latent")
     kv_lora_rank: int = Field(
@@ -57,6 +69,12 @@ class ModelConfig(BaseModel):
     )
     initializer_range: float = Field(default=0.02, gt=0, description="standard deviation of initial weights")
     tie_word_embeddings: bool = Field(default=False, description="whether the output projection is the embedding table")
+    num_nextn_predict_layers: int = Field(
+        default=0, ge=0, le=1, description="layers that predict the token after the next: 0 or 1"
+    )
+    mtp_share_embeddings: bool = Field(
+        default=False, description="whether that layer reads the model's embedding table and not one of its own"
+    )
     bos_token_id: int = Field(default=1, ge=0, description="id that begins a text")
     eos_token_id: int = Field(default=2, ge=0, description="id that ends a document")
     pad_token_id: int = Field(default=3, ge=0, description="id that fills a batch")
@@ -70,12 +88,39 @@ class ModelConfig(BaseModel):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) >= self.vocab_size:
                 raise ValueError(f"{name} = {getattr(self, name)} is outside vocab_size = {self.vocab_size}")
+        if self.zero_expert_type != "identity" and not self.zero_expert_num:
+            raise ValueError(f"zero_expert_type = {self.zero_expert_type!r} needs zero_expert_num of at least 1")
+        if self.zero_expert_types is not None:
+            self._check_zero_expert_types(self.zero_expert_types)
+        if self.mtp_share_embeddings and not self.num_nextn_predict_layers:
+            raise ValueError("mtp_share_embeddings = True needs num_nextn_predict_layers = 1")
         return self
+
+    def _check_zero_expert_types(self, counts: Mapping[Any, int]) -> None:
+        if self.zero_expert_type != "identity":
+            raise ValueError(f"zero_expert_types and zero_expert_type = {self.zero_expert_type!r} exclude each other")
+        if min(counts.values(), default=0) < 1 or sum(counts.values()) != self.zero_expert_num:
+            raise ValueError(
+                f"zero_expert_types = {dict(counts)} must be positive counts that sum to zero_expert_num = "
+                f"{self.zero_expert_num}"
+            )
+
+    @property
+    def zero_expert_counts(self) -> dict[str, int]:
+        """How many zero-computation experts of every kind there are, in the order of their indices."""
+        counts: Mapping[Any, int] = self.zero_expert_types or {self.zero_expert_type: self.zero_expert_num}
+        order = ("zero", "null", "constant", "identity")
+        return {kind: counts[kind] for kind in order if counts.get(kind)}
 
     @property
     def num_experts(self) -> int:
         """Experts of both kinds, which is the width of the router."""
         return self.n_routed_experts + self.zero_expert_num
+
+    @property
+    def mtp_slot(self) -> int:
+        """Place of the multi-token-prediction layer's attention in a cache, after the two of every layer."""
+        return 2 * self.num_layers
 
     @property
     def qk_head_dim(self) -> int:
@@ -90,6 +135,7 @@ class ModelConfig(BaseModel):
             ModelConfigError: naming `source` and the key that is unknown, missing, of a wrong type or out of range, or
                 that asks for a computation which this model does not have.
         """
+        _check_architecture(published, source)
         fields: dict[str, Any] = {}
         other: dict[str, Any] = {}
         for key, value in published.items():
@@ -97,7 +143,7 @@ class ModelConfig(BaseModel):
                 other[key] = value
             elif value is not None:
                 fields[key] = value
-        fields |= _rope_fields(other, source)
+        fields |= _rope_fields(other, fields.get("rope_theta"), source)
         absent = [key for key in _REQUIRED if key not in fields]
         if absent:
             raise ModelConfigError(f"{source}: the key {absent[0]} is missing")
@@ -109,7 +155,16 @@ class ModelConfig(BaseModel):
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """The published configuration, readable by `from_dict`, transformers, vLLM and SGLang."""
+        """The published configuration, readable by `from_dict`, transformers, vLLM and SGLang.
+
+        Keys that the published file does not have are there only where they say something.
+        """
+        default = type(self).model_fields
+        fields = {
+            key: value
+            for key, value in self.model_dump().items()
+            if key not in _OPTIONAL or value != default[key].default
+        }
         constants = {
             "architectures": [ARCHITECTURE],
             "attention_bias": False,
@@ -120,7 +175,7 @@ class ModelConfig(BaseModel):
             "model_type": MODEL_TYPE,
             "use_cache": True,
         }
-        return dict(sorted((constants | self.model_dump()).items()))
+        return dict(sorted((constants | fields).items()))
 
 
 # What a published file always states; the others have a value that all published models share.
@@ -130,21 +185,26 @@ _REQUIRED = (
     *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rope_theta", "max_position_embeddings", "rms_norm_eps"),
 )
 
+# Keys of parts that the published model can have beside its config.json, or that are ours.
+_OPTIONAL = frozenset(
+    {"num_nextn_predict_layers", "mtp_share_embeddings", "zero_expert_types", "moe_layout", "gating_residual"}
+)
+
 # Keys about files, software and sampling, which do not change what the model computes.
 _IGNORED = frozenset(
-    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
+    {"_name_or_path", "architectures", "model_type", "auto_map", "dtype", "torch_dtype", "transformers_version"}
     | {"output_router_logits", "use_cache"}
 )
 
 # Keys of other implementations, each with the only values that mean this computation.
 _FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
-    "model_type": lambda _: (MODEL_TYPE,),
     "attention_bias": lambda _: (False,),
     "attention_dropout": lambda _: (0, 0.0),
     "hidden_act": lambda _: ("silu",),
     "router_bias": lambda _: (False,),
     "norm_topk_prob": lambda _: (False,),
     "rope_interleave": lambda _: (True,),
+    "nextn_use_scmoe": lambda _: (False,),
     "head_dim": lambda config: (config.qk_rope_head_dim,),
     "qk_head_dim": lambda config: (config.qk_head_dim,),
     "num_key_value_heads": lambda config: (None, config.num_attention_heads),
@@ -152,19 +212,39 @@ _FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
 }
 
 
-def _rope_fields(other: dict[str, Any], source: str) -> dict[str, Any]:
-    """Take the rotary keys of newer transformers out of `other`; the base is among them and not a key of its own."""
+def _check_architecture(published: Mapping[str, Any], source: str) -> None:
+    """First of all, because another architecture's file lacks keys and has others, which would say less."""
+    for key, expected in (("model_type", MODEL_TYPE), ("architectures", [ARCHITECTURE])):
+        value = published.get(key)
+        if value not in (None, expected):
+            raise ModelConfigError(f"{source}: {key} = {value!r} is not supported, expected {expected!r}")
+
+
+def _rope_fields(other: dict[str, Any], theta: Any, source: str) -> dict[str, Any]:
+    """Take the rotary keys of newer transformers out of `other`; the base is among them and not a key of its own.
+
+    `theta` is that key where there is one all the same.
+    """
     fields: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):
         settings = other.pop(key, None)
         if settings is None:
             continue
-        if not isinstance(settings, Mapping) or settings.get("rope_type", "default") != "default":
+        plain = isinstance(settings, Mapping) and all(
+            name == "rope_theta" or (name in ("rope_type", "type") and value == "default")
+            for name, value in settings.items()
+            if value is not None
+        )
+        if not plain:
             raise ModelConfigError(
                 f"{source}: {key} = {settings!r} is not supported, only the plain rotary embedding is"
             )
-        if "rope_theta" in settings:
-            fields["rope_theta"] = float(settings["rope_theta"])
+        base = settings.get("rope_theta")
+        if base is None:
+            continue
+        if theta is not None and base != theta:
+            raise ModelConfigError(f"{source}: rope_theta = {theta!r} contradicts {key}.rope_theta = {base!r}")
+        fields["rope_theta"] = theta = base
     return fields
 
 

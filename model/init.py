@@ -1,4 +1,4 @@
-"""Initial values: matrices from N(0, initializer_range^2), norms one, selection biases zero."""
+"""Initial values: matrices from N(0, initializer_range^2), norms one, selection biases and gating residuals zero."""
 
 import hashlib
 
@@ -24,7 +24,7 @@ def initialize(model: LongcatFlash, seed: int) -> None:
     if seed < 0:
         raise ModelError(f"seed = {seed} must not be negative")
     for key, tensor in published_tensors(model):
-        if key.endswith("e_score_correction_bias"):
+        if key.endswith(("e_score_correction_bias", ".router.residual.weight")):
             tensor.zero_()
         elif tensor.dim() == 1:
             tensor.fill_(1.0)

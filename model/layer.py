@@ -18,6 +18,7 @@ from model.attention import build_attention
 from model.cache import LatentCache
 from model.config import ModelConfig
 from model.ffn import FeedForward
+from model.interleaved import InterleavedLayer
 from model.moe import MixtureOfExperts
 from model.norm import RMSNorm
 
@@ -40,12 +41,25 @@ class ShortcutLayer(nn.Module):
         angles_TP: torch.Tensor,
         cu_seqlens: torch.Tensor | None = None,
         cache: LatentCache | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (out_BTD, counts_E), the counts being the slots that went to every expert."""
+        previous_TE: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns (out_BTD, counts_E, logits_TE): the slots that went to every expert, and the router's logits.
+
+        `previous_TE` are the logits of the layer before.
+        """
         a_BTD = h_BTD + self.self_attn[0](self.input_layernorm[0](h_BTD), angles_TP, cu_seqlens, cache)
         y_BTD = self.post_attention_layernorm[0](a_BTD)
-        shortcut_BTD, counts_E = self.mlp(y_BTD)
+        shortcut_BTD, counts_E, logits_TE = self.mlp(y_BTD, previous_TE)
         b_BTD = a_BTD + self.mlps[0](y_BTD)
         c_BTD = b_BTD + self.self_attn[1](self.input_layernorm[1](b_BTD), angles_TP, cu_seqlens, cache)
         d_BTD = c_BTD + self.mlps[1](self.post_attention_layernorm[1](c_BTD))
-        return d_BTD + shortcut_BTD, counts_E
+        return d_BTD + shortcut_BTD, counts_E, logits_TE
+
+
+Layer = ShortcutLayer | InterleavedLayer
+LAYOUTS: dict[str, type[Layer]] = {"shortcut": ShortcutLayer, "interleaved": InterleavedLayer}
+
+
+def build_layer(config: ModelConfig, index: int) -> Layer:
+    """Layer `index` of the kind that `moe_layout` names."""
+    return LAYOUTS[config.moe_layout](config, index)

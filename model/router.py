@@ -27,7 +27,15 @@ class Router(nn.Module):
         self.classifier = Linear(config.hidden_size, config.num_experts)
         self.register_buffer("e_score_correction_bias", torch.zeros(config.num_experts))
 
-    def forward(self, x_TD: torch.Tensor) -> Routing:
+    def forward(self, x_TD: torch.Tensor, previous_TE: torch.Tensor | None = None) -> tuple[Routing, torch.Tensor]:
+        """Returns (routing, logits_TE); `previous_TE` are the logits of the layer before, for gating residuals."""
+        logits_TE = self.logits(x_TD, previous_TE)
+        return self.route(logits_TE), logits_TE
+
+    def logits(self, x_TD: torch.Tensor, previous_TE: torch.Tensor | None) -> torch.Tensor:
         wide = accumulation_dtype(x_TD.dtype)
-        logits_TE = linear(x_TD.to(wide), self.classifier.weight.to(wide))
-        return route(logits_TE, self.e_score_correction_bias.to(wide), self.topk, self.scaling)
+        return linear(x_TD.to(wide), self.classifier.weight.to(wide))
+
+    def route(self, logits_TE: torch.Tensor) -> Routing:
+        bias_E = self.e_score_correction_bias.to(logits_TE.dtype)
+        return route(logits_TE, bias_E, self.topk, self.scaling)

@@ -1,5 +1,8 @@
 """The LongCat-Flash language model: embedding, shortcut-connected layers, final norm, output projection.
 
+A configuration with `num_nextn_predict_layers = 1` has a multi-token-prediction layer beside them (`model.mtp`), which
+takes no part in `forward` and `loss`.
+
 Names: B batch, T tokens, D hidden, V vocabulary, L layers, E experts of both kinds.
 """
 
@@ -14,18 +17,23 @@ from model.cache import LatentCache
 from model.config import ModelConfig
 from model.embedding import TokenEmbedding
 from model.errors import ModelError
-from model.layer import ShortcutLayer
+from model.layer import build_layer
 from model.linear import Linear
+from model.mtp import MTPOutput, MultiTokenPrediction, targets_after_next
 from model.norm import RMSNorm
 from model.rope import rope_angles
 from model.router import Router
 
 
 class ModelOutput(NamedTuple):
-    """logits: float32 [B, T, V]. expert_counts_LE: int64, the slots that went to every expert of every layer."""
+    """logits: float32 [B, T, V]. expert_counts_LE: int64, the slots that went to every expert of every layer.
+
+    hidden_BTD: the hidden states after the final norm, which the logits and multi-token prediction are computed from.
+    """
 
     logits: torch.Tensor
     expert_counts_LE: torch.Tensor
+    hidden_BTD: torch.Tensor
 
 
 class Trunk(nn.Module):
@@ -34,8 +42,9 @@ class Trunk(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(ShortcutLayer(config, index) for index in range(config.num_layers))
+        self.layers = nn.ModuleList(build_layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mtp = MultiTokenPrediction(config) if config.num_nextn_predict_layers else None
 
 
 class LongcatFlash(nn.Module):
@@ -62,21 +71,44 @@ class LongcatFlash(nn.Module):
         Raises:
             ModelError: `cu_seqlens` together with `cache`, a cache under autograd, or one without room.
         """
-        start = 0
+        start = 0 if cache is None else cache.length
         if cache is not None:
-            self._check_cache(cache, input_ids_BT, cu_seqlens)
-            start = cache.length
-        tokens, width = input_ids_BT.shape[1], self.config.qk_rope_head_dim
-        angles_TP = rope_angles(start, tokens, width, self.config.rope_theta, input_ids_BT.device)
+            self._check_cache(cache, input_ids_BT, cu_seqlens, start)
+        angles_TP = self._angles(start, input_ids_BT)
         h_BTD = self.model.embed_tokens(input_ids_BT)
-        counts = []
+        counts, router_logits_TE = [], None
         for layer in self.model.layers:
-            h_BTD, counts_E = layer(h_BTD, angles_TP, cu_seqlens, cache)
+            h_BTD, counts_E, router_logits_TE = layer(h_BTD, angles_TP, cu_seqlens, cache, router_logits_TE)
             counts.append(counts_E)
         if cache is not None:
-            cache.advance(tokens)
-        logits_BTV = linear(self.model.norm(h_BTD), self.output_weight)
-        return ModelOutput(logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)), torch.stack(counts))
+            cache.advance(input_ids_BT.shape[1])
+        h_BTD = self.model.norm(h_BTD)
+        return ModelOutput(self._logits(h_BTD), torch.stack(counts), h_BTD)
+
+    def mtp_forward(
+        self,
+        hidden_BTD: torch.Tensor,
+        next_ids_BT: torch.Tensor,
+        cu_seqlens: torch.Tensor | None = None,
+        cache: LatentCache | None = None,
+    ) -> MTPOutput:
+        """Logits of the token after the next one at every position.
+
+        `hidden_BTD` is `ModelOutput.hidden_BTD` (after the final norm), `next_ids_BT` the tokens that follow. With
+        `cache` the positions follow the `cache.mtp_length` ones that this layer has seen, and are cached.
+
+        Raises:
+            ModelError: as `forward`, or a model without this layer.
+        """
+        start = 0 if cache is None else cache.mtp_length
+        if cache is not None:
+            self._check_cache(cache, next_ids_BT, cu_seqlens, start)
+        mtp = self._mtp()
+        embed_tokens = mtp.embed_tokens or self.model.embed_tokens
+        h_BTD = mtp(embed_tokens(next_ids_BT), hidden_BTD, self._angles(start, next_ids_BT), cu_seqlens, cache)
+        if cache is not None:
+            cache.advance_mtp(next_ids_BT.shape[1])
+        return MTPOutput(self._logits(h_BTD), h_BTD)
 
     def loss(
         self, input_ids_BT: torch.Tensor, targets_BT: torch.Tensor, cu_seqlens: torch.Tensor | None = None
@@ -85,6 +117,23 @@ class LongcatFlash(nn.Module):
         output = self(input_ids_BT, cu_seqlens)
         loss_sum, n_tokens = cross_entropy(output.logits.flatten(0, 1), targets_BT.flatten())
         return loss_sum, n_tokens, output
+
+    def mtp_loss(
+        self,
+        hidden_BTD: torch.Tensor,
+        input_ids_BT: torch.Tensor,
+        targets_BT: torch.Tensor,
+        cu_seqlens: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(sum of the cross entropy of multi-token prediction in nats, float32; targets counted, int64).
+
+        Takes what `loss` took and the hidden states of its output, so that one forward pass serves both; to train both,
+        add this mean with a weight. A target counts where `targets_after_next` leaves it.
+        """
+        # The last position of a row gets the wrong next token, has no target, and is seen by no other position.
+        output = self.mtp_forward(hidden_BTD, input_ids_BT.roll(-1, dims=1), cu_seqlens)
+        further_BT = targets_after_next(targets_BT, cu_seqlens)
+        return cross_entropy(output.logits.flatten(0, 1), further_BT.flatten())
 
     @property
     def output_weight(self) -> torch.Tensor:
@@ -99,9 +148,25 @@ class LongcatFlash(nn.Module):
         """The selection bias of every layer, float32 [E], to be updated in place; entries from N on stay zero."""
         return [router.e_score_correction_bias for router in self.routers()]
 
-    def _check_cache(self, cache: LatentCache, input_ids_BT: torch.Tensor, cu_seqlens: torch.Tensor | None) -> None:
+    def _angles(self, start: int, input_ids_BT: torch.Tensor) -> torch.Tensor:
+        width = self.config.qk_rope_head_dim
+        return rope_angles(start, input_ids_BT.shape[1], width, self.config.rope_theta, input_ids_BT.device)
+
+    def _logits(self, h_BTD: torch.Tensor) -> torch.Tensor:
+        logits_BTV = linear(h_BTD, self.output_weight)
+        return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
+
+    def _mtp(self) -> MultiTokenPrediction:
+        if self.model.mtp is None:
+            raise ModelError("the model has no multi-token prediction; it needs num_nextn_predict_layers = 1")
+        return self.model.mtp
+
+    def _check_cache(
+        self, cache: LatentCache, input_ids_BT: torch.Tensor, cu_seqlens: torch.Tensor | None, length: int
+    ) -> None:
         if cu_seqlens is not None:
             raise ModelError("a cache holds one text a row; give either cache or cu_seqlens")
         if torch.is_grad_enabled():
             raise ModelError("a cache keeps no gradients; call the model under torch.no_grad()")
-        cache.check_room(*input_ids_BT.shape)
+        batch, tokens = input_ids_BT.shape
+        cache.check_room(batch, tokens, length)

@@ -1,9 +1,9 @@
 """A matrix without a bias, by the library that is fastest on the processor at hand.
 
 torch computes float32 products by MKL, which on AMD's AVX-512 cores runs at 85 % of oneDNN's rate for many rows and at
-a third of the memory's rate for few. There products go through oneDNN, and those of two to four rows from the left,
-with the rows for columns, which MKL streams at the full rate. The gradient of the matrix stays with MKL: oneDNN is no faster
-on the transposed operands that it needs.
+a third of the memory's rate for few. There products go through oneDNN; those of a few rows without gradient are taken
+from the left, with the rows for columns, which MKL streams at the full rate. The gradient of the matrix stays with MKL:
+oneDNN is no faster on the transposed operands that it needs.
 """
 
 from functools import lru_cache
@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 # GB/s of weights with two threads, 16,384 x 512, plain, by oneDNN and from the left: one row 11, 23 and 20; two rows
 # 5, 20 and 38; four rows 7, 17 and 24; eight rows 7, 15 and 16.
 FEW_ROWS = 4
+SMALL_MATRIX = 1 << 18  # values; below, one row is done before the copies around the other way would be
 
 
 class _Linear(torch.autograd.Function):
@@ -50,9 +51,14 @@ def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
 
 
 def _without_gradient(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    if not 1 < x_NI.shape[0] <= FEW_ROWS:
+    rows = x_NI.shape[0]
+    if rows > FEW_ROWS:
         return _onednn(x_NI, weight_OI)
-    return torch.mm(weight_OI, x_NI.t()).t().contiguous()
+    if rows == 1 and weight_OI.numel() < SMALL_MATRIX:
+        return F.linear(x_NI, weight_OI)
+    # Two columns at least: the libraries have a slow path of their own for a vector.
+    columns_NI = x_NI if rows > 1 else torch.cat((x_NI, x_NI))
+    return torch.mm(weight_OI, columns_NI.t())[:, :rows].t().contiguous()
 
 
 def _onednn(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:

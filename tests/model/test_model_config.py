@@ -102,6 +102,72 @@ def test_what_the_model_cannot_be_is_refused_by_name(change: dict[str, Any], mes
     assert "\n" not in str(caught.value)
 
 
+SIZES = [
+    name
+    for name, field in ModelConfig.model_fields.items()
+    if field.annotation is int and not name.endswith("_token_id") and name not in ("zero_expert_num",)
+]
+
+
+@pytest.mark.parametrize("name", [*SIZES, "zero_expert_num", "bos_token_id", "eos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "4", True, [4]])
+def test_no_size_is_zero_negative_or_no_integer(name: str, value: Any) -> None:
+    may_be_zero = ("zero_expert_num", "num_nextn_predict_layers", "bos_token_id", "eos_token_id", "pad_token_id")
+    if value == 0 and name in may_be_zero:
+        assert getattr(ModelConfig.from_dict(PUBLISHED | {name: value}), name) == 0
+        return
+    with pytest.raises(ModelConfigError, match=f"^c: {name} = ") as caught:
+        ModelConfig.from_dict(PUBLISHED | {name: value}, source="c")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["rope_theta", "rms_norm_eps", "routed_scaling_factor", "initializer_range"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), "1", True, [1.0]])
+def test_no_factor_is_zero_negative_or_no_finite_number(name: str, value: Any) -> None:
+    with pytest.raises(ModelConfigError, match=f"^c: {name} = "):
+        ModelConfig.from_dict(PUBLISHED | {name: value}, source="c")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_routed_experts": 4, "zero_expert_num": 0, "moe_topk": 5}, "moe_topk = 5 exceeds .* = 4"),
+        ({"n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 7}, "moe_topk = 7 exceeds .* = 6"),
+        ({"num_hidden_layers": 30}, "num_hidden_layers = 30 is not supported, expected 56"),
+        ({"num_key_value_heads": 8}, "num_key_value_heads = 8 is not supported, expected 64"),
+        ({"qk_head_dim": 128}, "qk_head_dim = 128 is not supported, expected 192"),
+        ({"qk_rope_head_dim": 1}, "qk_rope_head_dim = 1: "),
+        ({"vocab_size": 3}, "vocab_size = 3: "),
+        ({"vocab_size": 4, "pad_token_id": 4}, "pad_token_id = 4 is outside vocab_size = 4"),
+        ({"rope_parameters": {"rope_theta": 5e6}}, "rope_theta = 10000000 contradicts rope_parameters.rope_theta = 5"),
+        ({"rope_parameters": {"rope_theta": "5e6"}}, "rope_theta = 10000000 contradicts rope_parameters.rope_theta"),
+        ({"rope_theta": None, "rope_parameters": {"rope_theta": "5e6"}}, "rope_theta = '5e6': "),
+        ({"rope_scaling": {"type": "yarn", "factor": 10}}, "rope_scaling = .* only the plain rotary embedding"),
+        ({"rope_scaling": {"factor": 10}}, "rope_scaling = .* only the plain rotary embedding"),
+        ({"rope_scaling": "yarn"}, "rope_scaling = 'yarn' is not supported"),
+        ({"architectures": ["LongcatFlashNgramForCausalLM"]}, "architectures = .*Ngram.* is not supported, expected"),
+        ({"model_type": 7}, "model_type = 7 is not supported, expected 'longcat_flash'"),
+        ({"q_lora_rank": None}, "the key q_lora_rank is missing"),
+        ({"attention_method": "MHA"}, "attention_method = 'MHA': "),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no': "),
+        ({"norm_topk_prob": True}, "norm_topk_prob = True is not supported, expected False"),
+        ({"router_bias": True}, "router_bias = True is not supported, expected False"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelConfigError, match=f"^c: {message}") as caught:
+        ModelConfig.from_dict(PUBLISHED | change, source="c")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_architecture_is_named_before_what_it_lacks() -> None:
+    llama = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2}
+    with pytest.raises(ModelConfigError, match=r"^c: model_type = 'llama' is not supported, expected 'longcat_flash'"):
+        ModelConfig.from_dict(llama | {"model_type": "llama"}, source="c")
+    with pytest.raises(ModelConfigError, match=r"^c: architectures = .'LlamaForCausalLM'. is not supported"):
+        ModelConfig.from_dict(llama, source="c")
+
+
 def test_a_missing_key_is_named() -> None:
     for key in ("vocab_size", "rope_theta", "n_routed_experts"):
         with pytest.raises(ModelConfigError, match=f"the key {key} is missing"):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from model.cache import LatentCache
 from model.checkpoint import load_pretrained, save_pretrained
+from model.config import ModelConfig
 from model.layout import published_tensors
 from model.transformer import LongcatFlash
 
@@ -88,6 +89,62 @@ def test_logits_and_gradients_are_those_of_transformers(
         if name == "model.embed_tokens.weight":  # transformers never trains the padding token
             parameter.grad[model.config.pad_token_id] = 0
         assert relative_rms(parameter.grad, theirs) < 1e-4, name
+
+
+def random_sizes(seed: int) -> dict[str, Any]:
+    """A configuration of 1 to 4 layers with any sizes, odd ones too; every second one has no zero experts."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    # With one expert a token, or one in all, transformers 5 fails on a shape of its own.
+    experts, idle = pick(2, 9), pick(1, 6) if seed % 2 else 0
+    return {
+        "vocab_size": pick(50, 130),
+        "hidden_size": pick(5, 67),
+        "num_layers": 1 + seed // 2 % 4,
+        "num_attention_heads": pick(1, 5),
+        "ffn_hidden_size": pick(1, 90),
+        "expert_ffn_hidden_size": pick(1, 33),
+        "n_routed_experts": experts,
+        "zero_expert_num": idle,
+        "moe_topk": pick(2, experts + idle),
+        "q_lora_rank": pick(1, 40),
+        "kv_lora_rank": pick(1, 40),
+        "qk_nope_head_dim": pick(1, 19),
+        "qk_rope_head_dim": 2 * pick(1, 9),
+        "v_head_dim": pick(1, 21),
+        "routed_scaling_factor": 0.5 + pick(0, 8),
+        "rope_theta": 10.0 ** pick(3, 7),
+        "rms_norm_eps": 10.0 ** -pick(4, 7),
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(16))
+def test_random_models_are_those_of_transformers(
+    seed: int, build_model: Callable[..., LongcatFlash], peer: Callable[[LongcatFlash], Any]
+) -> None:
+    """The logits of a batch, and eight greedy tokens, ours through the cache."""
+    model = build_model(seed, **random_sizes(seed))
+    other = peer(model)
+    input_ids_BT = torch.randint(0, model.config.vocab_size, (2, 1 + 5 * seed))
+    assert relative_rms(model(input_ids_BT).logits, other(input_ids_BT).logits) < 1e-5
+    cache = LatentCache(model.config, batch_size=2, max_length=96)
+    ours = theirs = following = input_ids_BT
+    for _ in range(8):
+        following = model(following, cache=cache).logits[:, -1:].argmax(-1)
+        ours = torch.cat((ours, following), dim=1)
+        theirs = torch.cat((theirs, other(theirs).logits[:, -1:].argmax(-1)), dim=1)
+    assert torch.equal(ours, theirs)
+
+
+def test_random_models_have_the_sizes_they_are_meant_to() -> None:
+    configs = [ModelConfig(**random_sizes(seed)) for seed in range(16)]
+    kinds = {(config.num_layers, config.zero_expert_num == 0) for config in configs}
+    assert kinds == {(layers, without) for layers in (1, 2, 3, 4) for without in (False, True)}
+    assert {config.hidden_size % 2 for config in configs} == {0, 1}
 
 
 def test_transformers_reads_the_configuration_as_it_is_meant(build_model: Callable[..., LongcatFlash]) -> None:

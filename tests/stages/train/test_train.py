@@ -58,6 +58,40 @@ def test_checkpoint_has_the_published_layout(run_stage: Any, tokens: Artifact, t
     assert set(trained.manifest.performance) == {"tokens_per_second", "step_seconds"}
 
 
+def test_multi_token_prediction_is_carried_along(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    """Training, going on and growing keep the layer's initial values while nothing trains it."""
+    options = tiny | {"model": {"num_nextn_predict_layers": 1}}
+    trained = run_stage("train", options, {"tokens": tokens})
+    plain = run_stage("train", tiny, {"tokens": tokens})
+    on = {"preset": None, "steps": 2, "schedule": {"total_steps": 10}}
+    grown = run_stage("grow", {"factor": 2}, {"checkpoint": trained})
+    after = run_stage("train", tiny | on, {"tokens": tokens, "checkpoint": grown})
+    weights = [load_file(checkpoint.file("model.safetensors")) for checkpoint in (trained, after)]
+    carried = {key for key in weights[0] if ".mtp." in key}
+    assert len(carried) == 17
+    for key in carried:
+        assert torch.equal(weights[0][key], weights[1][key])
+    assert (weights[0]["model.mtp.norm.weight"] == 1).all()
+    for key, tensor in load_file(plain.file("model.safetensors")).items():
+        assert torch.equal(weights[0][key], tensor), key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zero_expert_num": 0},
+        {"zero_expert_type": "constant", "gating_residual": True},
+        {"zero_expert_type": "null", "moe_layout": "interleaved"},
+    ],
+)
+def test_ablated_models_train(changes: dict[str, Any], run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    trained = run_stage("train", tiny | {"model": changes, "steps": 40}, {"tokens": tokens})
+    records = read_metrics(trained.file("metrics.jsonl"))
+    assert records[-1]["loss"] < records[0]["loss"] - 0.5
+    config = read_model(trained).config
+    assert {key: getattr(config, key) for key in changes} == changes
+
+
 def test_metrics_hold_no_clock_and_the_log_does(
     session: Session, run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
 ) -> None:

@@ -1,0 +1,33 @@
+"""Gating residuals (MoE++, Jin et al. 2024): a router also sees what the router of the layer before decided.
+
+    G_1(x_1) = W_1 x_1,      G_j(x_j) = W_j x_j + V_j G_{j-1}(x_{j-1})
+
+The first layer has a matrix V of its own too, multiplied by zeros, so that all layers have the same parameters and can
+be stacked. V begins at zero, where the model is the one without residuals.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from model.config import ModelConfig
+from model.linear import Linear
+from model.null_experts import NullExpertRouter
+from model.router import Router
+
+
+class GatingResidualRouter(Router):
+    """A router whose logits include those of the layer before, through `residual` [E, E]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.residual = Linear(config.num_experts, config.num_experts)
+
+    def logits(self, x_TD: torch.Tensor, previous_TE: torch.Tensor | None) -> torch.Tensor:
+        logits_TE = super().logits(x_TD, previous_TE)
+        if previous_TE is None:
+            previous_TE = torch.zeros_like(logits_TE)
+        return logits_TE + F.linear(previous_TE, self.residual.weight.to(logits_TE.dtype))
+
+
+class GatingResidualNullRouter(GatingResidualRouter, NullExpertRouter):
+    """Both: logits with residuals, weights normalised over the true experts."""

@@ -1,0 +1,75 @@
+"""What experts without a network return: their input, nothing, or a learned constant (MoE++, Jin et al. 2024).
+
+    identity   E(x) = x                          the published kind, "copy" in MoE++
+    zero       E(x) = 0                          no module: such slots are dropped
+    constant   E(x) = a_1 x + a_2 v              (a_1, a_2) = softmax(W_c x), with v [D] and W_c [2, D] learned
+
+Their slots never become rows: what an expert returns is added to its tokens with the routing weight, as for any other.
+Indices rise in the order zero, constant, identity. Null experts are `model.null_experts`.
+
+Names: T tokens, D hidden, K slots a token, M constant experts, E experts of both kinds.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from kernels.precision import accumulation_dtype
+from kernels.router import Routing
+from model.config import ModelConfig
+from model.linear import Linear, unset_parameter
+
+
+class IdentityExperts(nn.Module):
+    """All experts from index `first` on return their input, which costs one multiplication a token."""
+
+    def __init__(self, config: ModelConfig, first: int, count: int) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, x_TD: torch.Tensor, routing: Routing) -> torch.Tensor:
+        idle_TK = routing.experts_TK >= self.first
+        weight_T1 = (routing.weights_TK * idle_TK).sum(dim=1, keepdim=True)
+        return (x_TD * weight_T1).to(x_TD.dtype)
+
+
+class ConstantExperts(nn.Module):
+    """Expert `first + m` blends its input with `vectors[m]`; rows 2m and 2m + 1 of `mixing` weigh the two."""
+
+    def __init__(self, config: ModelConfig, first: int, count: int) -> None:
+        super().__init__()
+        self.first, self.last = first, first + count
+        self.num_experts = config.num_experts
+        self.mixing = Linear(config.hidden_size, 2 * count)
+        self.vectors = unset_parameter(count, config.hidden_size)
+
+    def forward(self, x_TD: torch.Tensor, routing: Routing) -> torch.Tensor:
+        wide = accumulation_dtype(x_TD.dtype)
+        shares_TM2 = self.mixing(x_TD).unflatten(-1, (-1, 2)).to(wide).softmax(dim=-1)
+        # A token's experts are distinct, so this scatter writes every place at most once.
+        spread_TE = routing.weights_TK.new_zeros(x_TD.shape[0], self.num_experts)
+        spread_TE = spread_TE.scatter(1, routing.experts_TK, routing.weights_TK)
+        keep_TM, replace_TM = (shares_TM2 * spread_TE[:, self.first : self.last].unsqueeze(-1)).unbind(-1)
+        y_TD = x_TD * keep_TM.sum(dim=1, keepdim=True) + replace_TM @ self.vectors.to(wide)
+        return y_TD.to(x_TD.dtype)
+
+    def extra_repr(self) -> str:
+        return f"experts {self.first} to {self.last - 1}"
+
+
+KINDS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {
+    "constant": ConstantExperts,
+    "identity": IdentityExperts,
+}
+
+
+def build_zero_experts(config: ModelConfig) -> nn.ModuleDict:
+    """A module for every kind of `config` that returns something, by name; the mixture adds up what they return."""
+    modules = {}
+    first = config.n_routed_experts
+    for kind, count in config.zero_expert_counts.items():
+        if kind in KINDS:
+            modules[kind] = KINDS[kind](config, first, count)
+        first += count
+    return nn.ModuleDict(modules)
