@@ -134,7 +134,12 @@ class Conversion:
 
 
 def _open(folder: Path) -> tuple[ModelConfig, WeightFiles]:
-    return load_config(folder), WeightFiles(folder)
+    """Configuration and weights; the published `config.json` does not say that there is multi-token prediction."""
+    config, weights = load_config(folder), WeightFiles(folder)
+    if not config.num_nextn_predict_layers and any(key.startswith("model.mtp.") for key in weights.tensors):
+        shared = "model.mtp.embed_tokens.weight" not in weights.tensors
+        config = config.model_copy(update={"num_nextn_predict_layers": 1, "mtp_share_embeddings": shared})
+    return config, weights
 
 
 def _meta_model(config: ModelConfig) -> LongcatFlash:

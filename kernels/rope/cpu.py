@@ -20,10 +20,12 @@ def _turns(angles_TP: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
     """The unit complex numbers of the angles, [T, 1, P]."""
     global _last  # noqa: PLW0603
     last = _last
-    if last is not None and last[0] is angles_TP and last[1:3] == (angles_TP._version, wide):
+    # Tensors of inference mode count no changes; there the angles must not be written over, and nobody does.
+    version = 0 if angles_TP.is_inference() else angles_TP._version
+    if last is not None and last[0] is angles_TP and last[1:3] == (version, wide):
         return last[3]
     turn_T1P = torch.complex(angles_TP.cos().to(wide), angles_TP.sin().to(wide)).unsqueeze(1)
-    _last = angles_TP, angles_TP._version, wide, turn_T1P
+    _last = angles_TP, version, wide, turn_T1P
     return turn_T1P
 
 

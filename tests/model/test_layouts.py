@@ -152,6 +152,23 @@ def test_what_transformers_5_saves_is_read_whatever_its_idle_rows_hold(
     assert relative_rms(model(input_ids_BT).logits, theirs(input_ids_BT).logits) < 1e-5
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_multi_token_prediction_is_found_where_the_configuration_is_silent(
+    shared: bool, build_model: BuildModel, tmp_path: Path
+) -> None:
+    """The published checkpoint has these tensors and a config.json without a word of them."""
+    model = build_model(num_nextn_predict_layers=1, mtp_share_embeddings=shared)
+    save_pretrained(model, tmp_path / "a")
+    written = json.loads((tmp_path / "a" / "config.json").read_text())
+    silent = {
+        key: value for key, value in written.items() if key not in ("num_nextn_predict_layers", "mtp_share_embeddings")
+    }
+    (tmp_path / "a" / "config.json").write_text(json.dumps(silent))
+    assert_equal_models(load_pretrained(tmp_path / "a"), model)
+    Conversion(tmp_path / "a").write(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "config.json").read_text()) == written
+
+
 # What is refused, and what is not executed.
 
 
