@@ -12,6 +12,7 @@ from kernels import (
     expert_combine,
     expert_gather,
     grouped_mlp,
+    linear_cross_entropy,
     mla_attention,
     mla_decode,
     rms_norm,
@@ -31,6 +32,7 @@ OPERATIONS = (
     mla_attention,
     mla_decode,
     cross_entropy,
+    linear_cross_entropy,
 )
 VERSIONS = {module.__name__.removeprefix("kernels."): module.VERSIONS for module in OPERATIONS}
 
@@ -127,6 +129,18 @@ def loss_case(name: str, targets: list[int], vocabulary: int) -> Case:
     return Case(f"cross_entropy {name}", call, [3 * randn(len(targets), vocabulary)])
 
 
+def z_case(name: str, targets: list[int], vocabulary: int) -> Case:
+    targets_T = torch.tensor(targets, dtype=torch.int64)
+    call = lambda logits: cross_entropy.cross_entropy_with_z(logits, targets_T, 0.1)[0]  # noqa: E731
+    return Case(f"cross_entropy with z, {name}", call, [3 * randn(len(targets), vocabulary)])
+
+
+def linear_loss_case(name: str, targets: list[int], width: int, vocabulary: int) -> Case:
+    targets_T = torch.tensor(targets, dtype=torch.int64)
+    call = lambda *pair: linear_cross_entropy.linear_cross_entropy(*pair, targets_T, 0.1)[0]  # noqa: E731
+    return Case(f"linear_cross_entropy {name}", call, [randn(len(targets), width), randn(vocabulary, width)])
+
+
 def all_cases() -> list[Case]:
     torch.manual_seed(0)
     mixed, dense, idle = slots(17, 3, 0, 9), slots(17, 3, 0, 6), slots(17, 3, 6, 9)
@@ -159,6 +173,12 @@ def all_cases() -> list[Case]:
         loss_case("one word", [0, 0], 1),
         loss_case("several blocks", [7, -100, 2**17 - 1], 2**17),
         loss_case("no targets", [], 11),
+        z_case("some ignored", [3, -100, 10, -100, 0], 11),
+        z_case("several tiles", [7, -100, 16499], 16500),
+        linear_loss_case("plain", [3, 0, 10, 5], 6, 11),
+        linear_loss_case("some ignored", [3, -100, 10, -100, 0], 5, 11),
+        linear_loss_case("all ignored", [-100, -100], 5, 11),
+        linear_loss_case("no targets", [], 5, 11),
     ]
 
 
@@ -212,7 +232,7 @@ def test_version_gives_the_same_bits_again(case: Case, setting: str, monkeypatch
 
 
 # The results of the others are float32 whatever they are given.
-HALF = [case for case in CASES if case.operation not in ("router", "cross_entropy")]
+HALF = [case for case in CASES if case.operation not in ("router", "cross_entropy", "linear_cross_entropy")]
 
 
 @pytest.mark.parametrize(("case", "setting"), [*forced("cpu", HALF), *forced("triton", HALF)])
