@@ -85,14 +85,14 @@ def slots(tokens: int, topk: int, low: int, high: int) -> torch.Tensor:
     return torch.stack([low + torch.randperm(high - low)[:topk] for _ in range(tokens)]).view(tokens, topk)
 
 
-def gather_case(name: str, experts_TK: torch.Tensor, width: int) -> Case:
-    order = expert_order(experts_TK, 6)
+def gather_case(name: str, experts_TK: torch.Tensor, width: int, num_experts: int = 6) -> Case:
+    order = expert_order(experts_TK, num_experts)
     call = lambda x: expert_gather.expert_gather(x, order)  # noqa: E731
     return Case(f"expert_gather {name}", call, [randn(experts_TK.shape[0], width)])
 
 
-def combine_case(name: str, experts_TK: torch.Tensor, width: int) -> Case:
-    order = expert_order(experts_TK, 6)
+def combine_case(name: str, experts_TK: torch.Tensor, width: int, num_experts: int = 6) -> Case:
+    order = expert_order(experts_TK, num_experts)
     call = lambda rows, weights: expert_combine.expert_combine(rows, weights, order)  # noqa: E731
     inputs = [randn(order.token_R.shape[0], width), randn(*experts_TK.shape)]
     return Case(f"expert_combine {name}", call, inputs)
@@ -144,6 +144,7 @@ def linear_loss_case(name: str, targets: list[int], width: int, vocabulary: int)
 def all_cases() -> list[Case]:
     torch.manual_seed(0)
     mixed, dense, idle = slots(17, 3, 0, 9), slots(17, 3, 0, 6), slots(17, 3, 6, 9)
+    one, published = torch.full((4, 1), 2), slots(3, 12, 0, 768)
     return [
         *(norm_case(*shape) for shape in [(1, 2), (3, 5), (2, 7, 64), (33, 192), (0, 8)]),
         *(rope_case(*sizes) for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0)]),
@@ -156,8 +157,12 @@ def all_cases() -> list[Case]:
         mlp_case([0, 0, 150], 24, 72),
         *(gather_case(name, x, 5) for name, x in [("mixed", mixed), ("dense", dense), ("idle", idle)]),
         gather_case("no tokens", mixed[:0], 5),
+        gather_case("one expert", one, 5),
+        gather_case("12 of 768", published, 2050, 512),
         *(combine_case(name, x, 5) for name, x in [("mixed", mixed), ("dense", dense), ("idle", idle)]),
         combine_case("no tokens", mixed[:0], 5),
+        combine_case("one expert", one, 5),
+        combine_case("12 of 768", published, 2050, 512),
         attention_case(2, 17, 17, 3, (12, 8)),
         attention_case(1, 1, 1, 1, (6, 10)),
         attention_case(2, 5, 19, 2, (12, 8)),
