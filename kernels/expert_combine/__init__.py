@@ -7,9 +7,13 @@ import torch
 
 from kernels.expert_combine import cpu, reference
 from kernels.expert_order import ExpertOrder
-from kernels.select import select
+from kernels.select import deferred, select
 
-VERSIONS = {"reference": reference.expert_combine, "cpu": cpu.expert_combine}
+VERSIONS = {
+    "reference": reference.expert_combine,
+    "cpu": cpu.expert_combine,
+    "triton": deferred("kernels.expert_combine.triton", "expert_combine"),
+}
 
 
 def expert_combine(rows_RD: torch.Tensor, weights_TK: torch.Tensor, order: ExpertOrder) -> torch.Tensor:

@@ -7,9 +7,13 @@ import torch
 
 from kernels.expert_gather import cpu, reference
 from kernels.expert_order import ExpertOrder
-from kernels.select import select
+from kernels.select import deferred, select
 
-VERSIONS = {"reference": reference.expert_gather, "cpu": cpu.expert_gather}
+VERSIONS = {
+    "reference": reference.expert_gather,
+    "cpu": cpu.expert_gather,
+    "triton": deferred("kernels.expert_gather.triton", "expert_gather"),
+}
 
 
 def expert_gather(x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:

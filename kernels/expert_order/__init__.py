@@ -5,13 +5,13 @@ Names: T tokens, K slots a token, N experts with a network, R rows (slots that c
 
 import torch
 
-from kernels.expert_order import reference
+from kernels.expert_order import reference, sort
 from kernels.expert_order.reference import ExpertOrder
 from kernels.select import select
 
 __all__ = ["ExpertOrder", "expert_order"]
 
-VERSIONS = {"reference": reference.expert_order}
+VERSIONS = {"reference": reference.expert_order, "triton": sort.expert_order}
 
 
 def expert_order(experts_TK: torch.Tensor, num_experts: int) -> ExpertOrder:

@@ -6,9 +6,14 @@ Names: R rows, N experts, D model width, F expert width.
 import torch
 
 from kernels.grouped_mlp import cpu, reference
-from kernels.select import KernelError, select
+from kernels.select import KernelError, deferred, select
 
-VERSIONS = {"reference": reference.grouped_mlp, "cpu": cpu.grouped_mlp}
+VERSIONS = {
+    "reference": reference.grouped_mlp,
+    "cpu": cpu.grouped_mlp,
+    "triton": deferred("kernels.grouped_mlp.triton", "grouped_mlp"),
+    "torch": cpu.grouped_mlp,  # torch.nn.functional.grouped_mm, which is not for processors alone
+}
 
 
 def grouped_mlp(
@@ -17,10 +22,12 @@ def grouped_mlp(
     """`y[r] = down_e (silu(gate_e x[r]) * up_e x[r])` for the expert e whose range of rows holds r.
 
     `gate_up_NGD` is [N, 2F, D] with the gate in its first F rows, `down_NDF` is [N, D, F]; `ends_N` int32 holds one
-    past the last row of every expert, so an empty expert repeats the end before it and `ends_N[-1] == R`.
+    past the last row of every expert, so an empty expert repeats the end before it and `ends_N[-1] == R`. Experts
+    without rows cost nothing and get gradients of zero.
 
     Raises:
-        KernelError: shapes that do not belong together, or `ends_N` that does not end at R.
+        KernelError: shapes that do not belong together, or `ends_N` that does not end at R; the `triton` version does
+            not check this, since it would have to wait for the device.
     """
     experts, model_width, expert_width = down_NDF.shape
     if gate_up_NGD.shape != (experts, 2 * expert_width, model_width) or ends_N.shape != (experts,):

@@ -7,11 +7,15 @@ import torch
 
 from kernels.router import cpu, reference
 from kernels.router.reference import Routing
-from kernels.select import KernelError, select
+from kernels.select import KernelError, deferred, select
 
 __all__ = ["Routing", "route"]
 
-VERSIONS = {"reference": reference.route, "cpu": cpu.route}
+VERSIONS = {
+    "reference": reference.route,
+    "cpu": cpu.route,
+    "triton": deferred("kernels.router.triton", "route"),
+}
 
 
 def route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: float) -> Routing:

@@ -91,6 +91,14 @@ def test_decode_attends_to_expanded_latents() -> None:
 
 def test_cross_entropy_is_that_of_torch() -> None:
     logits, targets = randn(5, 9), torch.tensor([3, -100, 0, 8, -100])
-    loss, counted = cross_entropy(logits, targets, -100)
+    loss, z, counted = cross_entropy(logits, targets, -100, 0.0)
     torch.testing.assert_close(loss, F.cross_entropy(logits, targets, reduction="sum"))
+    assert z.item() == 0.0
     assert counted.item() == 3
+
+
+def test_z_loss_is_the_square_of_the_log_of_the_sum() -> None:
+    logits, targets = randn(5, 9), torch.tensor([3, -100, 0, 8, -100])
+    total, z, _ = cross_entropy(logits, targets, -100, 0.25)
+    torch.testing.assert_close(z, 0.25 * sum(logits[row].exp().sum().log() ** 2 for row in (0, 2, 3)))
+    torch.testing.assert_close(total - z, F.cross_entropy(logits, targets, reduction="sum"))

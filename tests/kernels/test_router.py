@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from kernels.router import cpu, reference, route
+from kernels.router import VERSIONS, cpu, reference, route
 from kernels.select import KernelError
 
-VERSIONS = [reference.route, cpu.route]
-versions = pytest.mark.parametrize("version", VERSIONS, ids=["reference", "cpu"])
+versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
 
 
 @versions
@@ -38,13 +37,15 @@ def test_negative_choices_keep_their_order(version) -> None:
 
 def test_versions_select_the_same_also_where_scores_repeat() -> None:
     torch.manual_seed(0)
-    logits = torch.randint(-2, 3, (200, 48)).float()
+    logits = torch.randint(-2, 3, (16, 48)).float()
     bias = torch.randint(-2, 3, (48,)).float() / 64
-    results = [version(logits, bias, 12, 6.0) for version in VERSIONS]
-    assert torch.equal(results[0].experts_TK, results[1].experts_TK)
-    assert torch.equal(results[0].weights_TK, results[1].weights_TK)
-    assert torch.equal(results[0].counts_E, results[1].counts_E)
-    assert results[0].counts_E.sum() == 200 * 12
+    expected = reference.route(logits, bias, 12, 6.0)
+    assert expected.counts_E.sum() == 16 * 12
+    for version in VERSIONS.values():
+        result = version(logits, bias, 12, 6.0)
+        assert torch.equal(result.experts_TK, expected.experts_TK)
+        torch.testing.assert_close(result.weights_TK, expected.weights_TK, rtol=1e-6, atol=0)
+        assert torch.equal(result.counts_E, expected.counts_E)
 
 
 @versions
@@ -77,3 +78,21 @@ def test_cpu_backward_passes_a_numerical_check() -> None:
 @pytest.mark.parametrize("top_experts", [reference.top_experts, cpu.top_experts], ids=["reference", "cpu"])
 def test_both_zeros_are_equal(top_experts) -> None:
     assert top_experts(torch.tensor([[-0.0, 0.0, -1.0, -0.0]]), 4).tolist() == [[0, 1, 3, 2]]
+
+
+@versions
+def test_scores_that_a_bias_cancels_and_scores_of_zero_are_equal(version) -> None:
+    """A score of 0 with a bias of -0.0 gives 0.0, one of 0.5 with -0.5 the same: ties, in order of their index."""
+    logits = torch.tensor([[-200.0, 0.0, -200.0, 0.0]])
+    bias = torch.tensor([-0.0, -0.5, 0.0, -0.5])
+    routing = version(logits, bias, 3, 1.0)
+    assert routing.experts_TK.tolist() == [[0, 1, 2]]
+    assert routing.weights_TK.tolist() == [[0.0, 0.5, 0.0]]
+
+
+@versions
+def test_nan_selects_experts_that_exist(version) -> None:
+    """A model that has diverged must show as NaN in the loss, not as an index out of range."""
+    routing = version(torch.full((2, 5), float("nan")), torch.zeros(5), 3, 1.0)
+    assert routing.experts_TK.tolist() == [[0, 1, 2]] * 2
+    assert routing.weights_TK.isnan().all()

@@ -1,0 +1,35 @@
+"""Chunked projection and cross entropy on graphics processors: matrix products of the vendor's, losses of our kernel.
+
+The products are plain and large, which no kernel of ours would do better; chunks save the memory between them.
+"""
+
+import torch
+
+from kernels.aot import Launch
+from kernels.chips import Chip
+from kernels.cross_entropy import triton as cross_entropy
+from kernels.linear_cross_entropy import reference
+from kernels.linear_cross_entropy.chunked import chunked_linear_cross_entropy
+
+CHUNK_MIB = 1024  # with 131,072 tokens of bfloat16, 4,096 rows: the weight's gradient is read and written once for them
+
+
+def linear_cross_entropy(
+    hidden_TD: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_T: torch.Tensor,
+    z_coefficient: float,
+    ignore_index: int,
+    chunk_mib: int = CHUNK_MIB,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See `kernels.linear_cross_entropy.linear_cross_entropy`."""
+    if hidden_TD.dtype not in cross_entropy.DTYPES:
+        return reference.linear_cross_entropy(hidden_TD, weight_VD, targets_T, z_coefficient, ignore_index)
+    return chunked_linear_cross_entropy(
+        hidden_TD, weight_VD, targets_T.contiguous(), z_coefficient, ignore_index, cross_entropy.row_losses_, chunk_mib
+    )
+
+
+def launches(chip: Chip) -> list[Launch]:
+    """That of the losses, which leaves the gradient in place of the logits."""
+    return [launch for launch in cross_entropy.launches(chip) if launch.name == "forward and gradient"]

@@ -1,0 +1,116 @@
+"""Losses with z-loss reported apart, and the loss that never holds all logits: chunks, dtypes, memory."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kernels.cross_entropy import VERSIONS, cross_entropy_with_z
+from kernels.linear_cross_entropy import VERSIONS as LINEAR_VERSIONS
+from kernels.linear_cross_entropy import chunked, cpu, linear_cross_entropy
+from kernels.select import KernelError
+
+TARGETS = torch.tensor([3, -100, 10, 0, 5, -100, 7])
+versions = pytest.mark.parametrize("version", VERSIONS)
+linear_versions = pytest.mark.parametrize("version", LINEAR_VERSIONS)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@versions
+def test_z_is_part_of_the_total_and_has_no_gradient_of_its_own(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCAT_KERNELS", f"cross_entropy={version}")
+    logits = torch.randn(7, 11, requires_grad=True)
+    total, z, counted = cross_entropy_with_z(logits, TARGETS, 0.5)
+    torch.testing.assert_close(total - z, F.cross_entropy(logits, TARGETS, reduction="sum"))
+    expected = 0.5 * logits.logsumexp(-1).square()[TARGETS != -100].sum()
+    torch.testing.assert_close(z, expected.detach())
+    assert not z.requires_grad
+    assert counted.item() == 5
+
+
+@versions
+def test_large_logits_lose_nothing(version: str) -> None:
+    logits = torch.tensor([[30000.0, 29999.0, float("-inf")]])
+    total, _, _ = VERSIONS[version](logits, torch.tensor([1]), -100, 0.0)
+    torch.testing.assert_close(total, F.cross_entropy(logits, torch.tensor([1]), reduction="sum"), rtol=0, atol=2e-3)
+
+
+@versions
+def test_ignored_rows_may_hold_anything(version: str) -> None:
+    logits = torch.randn(7, 11)
+    logits[1], logits[5] = float("nan"), float("inf")
+    logits.requires_grad_()
+    total, z, _ = VERSIONS[version](logits, TARGETS, -100, 0.0)
+    assert total.isfinite()
+    assert z.isfinite()
+
+
+def test_the_kernel_shows_a_target_outside_the_vocabulary() -> None:
+    total, _, _ = VERSIONS["triton"](torch.zeros(1, 5), torch.tensor([5]), -100, 0.0)
+    assert total.isnan()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("row_losses", ["cpu", "triton"])
+def test_chunks_do_not_change_the_loss(rows: int, row_losses: str) -> None:
+    from kernels.cross_entropy.triton import row_losses_
+
+    hidden, weight = torch.randn(7, 6, requires_grad=True), torch.randn(11, 6, requires_grad=True)
+    losses_ = row_losses_ if row_losses == "triton" else cpu._row_losses_
+    total, z = chunked._Chunked.apply(hidden, weight, TARGETS, 0.1, -100, losses_, rows * 11 * 4, True)
+    expected, expected_z, _ = LINEAR_VERSIONS["reference"](hidden, weight, TARGETS, 0.1, -100)
+    torch.testing.assert_close((total, z), (expected, expected_z))
+    ours, theirs = (torch.autograd.grad(3 * loss, (hidden, weight)) for loss in (total, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_are_few_and_even() -> None:
+    weight = torch.empty(1 << 10, 1)
+    assert [chunked.chunk_rows(tokens, weight, 100 << 12) for tokens in (0, 1, 100, 101, 250)] == [1, 1, 100, 51, 84]
+    assert chunked.chunk_rows(5, weight, 1) == 1
+
+
+@linear_versions
+def test_half_precision_comes_back_as_it_was_given(version: str) -> None:
+    hidden, weight = torch.randn(7, 6), torch.randn(11, 6)
+    pairs = [[x.to(dtype).requires_grad_() for x in (hidden, weight)] for dtype in (torch.bfloat16, torch.float64)]
+    losses = [
+        LINEAR_VERSIONS[name](*pair, TARGETS, 0.1, -100)[0]
+        for name, pair in zip((version, "reference"), pairs, strict=True)
+    ]
+    assert losses[0].dtype == torch.float32
+    gradients = [torch.autograd.grad(loss, pair) for loss, pair in zip(losses, pairs, strict=True)]
+    for ours, exact in zip(*gradients, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert torch.linalg.vector_norm(ours.double() - exact) <= 2e-2 * torch.linalg.vector_norm(exact)
+
+
+@linear_versions
+def test_only_what_is_asked_for_gets_a_gradient(version: str) -> None:
+    hidden, weight = torch.randn(7, 6), torch.randn(11, 6)
+    for wanted in (hidden, weight):
+        wanted.requires_grad_()
+        (grad,) = torch.autograd.grad(LINEAR_VERSIONS[version](hidden, weight, TARGETS, 0.1, -100)[0], (wanted,))
+        assert grad.shape == wanted.shape
+        wanted.requires_grad_(False)
+    with torch.no_grad():
+        assert not LINEAR_VERSIONS[version](hidden, weight, TARGETS, 0.1, -100)[0].requires_grad
+
+
+@linear_versions
+def test_a_second_backward_gives_the_same_gradient(version: str) -> None:
+    hidden, weight = torch.randn(7, 6, requires_grad=True), torch.randn(11, 6, requires_grad=True)
+    loss = LINEAR_VERSIONS[version](hidden, weight, TARGETS, 0.1, -100)[0] / 7
+    once = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+    for first, second in zip(once, torch.autograd.grad(loss, (hidden, weight)), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_shapes_and_dtypes_that_do_not_belong_together_are_named() -> None:
+    hidden, weight = torch.zeros(7, 6), torch.zeros(11, 6)
+    for pair in ((hidden[:, :5], weight), (hidden[:6], weight), (hidden.double(), weight)):
+        with pytest.raises(KernelError, match=r"must be \[T, D\], \[V, D\] and \[T\]"):
+            linear_cross_entropy(*pair, TARGETS)
