@@ -87,7 +87,7 @@ def inspect_filtered(
 SPECS = {
     "extract": Spec(
         "data.extract",
-        "Crawl, HTML, JSONL, Parquet, text, markdown or source code to documents.",
+        "Crawl, HTML, JSONL, Parquet, text, markdown, notebooks or source code to documents.",
         (
             "longcat data extract --crawl crawl --name extracted",
             "longcat data extract --input 'crawls/*.warc.gz' --input notes/ --name extracted",

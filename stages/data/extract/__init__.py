@@ -23,8 +23,8 @@ def _sources(config: ExtractConfig) -> dict[str, str]:
 def extract_documents(context: Context[ExtractConfig]) -> Result:
     """Turn a crawl and files of many formats into documents; what gives none is named in problems.jsonl.
 
-    Reads WARC, HTML, JSON lines, Parquet, text, markdown and source code, plain or compressed. Damage costs the
-    records it lies in and no others.
+    Reads WARC, HTML, JSON lines, Parquet, text, markdown, notebooks and source code, plain or compressed. Damage costs
+    the records it lies in and no others.
 
     Raises:
         UsageError: neither a crawl nor an input was given, or the extractor is not installed.

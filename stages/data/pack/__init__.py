@@ -89,8 +89,7 @@ def pack_documents(context: Context[PackConfig]) -> Result:
     packing = _index(context)
     for name in TOKENIZER_FILES:
         atomic_write(context.output / name, tokenizer.file(name).read_bytes())
-    n_bytes = sum(part["bytes"] for part in encoded)
-    empty = sum(part["empty"] for part in encoded)
+    n_bytes, empty = (sum(part[name] for part in encoded) for name in ("bytes", "empty"))
     tokens = counts["train_tokens"] + counts["validation_tokens"]
     return Result(
         counts={
