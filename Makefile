@@ -10,10 +10,11 @@ TORCH_INDEX ?=
 TORCH_PIN := torch==2.13.0
 TRITON_PIN := triton==3.7.1
 STORE ?= longcat-store
+FUZZ_SECONDS ?= 120
 SOURCES := longcat_cli stages pipeline model kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-slow lint format bench kernels-report docs clean
+.PHONY: help setup demo smoke test test-slow lint format bench kernels-report docs clean fuzz
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,6 +56,11 @@ test: setup ## Run the tests
 test-slow: setup ## The minutes-long tests, e.g. twenty kills of the smoke recipe
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
+fuzz: setup ## Fuzz the readers and page extraction, FUZZ_SECONDS each
+	$(PIP) install --quiet --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/fuzz_extract.py readers -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/fuzz_extract.py pages -max_total_time=$(FUZZ_SECONDS)
+
 lint: setup ## ruff, mypy and the import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -94,5 +100,5 @@ docs: setup ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## Remove caches and build output; the store and .venv stay
-	rm -rf dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf dist site .fuzz .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find $(SOURCES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

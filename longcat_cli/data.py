@@ -10,7 +10,7 @@ from longcat_cli.settings import settings_of
 from longcat_cli.stage_command import Spec, add_stage_command
 
 app = typer.Typer(
-    no_args_is_help=True, help="Collect, extract, filter, dedup, decontaminate, train a tokenizer, pack, mix."
+    no_args_is_help=True, help="Collect, extract, filter, dedup, decontaminate, train a tokenizer, score, pack, mix."
 )
 collect = typer.Typer(no_args_is_help=True, help="Make a WARC crawl.")
 
@@ -87,7 +87,7 @@ def inspect_filtered(
 SPECS = {
     "extract": Spec(
         "data.extract",
-        "Crawl, HTML, JSONL, Parquet, text, markdown or source code to documents.",
+        "Crawl, HTML, JSONL, Parquet, text, markdown, notebooks or source code to documents.",
         (
             "longcat data extract --crawl crawl --name extracted",
             "longcat data extract --input 'crawls/*.warc.gz' --input notes/ --name extracted",
@@ -126,6 +126,14 @@ SPECS = {
         "Train a byte-level BPE tokenizer.",
         ("longcat data tokenizer --documents deduped --vocab-size 8192 --name tokenizer",),
     ),
+    "score": Spec(
+        "data.score",
+        "Score documents by quality and diversity, for mixing by them.",
+        (
+            "longcat data score --documents web --documents code --classifier quality --name scores",
+            "longcat data pack --documents web --tokenizer tokenizer --scores scores --name web-tokens",
+        ),
+    ),
     "pack": Spec(
         "data.pack",
         "Tokenize documents into training and validation token files.",
@@ -133,7 +141,11 @@ SPECS = {
     ),
     "mix": Spec(
         "data.mix",
-        "Mix token files of several sources in given shares.",
-        ("longcat data mix --tokens web --tokens code --set weights='[7, 3]' --name mixture",),
+        "Mix token files of several sources in given shares, stage by stage.",
+        (
+            "longcat data mix --tokens web --tokens code --set weights='[7, 3]' --name mixture",
+            "longcat data mix --tokens web --tokens code --config curriculum.yaml --name mixture",
+            "longcat data mix --tokens web --tokens code --sampling samplemix --token-budget 2000000 --name mixture",
+        ),
     ),
 }

@@ -43,7 +43,24 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
         rows.add_row(key, value)
     if rows.row_count:
         out().print(rows)
+    for key, records in manifest.metrics.items():
+        if isinstance(records, list) and records and all(isinstance(record, Mapping) for record in records):
+            out().print(_records(key, records))
     out().print(f"[dim]{outcome.artifact.path}[/dim]", soft_wrap=True)
+
+
+def _records(title: str, records: Sequence[Mapping[str, Any]], limit: int = 60) -> Table:
+    """A list of records as a table, a column a key."""
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    numbers = {key for key in keys if all(isinstance(record.get(key, 0), (int, float)) for record in records)}
+    rows = table(*(f">{key}" if key in numbers else key for key in keys))
+    rows.title, rows.title_justify = title, "left"
+    for record in records[:limit]:
+        values = dict(_leaves(record))
+        rows.add_row(*(values.get(key, "") for key in keys))
+    if len(records) > limit:
+        rows.add_row(f"... {len(records) - limit} more with --json")
+    return rows
 
 
 def _leaves(values: Mapping[str, Any], limit: int = 40) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ registry.declare(
         "data.dedup": "stages.data.dedup",
         "data.decontaminate": "stages.data.decontaminate",
         "data.tokenizer": "stages.data.tokenizer",
+        "data.score": "stages.data.score",
         "data.pack": "stages.data.pack",
         "data.mix": "stages.data.mixture",
         "train": "stages.train",

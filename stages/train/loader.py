@@ -4,6 +4,9 @@ The documents are permuted anew each epoch and read as one stream. Window w of L
 `stream[w*L : w*L+L]` and, one further, their targets; so every token but the first is a target exactly once an epoch
 (what is left at the end and fills no window is dropped; another epoch drops other tokens). Samples walk through the W
 windows in strides of about W/1.618, so that those of one batch lie far apart and not in one long document.
+
+The stages of a curriculum keep their order: each is a stream of its own, permuted within itself, and an epoch walks
+through all windows of the first before it comes to the second.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy.typing as npt
 
 from pipeline.errors import InputError
 from pipeline.tokens import TokenFile
+from stages.data.mixture.curriculum import read_curriculum
 
 Ids = npt.NDArray[np.int64]
 IGNORED = -100
@@ -36,16 +40,28 @@ class WindowSource(Protocol):
 
 @dataclass(frozen=True)
 class _Epoch:
-    """One order of the documents: their numbers, and where each starts in the stream (one more entry: the end)."""
+    """One order of the documents: their numbers, from 0 for the first that is looked at, and where each starts in the
+    stream (one more entry: the end)."""
 
     documents: Ids
     starts: Ids
 
 
 class TokenWindows:
-    """Windows over the documents of one token file that have at least `min_document_tokens` tokens."""
+    """Windows over the documents of one token file that have at least `min_document_tokens` tokens.
 
-    def __init__(self, tokens: TokenFile, *, sequence_length: int, seed: int, min_document_tokens: int = 0) -> None:
+    With `documents` only those of the file's documents that lie in that range are looked at.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenFile,
+        *,
+        sequence_length: int,
+        seed: int,
+        min_document_tokens: int = 0,
+        documents: range | None = None,
+    ) -> None:
         """Choose the documents.
 
         Raises:
@@ -54,7 +70,9 @@ class TokenWindows:
         self.tokens = tokens
         self.sequence_length = sequence_length
         self.seed = seed
-        self._lengths = np.diff(tokens.document_offsets)
+        within = documents or range(tokens.n_documents)
+        self._first = within.start
+        self._lengths = np.diff(tokens.document_offsets[within.start : within.stop + 1])
         self._chosen: Ids = np.flatnonzero(self._lengths >= max(1, min_document_tokens))
         if not len(self._chosen):
             raise InputError(
@@ -92,9 +110,26 @@ class TokenWindows:
         pieces = []
         for place in range(first, last):
             offset = int(epoch.starts[place])
-            document = self.tokens.document(int(epoch.documents[place]))
+            document = self.tokens.document(self._first + int(epoch.documents[place]))
             pieces.append(document[max(0, start - offset) : end - offset])
         return np.concatenate(pieces).astype(np.int64)
+
+
+class StagedWindows:
+    """The windows of a curriculum: an epoch holds those of every stage, one stage after the other."""
+
+    def __init__(self, stages: Sequence[TokenWindows]) -> None:
+        self._stages = stages
+        self._ends = np.cumsum([stage.windows_per_epoch for stage in stages])
+        self.windows_per_epoch = int(self._ends[-1])
+
+    def window(self, sample: int) -> Ids:
+        """Token ids [L+1] of sample `sample`, in epoch `sample // windows_per_epoch`."""
+        epoch, index = divmod(sample, self.windows_per_epoch)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        stage = self._stages[number]
+        start = int(self._ends[number]) - stage.windows_per_epoch
+        return stage.window(epoch * stage.windows_per_epoch + index - start)
 
 
 class MixedWindows:
@@ -155,6 +190,37 @@ def describe_lengths(lengths: npt.NDArray[np.int64]) -> str:
     marks: Sequence[int] = [2**power for power in range(6, longest.bit_length())][-4:]
     counts = ", ".join(f"{int((lengths >= mark).sum())} of {mark} or more" for mark in marks)
     return f"of {len(lengths)} documents the longest has {longest}" + (f" ({counts})" if counts else "")
+
+
+def training_windows(
+    folder: Path, *, sequence_length: int, seed: int, min_document_tokens: int = 0
+) -> TokenWindows | StagedWindows:
+    """The training samples of a tokens artifact, in the order of its curriculum where it has one.
+
+    Raises:
+        InputError: the documents, or those of one stage, do not fill one sequence.
+        IntegrityError: the token file or the curriculum is damaged.
+    """
+    tokens = open_tokens(folder, "train")
+    stages = read_curriculum(folder, tokens.n_documents)
+    if not stages:
+        return TokenWindows(tokens, sequence_length=sequence_length, seed=seed, min_document_tokens=min_document_tokens)
+    windows, start = [], 0
+    for stage in stages:
+        documents = range(start, start := start + stage.documents)
+        try:
+            windows.append(
+                TokenWindows(
+                    tokens,
+                    sequence_length=sequence_length,
+                    seed=seed,
+                    min_document_tokens=min_document_tokens,
+                    documents=documents,
+                )
+            )
+        except InputError as error:
+            raise InputError(f"stage {stage.name!r}: {error.what}", where=error.where, hint=error.hint) from None
+    return StagedWindows(windows)
 
 
 def open_tokens(folder: Path, split: str) -> TokenFile:

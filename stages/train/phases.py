@@ -16,7 +16,7 @@ from stages.train.checkpoint import (
     rebuilt,
     write_checkpoint,
 )
-from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens
+from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
 from stages.train.run import (
     check_controller,
     micro_batch,
@@ -70,12 +70,11 @@ def _train_phase(
 
 def _source(config: ExtendConfig, phase: Phase, tokens: Artifact) -> WindowSource:
     """The samples of a phase: all documents, and every so often long ones only."""
-    file = open_tokens(tokens.path, "train")
-    everything = TokenWindows(file, sequence_length=phase.sequence_length, seed=config.seed)
+    everything = training_windows(tokens.path, sequence_length=phase.sequence_length, seed=config.seed)
     if not config.long_document_fraction:
         return everything
     long = TokenWindows(
-        file,
+        open_tokens(tokens.path, "train"),
         sequence_length=phase.sequence_length,
         seed=config.seed,
         min_document_tokens=phase.min_document_tokens or phase.sequence_length,

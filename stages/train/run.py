@@ -23,7 +23,7 @@ from stages.train.checkpoint import (
     write_checkpoint,
 )
 from stages.train.config import TrainConfig, TrainingOptions, step_count
-from stages.train.loader import TokenWindows, open_tokens, validation_windows
+from stages.train.loader import open_tokens, training_windows, validation_windows
 from stages.train.metrics import unigram_loss
 from stages.train.runtime import choose_device, reproducible
 from stages.train.schedule import Schedule
@@ -35,8 +35,8 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
     config, tokens, checkpoint = context.config, context.input("tokens"), context.optional("checkpoint")
     with reproducible(config.threads):
         state = read_state(checkpoint)
-        data = TokenWindows(
-            open_tokens(tokens.path, "train"),
+        data = training_windows(
+            tokens.path,
             sequence_length=config.sequence_length,
             seed=config.seed,
             min_document_tokens=config.min_document_tokens,

@@ -57,6 +57,7 @@ def test_help_needs_no_heavy_library() -> None:
         "data inspect",
         "data train-quality",
         "data tokenizer",
+        "data score",
         "data pack",
         "data mix",
         "train",

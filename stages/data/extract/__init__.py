@@ -19,12 +19,12 @@ def _sources(config: ExtractConfig) -> dict[str, str]:
     return fingerprint_paths(given.path for given in expand(config.input))
 
 
-@stage("data.extract", revision=2, inputs={"crawl": "crawl?"}, output="documents", sources=_sources)
+@stage("data.extract", revision=3, inputs={"crawl": "crawl?"}, output="documents", sources=_sources)
 def extract_documents(context: Context[ExtractConfig]) -> Result:
     """Turn a crawl and files of many formats into documents; what gives none is named in problems.jsonl.
 
-    Reads WARC, HTML, JSON lines, Parquet, text, markdown and source code, plain or compressed. Damage costs the
-    records it lies in and no others.
+    Reads WARC, HTML, JSON lines, Parquet, text, markdown, notebooks and source code, plain or compressed. Damage costs
+    the records it lies in and no others.
 
     Raises:
         UsageError: neither a crawl nor an input was given, or the extractor is not installed.

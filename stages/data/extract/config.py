@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipeline.config import StageConfig
 
-Format = Literal["warc", "html", "jsonl", "parquet", "text", "markdown", "rst", "code"]
+Format = Literal["warc", "html", "jsonl", "parquet", "text", "markdown", "rst", "code", "notebook"]
 
 
 class ExtractConfig(StageConfig):
@@ -21,7 +21,7 @@ class ExtractConfig(StageConfig):
         "auto", description="Format of all inputs; auto tells it from each file's name."
     )
     formats: tuple[Format, ...] = Field(
-        ("warc", "html", "jsonl", "parquet", "text", "markdown", "rst", "code"),
+        ("warc", "html", "jsonl", "parquet", "text", "markdown", "rst", "code", "notebook"),
         description="Formats that are read; files of a folder or pattern in other formats are skipped.",
     )
     text_field: str = Field("text", description="Field of JSON lines and column of Parquet that holds the text.")
@@ -41,6 +41,9 @@ class ExtractConfig(StageConfig):
         gt=0,
         le=3600,
         description="Processor seconds one HTML page may take: then plain text is tried, then it is dropped.",
+    )
+    notebook_output_chars: int = Field(
+        2000, ge=0, description="Most characters of plain output that are kept of a notebook's cell; 0: none."
     )
     min_text_chars: int = Field(1, ge=1, description="Fewest characters of text a document must have.")
     shard_bytes: int = Field(

@@ -18,7 +18,7 @@ from stages.data.extract.kinds import format_of_name
 # A file of these holds many records and makes a shard of its own.
 CONTAINERS = ("warc", "jsonl", "parquet")
 MAX_FILES_A_SHARD = 10_000
-KNOWN_NAMES = ".warc .html .jsonl .json.gz .parquet .txt .md .rst and source code, each also with .gz or .zst"
+KNOWN_NAMES = ".warc .html .jsonl .json.gz .parquet .txt .md .rst .ipynb and source code, each also with .gz or .zst"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-FORMATS = ("warc", "html", "jsonl", "parquet", "text", "markdown", "rst", "code")
+FORMATS = ("warc", "html", "jsonl", "parquet", "text", "markdown", "rst", "code", "notebook")
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -21,6 +21,7 @@ _EXTENSIONS = {
     ".md": "markdown",
     ".markdown": "markdown",
     ".rst": "rst",
+    ".ipynb": "notebook",
 }
 
 PROGRAMMING_LANGUAGES = {
@@ -77,6 +78,7 @@ _CONTENT_TYPES = {
     "text/plain": "text",
     "text/markdown": "markdown",
     "text/x-markdown": "markdown",
+    "application/x-ipynb+json": "notebook",
     "text/x-rst": "rst",
     "text/prs.fallenstein.rst": "rst",
 }
@@ -114,5 +116,5 @@ def programming_language(name: str) -> str | None:
 
 
 def kind_of_content_type(content_type: str) -> str | None:
-    """html, text, markdown or rst for a content type without its parameters; None for all others."""
+    """html, text, markdown, rst or notebook for a content type without its parameters; None for all others."""
     return _CONTENT_TYPES.get(content_type.strip().lower())

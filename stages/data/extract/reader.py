@@ -77,6 +77,8 @@ def _read_crawl(window: Window, config: ExtractConfig, tally: Counter[str]) -> I
     for item in read_warc(window, config.max_record_bytes):
         if isinstance(item, Problem):
             yield item
+        elif not item.type:
+            yield _problem(item, "bad_warc_header", "the record has no WARC-Type")
         elif item.type not in DOCUMENT_TYPES:
             tally["other_records"] += 1
         elif item.id is not None and item.id in seen:

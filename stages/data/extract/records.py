@@ -10,8 +10,8 @@ from typing import Any
 class Record:
     """One thing that may become a document.
 
-    `key` is unique within its file; `kind` is html, text, markdown, rst or code; `content` is undecoded bytes with
-    the `charset` its transport states, or text that needs no decoding. `place` says where it stands, e.g.
+    `key` is unique within its file; `kind` is html, text, markdown, rst, code or notebook; `content` is undecoded bytes
+    with the `charset` its transport states, or text that needs no decoding. `place` says where it stands, e.g.
     `{"offset": 0}`.
     """
 

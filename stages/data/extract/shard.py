@@ -14,9 +14,10 @@ from typing import Any
 from pipeline.documents import Document, shard_name, write_documents
 from pipeline.files import atomic_path, canonical_json
 from stages.data.extract.config import ExtractConfig
-from stages.data.extract.decode import decode
+from stages.data.extract.decode import Decoded, decode
 from stages.data.extract.guard import page_guard
 from stages.data.extract.inputs import InputFile
+from stages.data.extract.notebook import read_notebook
 from stages.data.extract.reader import read_file
 from stages.data.extract.records import Problem, Record, Rejected
 
@@ -101,6 +102,8 @@ def _text_of(record: Record, config: ExtractConfig) -> tuple[str, dict[str, Any]
         return _trimmed(record.content), found
     if record.kind != "html":
         decoded = decode(record.content, record.charset)
+        if record.kind == "notebook":
+            return _of_notebook(decoded, config.notebook_output_chars)
         return _trimmed(decoded.text), _encoding(decoded.encoding, decoded.replaced)
     page = page_guard().extract(record.content, record.charset, config.max_page_seconds, config.extractor)
     found = {
@@ -112,6 +115,13 @@ def _text_of(record: Record, config: ExtractConfig) -> tuple[str, dict[str, Any]
         "extraction_fallback": page.fallback,
     }
     return page.text, {name: value for name, value in found.items() if value} | _encoding(page.encoding, page.replaced)
+
+
+def _of_notebook(decoded: Decoded, output_characters: int) -> tuple[str, dict[str, Any]]:
+    notebook = read_notebook(decoded.text, output_characters)
+    found = {"title": notebook.title, "programming_language": notebook.language}
+    given = {name: value for name, value in found.items() if value}
+    return _trimmed(notebook.text), given | _encoding(decoded.encoding, decoded.replaced)
 
 
 def _trimmed(text: str) -> str:

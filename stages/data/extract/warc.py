@@ -18,6 +18,12 @@ VERSION_LINE = re.compile(rb"WARC/1\.[0-9]\r?\n")
 VERSION_REACH = 16
 MAX_HEADER_BYTES = 64 << 10
 DOCUMENT_TYPES = frozenset({"response", "resource", "conversion"})
+# The end of a record and the beginning of another, inside what should be one record's content.
+NEXT_RECORD = re.compile(rb"\r\n\r\n(?=WARC/1\.[0-9]\r?\nWARC-)")
+NEXT_REACH = 32
+# Read twice to find what wrong lengths have swallowed; beyond it, no more than was read once, so that a file of nothing
+# but wrong lengths takes no longer than another.
+MAX_READ_TWICE = 64 << 20
 
 
 @dataclass(slots=True)
@@ -56,6 +62,8 @@ def read_warc(window: Window, max_record_bytes: int) -> Iterator[WarcRecord | Pr
                 return
             offset = window.offset
             item = _read_one(window, offset, max_record_bytes)
+            if isinstance(item, WarcRecord):
+                item = _checked_end(window, item)
             window.skip_newlines()
             window.at_end()  # the first look beyond the record brings out what is wrong with its member's end
         except Damage as found:
@@ -95,12 +103,32 @@ def _read_content(window: Window, record: WarcRecord, length: int, max_record_by
         found = len(record.content)
     else:
         found = window.skip(length)
+    if found < length and NEXT_RECORD.search(record.content):
+        return _wrong_length(window, record)
     if found < length:
         return Problem("truncated", f"the file ends after {found} of {length} bytes", place, record.id, record.url)
     if wanted and length > max_record_bytes:
         detail = f"{length} bytes, the limit is {max_record_bytes}"
         return Problem("too_large", detail, place, record.id, record.url)
     return record
+
+
+def _checked_end(window: Window, record: WarcRecord) -> WarcRecord | Problem:
+    """The record, or a problem where something else than its end comes where its Content-Length says."""
+    following = window.peek(len(VERSION_PREFIX))
+    if not following or following[:1] in b"\r\n" or following == VERSION_PREFIX:
+        return record
+    return _wrong_length(window, record)
+
+
+def _wrong_length(window: Window, record: WarcRecord) -> Problem:
+    """Stand before the next record, also before one that a length too great has swallowed."""
+    if window.bytes_put_back + len(record.content) <= MAX_READ_TWICE + window.position:
+        window.put_back(record.content)
+    window.skip_to(NEXT_RECORD, NEXT_REACH)
+    length = record.headers["content-length"]
+    detail = f"no record ends after the {length} bytes that its Content-Length says"
+    return Problem("bad_warc_length", detail, {"offset": record.offset}, record.id, record.url)
 
 
 def _parse_headers(block: bytes) -> dict[str, str] | None:

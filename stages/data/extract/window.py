@@ -16,6 +16,7 @@ class Window:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._buffer = bytearray()
+        self.bytes_put_back = 0
         self._start = 0  # position of the buffer's first byte in the content
         self._pieces: deque[tuple[int, int]] = deque()  # (position in the content, offset in the file)
 
@@ -63,6 +64,12 @@ class Window:
         taken = self.peek(count)
         self._drop(len(taken))
         return taken
+
+    def put_back(self, content: bytes) -> None:
+        """Undo the taking of the last `content`; `offset` must not have been asked for since."""
+        self._buffer[:0] = content
+        self._start -= len(content)
+        self.bytes_put_back += len(content)
 
     def skip(self, count: int) -> int:
         """Pass over `count` bytes without holding them; returns how many there were."""

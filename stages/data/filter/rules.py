@@ -15,7 +15,13 @@ EMPTY = "empty"
 NOT_ALLOWED = "language.allowed"
 
 # Names by which extraction or a corpus may call a kind of document; anything else is prose.
-_KIND_NAMES: dict[str, Kind] = {"markdown": "markdown", "md": "markdown", "rst": "markdown", "code": "code"}
+_KIND_NAMES: dict[str, Kind] = {
+    "markdown": "markdown",
+    "md": "markdown",
+    "rst": "markdown",
+    "notebook": "markdown",
+    "code": "code",
+}
 
 
 @dataclass(slots=True)

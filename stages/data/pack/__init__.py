@@ -40,20 +40,30 @@ class PackConfig(StageConfig):
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the split.")
 
 
-@stage("data.pack", revision=2, inputs={"documents": "documents", "tokenizer": "tokenizer"}, output="tokens")
+@stage(
+    "data.pack",
+    revision=2,
+    inputs={"documents": "documents", "tokenizer": "tokenizer", "scores": "report?"},
+    output="tokens",
+)
 def pack_documents(context: Context[PackConfig]) -> Result:
     """Tokenise documents into `train` and `validation` token files; every document ends with the end token.
 
     The files of the tokenizer are copied beside them, so that training needs this artifact alone. For every length in
-    `pack_lengths` there is an index of best-fit packing of the training documents.
+    `pack_lengths` there is an index of best-fit packing of the training documents. With scores from `data score` those
+    of the training documents lie beside the tokens, for `data mix`.
 
     Raises:
-        InputError: there are fewer than two documents, or the tokenizer cannot be read.
-        IntegrityError: a shard is damaged.
+        InputError: there are fewer than two documents, the tokenizer cannot be read, or the scores are of others.
+        IntegrityError: a shard or its scores are damaged.
     """
     from stages.data.pack.encode import EncodeTask, encode_shard
+    from stages.data.score.files import scores_of
 
     documents, tokenizer = context.input("documents"), context.input("tokenizer")
+    shards = document_shards(documents)
+    scores = context.optional("scores")
+    scored = scores_of(scores, documents, len(shards)) if scores else [None] * len(shards)
     tasks = [
         EncodeTask(
             shard=shard,
@@ -61,8 +71,10 @@ def pack_documents(context: Context[PackConfig]) -> Result:
             tokens=context.work / f"tokens-{number:05d}.bin",
             table=context.work / f"documents-{number:05d}.npy",
             seed=context.config.seed,
+            scores=path,
+            scored=context.work / f"scores-{number:05d}.npy",
         )
-        for number, shard in enumerate(document_shards(documents))
+        for number, (shard, path) in enumerate(zip(shards, scored, strict=True))
     ]
     encoded = context.map_shards(encode_shard, tasks, description="tokenising")
     total = sum(part["documents"] for part in encoded)
@@ -72,11 +84,12 @@ def pack_documents(context: Context[PackConfig]) -> Result:
             where=str(documents.path),
         )
     counts = _join(context, tasks, encoded[0]["vocab_size"])
+    if scores:
+        _join_scores(context, tasks)
     packing = _index(context)
     for name in TOKENIZER_FILES:
         atomic_write(context.output / name, tokenizer.file(name).read_bytes())
-    n_bytes = sum(part["bytes"] for part in encoded)
-    empty = sum(part["empty"] for part in encoded)
+    n_bytes, empty = (sum(part[name] for part in encoded) for name in ("bytes", "empty"))
     tokens = counts["train_tokens"] + counts["validation_tokens"]
     return Result(
         counts={
@@ -106,6 +119,23 @@ def validation_limit(hashes: npt.ArrayLike, fraction: float) -> int:
     return min(max(limit, int(known[0])), int(known[-1]) - 1)
 
 
+def _limit(hashes: npt.NDArray[np.uint64], config: PackConfig) -> int:
+    if (hashes == hashes[0]).all():
+        raise InputError(f"all {len(hashes)} documents have one id, so they cannot be split")
+    return validation_limit(hashes, config.validation_fraction)
+
+
+def _join_scores(context: Context[PackConfig], tasks: Sequence[EncodeTask]) -> None:
+    """Write the scores of the training documents in the order of the token file."""
+    import numpy as np
+
+    from stages.data.score.files import write_token_scores
+
+    hashes = np.concatenate([np.load(task.table) for task in tasks])[:, 0]
+    scores = np.concatenate([np.load(task.scored) for task in tasks])
+    write_token_scores(context.output, scores[hashes > _limit(hashes, context.config)])
+
+
 def _join(context: Context[PackConfig], tasks: Sequence[EncodeTask], vocab_size: int) -> dict[str, int]:
     """Write the documents of all parts, in order, to the two token files."""
     import numpy as np
@@ -114,9 +144,7 @@ def _join(context: Context[PackConfig], tasks: Sequence[EncodeTask], vocab_size:
 
     tables = [np.load(task.table) for task in tasks]
     hashes = np.concatenate(tables)[:, 0]
-    if (hashes == hashes[0]).all():
-        raise InputError(f"all {len(hashes)} documents have one id, so they cannot be split")
-    limit = validation_limit(hashes, context.config.validation_fraction)
+    limit = _limit(hashes, context.config)
     counts = dict.fromkeys(("train_tokens", "validation_tokens", "train_documents", "validation_documents"), 0)
     with (
         TokenWriter(context.output / "train", vocab_size) as train,

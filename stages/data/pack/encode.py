@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.documents import Document, read_documents
+from pipeline.errors import IntegrityError
 from pipeline.files import atomic_path
 from pipeline.tokens import dtype_for
+from stages.data.score.files import read_scores, read_table
 
 if TYPE_CHECKING:
     from stages.tokenizer import Tokenizer
@@ -25,13 +27,18 @@ BATCH_CHARACTERS = 1 << 20
 
 @dataclass(frozen=True)
 class EncodeTask:
-    """Encode the documents of `shard`: ids to `tokens` (raw), hash and length of each to `table`, uint64 [n, 2]."""
+    """Encode the documents of `shard`: ids to `tokens` (raw), hash and length of each to `table`, uint64 [n, 2].
+
+    Where `scores` are given, those of each go to `scored`, float32 [n, 2].
+    """
 
     shard: Path
     tokenizer: Path
     tokens: Path
     table: Path
     seed: int
+    scores: Path | None
+    scored: Path
 
 
 def split_hash(identifier: str, seed: int) -> int:
@@ -46,16 +53,18 @@ def encode_shard(task: EncodeTask) -> dict[str, Any]:
 
     Raises:
         InputError: the tokenizer cannot be read, or a text holds what is no character.
-        IntegrityError: the shard is damaged.
+        IntegrityError: the shard or the scores are damaged.
     """
     tokenizer = _tokenizer(task.tokenizer)
     dtype, end = dtype_for(tokenizer.vocab_size), [tokenizer.eos_id]
     table: list[tuple[int, int]] = []
+    seen: list[tuple[str, bool]] = []
     n_bytes = empty = 0
     with atomic_path(task.tokens) as aside, aside.open("wb") as stream:
         for batch in _batches(task.shard):
             documents = [document for document in batch if document.text]
             empty += len(batch) - len(documents)
+            seen += [(document.id, bool(document.text)) for document in batch]
             encoded = tokenizer.encode_batch([document.text for document in documents])
             lengths = [len(ids) + 1 for ids in encoded]
             joined = chain.from_iterable(chain.from_iterable((ids, end) for ids in encoded))
@@ -65,7 +74,18 @@ def encode_shard(task: EncodeTask) -> dict[str, Any]:
                 n_bytes += len(document.text.encode())
     with atomic_path(task.table) as aside, aside.open("wb") as stream:
         np.save(stream, np.array(table, dtype=np.uint64).reshape(-1, 2))
+    if task.scores is not None:
+        _write_scores(task.scores, task.scored, seen)
     return {"documents": len(table), "empty": empty, "bytes": n_bytes, "vocab_size": tokenizer.vocab_size}
+
+
+def _write_scores(scores: Path, path: Path, seen: list[tuple[str, bool]]) -> None:
+    """Write the scores of the documents with text; `seen` has the id of every document, and whether it has text."""
+    if read_table(scores, ("id",)).column("id").to_pylist() != [identifier for identifier, _ in seen]:
+        raise IntegrityError("its rows are not the documents of the shard", where=str(scores))
+    kept = np.array([has_text for _, has_text in seen], dtype=np.bool_)
+    with atomic_path(path) as aside, aside.open("wb") as stream:
+        np.save(stream, read_scores(scores)[kept])
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stages.data.tokenizer.sample import Sample
 
 
-@stage("data.tokenizer", revision=1, inputs={"documents": "documents"}, output="tokenizer")
+@stage("data.tokenizer", revision=2, inputs={"documents": "documents"}, output="tokenizer")
 def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
     """Learn a byte-level BPE vocabulary from a sample of the documents, and measure it on others.
 

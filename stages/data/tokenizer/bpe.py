@@ -6,7 +6,9 @@ and every digit a token of its own; its expression is not published, this is our
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from stages.data.tokenizer.config import TokenizerConfig
@@ -28,6 +30,10 @@ SPLIT = "|".join(
         r"\s+",
     )
 )
+
+
+# Learning takes the square of the length of what is not split: a run of a million letters would take days.
+_LONG_RUN = re.compile(r"\S{1000}|\s{1000}")
 
 
 def untrained() -> Tokenizer:
@@ -61,5 +67,14 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(chain.from_iterable(map(bounded_runs, texts)), trainer)
     return tokenizer
+
+
+def bounded_runs(text: str) -> Iterator[str]:
+    """The text, cut wherever a run of blanks or of anything else has gone on for 1000 characters."""
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]

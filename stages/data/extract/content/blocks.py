@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from stages.data.extract.content.formulas import latex_of_math, tex_of_script
 from stages.data.extract.content.hints import TAG_BITS, hint_bits
 
+# Serialised, an attribute's name may hold quotes, where the markup had one too many, but its value never does. The
+# second form is for text of the page that holds tags of its own, as in <noscript>.
+_BLANK = r" \t\n\f\r"
+_ATTRIBUTES = rf"((?:[{_BLANK}]=?[^{_BLANK}/>=]++(?:=\"[^\"]*+\")?+)*+[{_BLANK}]*+/?+(?=>)|(?:[^>\"]++|\"[^\"]*+\")*+)"
 TOKEN = re.compile(
-    r"([^<]*+)<(?:(script|style)\b((?:[^>\"]++|\"[^\"]*+\")*+)>(.*?)</\2>"
-    r"|(/?)([a-zA-Z][^\s/>]*+)((?:[^>\"]++|\"[^\"]*+\")*+)>|!--.*?-->|![^>]*>|\?[^>]*>|)",
+    rf"([^<]*+)<(?:(script|style)\b{_ATTRIBUTES}>(.*?)</\2>"
+    rf"|(/?)([a-zA-Z][^{_BLANK}/>]*+){_ATTRIBUTES}>|!--.*?-->|![^>]*>|\?[^>]*>|)",
     re.DOTALL,
 )
 BLOCK_TAGS = frozenset(

@@ -148,7 +148,8 @@ class PageFeatures:
         columns: list[Any] = []
         element = self.elements
         for _ in range(LEVELS):
-            blocks = self.ends[element] - self.starts[element]
+            # A page that closes what it did not open leaves blocks outside of all elements.
+            blocks = np.maximum(self.ends[element] - self.starts[element], 1)
             columns += [_log(text[element]), text[element] / total, links[element] / text[element]]
             columns += [marks[element] / text[element] * 10, prose[element] / text[element], _log(blocks)]
             columns += [_log(text[element] / blocks), _log(alike[element]), _log(alike_text[element])]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +146,21 @@ def test_pages_made_to_break_extraction_are_bounded(html: str) -> None:
     assert len(page.text) <= 4 * len(html)
 
 
+@pytest.mark.parametrize("tag", ['<div class="a"">', '<div "">', '<div a="12" wide" b>', "<div a='\"'>"])
+def test_a_quote_too_many_in_a_tag_swallows_no_text(tag: str) -> None:
+    assert markdown(f'{tag}The "first" part.</div><p>The "second" part.</p>') == (
+        'The "first" part.\n\nThe "second" part.'
+    )
+
+
+@pytest.mark.parametrize(
+    "page", ['<t\u00a0f="><ul><l">text of it</ul>', "<noscript></body></html></div></noscript>x<p>y"]
+)
+def test_no_value_of_a_block_is_divided_by_nothing(page: str) -> None:
+    with np.errstate(all="raise", under="ignore"):
+        assert extract_page(page.encode(), None).text
+
+
 def test_mixed_encodings_lose_only_what_is_malformed() -> None:
     data = (
         b"<meta charset=utf-8><main><p>" + "Größe und Maß. ".encode() * 40 + "Größe".encode("latin-1") + b"</p></main>"
@@ -157,7 +173,7 @@ def test_mixed_encodings_lose_only_what_is_malformed() -> None:
 OPENED = "p ul li table tr td pre math mfrac a noscript script code blockquote svg body x-y"
 TAGS = [f"<{slash}{tag}>" for tag in OPENED.split() for slash in ("", "/")]
 MARKUP = st.sampled_from(
-    [*TAGS, "<br>", "&amp;", "\0", "<span class='katex-html'>", "</span>", "<!--", "-->", '"', "<x-y z"]
+    [*TAGS, "<br>", "&amp;", "\0", "<span class='katex-html'>", "</span>", "<!--", "-->", '"', "<x-y z", '<p "a=">']
 )
 
 
@@ -166,7 +182,8 @@ MARKUP = st.sampled_from(
 def test_any_markup_gives_text_and_well_formed_ranges(parts: list[str]) -> None:
     html = "".join(parts)
     data = html.encode(errors="replace")
-    page = extract_page(data, None)
+    with np.errstate(divide="raise", invalid="raise", over="raise"):
+        page = extract_page(data, None)
     assert page == extract_page(data, None)
     assert not {"\0", "\x01", "\x02"} & set(page.text)
     markup = HTMLTree.parse(html.replace("\0", "").encode(errors="replace").decode()).document

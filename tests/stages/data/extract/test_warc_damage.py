@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import random
+import tempfile
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stages.data.extract.config import ExtractConfig
 from stages.data.extract.inputs import InputFile
@@ -214,3 +218,99 @@ def test_random_damage_never_costs_records_it_does_not_touch(read: Any, record: 
         assert pages == sorted(set(pages)), (trial, touched)
         # A lost page is always a named problem.
         assert problems or pages == list(range(8)), (trial, touched, pages)
+
+
+def with_length(content: bytes, change: int) -> bytes:
+    """A record whose Content-Length is wrong by `change`."""
+    head, _, rest = content.partition(b"Content-Length: ")
+    length, _, rest = rest.partition(b"\r\n")
+    return head + b"Content-Length: %d\r\n" % (int(length) + change) + rest
+
+
+@pytest.mark.parametrize("name", ["x.warc", "x.warc.gz"])
+@pytest.mark.parametrize("change", [-900, -1, 5, 300, 1500, 4000, 50_000])
+def test_a_wrong_length_costs_that_record_alone(read: Any, record: Any, name: str, change: int) -> None:
+    """Too small, so that the rest of the record follows; too great, so that the next records begin inside it."""
+    records = [record(number) for number in range(6)]
+    assert all(1500 < len(item) < 2500 for item in records)
+    records[2] = with_length(records[2], change)
+    parts = [gzip.compress(item, mtime=0) for item in records] if name.endswith("gz") else records
+    pages, problems = read(name, b"".join(parts))
+    assert pages == [0, 1, 3, 4, 5]
+    assert places(problems) == [("bad_warc_length", offsets(parts)[2])]
+    assert problems[0].key == "<urn:uuid:00000002>"
+
+
+def test_a_length_beyond_the_file_is_named(read: Any, record: Any) -> None:
+    records = [record(0), with_length(record(1), 10**9), record(2)]
+    pages, problems = read("x.warc", b"".join(records))
+    assert pages == [0]
+    assert [problem.reason for problem in problems] == ["truncated"]
+
+
+def test_a_record_without_a_type_is_named(read: Any, record: Any) -> None:
+    untyped = record(1).replace(b"WARC-Type: response\r\n", b"")
+    pages, problems = read("x.warc", record(0) + untyped + record(2))
+    assert pages == [0, 2]
+    assert [(problem.reason, problem.key) for problem in problems] == [("bad_warc_header", "<urn:uuid:00000001>")]
+
+
+def test_records_with_one_newline_or_none_between_them_are_whole(read: Any, record: Any) -> None:
+    content = record(0)[:-4] + record(1)[:-2] + record(2)[:-4]
+    assert read("x.warc", content) == ([0, 1, 2], [])
+
+
+PIECES = st.sampled_from(
+    [
+        b"WARC/1.0\r\n",
+        b"WARC-Type: response\r\n",
+        b"WARC-Type: metadata\r\n",
+        b"WARC-Record-ID: <a>\r\n",
+        b"WARC-Target-URI: http://a.example/1\r\n",
+        b"Content-Type: text/plain\r\n",
+        b"Content-Length: 0\r\n",
+        b"Content-Length: 12\r\n",
+        b"Content-Length: 99999999\r\n",
+        b"Content-Length: -1\r\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"twelve bytes",
+        b"\0\0\0",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(PIECES | st.binary(max_size=20), max_size=30),
+    st.sampled_from(["none", "gzip", "zstd"]),
+    st.binary(max_size=6),
+    st.integers(0, 2000),
+)
+def test_any_bytes_are_read_to_the_end_and_accounted_for(
+    pieces: list[bytes], compression: str, harm: bytes, at: int
+) -> None:
+    """Every record or stretch of damage is one item with a place inside the file, in order; none is met twice."""
+    content = b"".join(pieces)
+    compress = {"none": bytes, "gzip": gzip.compress, "zstd": zstandard.ZstdCompressor(write_checksum=True).compress}
+    packed = compress[compression](content)
+    packed = packed[:at] + harm + packed[at + len(harm) :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.warc"
+        path.write_bytes(packed)
+        items = list(read_file(InputFile(path, "x.warc", "warc"), ExtractConfig(max_record_bytes=1024), Counter()))
+    offsets_found = [item.place["offset"] for item in items]
+    assert offsets_found == sorted(offsets_found)
+    assert all(0 <= offset <= len(packed) for offset in offsets_found)
+    assert all(item.reason for item in items if isinstance(item, Problem))
+    assert len(items) <= len(packed) + 1
+
+
+def test_a_file_of_wrong_lengths_takes_no_longer_than_another(read: Any) -> None:
+    """Every record claims all that follows; reading each again from where it begins would take minutes."""
+    head = b"WARC/1.0\r\nWARC-Type: resource\r\nContent-Type: text/plain\r\nContent-Length: 4000000\r\n\r\nx\r\n\r\n"
+    began = time.process_time()
+    _, problems = read("x.warc", head * 100_000, max_record_bytes=4_000_000)
+    assert time.process_time() - began < 10
+    assert {problem.reason for problem in problems} <= {"bad_warc_length", "truncated"}

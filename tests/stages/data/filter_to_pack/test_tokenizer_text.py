@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from stages.data.tokenizer.bpe import train, untrained
+from stages.data.tokenizer.bpe import bounded_runs, train, untrained
 from stages.data.tokenizer.config import TokenizerConfig
 from stages.data.tokenizer.files import write_tokenizer
 from stages.data.tokenizer.special import SPECIAL_TOKENS
@@ -115,3 +116,11 @@ def test_a_tokenizer_of_absurd_size_is_refused(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "tokenizer.json").write_text("x" * 11)
     with pytest.raises(InputError, match="the limit is 10"):
         load_tokenizer(tmp_path)
+
+
+def test_long_runs_are_cut_for_learning_and_nothing_is_lost() -> None:
+    for text in ("", "short words only", "a" * 2500, "\n" * 1001 + "b", "漢字" * 900 + " x", "y " * 3000):
+        pieces = list(bounded_runs(text))
+        assert "".join(pieces) == text
+        assert all(len(run) <= 1000 for piece in pieces for run in re.findall(r"\S+|\s+", piece))
+    assert list(bounded_runs("y " * 3000)) == ["y " * 3000]

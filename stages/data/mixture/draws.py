@@ -1,0 +1,125 @@
+"""What a mixture takes of each source, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.artifact import Artifact
+from pipeline.errors import InputError
+from pipeline.tokens import TokenFile
+from stages.data.mixture import samplemix
+from stages.data.mixture.config import MixConfig, Resolved, spread
+from stages.data.mixture.plan import Draw, Numbers, Pool, draw, largest_budget
+from stages.data.score.files import token_scores
+
+# Sums of shares are a hair off whole numbers.
+_SLACK = 1 + 1e-9
+
+
+def open_pools(sources: Sequence[Artifact], config: MixConfig) -> list[Pool]:
+    """The training documents of every source, with their weights where the sampling goes by scores."""
+    epochs = spread(config.max_epochs, len(sources))
+    pools = []
+    for number, source in enumerate(sources):
+        pool = Pool(number, np.diff(TokenFile(source.path / "train").document_offsets), epochs[number])
+        if config.sampling == "samplemix":
+            scores = token_scores(source, len(pool.lengths))
+            pool.weights = samplemix.weights_of(scores, config.alpha, config.temperature)
+        pools.append(pool)
+    return pools
+
+
+def draw_training(
+    sources: Sequence[Artifact], pools: Sequence[Pool], stages: Sequence[Resolved], config: MixConfig
+) -> list[list[Draw]]:
+    """Of every stage what is taken of every source.
+
+    Raises:
+        InputError: a source has no document that is long enough, or not enough tokens for its share.
+    """
+    budget = config.token_budget
+    drawn = []
+    for number, stage in enumerate(stages):
+        chosen = [pool.at_least(least) for pool, least in zip(pools, stage.min_tokens, strict=True)]
+        _check_any(sources, chosen, stage, config)
+        if budget is None:
+            lefts = [pool.left(own) for pool, own in zip(pools, chosen, strict=True)]
+            budget = int(largest_budget(lefts, stage.shares or ())[0])
+        target = budget * stage.share
+        if stage.shares is None:
+            _check_together(sources, pools, chosen, target, stage)
+            drawn.append(samplemix.sample_together(pools, chosen, target, config.seed, number))
+            continue
+        targets = [share * target for share in stage.shares]
+        _check_enough(sources, pools, chosen, targets, stage, config)
+        if config.sampling == "samplemix":
+            drawn.append(samplemix.sample(pools, chosen, targets, config.seed, number))
+        else:
+            parts = zip(pools, chosen, targets, strict=True)
+            drawn.append([draw(pool, own, wanted, config.seed) for pool, own, wanted in parts])
+    return drawn
+
+
+def draw_validation(sources: Sequence[Artifact], shares: Sequence[float], config: MixConfig) -> list[Draw]:
+    """The largest mixture of validation documents of any length in these shares in which none is repeated."""
+    lengths = [np.diff(TokenFile(source.path / "validation").document_offsets) for source in sources]
+    pools = [Pool(number, own, 1.0) for number, own in enumerate(lengths)]
+    for pool, share in zip(pools, shares, strict=True):
+        if share and not pool.lengths.sum():
+            source = sources[pool.number]
+            raise InputError(f"source {config.label(pool.number)!r} has no validation tokens", where=str(source.path))
+    budget, _ = largest_budget([int(own.sum()) for own in lengths], shares)
+    return [
+        draw(pool, pool.at_least(1), share * budget, config.seed) for pool, share in zip(pools, shares, strict=True)
+    ]
+
+
+def _check_any(sources: Sequence[Artifact], chosen: Sequence[Numbers], stage: Resolved, config: MixConfig) -> None:
+    for number, own in enumerate(chosen):
+        if len(own) or (stage.shares and not stage.shares[number]):
+            continue
+        raise InputError(
+            f"source {config.label(number)!r} has no document of {stage.min_tokens[number]} tokens or more",
+            where=str(sources[number].path),
+            hint="lower min_document_tokens",
+        )
+
+
+def _check_together(
+    sources: Sequence[Artifact], pools: Sequence[Pool], chosen: Sequence[Numbers], target: float, stage: Resolved
+) -> None:
+    left = sum(pool.left(own) for pool, own in zip(pools, chosen, strict=True))
+    if target > left * _SLACK:
+        raise InputError(
+            f"stage {stage.name!r} takes {round(target)} tokens; max_epochs leaves {int(left)}",
+            where=str(sources[0].path),
+            hint="lower token_budget or raise max_epochs",
+        )
+
+
+def _check_enough(
+    sources: Sequence[Artifact],
+    pools: Sequence[Pool],
+    chosen: Sequence[Numbers],
+    targets: Sequence[float],
+    stage: Resolved,
+    config: MixConfig,
+) -> None:
+    for pool, own, target in zip(pools, chosen, targets, strict=True):
+        left = pool.left(own)
+        if target <= left * _SLACK:
+            continue
+        size = pool.size(own)
+        epochs = (pool.max_epochs * size - left + target) / size
+        most = largest_budget([pool.left(own) for pool, own in zip(pools, chosen, strict=True)], stage.shares or ())[0]
+        what, hint = f"its share of {round(sum(targets))}", f"lower token_budget to {int(most)} or its weight"
+        if config.stages:
+            what, hint = f"all up to the end of stage {stage.name!r}", "lower token_budget, the stage's share or weight"
+        raise InputError(
+            f"source {config.label(pool.number)!r} has {size} tokens; {what} takes {epochs:.2f} epochs, "
+            f"{pool.max_epochs:g} are allowed",
+            where=str(sources[pool.number].path),
+            hint=f"{hint}, or raise max_epochs",
+        )

@@ -1,0 +1,128 @@
+"""One shard of documents: the words of those in the sample, then the quality and the group of every one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.documents import Document, read_documents
+from pipeline.files import atomic_path
+from stages.data.quality.classifier import QualityClassifier
+from stages.data.score.cluster import nearest
+from stages.data.score.config import ScoreConfig
+from stages.data.score.embed import SCALE, bag_of_words, embed
+from stages.data.score.quality import rule_quality
+
+BATCH_DOCUMENTS = 1024
+NO_GROUP = -1
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """Note the words of the documents of `shard` whose hash is below `limit` (of 2^64) in `words`."""
+
+    shard: Path
+    words: Path
+    limit: int
+    config: ScoreConfig
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Score the documents of `shard` into the Parquet file `scored`, given the words' rarity and the centres."""
+
+    shard: Path
+    scored: Path
+    rarities: Path
+    centres: Path
+    classifier: Path | None
+    config: ScoreConfig
+
+
+def sample_hash(identifier: str, seed: int) -> int:
+    """64 bits of a document's id, by which it comes into the sample."""
+    key = seed.to_bytes(8, "little")
+    digest = hashlib.blake2b(identifier.encode(), digest_size=8, key=key, person=b"longcat-score")
+    return int.from_bytes(digest.digest(), "little")
+
+
+def sample_shard(task: SampleTask) -> dict[str, Any]:
+    """Note the words of the sampled documents of one shard; see `SampleTask`.
+
+    The file holds, for every word of every document in order, its bucket and its weight, float64 [n, 2], with a row of
+    -1 before each document.
+
+    Raises:
+        IntegrityError: the shard is damaged.
+    """
+    parts = [np.zeros((0, 2))]
+    for document in read_documents(task.shard):
+        if sample_hash(document.id, task.config.seed) < task.limit:
+            bag = bag_of_words(document.text[: task.config.characters])
+            if len(bag.buckets):
+                parts += [np.full((1, 2), -1.0), np.stack((bag.buckets.astype(np.float64), bag.weights), axis=1)]
+    with atomic_path(task.words) as aside, aside.open("wb") as stream:
+        np.save(stream, np.concatenate(parts))
+    return {"documents": len(parts) // 2}
+
+
+def score_shard(task: ScoreTask) -> dict[str, Any]:
+    """Write one row a document, in order: id, quality, group, distance to its centre; see `ScoreTask`.
+
+    A document without words is in no group (-1).
+
+    Raises:
+        IntegrityError: the shard is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {"id": pa.string(), "quality": pa.float64(), "cluster": pa.int32(), "distance": pa.float64()}
+    schema = pa.schema(list(types.items()))
+    count = 0
+    with atomic_path(task.scored) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+        for batch in _batches(task.shard):
+            writer.write_table(pa.table(_scored(batch, task), schema=schema))
+            count += len(batch)
+    return {"documents": count}
+
+
+def _scored(documents: list[Document], task: ScoreTask) -> dict[str, Any]:
+    config = task.config
+    bags = [bag_of_words(document.text[: config.characters]) for document in documents]
+    groups, squares = nearest(embed(bags, np.load(task.rarities), config.dimensions), np.load(task.centres))
+    worded = np.array([len(bag.buckets) > 0 for bag in bags])
+    return {
+        "id": [document.id for document in documents],
+        "quality": [round(_quality(document, task), 6) for document in documents],
+        "cluster": np.where(worded, groups, NO_GROUP),
+        "distance": np.where(worded, np.sqrt(squares) / SCALE, 0.0),
+    }
+
+
+def _quality(document: Document, task: ScoreTask) -> float:
+    if task.classifier is None:
+        return rule_quality(document, task.config.characters)
+    return _classifier(task.classifier).score(document.text, task.config.characters)
+
+
+@cache
+def _classifier(path: Path) -> QualityClassifier:
+    return QualityClassifier(path)
+
+
+def _batches(shard: Path) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    for document in read_documents(shard):
+        batch.append(document)
+        if len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
