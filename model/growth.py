@@ -1,7 +1,7 @@
 """Growing a model in depth by stacking its layers (LongCat-Flash report, section 2.3.2: L_target = L_small o L_small).
 
-Layers 0 ... n-1 of the small model become layers 0 ... n-1, then again n ... 2n-1, and so on. Embedding, final norm and
-output projection are copied.
+Layers 0 ... n-1 of the small model become layers 0 ... n-1, then again n ... 2n-1, and so on. Embedding, final norm,
+multi-token prediction and output projection are copied.
 """
 
 import re
