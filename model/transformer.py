@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from kernels.cross_entropy import cross_entropy
 from kernels.linear import linear
+from kernels.linear_cross_entropy import linear_cross_entropy
 from model.cache import LatentCache
 from model.config import ModelConfig
 from model.embedding import TokenEmbedding
@@ -25,11 +25,18 @@ from model.rope import rope_angles
 from model.router import Router
 
 
-class ModelOutput(NamedTuple):
-    """logits: float32 [B, T, V]. expert_counts_LE: int64, the slots that went to every expert of every layer.
+class TrunkOutput(NamedTuple):
+    """hidden_BTD: the hidden states after the final norm, which logits and multi-token prediction are computed from.
 
-    hidden_BTD: the hidden states after the final norm, which the logits and multi-token prediction are computed from.
+    expert_counts_LE: int64, the slots that went to every expert of every layer.
     """
+
+    hidden_BTD: torch.Tensor
+    expert_counts_LE: torch.Tensor
+
+
+class ModelOutput(NamedTuple):
+    """logits: float32 [B, T, V]. The others are those of `TrunkOutput`."""
 
     logits: torch.Tensor
     expert_counts_LE: torch.Tensor
@@ -71,6 +78,12 @@ class LongcatFlash(nn.Module):
         Raises:
             ModelError: `cu_seqlens` together with `cache`, a cache under autograd, or one without room.
         """
+        hidden_BTD, counts_LE = self._hidden(input_ids_BT, cu_seqlens, cache)
+        return ModelOutput(self._logits(hidden_BTD), counts_LE, hidden_BTD)
+
+    def _hidden(
+        self, input_ids_BT: torch.Tensor, cu_seqlens: torch.Tensor | None, cache: LatentCache | None = None
+    ) -> TrunkOutput:
         start = 0 if cache is None else cache.length
         if cache is not None:
             self._check_cache(cache, input_ids_BT, cu_seqlens, start)
@@ -82,8 +95,7 @@ class LongcatFlash(nn.Module):
             counts.append(counts_E)
         if cache is not None:
             cache.advance(input_ids_BT.shape[1])
-        h_BTD = self.model.norm(h_BTD)
-        return ModelOutput(self._logits(h_BTD), torch.stack(counts), h_BTD)
+        return TrunkOutput(self.model.norm(h_BTD), torch.stack(counts))
 
     def mtp_forward(
         self,
@@ -100,23 +112,37 @@ class LongcatFlash(nn.Module):
         Raises:
             ModelError: as `forward`, or a model without this layer.
         """
+        h_BTD = self._mtp_hidden(hidden_BTD, next_ids_BT, cu_seqlens, cache)
+        return MTPOutput(self._logits(h_BTD), h_BTD)
+
+    def _mtp_hidden(
+        self,
+        hidden_BTD: torch.Tensor,
+        next_ids_BT: torch.Tensor,
+        cu_seqlens: torch.Tensor | None,
+        cache: LatentCache | None = None,
+    ) -> torch.Tensor:
         start = 0 if cache is None else cache.mtp_length
         if cache is not None:
             self._check_cache(cache, next_ids_BT, cu_seqlens, start)
         mtp = self._mtp()
         embed_tokens = mtp.embed_tokens or self.model.embed_tokens
-        h_BTD = mtp(embed_tokens(next_ids_BT), hidden_BTD, self._angles(start, next_ids_BT), cu_seqlens, cache)
+        h_BTD: torch.Tensor = mtp(
+            embed_tokens(next_ids_BT), hidden_BTD, self._angles(start, next_ids_BT), cu_seqlens, cache
+        )
         if cache is not None:
             cache.advance_mtp(next_ids_BT.shape[1])
-        return MTPOutput(self._logits(h_BTD), h_BTD)
+        return h_BTD
 
     def loss(
         self, input_ids_BT: torch.Tensor, targets_BT: torch.Tensor, cu_seqlens: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, ModelOutput]:
-        """(sum of the cross entropy in nats, float32; targets counted, int64; output). Targets of -100 are left out."""
-        output = self(input_ids_BT, cu_seqlens)
-        loss_sum, n_tokens = cross_entropy(output.logits.flatten(0, 1), targets_BT.flatten())
-        return loss_sum, n_tokens, output
+    ) -> tuple[torch.Tensor, torch.Tensor, TrunkOutput]:
+        """(sum of the cross entropy in nats, float32; targets counted, int64; output). Targets of -100 are left out.
+
+        The logits never exist all at once.
+        """
+        output = self._hidden(input_ids_BT, cu_seqlens)
+        return *self._loss_of(output.hidden_BTD, targets_BT), output
 
     def mtp_loss(
         self,
@@ -131,9 +157,8 @@ class LongcatFlash(nn.Module):
         add this mean with a weight. A target counts where `targets_after_next` leaves it.
         """
         # The last position of a row gets the wrong next token, has no target, and is seen by no other position.
-        output = self.mtp_forward(hidden_BTD, input_ids_BT.roll(-1, dims=1), cu_seqlens)
-        further_BT = targets_after_next(targets_BT, cu_seqlens)
-        return cross_entropy(output.logits.flatten(0, 1), further_BT.flatten())
+        h_BTD = self._mtp_hidden(hidden_BTD, input_ids_BT.roll(-1, dims=1), cu_seqlens)
+        return self._loss_of(h_BTD, targets_after_next(targets_BT, cu_seqlens))
 
     @property
     def output_weight(self) -> torch.Tensor:
@@ -155,6 +180,10 @@ class LongcatFlash(nn.Module):
     def _logits(self, h_BTD: torch.Tensor) -> torch.Tensor:
         logits_BTV = linear(h_BTD, self.output_weight)
         return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
+
+    def _loss_of(self, hidden_BTD: torch.Tensor, targets_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss_sum, _, counted = linear_cross_entropy(hidden_BTD.flatten(0, 1), self.output_weight, targets_BT.flatten())
+        return loss_sum, counted
 
     def _mtp(self) -> MultiTokenPrediction:
         if self.model.mtp is None:
