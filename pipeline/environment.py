@@ -13,7 +13,6 @@ RECORDED_PACKAGES = (
     "triton",
     "numpy",
     "tokenizers",
-    "datasketch",
     "fasttext-community",
     "zstandard",
     "resiliparse",

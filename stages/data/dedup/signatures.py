@@ -74,10 +74,10 @@ class Signer:
     """Computes the signatures of documents given as texts."""
 
     def __init__(self, num_perm: int, ngram: int, seed: int) -> None:
-        from datasketch import MinHash
-
-        drawn = MinHash(num_perm=num_perm, seed=seed, hashfunc=int, scheme="affine32").permutations
-        self._factors, self._summands = drawn[0], drawn[1]
+        # As datasketch draws them, which a test compares: importing it (and with it scipy) takes longer than a shard.
+        generator = np.random.RandomState(seed)
+        self._factors = generator.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+        self._summands = generator.randint(0, 1 << 32, num_perm, dtype=np.uint32)
         self._ngram = ngram
 
     def sign(self, texts: Sequence[str]) -> Signatures:
