@@ -13,7 +13,7 @@ STORE ?= longcat-store
 SOURCES := longcat_cli stages pipeline model kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-slow lint format bench docs clean
+.PHONY: help setup demo smoke test test-slow test-ray lint format bench docs clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -54,6 +54,10 @@ test: setup ## Run the tests
 
 test-slow: setup ## The minutes-long tests, e.g. twenty kills of the smoke recipe
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+test-ray: setup ## The tests of the Ray engine on a local cluster (installs Ray into .venv)
+	$(PIP) install --quiet --editable '.[ray]'
+	$(BIN)/python -m pytest tests/pipeline/test_engine_ray.py tests/pipeline/test_engine_ray_cluster.py
 
 lint: setup ## ruff, mypy and the import directions
 	$(BIN)/ruff check .
