@@ -190,8 +190,10 @@ class _Walk:
         self.links.clear()
         if self.in_pre:
             text = raw.strip("\n").rstrip()
+        elif "\x00" in raw:
+            text = "\n".join([" ".join(line.split()) for line in raw.split("\x00")]).strip("\n")
         else:
-            text = "\n".join(" ".join(line.split()) for line in raw.split("\x00")).strip("\n")
+            text = " ".join(raw.split())
         if not text or text.isspace():
             return
         _, element, near, above, lasting = self.stack[-1] if self.stack else ("body", 0, 0, 0, "body")
@@ -292,7 +294,8 @@ def _walk(tokens: list[tuple[str, ...]], skipped: frozenset[str]) -> Blocks:  # 
                 if not depth:
                     skipping = ""
             continue
-        if text:
+        # Most texts between tags are the line breaks of the markup, which begin no block.
+        if text and (parts or walk.in_pre or not text.isspace()):
             parts.append(text if walk.in_pre else text.replace("\x00", ""))
             if walk.in_link:
                 links.append(text.strip())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,16 @@ TAG_GROUPS = (
 )  # fmt: skip
 TAG_COLUMN = {tag: column for column, tags in enumerate(TAG_GROUPS) for tag in tags}
 PUNCTUATION = re.compile(r"[.,;:!?。、，！？]")
+CAPITALS, DIGITS = string.ascii_uppercase.encode(), string.digits.encode()
 ENDINGS = frozenset(".!?:;。！？\"”')")
 SPECIAL = re.compile(
     r"©|all rights reserved|\bcookies?\b|privacy policy|terms of|log ?in|sign (?:in|up)|subscribe", re.I
 )
+# One of these is in every ASCII text that `SPECIAL` matches.
+SPECIAL_WORDS = (
+    "all rights reserved", "cookie", "privacy policy", "terms of", "login", "log in", "sign in", "sign up", "subscribe",
+)  # fmt: skip
+WORD = re.compile(r"\w+")
 CURRENCY = re.compile(r"[$€£¥]\s?\d|\d\s?(?:€|kr|zł|USD|EUR)")
 LEVELS = 5
 KINDS = ("article", "documentation", "forum", "listing", "collection", "product", "service")
@@ -60,7 +68,7 @@ class PageFeatures:
         texts = [block.text for block in blocks]
         self.characters = np.array([len(text) for text in texts], np.float32)
         self.links = np.array([block.link_characters for block in blocks], np.float32)
-        self.punctuation = np.array([len(PUNCTUATION.findall(text)) for text in texts], np.float32)
+        self.punctuation = np.array([_count(text, b".,;:!?", _punctuation) for text in texts], np.float32)
         self.elements = np.array([block.element for block in blocks], np.int64)
         self.tags = np.array([TAG_COLUMN.get(block.tag, len(TAG_GROUPS)) for block in blocks], np.int64)
         near = np.array([block.near for block in blocks], np.int64)
@@ -79,7 +87,9 @@ class PageFeatures:
 
     def _own(self, texts: list[str], title: str) -> Floats:
         size = self.characters
-        known = set(re.findall(r"\w+", title.lower()))
+        known = set(WORD.findall(title.lower()))
+        beginnings = [text[:200] for text in texts]
+        digits = [_count(text, DIGITS, _digits) / len(text) for text in beginnings]
         columns = [
             _log(size),
             np.minimum(size, 300) / 300,
@@ -89,10 +99,10 @@ class PageFeatures:
             _log(self.punctuation),
             [text[-1] in ENDINGS for text in texts],
             [text[:1].isupper() for text in texts],
-            [sum(map(str.isupper, text[:200])) / min(len(text), 200) for text in texts],
-            [sum(map(str.isdigit, text[:200])) / min(len(text), 200) for text in texts],
-            [bool(SPECIAL.search(text[:400])) for text in texts],
-            [bool(CURRENCY.search(text[:200])) for text in texts],
+            [_count(text, CAPITALS, _capitals) / len(text) for text in beginnings],
+            digits,
+            [_is_special(text[:400]) for text in texts],
+            [share > 0 and bool(CURRENCY.search(text)) for share, text in zip(digits, beginnings, strict=True)],
             [_overlap(text, known) if len(text) < 200 else 0.0 for text in texts],
             *self.repeats,
         ]
@@ -198,7 +208,33 @@ def _repeats(texts: list[str]) -> list[list[float]]:
     return [[float(counts[text] > 1) for text in texts], again]
 
 
+def _count(text: str, signs: bytes, slowly: Callable[[str], int]) -> int:
+    """What `slowly` counts, of which `signs` are the ASCII ones."""
+    if text.isascii():
+        data = text.encode()
+        return len(data) - len(data.translate(None, signs))
+    return slowly(text)
+
+
+def _punctuation(text: str) -> int:
+    return len(PUNCTUATION.findall(text))
+
+
+def _capitals(text: str) -> int:
+    return sum(map(str.isupper, text))
+
+
+def _digits(text: str) -> int:
+    return sum(map(str.isdigit, text))
+
+
+def _is_special(text: str) -> bool:
+    if text.isascii() and not any(map(text.lower().__contains__, SPECIAL_WORDS)):
+        return False
+    return bool(SPECIAL.search(text))
+
+
 def _overlap(text: str, words: set[str]) -> float:
     """Share of a text's words that are among `words`."""
-    own = re.findall(r"\w+", text.lower())
-    return sum(word in words for word in own) / len(own) if own else 0.0
+    own = WORD.findall(text.lower())
+    return 0.0 if words.isdisjoint(own) else sum(word in words for word in own) / len(own)
