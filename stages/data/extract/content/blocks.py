@@ -178,8 +178,7 @@ class _Walk:
         self.lists: list[list[int]] = []  # [0] for unordered, [1, n] for ordered
         self.fresh = False
         self.number = 0
-        self.hints: dict[str, int] = {}
-        self.shapes: dict[tuple[str, str], int] = {}
+        self.makes: dict[tuple[str, str], tuple[int, int]] = {}  # number and hint bits by tag and attributes
 
     def flush(self) -> None:
         if not self.parts:
@@ -207,11 +206,11 @@ class _Walk:
     def open(self, tag: str, attributes: str) -> None:
         self.flush()
         out = self.out
-        key = (tag, attributes)
-        bits = self.hints.get(attributes, -1) if attributes else 0
-        if bits < 0:
-            bits = self.hints[attributes] = hint_bits(attributes)
-        bits |= TAG_BITS.get(tag, 0)
+        made = self.makes.get((tag, attributes))
+        if made is None:
+            hinted = hint_bits(attributes) if attributes else 0
+            made = self.makes[tag, attributes] = (len(self.makes), hinted | TAG_BITS.get(tag, 0))
+        key, bits = made
         element = len(out.parents)
         if self.stack:
             _, parent, _, above, lasting = self.stack[-1]
@@ -227,7 +226,7 @@ class _Walk:
         out.tags.append(tag)
         out.starts.append(len(out.blocks))
         out.ends.append(-1)
-        out.keys.append(self.shapes.setdefault(key, len(self.shapes)))
+        out.keys.append(key)
         if tag in LASTING_TAGS:
             lasting = tag
             if tag in ("li", "td", "th", "blockquote", "dd", "dt"):

@@ -27,9 +27,10 @@ ENDINGS = frozenset(".!?:;。！？\"”')")
 SPECIAL = re.compile(
     r"©|all rights reserved|\bcookies?\b|privacy policy|terms of|log ?in|sign (?:in|up)|subscribe", re.I
 )
-# One of these is in every ASCII text that `SPECIAL` matches.
+# One of these is in every text that `SPECIAL` matches, once its letters are small and plain.
 SPECIAL_WORDS = (
-    "all rights reserved", "cookie", "privacy policy", "terms of", "login", "log in", "sign in", "sign up", "subscribe",
+    "©", "all rights reserved", "cookie", "privacy policy", "terms of", "login", "log in", "sign in", "sign up",
+    "subscribe",
 )  # fmt: skip
 WORD = re.compile(r"\w+")
 CURRENCY = re.compile(r"[$€£¥]\s?\d|\d\s?(?:€|kr|zł|USD|EUR)")
@@ -237,9 +238,10 @@ def _digits(text: str) -> int:
 
 
 def _is_special(text: str) -> bool:
-    if text.isascii() and not any(map(text.lower().__contains__, SPECIAL_WORDS)):
-        return False
-    return bool(SPECIAL.search(text))
+    small = text.lower()
+    if not text.isascii():  # what matches i and s without regard to case
+        small = small.replace("i\u0307", "i").replace("ı", "i").replace("ſ", "s")
+    return any(map(small.__contains__, SPECIAL_WORDS)) and bool(SPECIAL.search(text))
 
 
 def _overlap(text: str, words: set[str]) -> float:

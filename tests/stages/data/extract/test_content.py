@@ -174,7 +174,8 @@ def test_signs_are_counted_alike_in_ascii_and_beyond(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["We use Cookies.", "LOG IN", "Sign Up now", "Subscribe", "© 2020", "catalogue", "é login"]
+    "text",
+    ["We use Cookies.", "LOG IN", "Sign Up now", "Subscribe", "© 2020", "catalogue", "é login", "COOKİES", "ſubſcrıbe"],
 )
 def test_special_words_are_found_as_their_pattern_says(text: str) -> None:
     found = PageFeatures(read_blocks(f"<body><p>{text}</p></body>"), "", "").rows[0][10]
