@@ -73,6 +73,7 @@ format: setup ## Format the code
 bench: setup ## Run the benchmarks (CORPUS=folder of HTML, PEER=python with datatrove, ITEMS=benchmark file:fields)
 	$(BIN)/python benchmarks/command_line.py
 ifneq ($(CORPUS),)
+	$(BIN)/python benchmarks/data_extract.py $(PEER:%=--peer-python %) $(CORPUS)
 	$(BIN)/python benchmarks/data_filter.py $(PEER:%=--peer-python %) $(CORPUS)
 	$(BIN)/python benchmarks/data_dedup.py recall --corpus $(CORPUS)
 	$(BIN)/python benchmarks/data_pack.py $(CORPUS)
