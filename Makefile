@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 120
 SOURCES := longcat_cli stages pipeline model kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-slow lint format bench kernels-report docs clean fuzz
+.PHONY: help setup demo smoke test test-slow lint format bench kernels-report docs clean fuzz test-ray
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,6 +61,10 @@ fuzz: setup ## Fuzz the readers and page extraction, FUZZ_SECONDS each
 	$(BIN)/python tests/fuzz/fuzz_extract.py readers -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz/fuzz_extract.py pages -max_total_time=$(FUZZ_SECONDS)
 
+test-ray: setup ## The tests of the Ray engine on a local cluster (installs Ray into .venv)
+	$(PIP) install --quiet --editable '.[ray]'
+	$(BIN)/python -m pytest tests/pipeline/test_engine_ray.py tests/pipeline/test_engine_ray_cluster.py
+
 lint: setup ## ruff, mypy and the import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,6 +82,7 @@ bench: setup ## Run the benchmarks (CORPUS=folder of HTML, PEER=python with data
 	$(BIN)/python benchmarks/model_batch_invariance.py
 	$(BIN)/python benchmarks/model_speed.py
 ifneq ($(CORPUS),)
+	$(BIN)/python benchmarks/data_extract.py $(PEER:%=--peer-python %) $(CORPUS)
 	$(BIN)/python benchmarks/data_filter.py $(PEER:%=--peer-python %) $(CORPUS)
 	$(BIN)/python benchmarks/data_dedup.py recall --corpus $(CORPUS)
 	$(BIN)/python benchmarks/data_pack.py $(CORPUS)

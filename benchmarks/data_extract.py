@@ -2,7 +2,11 @@
 
 F1 is that of word bags, as the mean over pages, where a page without text counts 0. Speed is parsing and extraction
 of decoded pages in one thread, tools interleaved in chunks of pages; the table has the ratio of CPU seconds. Peers run
-in their own environment; without one, ours is measured alone.
+in environments of their own, trafilatura 2 in one, datatrove (which asks for trafilatura below 1.12) in another;
+without one, ours is measured alone.
+
+    python -m venv peer && peer/bin/pip install trafilatura==2.3.1 lxml_html_clean
+    python -m venv other && other/bin/pip install "datatrove[io,processing]==0.10.1" lxml_html_clean
 
     python benchmarks/data_extract.py FOLDER_OF_HTML [--pages 150] [--peer-python PATH] [--output FILE.json]
     python benchmarks/data_extract.py PAGES.warc.gz --truth TRUTH.jsonl [--peer-python PATH] [--half 0|1]
@@ -89,7 +93,7 @@ def read_pages(path: Path, truth: Path | None, most: int) -> list[dict[str, Any]
     from stages.data.extract.decode import decode
 
     if truth is None:
-        files = sorted(path.rglob("*.html"))
+        files = sorted(file for file in path.rglob("*.html") if file.is_file())
         files = files[:: max(1, len(files) // most)][:most]
         return [{"page": decode(file.read_bytes(), is_html=True).text} for file in files]
     from fastwarc.warc import ArchiveIterator

@@ -57,17 +57,33 @@ def show(ctx: typer.Context, reference: Reference, as_json: Json = False) -> Non
 
 
 @app.command()
-def lineage(ctx: typer.Context, reference: Reference, as_json: Json = False) -> None:
+def lineage(
+    ctx: typer.Context,
+    reference: Reference,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="A table instead: documents in, out and dropped at each stage.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """What an artifact was made from, down to the crawl, as a tree.
 
-    Example: [cyan]longcat artifacts lineage extended[/cyan]
+    Examples:
+
+      [cyan]longcat artifacts lineage extended[/cyan]
+
+      [cyan]longcat artifacts lineage tokens --counts[/cyan]
     """
     from longcat_cli.console import out, print_json
-    from longcat_cli.render import lineage_tree
+    from longcat_cli.render import lineage_tree, print_flows
+    from pipeline.lineage import ancestry, document_flows
     from pipeline.lineage import lineage as trace
 
     store = settings_of(ctx).open_store()
-    node = trace(store, store.resolve(reference))
+    artifact = store.resolve(reference)
+    if counts:
+        print_flows(store, document_flows(ancestry(store, artifact)), as_json=as_json)
+        return
+    node = trace(store, artifact)
     if as_json:
         print_json(node)
     else:

@@ -58,7 +58,7 @@ def run(
         print_recipe_plan(chosen, steps, as_json=as_json)
         return
     outcomes = run_steps(steps, session)
-    print_outcomes(outcomes, as_json=as_json, recipe=chosen.name)
+    print_outcomes(session.store, outcomes, as_json=as_json, recipe=chosen.name)
 
 
 @app.command("list")

@@ -12,7 +12,7 @@ from longcat_cli.console import brief, duration, out, print_json, size
 
 if TYPE_CHECKING:
     from pipeline.artifact import Artifact
-    from pipeline.lineage import Garbage
+    from pipeline.lineage import DocumentFlow, Garbage
     from pipeline.recipe import PlannedStep, Recipe
     from pipeline.runner import Outcome, Plan
     from pipeline.stage import Stage
@@ -117,11 +117,13 @@ def _plan_json(name: str, plan: Plan, state: str) -> dict[str, Any]:
     }
 
 
-def print_outcomes(outcomes: Sequence[Outcome], *, as_json: bool, recipe: str) -> None:
-    """The artifact table of a finished recipe."""
+def print_outcomes(store: Store, outcomes: Sequence[Outcome], *, as_json: bool, recipe: str) -> None:
+    """The artifacts of a finished recipe, and what became of the documents."""
     if as_json:
         print_json({"recipe": recipe, "artifacts": [outcome.summary() for outcome in outcomes]})
         return
+    from pipeline.lineage import document_flows
+
     rows = table("artifact", "kind", "id", ">size", ">time", "counts", "metrics")
     for outcome in outcomes:
         manifest = outcome.artifact.manifest
@@ -135,6 +137,9 @@ def print_outcomes(outcomes: Sequence[Outcome], *, as_json: bool, recipe: str) -
             brief(manifest.metrics, 3),
         )
     out().print(rows)
+    if flows := document_flows(outcome.artifact for outcome in outcomes):
+        out().print()
+        print_flows(store, flows, as_json=False)
 
 
 def print_artifacts(store: Store, artifacts: Sequence[Artifact], *, as_json: bool) -> None:
@@ -184,6 +189,39 @@ def lineage_tree(node: Mapping[str, Any], role: str | None = None, seen: set[str
     for child in node["inputs"]:
         tree.children.append(lineage_tree(child, child["role"], seen))
     return tree
+
+
+def print_flows(store: Store, flows: Sequence[DocumentFlow], *, as_json: bool) -> None:
+    """Documents in, out and dropped, stage by stage."""
+    if as_json:
+        print_json([_flow_json(store, flow) for flow in flows])
+        return
+    rows = table("stage", "artifact", ">in", ">out", ">dropped", "for")
+    for flow in flows:
+        reasons = sorted(flow.dropped.items(), key=lambda item: -item[1])
+        says = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:3])
+        if len(reasons) > 3:
+            says += f", {len(reasons) - 3} more"
+        if flow.unaccounted:
+            says += f" [red]{flow.unaccounted:,} not accounted for[/red]"
+        name = ", ".join(store.names_of(flow.artifact.id)) or flow.artifact.id
+        dropped = sum(flow.dropped.values())
+        stage = flow.artifact.manifest.stage
+        rows.add_row(stage, name, f"{flow.documents_in:,}", f"{flow.documents_out:,}", f"{dropped:,}", says)
+    out().print(rows)
+
+
+def _flow_json(store: Store, flow: DocumentFlow) -> dict[str, Any]:
+    return {
+        "id": flow.artifact.id,
+        "kind": flow.artifact.kind,
+        "names": store.names_of(flow.artifact.id),
+        "stage": flow.artifact.manifest.stage,
+        "documents_in": flow.documents_in,
+        "documents_out": flow.documents_out,
+        "dropped": dict(flow.dropped),
+        "unaccounted": flow.unaccounted,
+    }
 
 
 def print_settings(stage: Stage, given: Mapping[str, Any], *, as_json: bool) -> None:

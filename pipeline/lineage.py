@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,47 @@ def lineage(store: Store, artifact: Artifact) -> dict[str, Any]:
         "metrics": manifest.metrics,
         "inputs": inputs,
     }
+
+
+@dataclass(frozen=True)
+class DocumentFlow:
+    """How many documents came into the stage of an artifact, went on, and were dropped, by reason."""
+
+    artifact: Artifact
+    documents_in: int
+    documents_out: int
+    dropped: Mapping[str, int]
+
+    @property
+    def unaccounted(self) -> int:
+        """Documents that neither went on nor were dropped; 0 unless a stage counts wrongly."""
+        return self.documents_in - self.documents_out - sum(self.dropped.values())
+
+
+def document_flows(artifacts: Iterable[Artifact]) -> list[DocumentFlow]:
+    """The flow through every stage that takes documents and hands documents on, in the order given."""
+    found = []
+    for artifact in artifacts:
+        counts = artifact.manifest.counts
+        if "documents_in" in counts and "documents_out" in counts:
+            flow = DocumentFlow(artifact, counts["documents_in"], counts["documents_out"], counts.get("dropped", {}))
+            found.append(flow)
+    return found
+
+
+def ancestry(store: Store, artifact: Artifact) -> list[Artifact]:
+    """The artifact and what it was made from, as far as the store still has it: inputs first, each once."""
+    found: dict[str, Artifact] = {}
+
+    def visit(item: Artifact) -> None:
+        for references in item.manifest.inputs.values():
+            for reference in references:
+                if reference.id not in found and (before := store.get(reference.kind, reference.id)) is not None:
+                    visit(before)
+        found[item.id] = item
+
+    visit(artifact)
+    return list(found.values())
 
 
 def difference(before: Artifact, after: Artifact) -> dict[str, dict[str, list[Any]]]:

@@ -183,6 +183,57 @@ def test_recipes_can_be_copied_but_nothing_is_overwritten(
     assert longcat(capfd, store_path, "run", str(target), "--dry-run")[0] == 0
 
 
+@pytest.fixture
+def chain(notes: Path, tmp_path: Path) -> Path:
+    """A recipe over the notes, of which one is empty and two are alike."""
+    (notes / "0.txt").write_text("")
+    (notes / "2.txt").write_bytes((notes / "1.txt").read_bytes())
+    recipe = tmp_path / "chain.yaml"
+    recipe.write_text(
+        "name: chain\ndescription: Two stages.\nsteps:\n"
+        f"  extracted: {{stage: data.extract, config: {{input: [{notes}]}}}}\n"
+        "  deduped: {stage: data.dedup, inputs: {documents: extracted}}\n"
+    )
+    return recipe
+
+
+def test_a_run_ends_with_what_became_of_the_documents(
+    capfd: pytest.CaptureFixture[str], store_path: Path, chain: Path
+) -> None:
+    code, out, _ = longcat(capfd, store_path, "run", str(chain))
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert ["data.extract", "extracted@1", "3", "2", "1", "no_text", "1"] in rows
+    assert ["data.dedup", "deduped@1", "2", "1", "1", "exact_duplicate", "1"] in rows
+
+
+def test_lineage_counts_the_documents_of_every_stage(
+    capfd: pytest.CaptureFixture[str], store_path: Path, chain: Path
+) -> None:
+    longcat(capfd, store_path, "run", str(chain))
+    code, out, _ = longcat(capfd, store_path, "artifacts", "lineage", "deduped", "--counts", "--json")
+    extracted, deduped = json.loads(out)
+    assert code == 0
+    assert (extracted["names"], extracted["dropped"]) == (["extracted@1"], {"no_text": 1})
+    assert (extracted["documents_in"], extracted["documents_out"], extracted["unaccounted"]) == (3, 2, 0)
+    assert (deduped["documents_in"], deduped["documents_out"], deduped["unaccounted"]) == (2, 1, 0)
+    assert "not accounted for" not in longcat(capfd, store_path, "artifacts", "lineage", "deduped", "--counts")[1]
+
+
+def test_lineage_says_when_counts_do_not_add_up(
+    capfd: pytest.CaptureFixture[str], store_path: Path, chain: Path
+) -> None:
+    longcat(capfd, store_path, "run", str(chain))
+    shown = json.loads(longcat(capfd, store_path, "artifacts", "show", "extracted", "--json")[1])
+    path = Path(shown["path"]) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["counts"]["dropped"] = {}
+    path.write_text(json.dumps(manifest))
+    code, out, _ = longcat(capfd, store_path, "artifacts", "lineage", "deduped", "--counts")
+    assert code == 0
+    assert "1 not accounted for" in out
+
+
 def test_a_closed_pipe_is_no_error(store_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "longcat_cli", "--store", str(store_path), "data", "filter", "--show-config"],

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.artifact import MANIFEST_NAME, artifact_id
 from pipeline.errors import BusyError, IntegrityError, MissingArtifactError, UsageError
-from pipeline.lineage import difference, garbage, lineage
+from pipeline.lineage import ancestry, difference, document_flows, garbage, lineage
 from pipeline.lock import locked
 from pipeline.runner import Session, run_stage
 from pipeline.store import Store
@@ -127,6 +127,16 @@ def test_lineage_goes_down_to_the_first_artifact(session: Session) -> None:
     assert tree["inputs"][0]["role"] == "documents"
     shutil.rmtree(base.path)
     assert lineage(session.store, top)["inputs"][0]["missing"] is True
+
+
+def test_ancestry_has_inputs_first_and_each_artifact_once(session: Session) -> None:
+    base = run_stage(session, "toy.write", {}).artifact
+    one, two = (run_stage(session, "toy.upper", {"suffix": sign}, {"documents": base.id}).artifact for sign in "!?")
+    top = run_stage(session, "toy.join", {}, {"parts": [two, one]}).artifact
+    assert [item.id for item in ancestry(session.store, top)] == [base.id, two.id, one.id, top.id]
+    assert document_flows([base, top]) == []
+    shutil.rmtree(base.path)
+    assert [item.id for item in ancestry(session.store, top)] == [two.id, one.id, top.id]
 
 
 def test_difference_names_configuration_counts_and_files(session: Session) -> None:

@@ -14,7 +14,7 @@ from pipeline.documents import Document, read_documents
 from pipeline.files import atomic_path
 from stages.data.dedup.config import DedupConfig
 from stages.data.dedup.runs import Keys, file_of, in_key_order, save_array
-from stages.data.dedup.signatures import EMPTY_SLOT, NgramHashes, Signatures, Signer, distinct_ngrams
+from stages.data.dedup.signatures import EMPTY_SLOT, NgramHashes, Permutations, Signatures, Signer, distinct_ngrams
 from stages.data.dedup.words import exact_digest
 
 BATCH_CHARACTERS = 1 << 20
@@ -33,6 +33,7 @@ class SignTask:
     number: int
     folder: Path
     config: DedupConfig
+    permutations: Permutations
 
 
 @dataclass
@@ -55,7 +56,7 @@ def sign_shard(task: SignTask) -> dict[str, Any]:
         IntegrityError: the shard is damaged.
     """
     config = task.config
-    signer = Signer(config.num_perm, config.ngram, config.seed)
+    signer = Signer(task.permutations, config.ngram)
     runs: list[dict[str, Any]] = []
     batch = _Batch()
 

@@ -7,6 +7,7 @@ document's n-gram hashes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -70,14 +71,27 @@ def _combined(words: Hashes, size: int) -> NgramHashes:
     return (mixed >> np.uint64(32)).astype(np.uint32)
 
 
+@dataclass(frozen=True)
+class Permutations:
+    """uint32 [num_perm] each: slot i of a signature is the least `factors[i] * hash + summands[i]`."""
+
+    factors: NgramHashes
+    summands: NgramHashes
+
+
+def draw_permutations(num_perm: int, seed: int) -> Permutations:
+    """Those of `datasketch.MinHash`, whose import takes longer than signing a shard: workers are given them."""
+    from datasketch import MinHash
+
+    factors, summands = MinHash(num_perm=num_perm, seed=seed, hashfunc=int, scheme="affine32").permutations
+    return Permutations(factors, summands)
+
+
 class Signer:
     """Computes the signatures of documents given as texts."""
 
-    def __init__(self, num_perm: int, ngram: int, seed: int) -> None:
-        from datasketch import MinHash
-
-        drawn = MinHash(num_perm=num_perm, seed=seed, hashfunc=int, scheme="affine32").permutations
-        self._factors, self._summands = drawn[0], drawn[1]
+    def __init__(self, permutations: Permutations, ngram: int) -> None:
+        self._factors, self._summands = permutations.factors, permutations.summands
         self._ngram = ngram
 
     def sign(self, texts: Sequence[str]) -> Signatures:

@@ -16,12 +16,15 @@ from stages.data.dedup.match import MatchTask, match_part, read_pairs
 from stages.data.dedup.paragraphs import Counted, CountTask, count_paragraphs, repeated, write_report
 from stages.data.dedup.runs import EXACT, Run, Runs, save_array
 from stages.data.dedup.sign import SignTask, sign_shard
+from stages.data.dedup.signatures import draw_permutations
 from stages.data.dedup.write import RemoveTask, WriteTask, write_shard
 
 
 def sign(context: Context[DedupConfig], shards: Sequence[Path]) -> tuple[Runs, list[int]]:
     """The runs of all shards, and how many documents each shard holds."""
-    tasks = [SignTask(shard, number, context.work, context.config) for number, shard in enumerate(shards)]
+    config = context.config
+    permutations = draw_permutations(config.num_perm, config.seed)
+    tasks = [SignTask(shard, number, context.work, config, permutations) for number, shard in enumerate(shards)]
     signed = context.map_shards(sign_shard, tasks, description="signing")
     runs = Runs(context.work, tuple(Run(**run) for result in signed for run in result["runs"]))
     runs.save()

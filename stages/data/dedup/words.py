@@ -153,7 +153,7 @@ def _ascii_table() -> bytes:
 @cache
 def _classes() -> Classes:
     """Of every Unicode code point whether it is outside words, part of one, or one alone."""
-    every = "".join(map(chr, range(0x110000)))
+    every = np.arange(0x110000, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
     classes = np.full(len(every), _OUTSIDE, dtype=np.uint8)
     for match in re.finditer(r"\w+", every):
         classes[match.start() : match.end()] = _RUN

@@ -11,7 +11,7 @@ MAX_TITLE_CHARACTERS = 1000
 MAX_LANGUAGE_CHARACTERS = 35
 MAX_URL_CHARACTERS = 2000
 # Pages hold these for layout; in text they would only make other words of the same ones.
-SPACES = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u00ad": None})
+SPACES = (("\u00a0", " "), ("\u202f", " "), ("\u00ad", ""))
 # The walk marks line breaks and inline code with these; pages have no use for them.
 CONTROLS = ("\x00", "\x01", "\x02")
 MAX_PAGE_BYTES = 4 << 20
@@ -68,7 +68,7 @@ def extract_page(data: bytes, charset: str | None, extractor: str = "longcat", f
 
 
 def without_controls(text: str) -> str:
-    """The text without `CONTROLS`; `str.translate` would take longer than the parser does."""
+    """The text without `CONTROLS`; here as for `SPACES`, `str.translate` would take longer than the parser does."""
     for control in CONTROLS:
         text = text.replace(control, "")
     return text
@@ -138,7 +138,9 @@ def _with_trafilatura(text: str) -> str:
 
 
 def _cleaned(text: str) -> str:
-    return text.translate(SPACES).strip()
+    for space, plain in SPACES:
+        text = text.replace(space, plain)
+    return text.strip()
 
 
 def _bounded(text: str | None, limit: int) -> str | None:

@@ -182,8 +182,7 @@ class _Walk:
         self.lists: list[list[int]] = []  # [0] for unordered, [1, n] for ordered
         self.fresh = False
         self.number = 0
-        self.hints: dict[str, int] = {}
-        self.shapes: dict[tuple[str, str], int] = {}
+        self.makes: dict[tuple[str, str], tuple[int, int]] = {}  # number and hint bits by tag and attributes
 
     def flush(self) -> None:
         if not self.parts:
@@ -194,8 +193,10 @@ class _Walk:
         self.links.clear()
         if self.in_pre:
             text = raw.strip("\n").rstrip()
+        elif "\x00" in raw:
+            text = "\n".join([" ".join(line.split()) for line in raw.split("\x00")]).strip("\n")
         else:
-            text = "\n".join(" ".join(line.split()) for line in raw.split("\x00")).strip("\n")
+            text = " ".join(raw.split())
         if not text or text.isspace():
             return
         _, element, near, above, lasting = self.stack[-1] if self.stack else ("body", 0, 0, 0, "body")
@@ -209,11 +210,11 @@ class _Walk:
     def open(self, tag: str, attributes: str) -> None:
         self.flush()
         out = self.out
-        key = (tag, attributes)
-        bits = self.hints.get(attributes, -1) if attributes else 0
-        if bits < 0:
-            bits = self.hints[attributes] = hint_bits(attributes)
-        bits |= TAG_BITS.get(tag, 0)
+        made = self.makes.get((tag, attributes))
+        if made is None:
+            hinted = hint_bits(attributes) if attributes else 0
+            made = self.makes[tag, attributes] = (len(self.makes), hinted | TAG_BITS.get(tag, 0))
+        key, bits = made
         element = len(out.parents)
         if self.stack:
             _, parent, _, above, lasting = self.stack[-1]
@@ -229,7 +230,7 @@ class _Walk:
         out.tags.append(tag)
         out.starts.append(len(out.blocks))
         out.ends.append(-1)
-        out.keys.append(self.shapes.setdefault(key, len(self.shapes)))
+        out.keys.append(key)
         if tag in LASTING_TAGS:
             lasting = tag
             if tag in ("li", "td", "th", "blockquote", "dd", "dt"):
@@ -296,7 +297,8 @@ def _walk(tokens: list[tuple[str, ...]], skipped: frozenset[str]) -> Blocks:  # 
                 if not depth:
                     skipping = ""
             continue
-        if text:
+        # Most texts between tags are the line breaks of the markup, which begin no block.
+        if text and (parts or walk.in_pre or not text.isspace()):
             parts.append(text if walk.in_pre else text.replace("\x00", ""))
             if walk.in_link:
                 links.append(text.strip())

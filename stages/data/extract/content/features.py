@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,17 @@ TAG_GROUPS = (
 )  # fmt: skip
 TAG_COLUMN = {tag: column for column, tags in enumerate(TAG_GROUPS) for tag in tags}
 PUNCTUATION = re.compile(r"[.,;:!?。、，！？]")
+CAPITALS, DIGITS = string.ascii_uppercase.encode(), string.digits.encode()
 ENDINGS = frozenset(".!?:;。！？\"”')")
 SPECIAL = re.compile(
     r"©|all rights reserved|\bcookies?\b|privacy policy|terms of|log ?in|sign (?:in|up)|subscribe", re.I
 )
+# One of these is in every text that `SPECIAL` matches, once its letters are small and plain.
+SPECIAL_WORDS = (
+    "©", "all rights reserved", "cookie", "privacy policy", "terms of", "login", "log in", "sign in", "sign up",
+    "subscribe",
+)  # fmt: skip
+WORD = re.compile(r"\w+")
 CURRENCY = re.compile(r"[$€£¥]\s?\d|\d\s?(?:€|kr|zł|USD|EUR)")
 LEVELS = 5
 KINDS = ("article", "documentation", "forum", "listing", "collection", "product", "service")
@@ -50,6 +59,14 @@ def _log(values: Any) -> Floats:
     return logarithms
 
 
+def _side_by_side(columns: Sequence[Any]) -> Floats:
+    """Columns of one length as an array, [length, columns]; `np.stack` takes several times as long on short ones."""
+    made = np.empty((len(columns), len(columns[0])), np.float32)
+    for row, column in zip(made, columns, strict=True):
+        row[:] = column
+    return made.T
+
+
 class PageFeatures:
     """`rows` [blocks, features] and `page` [page features] of one page; `characters` [blocks]."""
 
@@ -60,7 +77,7 @@ class PageFeatures:
         texts = [block.text for block in blocks]
         self.characters = np.array([len(text) for text in texts], np.float32)
         self.links = np.array([block.link_characters for block in blocks], np.float32)
-        self.punctuation = np.array([len(PUNCTUATION.findall(text)) for text in texts], np.float32)
+        self.punctuation = np.array([_count(text, b".,;:!?", _punctuation) for text in texts], np.float32)
         self.elements = np.array([block.element for block in blocks], np.int64)
         self.tags = np.array([TAG_COLUMN.get(block.tag, len(TAG_GROUPS)) for block in blocks], np.int64)
         near = np.array([block.near for block in blocks], np.int64)
@@ -79,7 +96,9 @@ class PageFeatures:
 
     def _own(self, texts: list[str], title: str) -> Floats:
         size = self.characters
-        known = set(re.findall(r"\w+", title.lower()))
+        known = set(WORD.findall(title.lower()))
+        beginnings = [text[:200] for text in texts]
+        digits = [_count(text, DIGITS, _digits) / len(text) for text in beginnings]
         columns = [
             _log(size),
             np.minimum(size, 300) / 300,
@@ -89,14 +108,14 @@ class PageFeatures:
             _log(self.punctuation),
             [text[-1] in ENDINGS for text in texts],
             [text[:1].isupper() for text in texts],
-            [sum(map(str.isupper, text[:200])) / min(len(text), 200) for text in texts],
-            [sum(map(str.isdigit, text[:200])) / min(len(text), 200) for text in texts],
-            [bool(SPECIAL.search(text[:400])) for text in texts],
-            [bool(CURRENCY.search(text[:200])) for text in texts],
+            [_count(text, CAPITALS, _capitals) / len(text) for text in beginnings],
+            digits,
+            [_is_special(text[:400]) for text in texts],
+            [share > 0 and bool(CURRENCY.search(text)) for share, text in zip(digits, beginnings, strict=True)],
             [_overlap(text, known) if len(text) < 200 else 0.0 for text in texts],
             *self.repeats,
         ]
-        return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+        return _side_by_side(columns)
 
     def _tags(self) -> Floats:
         return np.eye(len(TAG_GROUPS) + 1, dtype=np.float32)[self.tags]
@@ -104,61 +123,60 @@ class PageFeatures:
     def _around(self) -> Floats:
         """Neighbours, windows, the place on the page, and which headings came before."""
         size, count = self.characters, len(self.characters)
-        sums = [np.concatenate([[0], np.cumsum(values)]) for values in (size, self.links, self.punctuation)]
         positions = np.arange(count)
+        beside = np.zeros((3, count + 4), np.float32)  # two blocks of nothing at both ends
+        beside[:, 2:-2] = _log(size), self.links / size, self.punctuation / size * 10
+        tags = np.pad(self.tags, 2, constant_values=-1)
         columns: list[Any] = []
-        for offset in (-2, -1, 1, 2):
-            at = positions + offset
-            inside = (at >= 0) & (at < count)
-            at = np.clip(at, 0, count - 1)
-            columns += [
-                _log(size[at] * inside),
-                self.links[at] / size[at] * inside,
-                self.punctuation[at] / size[at] * 10 * inside,
-            ]
-            columns.append((self.tags[at] == self.tags) & inside)
+        for start in (0, 1, 3, 4):
+            columns += [*beside[:, start : start + count], tags[start : start + count] == self.tags]
+        sums = self._sums()
         for reach in (4, 12):
             low, high = np.maximum(positions - reach, 0), np.minimum(positions + reach + 1, count)
-            text, links, marks = (values[high] - values[low] for values in sums)
+            text, links, marks = sums[:, high] - sums[:, low]
             columns += [_log(text), links / text, marks / text * 10]
         first = np.cumsum(self.tags == TAG_COLUMN["h1"])
         headings = np.cumsum(np.isin(self.tags, (TAG_COLUMN["h1"], TAG_COLUMN["h2"])))
-        total = max(float(sums[0][-1]), 1.0)
+        total = max(float(sums[0, -1]), 1.0)
         columns += [
             positions / count,
-            sums[0][:-1] / total,
+            sums[0, :-1] / total,
             first > 0,
             np.full(count, first.max(initial=0) > 0),
             _log(headings),
             _log(positions),
         ]
         columns.append(_log(count - positions))
-        return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+        return _side_by_side(columns)
+
+    def _sums(self) -> npt.NDArray[np.float64]:
+        """Running sums of characters, linked characters and punctuation; shape [3, blocks + 1]."""
+        sums = np.zeros((3, len(self.characters) + 1))
+        for row, values in zip(sums, (self.characters, self.links, self.punctuation), strict=True):
+            row[1:] = np.cumsum(values)
+        return sums
 
     def _ancestors(self) -> Floats:
         """Of the nearest elements around a block: how much text, how linked, how punctuated, how often repeated."""
-        sums = [np.concatenate([[0], np.cumsum(values)]) for values in (self.characters, self.links, self.punctuation)]
         paragraph = np.concatenate([[0], np.cumsum(self.characters * (self.tags == 0))])
-        text, links, marks, prose = (values[self.ends] - values[self.starts] for values in (*sums, paragraph))
+        sums = np.concatenate([self._sums(), paragraph[None]])
+        text, links, marks, prose = sums[:, self.ends] - sums[:, self.starts]
         text = np.maximum(text, 1)
-        total = max(float(sums[0][-1]), 1.0)
-        kinds = np.bincount(self.keys)
-        alike = kinds[self.keys]
+        total = max(float(sums[0, -1]), 1.0)
+        alike = np.bincount(self.keys)[self.keys]
         alike_text = np.bincount(self.keys, text)[self.keys] / alike
-        columns: list[Any] = []
-        element = self.elements
+        blocks = np.maximum(self.ends - self.starts, 1)  # elements without any are around no block
+        columns = [_log(text), text / total, links / text, marks / text * 10, prose / text, _log(blocks)]
+        columns += [_log(text / blocks), _log(alike), _log(alike_text)]
+        of_element = _side_by_side(columns)
+        element, levels = self.elements, []
         for _ in range(LEVELS):
-            # A page that closes what it did not open leaves blocks outside of all elements.
-            blocks = np.maximum(self.ends[element] - self.starts[element], 1)
-            columns += [_log(text[element]), text[element] / total, links[element] / text[element]]
-            columns += [marks[element] / text[element] * 10, prose[element] / text[element], _log(blocks)]
-            columns += [_log(text[element] / blocks), _log(alike[element]), _log(alike_text[element])]
+            levels.append(of_element[element])
             element = np.maximum(self.parents[element], 0)
-        depth = np.zeros(len(self.parents), np.int64)
-        for index, parent in enumerate(self.source.parents):
-            depth[index] = depth[parent] + 1 if parent >= 0 else 0
-        columns.append(_log(depth[self.elements]))
-        return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+        depth: list[int] = []
+        for parent in self.source.parents:
+            depth.append(depth[parent] + 1 if parent >= 0 else 0)
+        return np.concatenate([*levels, _log(np.array(depth)[self.elements])[:, None]], axis=1)
 
     def _page(self, head: str, count: int) -> Floats:
         """What tells the page's kind: shares of text by tag and hint, links, sizes, and what its head says."""
@@ -199,7 +217,34 @@ def _repeats(texts: list[str]) -> list[list[float]]:
     return [[float(counts[text] > 1) for text in texts], again]
 
 
+def _count(text: str, signs: bytes, slowly: Callable[[str], int]) -> int:
+    """What `slowly` counts, of which `signs` are the ASCII ones."""
+    if text.isascii():
+        data = text.encode()
+        return len(data) - len(data.translate(None, signs))
+    return slowly(text)
+
+
+def _punctuation(text: str) -> int:
+    return len(PUNCTUATION.findall(text))
+
+
+def _capitals(text: str) -> int:
+    return sum(map(str.isupper, text))
+
+
+def _digits(text: str) -> int:
+    return sum(map(str.isdigit, text))
+
+
+def _is_special(text: str) -> bool:
+    small = text.lower()
+    if not text.isascii():  # what matches i and s without regard to case
+        small = small.replace("i\u0307", "i").replace("ı", "i").replace("ſ", "s")
+    return any(map(small.__contains__, SPECIAL_WORDS)) and bool(SPECIAL.search(text))
+
+
 def _overlap(text: str, words: set[str]) -> float:
     """Share of a text's words that are among `words`."""
-    own = re.findall(r"\w+", text.lower())
-    return sum(word in words for word in own) / len(own) if own else 0.0
+    own = WORD.findall(text.lower())
+    return 0.0 if words.isdisjoint(own) else sum(word in words for word in own) / len(own)

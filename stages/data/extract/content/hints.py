@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 ATTRIBUTE = re.compile(r'\b(class|id|role|itemprop|aria-hidden|style|hidden|data-testid)="([^"]*)"')
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -69,8 +70,21 @@ TAG_BITS = {tag: BIT[name] for tag, name in _TAGS.items()}
 MAX_NAME_CHARACTERS = 300
 
 
+# Attributes of one site's pages, and of pages made with one framework, recur; those that carry data do not.
+CACHED_CHARACTERS, CACHED_ATTRIBUTES = 200, 1 << 13
+
+
 def hint_bits(attributes: str) -> int:
     """Bits of `BIT` for what a start tag's attributes say."""
+    return _recurring_bits(attributes) if len(attributes) <= CACHED_CHARACTERS else _bits(attributes)
+
+
+@lru_cache(maxsize=CACHED_ATTRIBUTES)
+def _recurring_bits(attributes: str) -> int:
+    return _bits(attributes)
+
+
+def _bits(attributes: str) -> int:
     bits = 0
     for name, value in ATTRIBUTE.findall(attributes):
         if name == "hidden":

@@ -18,6 +18,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import UsageError
 from stages.data.extract import html as page_module
 from stages.data.extract.content.blocks import read_blocks
+from stages.data.extract.content.features import SPECIAL, PageFeatures
 from stages.data.extract.content.markdown import to_markdown
 from stages.data.extract.guard import PageGuard
 from stages.data.extract.html import extract_page
@@ -175,6 +176,26 @@ TAGS = [f"<{slash}{tag}>" for tag in OPENED.split() for slash in ("", "/")]
 MARKUP = st.sampled_from(
     [*TAGS, "<br>", "&amp;", "\0", "<span class='katex-html'>", "</span>", "<!--", "-->", '"', "<x-y z", '<p "a=">']
 )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text("aZ 0²٣.,;。:!?é", min_size=1, max_size=300).filter(str.strip))
+def test_signs_are_counted_alike_in_ascii_and_beyond(text: str) -> None:
+    page = read_blocks(f"<body><p>{text}</p></body>")
+    features, plain = PageFeatures(page, "", ""), page.blocks[0].text
+    assert features.punctuation[0] == sum(sign in ".,;:!?。" for sign in plain)
+    own, start = features.rows[0], plain[:200]
+    assert own[8] == pytest.approx(sum(sign.isupper() for sign in start) / len(start))
+    assert own[9] == pytest.approx(sum(sign.isdigit() for sign in start) / len(start))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["We use Cookies.", "LOG IN", "Sign Up now", "Subscribe", "© 2020", "catalogue", "é login", "COOKİES", "ſubſcrıbe"],
+)
+def test_special_words_are_found_as_their_pattern_says(text: str) -> None:
+    found = PageFeatures(read_blocks(f"<body><p>{text}</p></body>"), "", "").rows[0][10]
+    assert bool(found) == bool(SPECIAL.search(text))
 
 
 @settings(max_examples=150, deadline=None)

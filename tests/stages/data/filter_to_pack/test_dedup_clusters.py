@@ -19,7 +19,7 @@ from stages.data.dedup.keep import keepers
 from stages.data.dedup.match import MatchTask, match_part, read_pairs, similarity
 from stages.data.dedup.runs import EXACT, Run, Runs, save_array
 from stages.data.dedup.sign import SignTask, sign_shard
-from stages.data.dedup.signatures import Signer, distinct_ngrams
+from stages.data.dedup.signatures import Signer, distinct_ngrams, draw_permutations
 
 
 def text(generator: random.Random, words: int) -> str:
@@ -162,7 +162,7 @@ def test_in_a_large_bucket_members_unlike_the_first_meet_each_other(
 
 
 def _all_share(texts: list[str], seed: int) -> bool:
-    return len({row.tobytes() for row in Signer(1, 5, seed).sign(texts)}) == 1
+    return len({row.tobytes() for row in Signer(draw_permutations(1, seed), 5).sign(texts)}) == 1
 
 
 def test_texts_without_words_are_not_near_each_other(tmp_path: Path) -> None:

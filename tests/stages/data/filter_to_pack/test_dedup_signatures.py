@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.data.dedup import signatures, words
-from stages.data.dedup.signatures import EMPTY_SLOT, Signer, distinct_ngrams, ngram_hashes
+from stages.data.dedup.signatures import EMPTY_SLOT, Signer, distinct_ngrams, draw_permutations, ngram_hashes
 from stages.data.dedup.words import composed, exact_digest, normalised_words, word_hashes
 
 SIGNS = "ab Z_9.\n\t-\0é\u0301ßﬁＨ第句カﾊﾟ\u00a0\u2026\U0001f600\U00020000\ud800İ"
@@ -29,7 +29,7 @@ def datasketch_signature(text: str, num_perm: int, ngram: int, seed: int) -> np.
 @settings(max_examples=40, deadline=None)
 @given(TEXTS, st.integers(1, 40), st.integers(1, 7), st.integers(0, 2**32 - 1))
 def test_signatures_are_those_of_datasketch(texts: list[str], num_perm: int, ngram: int, seed: int) -> None:
-    found = Signer(num_perm, ngram, seed).sign(texts)
+    found = Signer(draw_permutations(num_perm, seed), ngram).sign(texts)
     assert found.dtype == np.uint32
     assert found.shape == (len(texts), num_perm)
     for text, row in zip(texts, found, strict=True):
@@ -42,9 +42,9 @@ def test_signatures_do_not_depend_on_the_steps(monkeypatch: pytest.MonkeyPatch, 
     texts = [
         " ".join(str(generator.randrange(50)) for _ in range(size)) for size in (0, 1, 5, 200, 0, 4, 63, 64, 65, 9)
     ]
-    whole = Signer(16, 3, 1).sign(texts)
+    whole = Signer(draw_permutations(16, 1), 3).sign(texts)
     monkeypatch.setattr(signatures, "NGRAMS_A_STEP", step)
-    assert np.array_equal(Signer(16, 3, 1).sign(texts), whole)
+    assert np.array_equal(Signer(draw_permutations(16, 1), 3).sign(texts), whole)
 
 
 @settings(max_examples=100, deadline=None)
@@ -98,7 +98,7 @@ def test_a_short_text_has_one_ngram_and_an_empty_one_none() -> None:
     hashes, counts = ngram_hashes(*word_hashes(texts), 5)
     assert counts.tolist() == [0, 1, 1, 1, 3]
     assert len(set(hashes.tolist())) == 5  # "a b c d e" stands in two of them
-    assert (Signer(8, 5, 1).sign(["...", "a"]) == EMPTY_SLOT).all(axis=1).tolist() == [True, False]
+    assert (Signer(draw_permutations(8, 1), 5).sign(["...", "a"]) == EMPTY_SLOT).all(axis=1).tolist() == [True, False]
 
 
 def test_ngrams_do_not_reach_into_the_next_document() -> None:
@@ -115,7 +115,7 @@ def test_signatures_estimate_jaccard() -> None:
         copy = [f"e{generator.random()}" if generator.random() < rate else word for word in original]
         texts = [" ".join(original), " ".join(copy)]
         first, second = (set(distinct_ngrams(text, 5).tolist()) for text in texts)
-        estimates = Signer(112, 5, 1).sign(texts)
+        estimates = Signer(draw_permutations(112, 1), 5).sign(texts)
         found = float((estimates[0] == estimates[1]).mean())
         assert found == pytest.approx(len(first & second) / len(first | second), abs=0.13)  # three standard errors
 
