@@ -19,7 +19,7 @@ from stages.data.dedup.keep import keepers
 from stages.data.dedup.match import MatchTask, match_part, read_pairs, similarity
 from stages.data.dedup.runs import EXACT, Run, Runs, save_array
 from stages.data.dedup.sign import SignTask, sign_shard
-from stages.data.dedup.signatures import Signer, distinct_ngrams, draw_permutations
+from stages.data.dedup.signatures import Permutations, Signer, distinct_ngrams, draw_permutations
 
 
 def text(generator: random.Random, words: int) -> str:
@@ -41,9 +41,13 @@ def corpus(generator: random.Random) -> list[str]:
     return [edited(generator, item, rate) for item in originals for rate in (0.0, 0.005, 0.01, 0.02, 0.05, 0.2)]
 
 
+def permutations_of(config: DedupConfig) -> Permutations:
+    return draw_permutations(config.num_perm, config.seed)
+
+
 def signed(folder: Path, texts: list[str], config: DedupConfig) -> Runs:
     write_documents(folder / "shard.jsonl.zst", [Document(f"d{n:05d}", item, "s") for n, item in enumerate(texts)])
-    result = sign_shard(SignTask(folder / "shard.jsonl.zst", 0, folder, config))
+    result = sign_shard(SignTask(folder / "shard.jsonl.zst", 0, folder, config, permutations_of(config)))
     runs = Runs(folder, tuple(Run(**run) for run in result["runs"]))
     runs.save()
     save_array(folder / "firsts.npy", np.ones(len(texts), dtype=np.bool_))
@@ -182,7 +186,9 @@ def test_the_best_stays_then_the_longest_then_the_smallest_id(tmp_path: Path) ->
         for name, size, quality in members
     ]
     write_documents(tmp_path / "shard.jsonl.zst", documents)
-    result = sign_shard(SignTask(tmp_path / "shard.jsonl.zst", 0, tmp_path, DedupConfig()))
+    result = sign_shard(
+        SignTask(tmp_path / "shard.jsonl.zst", 0, tmp_path, DedupConfig(), permutations_of(DedupConfig()))
+    )
     runs = Runs(tmp_path, tuple(Run(**run) for run in result["runs"]))
     assert keepers(runs, np.repeat([0, 4, 8], 4)).tolist() == [2] * 4 + [6] * 4 + [10] * 4
     assert keepers(runs, np.arange(12)).tolist() == list(range(12))
