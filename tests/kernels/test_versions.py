@@ -132,7 +132,10 @@ def all_cases() -> list[Case]:
     mixed, dense, idle = slots(17, 3, 0, 9), slots(17, 3, 0, 6), slots(17, 3, 6, 9)
     return [
         *(norm_case(*shape) for shape in [(1, 2), (3, 5), (2, 7, 64), (33, 192), (0, 8)]),
-        *(rope_case(*sizes) for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0)]),
+        *(
+            rope_case(*sizes)
+            for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0), (3, 70, 3, 8, 2)]
+        ),
         *(router_case(*sizes) for sizes in [(13, 7, 3), (1, 1, 1), (5, 6, 6), (9, 768, 12), (0, 8, 2)]),
         mlp_case([3, 0, 5, 1], 8, 16),
         mlp_case([0, 65, 0, 0], 16, 4),
