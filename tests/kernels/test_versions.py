@@ -42,6 +42,7 @@ class Case:
     name: str
     call: Callable[..., Any]
     inputs: list[torch.Tensor]
+    absolute: float = 1e-12  # error allowed where the exact result is zero
 
     @property
     def operation(self) -> str:
@@ -104,7 +105,8 @@ def attention_case(
     call = lambda *qkv: mla_attention.mla_attention(*qkv, qk**-0.5, cu_seqlens)  # noqa: E731
     inputs = [randn(batch, tokens, heads, qk), randn(batch, keys, heads, qk), randn(batch, keys, heads, v)]
     name = f"mla_attention({batch},{tokens},{keys},{heads},{widths},{bounds})"
-    return Case(name, call, inputs)
+    # The slope of a single weight is zero, which flash attention finds as the difference of two sums.
+    return Case(name, call, inputs, absolute=1e-6 if keys == 1 else 1e-12)
 
 
 def decode_case(batch: int, tokens: int, positions: int, heads: int) -> Case:
@@ -152,7 +154,11 @@ def all_cases() -> list[Case]:
         attention_case(1, 530, 530, 2, (12, 8)),
         attention_case(1, 520, 520, 1, (6, 10)),
         attention_case(1, 3, 530, 2, (12, 8)),
+        attention_case(1, 140, 300, 1, (192, 128)),
+        attention_case(2, 0, 3, 2, (6, 4)),
+        attention_case(0, 2, 2, 2, (6, 4)),
         attention_case(2, 16, 16, 2, (6, 4), [0, 3, 3, 20, 32]),
+        attention_case(1, 300, 300, 1, (64, 16), [0, 100, 127, 128, 257, 300]),
         attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700]),
         *(decode_case(*sizes) for sizes in [(2, 1, 9, 3), (1, 4, 9, 2), (1, 3, 3, 1)]),
         loss_case("plain", [3, 0, 10, 5], 11),
@@ -200,7 +206,7 @@ def test_version_agrees_with_float64(case: Case, setting: str, monkeypatch: pyte
         assert result.dtype == torch.float32
         assert result.shape == exact.shape
         error = torch.linalg.vector_norm(result.double() - exact)
-        assert error <= TOLERANCE * torch.linalg.vector_norm(exact) + 1e-12, f"result {index}"
+        assert error <= TOLERANCE * torch.linalg.vector_norm(exact) + case.absolute, f"result {index}"
 
 
 @every_version
@@ -225,4 +231,4 @@ def test_version_keeps_half_precision(case: Case, setting: str, monkeypatch: pyt
     for exact, result in zip(expected, run(case, torch.bfloat16), strict=True):
         assert result.dtype == torch.bfloat16
         error = torch.linalg.vector_norm(result.double() - exact)
-        assert error <= 2e-2 * torch.linalg.vector_norm(exact) + 1e-12
+        assert error <= 2e-2 * (torch.linalg.vector_norm(exact) + 1e4 * case.absolute)
