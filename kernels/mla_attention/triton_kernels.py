@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LOWEST = tl.constexpr(-1e30)  # below every score, yet finite, so that rows which see nothing yet get no NaN
 # The interpreter multiplies bfloat16 matrices as if their bits were integers.
 UPCAST = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -90,8 +91,7 @@ def _attend(
             seen = (key[None, :] <= query[:, None]) & (key[None, :] >= begin[:, None])
             scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, 1))
-        level = tl.where(higher == float("-inf"), 0.0, higher) if MASKED else higher
-        weights, shrink = tl.exp2(scores - level[:, None]), tl.exp2(peak - level)
+        weights, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(peak - higher)
         total = total * shrink + tl.sum(weights, 1)
         v = _tile(v_ptr, start, v_token, keys, v_width, BLOCK_S, VALUE, MASKED, WHOLE)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
@@ -118,7 +118,7 @@ def forward_kernel(
     q_rest = _tile(q_ptr + FIRST, start, q_token, tokens, q_width - FIRST, BLOCK_T, REST, True, WHOLE)
     acc = tl.zeros((BLOCK_T, VALUE), dtype=tl.float32)
     total = tl.zeros((BLOCK_T,), dtype=tl.float32)
-    peak = total - float("inf")
+    peak = total + LOWEST
     bounds = _key_bounds(begin_ptr, start, tokens, keys, BLOCK_T, BLOCK_S, DOCUMENTS)
     acc, peak, total = _attend(
         acc, peak, total, q_first, q_rest, query, begin, k_ptr, v_ptr, k_token, v_token, bounds, keys, q_width, v_width,
