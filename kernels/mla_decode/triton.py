@@ -38,9 +38,12 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inputs: Any = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, w_key_HNC, w_value_HVC = inputs
         with torch.enable_grad():
-            o_BTHV = reference.mla_decode(*inputs, ctx.scale)
+            o_BTHV = reference.mla_decode(
+                q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, w_key_HNC, w_value_HVC, ctx.scale
+            )
         return *torch.autograd.grad(o_BTHV, inputs, gradients[0]), None
 
 
