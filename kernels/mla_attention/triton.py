@@ -91,10 +91,10 @@ def _strides(*inputs: torch.Tensor) -> tuple[int, ...]:
 # (queries, keys, warps, stages) of a tile. Wide wgmma wants 64 rows for every four warps, so eight warps have 128.
 TILES = {
     "sm_90": {"forward": (128, 64, 8, 3), "keys": (32, 128, 8, 2), "queries": (128, 64, 8, 2)},
-    "sm_100": {"forward": (128, 64, 8, 2), "keys": (64, 64, 8, 2), "queries": (64, 64, 8, 2)},
-    "gfx942": {"forward": (64, 64, 4, 1), "keys": (32, 64, 4, 1), "queries": (64, 32, 4, 1)},
+    "sm_100": {"forward": (128, 64, 8, 3), "keys": (32, 128, 8, 2), "queries": (128, 64, 8, 2)},
+    "gfx942": {"forward": (128, 64, 4, 1), "keys": (32, 64, 4, 1), "queries": (128, 32, 4, 1)},
 }
-SMALL = (32, 32, 4, 1)  # where tensor cores do not multiply, or heads are wider than 192 and 128
+SMALL = (16, 16, 8, 1)  # where tensor cores do not multiply, or heads are wider than 192 and 128
 INTERPRETED = (128, 128, 1, 1)  # the interpreter's time goes with the number of operations, not with their size
 
 
@@ -146,20 +146,21 @@ def mla_attention(
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the widths of LongCat-Flash, 192 and 128, with documents and without."""
+    """At the widths of LongCat-Flash, 192 and 128; with documents and without, and in float32."""
     strides = [f"{x}_{axis}" for x in "qkv" for axis in ("batch", "token", "head")]
     integers = ("tokens", "keys", "heads", "q_width", "v_width", "rows", *strides)
-    halves = ("q_ptr", "k_ptr", "v_ptr", "o_ptr", "grad_ptr", "grad_q_ptr", "grad_k_ptr", "grad_v_ptr")
-    arguments = dict.fromkeys(halves, "*bf16") | dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32")
-    arguments |= dict.fromkeys(("begin_ptr", "end_ptr"), "*i32") | dict.fromkeys(integers, "i32") | {"scale": "fp32"}
-    aligned = ("heads", "q_width", "v_width", *strides)
-    found = [Launch("delta", delta_kernel, arguments, _delta_constants(128), aligned)]
+    tensors = ("q_ptr", "k_ptr", "v_ptr", "o_ptr", "grad_ptr", "grad_q_ptr", "grad_k_ptr", "grad_v_ptr")
+    arguments = dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32") | dict.fromkeys(("begin_ptr", "end_ptr"), "*i32")
+    arguments |= dict.fromkeys(integers, "i32") | {"scale": "fp32"}
+    halves, singles = (arguments | dict.fromkeys(tensors, kind) for kind in ("*bf16", "*fp32"))
+    aligned, shape = ("heads", "q_width", "v_width", *strides), _shape_constants(192, 128)
+
+    found = [Launch("delta", delta_kernel, halves, _delta_constants(128), aligned)]
     kernels = {"forward": forward_kernel, "keys": keys_kernel, "queries": queries_kernel}
     for name, kernel in kernels.items():
-        block_t, block_s, warps, stages = TILES[chip.name][name]
-        for suffix, documents in (("", False), (" documents", True)):
-            constants = {**_shape_constants(192, 128), "BLOCK_T": block_t, "BLOCK_S": block_s, "DOCUMENTS": documents}
-            found.append(
-                Launch(name + suffix, kernel, arguments, constants, aligned, num_warps=warps, num_stages=stages)
-            )
+        own = TILES[chip.name][name]
+        variants = (("", halves, own, False), (" documents", halves, own, True), (" float32", singles, SMALL, True))
+        for suffix, types, (block_t, block_s, warps, stages), documents in variants:
+            constants = {**shape, "BLOCK_T": block_t, "BLOCK_S": block_s, "DOCUMENTS": documents}
+            found.append(Launch(name + suffix, kernel, types, constants, aligned, num_warps=warps, num_stages=stages))
     return found

@@ -100,20 +100,20 @@ def _tile(q_BTHC: torch.Tensor, rows: int) -> tuple[int, int, int, int]:
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the widths of LongCat-Flash, 512 and 64; its 64 heads, or the 32 of LongCat-Flash-Lite with two tokens."""
+    """At the widths of LongCat-Flash, 512 and 64, with as many heads as a tile has rows, and in float32."""
     integers = [
         name for name in part_kernel.arg_names if name.endswith(("_batch", "_token", "_head", "_page", "_slot"))
     ]
     integers += ["tokens", "heads", "capacity", "page_size", "latent_width", "rope_width", "table_row", "rows"]
-    arguments = dict.fromkeys(("q_latent_ptr", "q_rope_ptr", "latent_ptr", "rope_ptr", "o_ptr"), "*bf16")
-    arguments |= dict.fromkeys(("mean_ptr", "lse_ptr"), "*fp32")
-    arguments |= dict.fromkeys(("table_ptr", "lengths_ptr"), "*i32")
+    tensors = ("q_latent_ptr", "q_rope_ptr", "latent_ptr", "rope_ptr", "o_ptr")
+    arguments = dict.fromkeys(("mean_ptr", "lse_ptr"), "*fp32") | dict.fromkeys(("table_ptr", "lengths_ptr"), "*i32")
     arguments |= dict.fromkeys((*integers, "parts"), "i32") | {"scale": "fp32"}
+    halves, singles = (arguments | dict.fromkeys(tensors, kind) for kind in ("*bf16", "*fp32"))
     aligned = [name for name in integers if name != "tokens"]
-    rows, block, warps, stages = TILES[chip.name]
     shape, cut = _shape_constants(512, 64), {"PARTS": PARTS, "LEAST": LEAST}
-    constants = {**shape, **cut, "ROWS": rows, "BLOCK": block}
-    return [
-        Launch("part", part_kernel, arguments, constants, aligned, num_warps=warps, num_stages=stages),
-        Launch("sum", sum_kernel, arguments, {**cut, "LATENT": shape["LATENT"]}, aligned),
-    ]
+    found = [Launch("sum", sum_kernel, halves, {**cut, "LATENT": shape["LATENT"]}, aligned)]
+    for name, types, tile in (("part", halves, TILES[chip.name]), ("part float32", singles, SMALL)):
+        rows, block, warps, stages = tile
+        constants = {**shape, **cut, "ROWS": rows, "BLOCK": block}
+        found.append(Launch(name, part_kernel, types, constants, aligned, num_warps=warps, num_stages=stages))
+    return found
