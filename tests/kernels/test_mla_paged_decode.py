@@ -94,8 +94,24 @@ def test_version_agrees_with_float64(case: str, version: str, monkeypatch: pytes
         assert error <= tolerance * torch.linalg.vector_norm(exact), dtype
 
 
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short sequences as long ones are, into 4 parts at most, longer than the least where 4 would not do."""
+    monkeypatch.setattr("kernels.mla_paged_decode.triton.PARTS", 4)
+    monkeypatch.setattr("kernels.mla_paged_decode.triton.LEAST", 32)
+
+
+def test_parts_of_long_sequences_add_up(small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = make_batch([300, 64, 129, 31], tokens=3)
+    exact = expected(batch, monkeypatch)
+    monkeypatch.setenv("LONGCAT_KERNELS", "mla_paged_decode=triton")
+    torch.testing.assert_close(batch.to(torch.float32).decode().double(), exact, rtol=1e-5, atol=1e-6)
+
+
 @every_version
-def test_bits_of_a_sequence_do_not_depend_on_the_others(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_of_a_sequence_do_not_depend_on_the_others(
+    version: str, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LONGCAT_KERNELS", f"mla_paged_decode={version}")
     batch = make_batch([300, 0, 700, 3, 90], tokens=2).to(torch.float32)
     together = batch.decode()
