@@ -35,11 +35,15 @@ class Launch:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one compiled kernel uses: bytes of shared memory a program, registers a thread, and what is spilled."""
+    """What one compiled kernel uses: bytes of shared memory a program, registers a thread, and what is spilled.
+
+    tensor_memory: columns; where they exceed the chip's, Triton compiles nothing but a trap, and says nothing.
+    """
 
     shared: int
     registers: int
     spills: int
+    tensor_memory: int = 0
 
     def problems(self, chip: Chip) -> list[str]:
         """What of this exceeds the chip, in words; empty where it fits."""
@@ -48,6 +52,8 @@ class Usage:
             found.append(f"{self.shared} bytes of shared memory, {chip.shared} are there")
         if self.registers > chip.registers:
             found.append(f"{self.registers} registers, {chip.registers} are there")
+        if self.tensor_memory > chip.tensor_memory:
+            found.append(f"{self.tensor_memory} columns of tensor memory, {chip.tensor_memory} are there")
         return found
 
 
@@ -74,11 +80,11 @@ def compile_launch(launch: Launch, chip: Chip) -> Usage:
     compiled = triton.compile(source, target=target, options=options)
     shared = int(compiled.metadata.shared)
     if chip.backend == "cuda":
-        return _read_cubin(compiled.asm["cubin"], shared)
+        return _read_cubin(compiled.asm["cubin"], shared, compiled.metadata.tmem_size or 0)
     return _read_assembly(compiled.asm["amdgcn"], shared)
 
 
-def _read_cubin(cubin: bytes, shared: int) -> Usage:
+def _read_cubin(cubin: bytes, shared: int, tensor_memory: int) -> Usage:
     import triton
 
     reader = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -87,7 +93,7 @@ def _read_cubin(cubin: bytes, shared: int) -> Usage:
         file.flush()
         text = subprocess.run([reader, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
-    return Usage(shared, used["REG"], used["STACK"] + used["LOCAL"])
+    return Usage(shared, used["REG"], used["STACK"] + used["LOCAL"], tensor_memory)
 
 
 def _read_assembly(assembly: str, shared: int) -> Usage:

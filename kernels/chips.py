@@ -8,7 +8,10 @@ import torch
 
 @dataclass(frozen=True)
 class Chip:
-    """Limits of one architecture: `shared` in bytes a program, `registers` a thread, `warp` in threads."""
+    """Limits of one architecture: `shared` in bytes a program, `registers` a thread, `warp` in threads.
+
+    tensor_memory: columns of the memory that tcgen05 accumulates in, zero where there is none.
+    """
 
     name: str
     backend: str
@@ -16,13 +19,14 @@ class Chip:
     warp: int
     shared: int
     registers: int
+    tensor_memory: int = 0
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
         Chip("sm_90", "cuda", 90, 32, 227 << 10, 255),
-        Chip("sm_100", "cuda", 100, 32, 227 << 10, 255),
+        Chip("sm_100", "cuda", 100, 32, 227 << 10, 255, 512),
         Chip("gfx942", "hip", "gfx942", 64, 64 << 10, 512),
     )
 }

@@ -8,9 +8,14 @@ import itertools
 import torch
 
 from kernels.mla_attention import cpu, reference
-from kernels.select import KernelError, select
+from kernels.select import KernelError, deferred, select
 
-VERSIONS = {"reference": reference.mla_attention, "cpu": cpu.mla_attention}
+VERSIONS = {
+    "reference": reference.mla_attention,
+    "cpu": cpu.mla_attention,
+    "triton": deferred("kernels.mla_attention.triton", "mla_attention"),
+    "torch": deferred("kernels.mla_attention.torch", "mla_attention"),
+}
 
 
 def mla_attention(

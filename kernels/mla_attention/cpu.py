@@ -63,8 +63,8 @@ class _BlockedAttention(torch.autograd.Function):
             probabilities_XUE = _probabilities(q_XTQ[heads, queries], k_XSQ[heads, keys])
             torch.bmm(probabilities_XUE, v_XSV[heads, keys], out=o_XTV[heads, queries])
         ctx.save_for_backward(q_XTQ, k_XSQ, v_XSV, o_XTV)
-        ctx.scale, ctx.batch = scale, q_BTHQ.shape[0]
-        return _by_token(o_XTV, ctx.batch)
+        ctx.scale, ctx.rows = scale, (q_BTHQ.shape[0], q_BTHQ.shape[2])
+        return _by_token(o_XTV, ctx.rows)
 
     @staticmethod
     @once_differentiable
@@ -84,15 +84,16 @@ class _BlockedAttention(torch.autograd.Function):
             torch.bmm(grad_scores_XUE, k_XEQ, out=grad_q_XTQ[heads, queries])
             grad_k_XSQ[heads, keys].baddbmm_(grad_scores_XUE.transpose(1, 2), q_XUQ)
         grads = (grad_q_XTQ.mul_(ctx.scale), grad_k_XSQ, grad_v_XSV)
-        return *(_by_token(grad, ctx.batch) for grad in grads), None
+        return *(_by_token(grad, ctx.rows) for grad in grads), None
 
 
 def _by_head(x_BTHW: torch.Tensor) -> torch.Tensor:
     return x_BTHW.transpose(1, 2).flatten(0, 1)
 
 
-def _by_token(x_XTW: torch.Tensor, batch: int) -> torch.Tensor:
-    return x_XTW.unflatten(0, (batch, x_XTW.shape[0] // max(batch, 1))).transpose(1, 2)
+def _by_token(x_XTW: torch.Tensor, rows: tuple[int, int]) -> torch.Tensor:
+    """`rows` are the batch and the heads that X is made of."""
+    return x_XTW.unflatten(0, rows).transpose(1, 2)
 
 
 def _blocks(q_XTQ: torch.Tensor, k_XSQ: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:

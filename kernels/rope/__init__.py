@@ -6,9 +6,13 @@ Names: B batch, T tokens, H heads, R rotary width, P = R / 2 pairs.
 import torch
 
 from kernels.rope import cpu, reference
-from kernels.select import KernelError, select
+from kernels.select import KernelError, deferred, select
 
-VERSIONS = {"reference": reference.rope, "cpu": cpu.rope}
+VERSIONS = {
+    "reference": reference.rope,
+    "cpu": cpu.rope,
+    "triton": deferred("kernels.rope.triton", "rope"),
+}
 
 
 def rope(x_BTHR: torch.Tensor, angles_TP: torch.Tensor) -> torch.Tensor:

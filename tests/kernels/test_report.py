@@ -34,6 +34,8 @@ def test_what_does_not_fit_is_said() -> None:
     chip = CHIPS["gfx942"]
     assert Usage(shared=0, registers=512, spills=0).problems(chip) == []
     assert len(Usage(shared=(64 << 10) + 1, registers=513, spills=8).problems(chip)) == 3
+    assert Usage(shared=0, registers=4, spills=0, tensor_memory=512).problems(CHIPS["sm_100"]) == []
+    assert len(Usage(shared=0, registers=4, spills=0, tensor_memory=576).problems(CHIPS["sm_100"])) == 1
 
 
 def test_the_report_refuses_an_interpreting_process() -> None:

@@ -48,6 +48,7 @@ class Case:
     name: str
     call: Callable[..., Any]
     inputs: list[torch.Tensor]
+    absolute: float = 1e-12  # error allowed where the exact result is zero
 
     @property
     def operation(self) -> str:
@@ -118,7 +119,8 @@ def attention_case(
     call = lambda *qkv: mla_attention.mla_attention(*qkv, qk**-0.5, cu_seqlens)  # noqa: E731
     inputs = [randn(batch, tokens, heads, qk), randn(batch, keys, heads, qk), randn(batch, keys, heads, v)]
     name = f"mla_attention({batch},{tokens},{keys},{heads},{widths},{bounds})"
-    return Case(name, call, inputs)
+    # The slope of a single weight is zero, which flash attention finds as the difference of two sums.
+    return Case(name, call, inputs, absolute=1e-6 if keys == 1 else 1e-12)
 
 
 def decode_case(batch: int, tokens: int, positions: int, heads: int) -> Case:
@@ -161,7 +163,10 @@ def all_cases() -> list[Case]:
         *(norm_case(*shape) for shape in [(1, 2), (3, 5), (2, 7, 64), (33, 192), (0, 8)]),
         *(linear_case(*sizes) for sizes in [((3,), 5, 7), ((2, 40), 12, 9), ((0,), 4, 3), ((64,), 1, 1)]),
         *(swiglu_case(*shape) for shape in [(1, 1), (2, 9, 33), (0, 4)]),
-        *(rope_case(*sizes) for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0)]),
+        *(
+            rope_case(*sizes)
+            for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0), (3, 70, 3, 8, 2)]
+        ),
         *(router_case(*sizes) for sizes in [(13, 7, 3), (1, 1, 1), (5, 6, 6), (9, 768, 12), (0, 8, 2)]),
         mlp_case([3, 0, 5, 1], 8, 16),
         mlp_case([0, 65, 0, 0], 16, 4),
@@ -183,9 +188,13 @@ def all_cases() -> list[Case]:
         attention_case(1, 530, 530, 2, (12, 8)),
         attention_case(3, 130, 130, 3, (6, 10)),
         attention_case(1, 3, 530, 2, (12, 8)),
+        attention_case(1, 140, 300, 1, (192, 128)),
+        attention_case(2, 0, 3, 2, (6, 4)),
+        attention_case(0, 2, 2, 2, (6, 4)),
         attention_case(2, 16, 16, 2, (6, 4), [0, 3, 3, 20, 32]),
+        attention_case(1, 300, 300, 1, (64, 16), [0, 100, 127, 128, 257, 300]),
         attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700]),
-        *(decode_case(*sizes) for sizes in [(2, 1, 9, 3), (1, 4, 9, 2), (1, 3, 3, 1)]),
+        *(decode_case(*sizes) for sizes in [(2, 1, 9, 3), (1, 4, 9, 2), (1, 3, 3, 1), (1, 2, 260, 1)]),
         loss_case("plain", [3, 0, 10, 5], 11),
         loss_case("some ignored", [3, -100, 10, -100, 0], 11),
         loss_case("all ignored", [-100, -100], 11),
@@ -237,7 +246,7 @@ def test_version_agrees_with_float64(case: Case, setting: str, monkeypatch: pyte
         assert result.dtype == torch.float32
         assert result.shape == exact.shape
         error = torch.linalg.vector_norm(result.double() - exact)
-        assert error <= TOLERANCE * torch.linalg.vector_norm(exact) + 1e-12, f"result {index}"
+        assert error <= TOLERANCE * torch.linalg.vector_norm(exact) + case.absolute, f"result {index}"
 
 
 @every_version
@@ -264,4 +273,4 @@ def test_version_keeps_half_precision(case: Case, setting: str, monkeypatch: pyt
     for exact, result in zip(expected, run(case, torch.bfloat16), strict=True):
         assert result.dtype == torch.bfloat16
         error = torch.linalg.vector_norm(result.double() - exact)
-        assert error <= tolerance * torch.linalg.vector_norm(exact) + 1e-12
+        assert error <= tolerance * (torch.linalg.vector_norm(exact) + 1e4 * case.absolute) + 1e-12
