@@ -10,6 +10,7 @@ import torch
 
 ENVIRONMENT_VARIABLE = "LONGCAT_KERNELS"
 MODES = ("reference", "cpu", "triton", "torch")
+PREFERRED = {"cpu": "cpu", "cuda": "triton"}  # ROCm devices are called cuda too
 
 Version = TypeVar("Version", bound=Callable[..., object])
 
@@ -21,8 +22,8 @@ class KernelError(ValueError):
 def select(operation: str, versions: Mapping[str, Version], device: torch.device) -> Version:
     """The version of `operation` to run on tensors of `device`.
 
-    Without `LONGCAT_KERNELS` the processor takes `cpu`, every other device `triton`, and both take `reference` where
-    there is no such version. The variable holds a mode for all operations, modes for some, or both, separated by
+    Without `LONGCAT_KERNELS` the processor takes `cpu`, a graphics processor `triton`, and what has no such version, or
+    is another device, `reference`. The variable holds a mode for all operations, modes for some, or both, separated by
     commas: `triton`, `grouped_mlp=torch`, `triton,mla_attention=torch`. A mode for all operations lets those that have
     no such version take `reference`, except that `triton` and `torch` must exist where one operation is named.
 
@@ -33,8 +34,7 @@ def select(operation: str, versions: Mapping[str, Version], device: torch.device
     general, named = _forced(os.environ.get(ENVIRONMENT_VARIABLE, ""))
     forced = named.get(operation, general)
     if forced is None:
-        preferred = "cpu" if device.type == "cpu" else "triton"
-        return versions.get(preferred, versions["reference"])
+        return versions.get(PREFERRED.get(device.type, "reference"), versions["reference"])
     if operation in named and forced not in versions:
         raise KernelError(
             f"{ENVIRONMENT_VARIABLE}: the operation '{operation}' has no version {forced}, only {', '.join(versions)}"

@@ -24,7 +24,8 @@ def test_device_chooses_unless_the_environment_forces(monkeypatch: pytest.Monkey
     monkeypatch.delenv("LONGCAT_KERNELS", raising=False)
     assert select("op", BOTH, CPU)() == "cpu"
     assert select("op", ONE, CPU)() == "reference"
-    assert select("op", BOTH, META)() == "reference"
+    assert select("op", BOTH | {"triton": lambda: "triton"}, META)() == "reference"
+    assert select("op", BOTH | {"triton": lambda: "triton"}, torch.device("cuda"))() == "triton"
     monkeypatch.setenv("LONGCAT_KERNELS", "reference")
     assert select("op", BOTH, CPU)() == "reference"
     monkeypatch.setenv("LONGCAT_KERNELS", "cpu")
