@@ -4,7 +4,7 @@ Each tool has a process of its own, which waits while another one computes; roun
 The limits are those of the same run: the rate of a square float32 matrix product, and the bandwidth of reading a
 large array. A training step is forward, backward and AdamW; its share of the peak counts matrix products of the
 experts that were really selected, and causal attention. The bound of decode is the time to read, at that bandwidth,
-every weight that the step used and the cache once.
+every weight that the step used and the cache once. Prefill ends with the logits of the last token, as serving needs.
 
     python benchmarks/model_speed.py [--tasks train,prefill-512,...] [--rounds 5] [--threads 2] [--output FILE.json]
 """
@@ -76,7 +76,7 @@ class Ours:
         with self.torch.no_grad():
             started = time.perf_counter()
             cache = LatentCache(self.config, batch, length + DECODE_STEPS)
-            self.model(tokens, cache=cache)
+            self.model(tokens, cache=cache, logits_to_keep=1)
             return time.perf_counter() - started
 
     def decode(self, batch: int, length: int) -> float:
@@ -116,7 +116,7 @@ class Transformers:
         tokens = tokens_of(batch, length, self.vocabulary)
         with self.torch.no_grad():
             started = time.perf_counter()
-            self.model(input_ids=tokens, use_cache=True)
+            self.model(input_ids=tokens, use_cache=True, logits_to_keep=1)
             return time.perf_counter() - started
 
     def decode(self, batch: int, length: int) -> float:

@@ -68,8 +68,9 @@ class LongcatFlash(nn.Module):
         input_ids_BT: torch.Tensor,
         cu_seqlens: torch.Tensor | None = None,
         cache: LatentCache | None = None,
+        logits_to_keep: int | None = None,
     ) -> ModelOutput:
-        """Logits of the token after every position.
+        """Logits of the token after every position, or after each of the last `logits_to_keep`.
 
         `cu_seqlens` (int [documents + 1]) are the bounds of documents in the B * T flattened tokens, from 0 to B * T: a
         token sees those of its own document only. Rows never see each other. With `cache` the tokens follow what is
@@ -79,7 +80,8 @@ class LongcatFlash(nn.Module):
             ModelError: `cu_seqlens` together with `cache`, a cache under autograd, or one without room.
         """
         hidden_BTD, counts_LE = self._hidden(input_ids_BT, cu_seqlens, cache)
-        return ModelOutput(self._logits(hidden_BTD), counts_LE, hidden_BTD)
+        first = 0 if logits_to_keep is None else max(0, hidden_BTD.shape[1] - logits_to_keep)
+        return ModelOutput(self._logits(hidden_BTD[:, first:]), counts_LE, hidden_BTD)
 
     def _hidden(
         self, input_ids_BT: torch.Tensor, cu_seqlens: torch.Tensor | None, cache: LatentCache | None = None

@@ -152,7 +152,7 @@ class InferenceEngine:
             CancelledError: `cancelled` said so between two pieces.
         """
         logits_V = torch.empty(0)
-        for logits_TV in self._pieces(cache, ids, cancelled):
+        for logits_TV in self._pieces(cache, ids, cancelled, logits_to_keep=1):
             logits_V = cache.logits_V = logits_TV[-1].clone()
         return logits_V
 
@@ -177,13 +177,16 @@ class InferenceEngine:
             cache.logits_V = logits_TV[-1].clone()
         return result
 
-    def _pieces(self, cache: TokenCache, ids: Sequence[int], cancelled: Cancelled) -> Iterator[Tensor]:
-        """Read `ids` after what is in the cache; logits [T, V] piece by piece."""
+    def _pieces(
+        self, cache: TokenCache, ids: Sequence[int], cancelled: Cancelled, logits_to_keep: int | None = None
+    ) -> Iterator[Tensor]:
+        """Read `ids` after what is in the cache; the logits [T, V] of each piece, or of its last tokens."""
         for start in range(0, len(ids), PREFILL_TOKENS):
             if cancelled():
                 raise CancelledError
             piece = list(ids[start : start + PREFILL_TOKENS])
-            output = self.model(torch.tensor([piece], device=self.device), cache=cache.latents)
+            input_ids_BT = torch.tensor([piece], device=self.device)
+            output = self.model(input_ids_BT, cache=cache.latents, logits_to_keep=logits_to_keep)
             cache.ids += piece
             yield output.logits[0, :, : self.vocab_size]
 

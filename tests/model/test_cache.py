@@ -90,3 +90,13 @@ def test_wrong_uses_are_refused(build_model: BuildModel) -> None:
         with pytest.raises(ModelError, match="either cache or cu_seqlens"):
             model(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([0, 2]), cache=cache)
     assert cache.length == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", [1, 3, 9, 20])
+def test_logits_of_the_last_tokens_alone(keep: int, build_model: BuildModel) -> None:
+    model = build_model()
+    tokens = torch.arange(18).view(2, 9)
+    whole, last = model(tokens), model(tokens, logits_to_keep=keep)
+    torch.testing.assert_close(last.logits, whole.logits[:, -min(keep, 9) :])
+    assert torch.equal(last.hidden_BTD, whole.hidden_BTD)
