@@ -102,7 +102,7 @@ def test_rank() -> None:
 class Reader(InferenceEngine):
     """A model that looks the answer up: it predicts what followed the last tokens when they stood here before."""
 
-    def _pieces(self, cache: Any, ids: Any, cancelled: Any) -> Any:
+    def _pieces(self, cache: Any, ids: Any, cancelled: Any, logits_to_keep: int | None = None) -> Any:
         rows = []
         for token in ids:
             cache.ids.append(token)
