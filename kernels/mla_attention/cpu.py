@@ -12,10 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from kernels.mla_attention.reference import causal_mask
+from kernels.mla_attention.torch import by_document, flash
 from kernels.precision import accumulation_dtype
 
 # Measured at widths 96 and 64 on one core, 512 keys, forward and backward of 32 heads: 109 ms; blocks of 64 and 256
@@ -27,23 +26,8 @@ def mla_attention(
     q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, lengths: list[int] | None
 ) -> torch.Tensor:
     """See `kernels.mla_attention.mla_attention`; `lengths` are those of `document_lengths`."""
-    attend = _blocked if q_BTHQ.dtype == accumulation_dtype(q_BTHQ.dtype) else flash
-    if lengths is None:
-        return attend(q_BTHQ, k_BSHQ, v_BSHV, scale)
-    # One split of the flattened tokens: its backward is one concatenation, that of slices would be as many full copies.
-    documents = zip(*(x.flatten(0, 1).split(lengths) for x in (q_BTHQ, k_BSHQ, v_BSHV)), strict=True)
-    pieces = [attend(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), scale).squeeze(0) for q, k, v in documents]
-    return torch.cat(pieces).unflatten(0, q_BTHQ.shape[:2])
-
-
-def flash(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float) -> torch.Tensor:
-    """Torch's flash attention, which refuses values of another width than keys: zeros at the end change nothing."""
-    width = max(q_BTHQ.shape[-1], v_BSHV.shape[-1])
-    q_BHTW, k_BHSW, v_BHSW = (F.pad(x, (0, width - x.shape[-1])).transpose(1, 2) for x in (q_BTHQ, k_BSHQ, v_BSHV))
-    square = q_BTHQ.shape[1] == k_BSHQ.shape[1]
-    visible_TS = None if square else causal_mask(q_BTHQ.shape[1], k_BSHQ.shape[1], q_BTHQ.device)
-    o_BHTW = F.scaled_dot_product_attention(q_BHTW, k_BHSW, v_BHSW, attn_mask=visible_TS, is_causal=square, scale=scale)
-    return o_BHTW[..., : v_BSHV.shape[-1]].transpose(1, 2)
+    exact = q_BTHQ.dtype == accumulation_dtype(q_BTHQ.dtype)
+    return by_document(_blocked if exact else flash, q_BTHQ, k_BSHQ, v_BSHV, scale, lengths)
 
 
 def _blocked(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float) -> torch.Tensor:
