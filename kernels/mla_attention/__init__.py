@@ -14,7 +14,7 @@ VERSIONS = {
     "reference": reference.mla_attention,
     "cpu": cpu.mla_attention,
     "triton": deferred("kernels.mla_attention.triton", "mla_attention"),
-    "torch": deferred("kernels.mla_attention.torch", "mla_attention"),
+    "torch": deferred("kernels.mla_attention.sdpa", "mla_attention"),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.mla_attention.torch import by_document, flash
+from kernels.mla_attention.sdpa import by_document, flash
 from kernels.precision import accumulation_dtype
 
 # Measured at widths 96 and 64 on one core, 512 keys, forward and backward of 32 heads: 109 ms; blocks of 64 and 256
