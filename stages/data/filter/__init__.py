@@ -9,7 +9,7 @@ from pipeline.stage import Context, Result, stage
 from stages.data.filter.config import FilterConfig
 
 
-@stage("data.filter", revision=2, inputs={"documents": "documents", "classifier": "report?"}, output="documents")
+@stage("data.filter", revision=3, inputs={"documents": "documents", "classifier": "report?"}, output="documents")
 def filter_documents(context: Context[FilterConfig]) -> Result:
     """Drop documents that break a rule of language, Gopher, C4 or FineWeb; C4's line rules clean the rest.
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from stages.data.filter.config import C4Lines
+from stages.data.filter.markdown import Bare, bare_line
 from stages.data.filter.view import TextView
 
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
@@ -33,9 +34,11 @@ _FENCES = ("```", "~~~")
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The lines that are left of a text: `kept` without blank ones, the words on them, and the text to write."""
+    """What is left of a text: `prose`, its lines as the view counts them, without blank ones; the words on them; the
+    breaks between them; and the text to write.
+    """
 
-    kept: list[str]
+    prose: list[str]
     words: int
     newlines: int
     text: str
@@ -43,8 +46,8 @@ class Lines:
 
 def whole(view: TextView) -> Lines:
     """All lines of a text that C4's rules do not apply to."""
-    kept = [line for line, chunks in zip(view.lines, view.chunks, strict=True) if chunks]
-    return Lines(kept, view.n_words, view.text.count("\n"), view.text)
+    prose = [line for line in view.prose_lines if line and not line.isspace()]
+    return Lines(prose, view.n_words, view.prose.count("\n"), view.text)
 
 
 def clean(view: TextView, rules: C4Lines) -> tuple[Lines, dict[str, float]]:
@@ -52,9 +55,10 @@ def clean(view: TextView, rules: C4Lines) -> tuple[Lines, dict[str, float]]:
     judge = _LineJudge(view.text, rules)
     kept: list[str] = []
     written: list[str] = []
+    bare: dict[int, Bare] = {}
     words = removed = 0
-    line_words = view.line_words.tolist()
-    for raw, chunks, n_words in zip(view.lines, view.chunks, line_words, strict=True):
+    line_words, marks = view.line_words.tolist(), view.marks
+    for number, (raw, chunks, n_words) in enumerate(zip(view.lines, view.chunks, line_words, strict=True)):
         line = raw.strip()
         if not line:
             written.append("")
@@ -62,6 +66,8 @@ def clean(view: TextView, rules: C4Lines) -> tuple[Lines, dict[str, float]]:
             removed += 1
         else:
             kept.append(line if result is raw else result.strip())
+            if number in marks:
+                bare[len(kept) - 1] = marks[number] if result is raw else bare_line(result, result.split())
             written.append(result)
             words += n_words
     text = _join(written) if removed or judge.edited else view.text
@@ -72,7 +78,14 @@ def clean(view: TextView, rules: C4Lines) -> tuple[Lines, dict[str, float]]:
         "lines_removed": removed,
         "characters_removed": len(view.text) - len(text),
     }
-    return Lines(kept, words, max(0, len(kept) - 1), text), values
+    prose = _prose(kept, bare) if bare else kept
+    return Lines(prose, words, max(0, len(prose) - 1), text), values
+
+
+def _prose(kept: list[str], bare: dict[int, Bare]) -> list[str]:
+    """The lines kept, those without their marks that are in `bare`."""
+    lines = [bare[number][0] if number in bare else line for number, line in enumerate(kept)]
+    return [line.strip() for line in lines if line]
 
 
 def count_sentences(text: str) -> int:

@@ -37,6 +37,7 @@ class LanguageRules(Family):
 class GopherQualityRules(Family):
     """Gopher's quality rules: counts of words and lines. The thresholds are those for English."""
 
+    spare_markdown: bool = Field(default=True, description="Count no marks of markdown and no fenced code.")
     min_words: float | None = Field(default=50, ge=0, description="Least number of words, signs not counted.")
     max_words: float | None = Field(default=100_000, ge=0, description="Greatest number of words, signs not counted.")
     min_mean_word_length: float | None = Field(
@@ -69,6 +70,7 @@ class GopherRepetitionRules(Family):
     kinds: tuple[Kind, ...] = Field(
         default=("prose", "markdown"), description="The kinds of document this family judges."
     )
+    spare_markdown: bool = Field(default=True, description="Count no marks of markdown and no fenced code.")
     max_duplicate_paragraph_fraction: float | None = Field(default=0.3, ge=0, le=1, description="Share of paragraphs.")
     max_duplicate_paragraph_characters: float | None = Field(
         default=0.2, ge=0, le=1, description="Share of characters in repeated paragraphs."
@@ -125,6 +127,7 @@ class C4Rules(Family):
 class FineWebRules(Family):
     """FineWeb's own rules, on what C4's line rules leave."""
 
+    spare_markdown: bool = Field(default=True, description="Count no marks of markdown and no fenced code.")
     min_terminal_line_fraction: float | None = Field(
         default=0.12, ge=0, le=1, description="Share of lines that end a sentence."
     )

@@ -9,8 +9,8 @@ from stages.data.filter.view import ratio
 
 
 def measure(lines: Lines, short_line_length: int) -> dict[str, float]:
-    """Ratios over the lines that C4's rules left (all lines where those do not apply)."""
-    kept = lines.kept
+    """Ratios over the lines of prose that C4's rules left (all lines of prose where those do not apply)."""
+    kept = lines.prose
     ended = sum(line[-1] in SENTENCE_TERMINALS for line in kept)
     short = sum(len(line) <= short_line_length for line in kept)
     return {

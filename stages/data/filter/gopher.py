@@ -19,14 +19,14 @@ def measure_quality(view: TextView, stop_words: Iterable[str]) -> dict[str, floa
     """Counts and ratios of the quality rules; a symbol is a word without letter, digit or other sign of its own."""
     real = ~view.is_symbol
     n_real = int(np.count_nonzero(real))
-    lines = view.text.splitlines()
-    bullets = sum(line.lstrip().startswith(("•", "-")) for line in lines)
-    ellipses = sum(line.rstrip().endswith(("...", "…")) for line in lines)
-    dots = view.text.count("...") + view.text.count("…")
+    lines = view.prose.splitlines()
+    bullets = sum([line.lstrip().startswith(("•", "-")) for line in lines])
+    dots = view.prose.count("...") + view.prose.count("…")
+    ellipses = sum([line.rstrip().endswith(("...", "…")) for line in lines]) if dots else 0
     return {
         "words": n_real,
         "mean_word_length": ratio(int(view.lengths @ real), n_real),
-        "hash_ratio": ratio(view.text.count("#"), view.n_words),
+        "hash_ratio": ratio(view.prose.count("#"), view.n_words),
         "ellipsis_ratio": ratio(dots, view.n_words),
         "bullet_line_fraction": ratio(bullets, len(lines)),
         "ellipsis_line_fraction": ratio(ellipses, len(lines)),
@@ -37,9 +37,9 @@ def measure_quality(view: TextView, stop_words: Iterable[str]) -> dict[str, floa
 
 def measure_repetition(view: TextView) -> dict[str, float]:
     """Fractions of the text, by number and by characters, that repeat something said before in it."""
-    characters = len(view.text)
-    paragraphs = [part.lstrip("\n") for part in view.text.strip().split("\n\n") if part]
-    lines = [line for line in view.lines if line]
+    characters = len(view.prose)
+    paragraphs = [part.lstrip("\n") for part in view.prose.strip().split("\n\n") if part]
+    lines = [line for line in view.prose_lines if line]
     values = {
         "duplicate_paragraph_fraction": duplicate_fraction(paragraphs),
         "duplicate_paragraph_characters": ratio(duplicate_characters(paragraphs), characters),
@@ -72,7 +72,9 @@ def _repeated(positions: Ids, grams: Ids, word_ids: Ids, size: int) -> tuple[Ids
 
     Positions, ascending; the number of the n-gram at each, equal for equal n-grams; how often each occurs.
     """
-    fits = int(np.searchsorted(positions, len(word_ids) - size, side="right"))
+    if not len(positions):
+        return positions, grams, grams
+    fits = int(positions.searchsorted(len(word_ids) - size, side="right"))
     positions, grams = positions[:fits], grams[:fits]
     if not fits:
         return positions, grams, grams
@@ -81,8 +83,11 @@ def _repeated(positions: Ids, grams: Ids, word_ids: Ids, size: int) -> tuple[Ids
     keys = grams * (int(following.max()) + 1) + following
     order = keys.argsort()
     keys = keys[order]
-    numbers = np.empty(fits, dtype=np.int64)
-    numbers[order] = np.cumsum(np.concatenate(([0], keys[1:] != keys[:-1])))
+    same = keys[1:] == keys[:-1]
+    if not same.any():
+        return positions[:0], grams[:0], grams[:0]
+    numbers = np.zeros(fits, dtype=np.int64)
+    numbers[order[1:]] = (~same).cumsum()
     counts = np.bincount(numbers)[numbers]
     several = np.flatnonzero(counts > 1)
     return positions[several], numbers[several], counts[several]
@@ -101,6 +106,8 @@ def _top_gram(positions: Ids, counts: Ids, size: int, before: Ids) -> int:
 
 def _covered(positions: Ids, grams: Ids, size: int, before: Ids) -> int:
     """Characters in repetitions; none is counted twice, and n-grams that overlap a counted one are passed over."""
+    if not len(positions):
+        return 0
     seen: set[int] = set()
     covered, free_from = 0, 0
     lengths = before[positions + size] - before[positions]

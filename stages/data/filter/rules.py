@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 from pipeline.documents import Document
 from stages.data.filter import c4, code, fineweb, gopher, quality
@@ -86,14 +87,17 @@ def _measure(verdict: Verdict, config: FilterConfig) -> None:
     prose = (config.gopher_quality, config.gopher_repetition, config.c4, config.fineweb)
     if not any(applies(family, kind) for family in prose):
         return
-    view = view_text(verdict.text)
+    # By default all families take the same view, and the text is tokenised once.
+    view = cache(partial(view_text, verdict.text))
     if applies(config.gopher_quality, kind):
-        _add(values, "gopher_quality", gopher.measure_quality(view, config.gopher_quality.stop_words))
+        quality_view = view(config.gopher_quality.spare_markdown)
+        _add(values, "gopher_quality", gopher.measure_quality(quality_view, config.gopher_quality.stop_words))
     if applies(config.gopher_repetition, kind):
-        _add(values, "gopher_repetition", gopher.measure_repetition(view))
-    lines = c4.whole(view)
+        _add(values, "gopher_repetition", gopher.measure_repetition(view(config.gopher_repetition.spare_markdown)))
+    left = view(config.fineweb.spare_markdown)
+    lines = c4.whole(left)
     if applies(config.c4, kind):
-        lines, measured = c4.clean(view, config.c4.lines)
+        lines, measured = c4.clean(left, config.c4.lines)
         _add(values, "c4", measured)
         verdict.text = lines.text
     if applies(config.fineweb, kind):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.data.filter.characters import SYMBOLS
+from stages.data.filter.markdown import Bare, find_marks
 from stages.data.filter.words import split_chunk
 
 # Chunks are remembered until they have this many characters; some 100 MB.
@@ -25,14 +26,19 @@ Flags = npt.NDArray[np.bool_]
 class TextView:
     """A text, its lines, and its words as numbers.
 
-    `chunks` [n lines] holds what stands between blanks on each line; `word_ids` [n words] numbers the words in reading
-    order, equal words equally; `line_words` [n lines] counts the words of each line; `lengths` (characters),
-    `is_symbol` and `has_letter` [n words] describe each word.
+    `text`, `lines` and `chunks` [n lines], what stands between blanks on each line, are as written. `prose` and
+    `prose_lines` are what is counted: the same, or the text without the marks of markdown; `marks` are the lines of the
+    text that held some. `word_ids` [n words] numbers the words of the prose in reading order, equal words equally;
+    `line_words` [n lines] counts the words of each line; `lengths` (characters), `is_symbol` and `has_letter` [n words]
+    describe each word.
     """
 
     text: str
     lines: list[str]
     chunks: list[list[str]]
+    prose: str
+    prose_lines: list[str]
+    marks: dict[int, Bare]
     numbers: dict[str, int]
     word_ids: Ids
     line_words: Ids
@@ -109,13 +115,25 @@ def _vocabulary() -> _Vocabulary:
     return shared[0]
 
 
-def view_text(text: str) -> TextView:
-    """Tokenise `text` once. What is found does not depend on the texts before, though the numbers of words do."""
+def view_text(text: str, spare_markdown: bool = False) -> TextView:
+    """Tokenise `text` once. What is found does not depend on the texts before, though the numbers of words do.
+
+    With `spare_markdown` the marks that extraction wrote are no words, and fenced code is no prose.
+    """
     vocabulary = _vocabulary()
     lines = text.split("\n")
     chunks = [line.split() for line in lines]
-    in_line = np.fromiter(map(len, chunks), dtype=np.int64, count=len(chunks))
-    flat = chain.from_iterable(chunks)
+    prose, prose_lines, counted = text, lines, chunks
+    marks = find_marks(text, lines, chunks) if spare_markdown else {}
+    if marks:
+        bare: list[str | None] = [*lines]
+        counted = chunks.copy()
+        for number, (line, words) in marks.items():
+            bare[number], counted[number] = line, words
+        prose_lines = [line for line in bare if line is not None]
+        prose = "\n".join(prose_lines)
+    in_line = np.fromiter(map(len, counted), dtype=np.int64, count=len(counted))
+    flat = chain.from_iterable(counted)
     numbered = np.fromiter(map(vocabulary.__getitem__, flat), dtype=np.int64, count=int(in_line.sum()))
     sizes = vocabulary.sizes.values[numbered]
     ends = np.concatenate(([0], np.cumsum(sizes)))
@@ -125,6 +143,9 @@ def view_text(text: str) -> TextView:
         text=text,
         lines=lines,
         chunks=chunks,
+        prose=prose,
+        prose_lines=prose_lines,
+        marks=marks,
         numbers=vocabulary.numbers,
         word_ids=ids,
         line_words=np.diff(ends[np.cumsum(in_line)], prepend=0),

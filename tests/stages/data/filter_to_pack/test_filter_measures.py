@@ -124,11 +124,15 @@ def test_fineweb_ratios() -> None:
     assert values["newlines_per_word"] == pytest.approx(4 / 13)
 
 
-ODD = [part * 60_000 for part in ("....", "http://.", "aaa", ". ", "a=+", '."', "\n\n")]
+ODD = [part * 60_000 for part in ("....", "http://.", "aaa", ". ", "a=+", '."', "> ", "`a", "```\n", "\n\n")]
 ODD[-1] += "x"
 
 
-@pytest.mark.parametrize("text", ODD, ids=["dots", "addresses", "one word", "lone dots", "signs", "quotes", "breaks"])
+@pytest.mark.parametrize(
+    "text",
+    ODD,
+    ids=["dots", "addresses", "one word", "lone dots", "signs", "quotes", "quoted", "spans", "fences", "breaks"],
+)
 def test_odd_texts_cost_no_more_than_their_length(text: str) -> None:
     config = FilterConfig.model_validate({"language": {"enabled": False}})
     start = time.process_time()
