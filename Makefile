@@ -81,6 +81,8 @@ bench: setup ## Run the benchmarks (CORPUS=folder of HTML, PEER=python with data
 	$(BIN)/python benchmarks/model_load.py
 	$(BIN)/python benchmarks/model_batch_invariance.py
 	$(BIN)/python benchmarks/model_speed.py
+	$(BIN)/python benchmarks/kernel_experts.py
+	$(BIN)/python benchmarks/kernel_cross_entropy.py
 ifneq ($(CORPUS),)
 	$(BIN)/python benchmarks/data_extract.py $(PEER:%=--peer-python %) $(CORPUS)
 	$(BIN)/python benchmarks/data_filter.py $(PEER:%=--peer-python %) $(CORPUS)
