@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -27,6 +28,9 @@ import zlib
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
+
+# As in the stage's workers; idle threads of the linear algebra would be counted as ours.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 CHUNK = 10
 PEER = """
