@@ -16,7 +16,7 @@ from model.attention import build_attention
 from model.cache import LatentCache
 from model.config import ModelConfig
 from model.ffn import FeedForward
-from model.moe import MixtureOfExperts
+from model.moe import LayerRouting, MixtureOfExperts
 from model.norm import RMSNorm
 
 
@@ -39,10 +39,10 @@ class InterleavedLayer(nn.Module):
         cu_seqlens: torch.Tensor | None = None,
         cache: LatentCache | None = None,
         previous_TE: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, LayerRouting]:
         """As `ShortcutLayer.forward`."""
         a_BTD = h_BTD + self.self_attn[0](self.input_layernorm[0](h_BTD), angles_TP, cu_seqlens, cache)
         b_BTD = a_BTD + self.mlps[0](self.post_attention_layernorm[0](a_BTD))
         c_BTD = b_BTD + self.self_attn[1](self.input_layernorm[1](b_BTD), angles_TP, cu_seqlens, cache)
-        y_BTD, counts_E, logits_TE = self.mlp(self.post_attention_layernorm[1](c_BTD), previous_TE)
-        return c_BTD + y_BTD, counts_E, logits_TE
+        y_BTD, routing = self.mlp(self.post_attention_layernorm[1](c_BTD), previous_TE)
+        return c_BTD + y_BTD, routing

@@ -5,8 +5,8 @@
     b = a + FFN_0(y);  c = b + MLA_1(norm(b));  d = c + FFN_1(norm(c))
     out = d + s
 
-The mixture and everything between `a` and `d` depend on nothing of each other, which lets its communication hide behind
-the dense path.
+The mixture and everything between `a` and `d` depend on nothing of each other: its tokens travel to their experts
+behind the first dense network and the second attention, and back behind the second dense network.
 
 Names: B batch, T tokens, D hidden, P rotary pairs, E experts of both kinds.
 """
@@ -19,7 +19,7 @@ from model.cache import LatentCache
 from model.config import ModelConfig
 from model.ffn import FeedForward
 from model.interleaved import InterleavedLayer
-from model.moe import MixtureOfExperts
+from model.moe import LayerRouting, MixtureOfExperts
 from model.norm import RMSNorm
 
 
@@ -42,18 +42,16 @@ class ShortcutLayer(nn.Module):
         cu_seqlens: torch.Tensor | None = None,
         cache: LatentCache | None = None,
         previous_TE: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns (out_BTD, counts_E, logits_TE): the slots that went to every expert, and the router's logits.
-
-        `previous_TE` are the logits of the layer before.
-        """
+    ) -> tuple[torch.Tensor, LayerRouting]:
+        """Returns (out_BTD, routing); `previous_TE` are the router logits of the layer before."""
         a_BTD = h_BTD + self.self_attn[0](self.input_layernorm[0](h_BTD), angles_TP, cu_seqlens, cache)
         y_BTD = self.post_attention_layernorm[0](a_BTD)
-        shortcut_BTD, counts_E, logits_TE = self.mlp(y_BTD, previous_TE)
+        mixture = self.mlp.dispatch(y_BTD, previous_TE)
         b_BTD = a_BTD + self.mlps[0](y_BTD)
         c_BTD = b_BTD + self.self_attn[1](self.input_layernorm[1](b_BTD), angles_TP, cu_seqlens, cache)
+        mixture = self.mlp.compute(mixture)
         d_BTD = c_BTD + self.mlps[1](self.post_attention_layernorm[1](c_BTD))
-        return d_BTD + shortcut_BTD, counts_E, logits_TE
+        return d_BTD + self.mlp.combine(mixture), mixture.routing
 
 
 Layer = ShortcutLayer | InterleavedLayer

@@ -10,6 +10,8 @@ Names: B batch, T tokens, D hidden, K slots a token, R rows, N experts with a ne
 F expert width, G = 2F.
 """
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import nn
 
@@ -31,8 +33,32 @@ ROUTERS = {
 }
 
 
+class LayerRouting(NamedTuple):
+    """How one layer routed its tokens: `kernels.router.Routing`, and the router's logits, float32 [T, E].
+
+    A result and not a state, so a recomputed layer counts once.
+    """
+
+    weights_TK: torch.Tensor
+    experts_TK: torch.Tensor
+    counts_E: torch.Tensor
+    logits_TE: torch.Tensor
+
+
+class Mixture(NamedTuple):
+    """A mixture under way: its input [B, T, D], its routing, and what the experts are at."""
+
+    x_BTD: torch.Tensor
+    routing: LayerRouting
+    experts: Any
+
+
 class Experts(nn.Module):
-    """The stacked weights of all experts with a network: `gate_up_proj` [N, 2F, D], `down_proj` [N, D, F]."""
+    """The stacked weights of all experts with a network: `gate_up_proj` [N, 2F, D], `down_proj` [N, D, F].
+
+    Work comes in three phases, so that experts on other devices can be reached while something else is computed. Here
+    all is at hand, and the second phase does everything.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -40,8 +66,19 @@ class Experts(nn.Module):
         self.gate_up_proj = unset_parameter(experts, 2 * inner, width)
         self.down_proj = unset_parameter(experts, width, inner)
 
-    def forward(self, x_TD: torch.Tensor, routing: Routing) -> torch.Tensor:
+    def dispatch(self, x_TD: torch.Tensor, routing: Routing) -> Any:
+        """Send the rows to their experts; what it returns goes into `compute`."""
+        return x_TD, routing
+
+    def compute(self, sent: Any) -> Any:
+        """The networks; what it returns goes into `combine`."""
+        x_TD, routing = sent
         return expert_mixture(x_TD, routing.weights_TK, routing.experts_TK, self.gate_up_proj, self.down_proj)
+
+    def combine(self, computed: Any) -> torch.Tensor:
+        """The weighted sums of the results by token [T, D]."""
+        y_TD: torch.Tensor = computed
+        return y_TD
 
     def extra_repr(self) -> str:
         experts, width, inner = self.down_proj.shape
@@ -59,14 +96,25 @@ class MixtureOfExperts(nn.Module):
 
     def forward(
         self, x_BTD: torch.Tensor, previous_TE: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns (y_BTD, counts_E, logits_TE), the logits being the router's, which the next layer's may read.
+    ) -> tuple[torch.Tensor, LayerRouting]:
+        """Returns (y_BTD, routing); `previous_TE` are the router logits of the layer before."""
+        mixture = self.compute(self.dispatch(x_BTD, previous_TE))
+        return self.combine(mixture), mixture.routing
 
-        The counts are a result and not a state, so a recomputed layer counts once.
-        """
+    def dispatch(self, x_BTD: torch.Tensor, previous_TE: torch.Tensor | None = None) -> Mixture:
+        """The first of three phases: choose the experts of every token and send the tokens to them."""
         x_TD = x_BTD.flatten(0, 1)
         routing, logits_TE = self.router(x_TD, previous_TE)
-        y_TD = self.experts(x_TD, routing)
+        chosen = LayerRouting(routing.weights_TK, routing.experts_TK, routing.counts_E, logits_TE)
+        return Mixture(x_BTD, chosen, self.experts.dispatch(x_TD, routing))
+
+    def compute(self, mixture: Mixture) -> Mixture:
+        """The second phase: the networks."""
+        return mixture._replace(experts=self.experts.compute(mixture.experts))
+
+    def combine(self, mixture: Mixture) -> torch.Tensor:
+        """The third phase: the sums by token, those experts included that have no network [B, T, D]."""
+        y_TD, x_TD = self.experts.combine(mixture.experts), mixture.x_BTD.flatten(0, 1)
         for zero_experts in self.zero_experts.values():
-            y_TD = y_TD + zero_experts(x_TD, routing)
-        return y_TD.view_as(x_BTD), routing.counts_E, logits_TE
+            y_TD = y_TD + zero_experts(x_TD, mixture.routing)
+        return y_TD.view_as(mixture.x_BTD)

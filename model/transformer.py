@@ -19,6 +19,7 @@ from model.embedding import TokenEmbedding
 from model.errors import ModelError
 from model.layer import build_layer
 from model.linear import Linear
+from model.moe import LayerRouting
 from model.mtp import MTPOutput, MultiTokenPrediction, targets_after_next
 from model.norm import RMSNorm
 from model.rope import rope_angles
@@ -28,19 +29,30 @@ from model.router import Router
 class TrunkOutput(NamedTuple):
     """hidden_BTD: the hidden states after the final norm, which logits and multi-token prediction are computed from.
 
-    expert_counts_LE: int64, the slots that went to every expert of every layer.
+    residual_BTD: those before it. routing: how every layer routed its tokens.
     """
 
     hidden_BTD: torch.Tensor
-    expert_counts_LE: torch.Tensor
+    residual_BTD: torch.Tensor
+    routing: tuple[LayerRouting, ...]
+
+    @property
+    def expert_counts_LE(self) -> torch.Tensor:  # noqa: N802
+        """int64, the slots that went to every expert of every layer."""
+        return torch.stack([layer.counts_E for layer in self.routing])
 
 
 class ModelOutput(NamedTuple):
     """logits: float32 [B, T, V]. The others are those of `TrunkOutput`."""
 
     logits: torch.Tensor
-    expert_counts_LE: torch.Tensor
     hidden_BTD: torch.Tensor
+    routing: tuple[LayerRouting, ...]
+
+    @property
+    def expert_counts_LE(self) -> torch.Tensor:  # noqa: N802
+        """int64, the slots that went to every expert of every layer."""
+        return torch.stack([layer.counts_E for layer in self.routing])
 
 
 class Trunk(nn.Module):
@@ -79,9 +91,9 @@ class LongcatFlash(nn.Module):
         Raises:
             ModelError: `cu_seqlens` together with `cache`, a cache under autograd, or one without room.
         """
-        hidden_BTD, counts_LE = self._hidden(input_ids_BT, cu_seqlens, cache)
+        hidden_BTD, _, routing = self._hidden(input_ids_BT, cu_seqlens, cache)
         first = 0 if logits_to_keep is None else max(0, hidden_BTD.shape[1] - logits_to_keep)
-        return ModelOutput(self._logits(hidden_BTD[:, first:]), counts_LE, hidden_BTD)
+        return ModelOutput(self._logits(hidden_BTD[:, first:]), hidden_BTD, routing)
 
     def _hidden(
         self, input_ids_BT: torch.Tensor, cu_seqlens: torch.Tensor | None, cache: LatentCache | None = None
@@ -91,13 +103,14 @@ class LongcatFlash(nn.Module):
             self._check_cache(cache, input_ids_BT, cu_seqlens, start)
         angles_TP = self._angles(start, input_ids_BT)
         h_BTD = self.model.embed_tokens(input_ids_BT)
-        counts, router_logits_TE = [], None
+        routing: list[LayerRouting] = []
         for layer in self.model.layers:
-            h_BTD, counts_E, router_logits_TE = layer(h_BTD, angles_TP, cu_seqlens, cache, router_logits_TE)
-            counts.append(counts_E)
+            previous_TE = routing[-1].logits_TE if routing else None
+            h_BTD, chosen = layer(h_BTD, angles_TP, cu_seqlens, cache, previous_TE)
+            routing.append(chosen)
         if cache is not None:
             cache.advance(input_ids_BT.shape[1])
-        return TrunkOutput(self.model.norm(h_BTD), torch.stack(counts))
+        return TrunkOutput(self.model.norm(h_BTD), h_BTD, tuple(routing))
 
     def mtp_forward(
         self,

@@ -119,17 +119,17 @@ def test_the_layer_adds_the_mixture_at_its_end(build_model: BuildModel) -> None:
     h_BTD = torch.randn(1, 7, 32)
     angles_TP = rope_angles(0, 7, 6, 1e7, h_BTD.device)
     read: dict[str, torch.Tensor] = {}
-    layer.mlp.register_forward_hook(lambda _, inputs, output: read.update(mixture=inputs[0], shortcut=output[0]))
+    layer.mlp.router.register_forward_hook(lambda _, inputs, __: read.update(mixture=inputs[0]))
     layer.mlps[0].register_forward_hook(lambda _, inputs, __: read.update(dense=inputs[0]))
     with torch.no_grad():
-        out_BTD, _, _ = layer(h_BTD, angles_TP)
-        assert torch.equal(read["mixture"], read["dense"])
-        shortcut = read["shortcut"]
+        out_BTD, _ = layer(h_BTD, angles_TP)
+        assert torch.equal(read["mixture"], read["dense"].flatten(0, 1))
+        shortcut, _ = layer.mlp(read["dense"])
         for parameter in layer.mlp.router.parameters():
             parameter.zero_()
         layer.mlp.experts.down_proj.zero_()
         layer.mlp.router.e_score_correction_bias.zero_()  # all tokens now go to the first experts, which return zeros
-        without_BTD, _, _ = layer(h_BTD, angles_TP)
+        without_BTD, _ = layer(h_BTD, angles_TP)
     torch.testing.assert_close(out_BTD, without_BTD + shortcut)
 
 
@@ -153,10 +153,10 @@ def test_zero_experts_return_the_normed_input_times_their_weight(build_model: Bu
     with torch.no_grad():
         mixture.router.e_score_correction_bias[5:] = 10.0
         x_BTD = torch.randn(2, 3, 32)
-        y_BTD, counts_E, _ = mixture(x_BTD)
+        y_BTD, routing = mixture(x_BTD)
         scores = (x_BTD @ mixture.router.classifier.weight.T).softmax(-1)
         torch.testing.assert_close(y_BTD, x_BTD * 6.0 * scores[..., 5:].sum(-1, keepdim=True))
-    assert counts_E.tolist() == [0, 0, 0, 0, 0, 6, 6, 6]
+    assert routing.counts_E.tolist() == [0, 0, 0, 0, 0, 6, 6, 6]
 
 
 def test_gradients_reach_experts_that_nobody_chose_as_zeros(build_model: BuildModel) -> None:
@@ -187,8 +187,8 @@ def test_routers_at_their_extremes(
         bias_E[chosen] = 10.0
     mixture = model.model.layers[0].mlp
     x_BTD = torch.randn(2, 9 if chosen else 0, 32, requires_grad=True)
-    y_BTD, counts_E, _ = mixture(x_BTD)
-    assert counts_E.tolist() == [18 if expert in chosen else 0 for expert in range(8)]
+    y_BTD, routing = mixture(x_BTD)
+    assert routing.counts_E.tolist() == [18 if expert in chosen else 0 for expert in range(8)]
     y_BTD.square().sum().backward()
     results = [y_BTD.detach(), x_BTD.grad, *(parameter.grad for parameter in mixture.parameters())]
     assert all(result is not None and result.isfinite().all() for result in results)
@@ -242,7 +242,7 @@ def test_nothing_is_added_at_random_places(build_model: BuildModel) -> None:
     mixture = build_model().model.layers[0].mlp
     x_BTD = torch.randn(2, 9, 32, requires_grad=True)
     with Operations() as operations:
-        y_BTD, _, _ = mixture(x_BTD)
+        y_BTD, _ = mixture(x_BTD)
         y_BTD.backward(torch.ones_like(y_BTD))
     assert "aten::grouped_mm" in operations.names or "aten::_grouped_mm" in operations.names
     unsafe = ("scatter_add", "index_add", "scatter_reduce", "_unsafe_index_put", "index_put", "embedding_dense")
@@ -254,12 +254,12 @@ def test_a_recomputed_layer_counts_its_tokens_once(build_model: BuildModel) -> N
     layer = model.model.layers[0]
     h_BTD = torch.randn(2, 9, 32, requires_grad=True)
     angles_TP = rope_angles(0, 9, 6, 1e7, h_BTD.device)
-    out_BTD, counts_E, _ = layer(h_BTD, angles_TP)
-    again_BTD, again_E, _ = checkpoint(layer, h_BTD, angles_TP, use_reentrant=False)
+    out_BTD, routing = layer(h_BTD, angles_TP)
+    again_BTD, again = checkpoint(layer, h_BTD, angles_TP, use_reentrant=False)
     gradient = torch.autograd.grad(out_BTD.sum(), h_BTD)[0]
     assert torch.equal(torch.autograd.grad(again_BTD.sum(), h_BTD)[0], gradient)
-    assert torch.equal(counts_E, again_E)
-    assert counts_E.sum() == 2 * 9 * 3
+    assert torch.equal(routing.counts_E, again.counts_E)
+    assert routing.counts_E.sum() == 2 * 9 * 3
 
 
 def test_half_precision_keeps_the_router_in_float32(build_model: BuildModel) -> None:

@@ -101,8 +101,8 @@ def test_contradictions_are_named(changes: dict[str, Any], message: str, config:
 def test_zero_experts_return_nothing(build_model: BuildModel) -> None:
     model = build_model(zero_expert_type="zero")
     send_all_to_zero_experts(model)
-    y_BTD, counts_E, _ = mixture_of(model)(torch.randn(2, 3, 32))
-    assert counts_E.tolist() == [0, 0, 0, 0, 0, 6, 6, 6]
+    y_BTD, routing = mixture_of(model)(torch.randn(2, 3, 32))
+    assert routing.counts_E.tolist() == [0, 0, 0, 0, 0, 6, 6, 6]
     assert (y_BTD == 0).all()
 
 
@@ -169,8 +169,8 @@ def test_mixed_kinds_have_their_places_in_order(build_model: BuildModel) -> None
     for expert in range(5, 9):
         mixture.router.e_score_correction_bias.zero_()
         mixture.router.e_score_correction_bias[expert] = 10.0
-        y_BTD, counts_E, _ = mixture(x_BTD)
-        assert counts_E[expert] == 4
+        y_BTD, routing = mixture(x_BTD)
+        assert routing.counts_E[expert] == 4
         if expert == 5:
             expected_TD = torch.zeros(4, 32)
         elif expert == 8:
@@ -197,7 +197,7 @@ def test_null_experts_leave_their_share_to_the_true_ones(build_model: BuildModel
     shares_TK = scores_TK[some_T] / scores_TK[some_T].sum(1, keepdim=True)
     torch.testing.assert_close(routing.weights_TK[some_T], 2.5 * shares_TK)
     send_all_to_zero_experts(model)
-    y_BTD, _, _ = mixture(x_TD.unsqueeze(0))
+    y_BTD, _ = mixture(x_TD.unsqueeze(0))
     assert (y_BTD == 0).all()
 
 
@@ -250,10 +250,10 @@ def test_the_interleaved_layer_has_no_shortcut(build_model: BuildModel) -> None:
     a_BTD = h_BTD + layer.self_attn[0](layer.input_layernorm[0](h_BTD), angles_TP)
     b_BTD = a_BTD + layer.mlps[0](layer.post_attention_layernorm[0](a_BTD))
     c_BTD = b_BTD + layer.self_attn[1](layer.input_layernorm[1](b_BTD), angles_TP)
-    y_BTD, counts_E, _ = layer.mlp(layer.post_attention_layernorm[1](c_BTD))
-    out_BTD, layer_counts_E, _ = layer(h_BTD, angles_TP)
+    y_BTD, routing = layer.mlp(layer.post_attention_layernorm[1](c_BTD))
+    out_BTD, layer_routing = layer(h_BTD, angles_TP)
     assert torch.equal(out_BTD, c_BTD + y_BTD)
-    assert torch.equal(layer_counts_E, counts_E)
+    assert torch.equal(layer_routing.counts_E, routing.counts_E)
     assert len(layer.mlps) == 1
 
 
