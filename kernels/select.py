@@ -25,12 +25,15 @@ def select(operation: str, versions: Mapping[str, Version], device: torch.device
     Without `LONGCAT_KERNELS` the processor takes `cpu`, a graphics processor `triton`, and what has no such version, or
     is another device, `reference`. The variable holds a mode for all operations, modes for some, or both, separated by
     commas: `triton`, `grouped_mlp=torch`, `triton,mla_attention=torch`. A mode for all operations lets those that have
-    no such version take `reference`, except that `triton` and `torch` must exist where one operation is named.
+    no such version take `reference`, except that `triton` and `torch` must exist where one operation is named. While
+    torch.compile traces it is `reference` in any case: plain operations are what a compiler can fuse.
 
     Raises:
         KernelError: an unknown mode, a version forced on one operation that does not have it, or a version that cannot
             run on tensors of `device`.
     """
+    if torch.compiler.is_compiling():
+        return versions["reference"]
     general, named = _forced(os.environ.get(ENVIRONMENT_VARIABLE, ""))
     forced = named.get(operation, general)
     if forced is None:

@@ -97,5 +97,7 @@ def targets_after_next(targets_BT: torch.Tensor, cu_seqlens: torch.Tensor | None
     if cu_seqlens is not None:
         ends = cu_seqlens[cu_seqlens % length != 0].long()
         # An end at 1 has no second position before it.
-        further_BT.view(-1).index_fill_(0, torch.cat((ends - 1, (ends - 2).clamp(min=0))), IGNORE_INDEX)
+        further_BT.view(-1).index_fill_(
+            0, torch.cat((ends - 1, (ends - 2).clamp(min=0))).to(further_BT.device), IGNORE_INDEX
+        )
     return further_BT

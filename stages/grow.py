@@ -11,7 +11,8 @@ from pipeline.stage import Context, Result, stage
 
 if TYPE_CHECKING:
     from pipeline.artifact import Artifact
-    from stages.train.checkpoint import Tensors, TrainingState
+    from stages.train.checkpoint import TrainingState
+    from stages.train.plan import Start
 
 
 class GrowConfig(StageConfig):
@@ -44,8 +45,13 @@ def grow(context: Context[GrowConfig]) -> Result:
         for bias_E in grown.router_biases():
             bias_E.zero_()
     mapping = layer_mapping(layers, config.factor)
-    moments = _moments(config, source, layers)
-    write_checkpoint(context.output, grown, moments, _state(config, read_state(source), source, mapping), source)
+    write_checkpoint(
+        context.output,
+        grown,
+        _start(config, source, layers),
+        _state(config, read_state(source), source, mapping),
+        source,
+    )
     return Result(
         counts={
             "layers_in": layers,
@@ -57,12 +63,15 @@ def grow(context: Context[GrowConfig]) -> Result:
     )
 
 
-def _moments(config: GrowConfig, source: Artifact, layers: int) -> Tensors:
-    """The optimizer state of the grown model; none lets AdamW begin afresh, its step count included."""
+def _start(config: GrowConfig, source: Artifact, layers: int) -> Start:
+    """What training of the grown model begins with; no moments let AdamW begin afresh, its step count included."""
     from model.growth import stack_state
-    from stages.train.checkpoint import read_moments
+    from stages.train.checkpoint import read_start
+    from stages.train.plan import Start
 
-    return {} if config.optimizer == "zero" else stack_state(read_moments(source), layers, config.factor)
+    start = read_start(source)
+    moments = {} if config.optimizer == "zero" else stack_state(start.moments, layers, config.factor)
+    return Start(moments, stack_state(start.average, layers, config.factor))
 
 
 def _state(config: GrowConfig, state: TrainingState, source: Artifact, mapping: list[int]) -> TrainingState:

@@ -23,14 +23,14 @@ from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError, InputError, IntegrityError
 from pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
 from stages.data.tokenizer.special import TOKENIZER_FILES
+from stages.train.plan import Start, Tensors
 
 OPTIMIZER_FILE = "training/optimizer.safetensors"
+AVERAGE_FILE = "training/average.safetensors"
 STATE_FILE = "training/state.json"
 METRICS_FILE = "metrics.jsonl"
 # Rows of embedding and head are a multiple of this, which matrix kernels like.
 VOCABULARY_MULTIPLE = 64
-
-Tensors = dict[str, torch.Tensor]
 
 
 class DataPosition(BaseModel):
@@ -86,13 +86,16 @@ def read_state(checkpoint: Artifact | None) -> TrainingState:
         raise IntegrityError(f"cannot be read: {error}", where=str(path)) from None
 
 
-def read_moments(checkpoint: Artifact) -> Tensors:
-    """The optimizer state of a checkpoint; empty when it has none.
+def read_start(checkpoint: Artifact) -> Start:
+    """Optimizer moments and averaged weights of a checkpoint; empty where it has none.
 
     Raises:
-        IntegrityError: the file is damaged.
+        IntegrityError: a file is damaged.
     """
-    path = checkpoint.path / OPTIMIZER_FILE
+    return Start(_read_tensors(checkpoint.path / OPTIMIZER_FILE), _read_tensors(checkpoint.path / AVERAGE_FILE))
+
+
+def _read_tensors(path: Path) -> Tensors:
     if not path.exists():
         return {}
     try:
@@ -220,17 +223,19 @@ def clear(output: Path) -> None:
             entry.unlink()
 
 
-def write_checkpoint(
-    output: Path, model: LongcatFlash, moments: Tensors, state: TrainingState, tokenizer: Artifact
-) -> None:
-    """Write weights, tokenizer files (those of `tokenizer`), optimizer moments (none: no file) and training state."""
+def write_checkpoint(output: Path, model: LongcatFlash, end: Start, state: TrainingState, tokenizer: Artifact) -> None:
+    """Write weights, tokenizer files (those of `tokenizer`), training state, and what training went on with.
+
+    Of optimizer moments and averaged weights there is no file where there are none.
+    """
     clear(output)
     save_pretrained(model, output)
     copy_tokenizer(tokenizer, output)
     atomic_write(output / STATE_FILE, pretty_json(state.model_dump(mode="json")))
-    if moments:
-        with atomic_path(output / OPTIMIZER_FILE) as aside:
-            save_file({name: tensor.detach().contiguous() for name, tensor in moments.items()}, aside)
+    for name, tensors in {OPTIMIZER_FILE: end.moments, AVERAGE_FILE: end.average}.items():
+        if tensors:
+            with atomic_path(output / name) as aside:
+                save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, aside)
 
 
 def parameter_count(model: nn.Module) -> int:

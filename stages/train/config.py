@@ -38,8 +38,30 @@ class OptimizerOptions(StageConfig):
     eps: float = Field(default=1e-16, gt=0, description="added to the root of the second moment (report: 1e-16)")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay, on matrices only")
     gradient_clip: float = Field(default=1.0, gt=0, description="largest global gradient norm")
+    average_decay: float | None = Field(
+        default=None, ge=0, lt=1, description="keep an exponential moving average of the weights with this decay"
+    )
     state: Literal["continue", "reset"] = Field(
         default="continue", description="with an input checkpoint: keep its optimizer moments, or begin with none"
+    )
+
+
+class ObjectiveOptions(StageConfig):
+    """The terms of the loss beside the next token's."""
+
+    document_mask: bool = Field(
+        default=True, description="a token sees its own document only, not the ones before it in the sequence"
+    )
+    hidden_z_loss: float = Field(
+        default=1e-7,
+        ge=0,
+        description="weight of the z-loss on the hidden states before the final norm (report: 1e-7); 0: none",
+    )
+    mtp_weight: float = Field(
+        default=0.3, ge=0, description="weight of multi-token prediction, for models that have its layer"
+    )
+    mtp_start_step: int = Field(
+        default=0, ge=0, description="step, counted from initialisation, from which multi-token prediction is trained"
     )
 
 
@@ -70,6 +92,7 @@ class TrainingOptions(StageConfig):
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
     schedule: ScheduleOptions = ScheduleOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
+    objective: ObjectiveOptions = ObjectiveOptions()
     balance: BalanceOptions = BalanceOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the initial weights and of the order of the data")
@@ -79,6 +102,16 @@ class TrainingOptions(StageConfig):
     )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; null: all cores; the last bits depend on it"
+    )
+    activation_checkpointing: Literal["none", "selective", "block"] = Field(
+        default="none",
+        description="what backward computes again to save memory: nothing, the feed-forward networks, all layers",
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile attention and dense networks; pays on long runs, costs at the start"
+    )
+    loader_workers: int = Field(
+        default=1, ge=0, description="threads that make the next batches ready; 0: none; changes nothing else"
     )
     checkpoint_every: int = Field(default=100, ge=1, description="steps between the checkpoints a restart goes on from")
     keep_last: int = Field(default=2, ge=1, description="how many of those are kept")

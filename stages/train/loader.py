@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +31,34 @@ PARTS = 1_000_000
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
-class WindowSource(Protocol):
-    """Training samples by number."""
+class Window(NamedTuple):
+    """One sample: token ids [L+1], and the places below L at which a document begins, 0 for the first among them."""
 
-    def window(self, sample: int) -> Ids:
-        """Token ids [L+1] of one sample; samples are numbered from 0 without end."""
+    ids: Ids
+    starts: Ids
+
+
+class Batch(NamedTuple):
+    """Samples: token ids [B, L+1], and `Window.starts` of every row."""
+
+    ids: Ids
+    starts: tuple[Ids, ...]
+
+    def rows(self, first: int, end: int) -> Batch:
+        return Batch(self.ids[first:end], self.starts[first:end])
+
+    def cu_seqlens(self) -> npt.NDArray[np.int32]:
+        """The bounds of the documents, and of the rows, in the B * L flattened inputs: int32, from 0 to B * L."""
+        length = self.ids.shape[1] - 1
+        starts = [row * length + places for row, places in enumerate(self.starts)]
+        return np.concatenate([*starts, [len(self.ids) * length]]).astype(np.int32)
+
+
+class WindowSource(Protocol):
+    """Training samples by number, from 0 without end."""
+
+    def sample(self, number: int) -> Window:
+        """The sample of that number."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +122,10 @@ class TokenWindows:
         np.cumsum(self._lengths[documents], out=starts[1:])
         return _Epoch(documents, starts)
 
-    def window(self, sample: int) -> Ids:
-        """Token ids [L+1] of sample `sample`, in epoch `sample // windows_per_epoch`."""
-        number, index = divmod(sample, self.windows_per_epoch)
-        epoch = self._epoch(number)
+    def sample(self, number: int) -> Window:
+        """Sample `number`, which lies in epoch `number // windows_per_epoch`."""
+        epoch_number, index = divmod(number, self.windows_per_epoch)
+        epoch = self._epoch(epoch_number)
         start = index * self._stride % self.windows_per_epoch * self.sequence_length
         end = start + self.sequence_length + 1
         first = int(np.searchsorted(epoch.starts, start, side="right")) - 1
@@ -112,7 +135,8 @@ class TokenWindows:
             offset = int(epoch.starts[place])
             document = self.tokens.document(self._first + int(epoch.documents[place]))
             pieces.append(document[max(0, start - offset) : end - offset])
-        return np.concatenate(pieces).astype(np.int64)
+        inside: Ids = np.maximum(epoch.starts[first:last] - start, 0)
+        return Window(np.concatenate(pieces).astype(np.int64), inside[inside < self.sequence_length])
 
 
 class StagedWindows:
@@ -123,13 +147,13 @@ class StagedWindows:
         self._ends = np.cumsum([stage.windows_per_epoch for stage in stages])
         self.windows_per_epoch = int(self._ends[-1])
 
-    def window(self, sample: int) -> Ids:
-        """Token ids [L+1] of sample `sample`, in epoch `sample // windows_per_epoch`."""
-        epoch, index = divmod(sample, self.windows_per_epoch)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        stage = self._stages[number]
-        start = int(self._ends[number]) - stage.windows_per_epoch
-        return stage.window(epoch * stage.windows_per_epoch + index - start)
+    def sample(self, number: int) -> Window:
+        """Sample `number`, which lies in epoch `number // windows_per_epoch`."""
+        epoch, index = divmod(number, self.windows_per_epoch)
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        stage = self._stages[place]
+        start = int(self._ends[place]) - stage.windows_per_epoch
+        return stage.sample(epoch * stage.windows_per_epoch + index - start)
 
 
 class MixedWindows:
@@ -145,11 +169,11 @@ class MixedWindows:
         # Whole parts in a million keep the arithmetic exact for any number of samples.
         self._parts = round(fraction * PARTS)
 
-    def window(self, sample: int) -> Ids:
-        before = sample * self._parts // PARTS
-        if (sample + 1) * self._parts // PARTS > before:
-            return self.second.window(before)
-        return self.first.window(sample - before)
+    def sample(self, number: int) -> Window:
+        before = number * self._parts // PARTS
+        if (number + 1) * self._parts // PARTS > before:
+            return self.second.sample(before)
+        return self.first.sample(number - before)
 
 
 def coprime_near(count: int, guess: int) -> int:
@@ -160,9 +184,10 @@ def coprime_near(count: int, guess: int) -> int:
     return stride
 
 
-def batch(source: WindowSource, first_sample: int, size: int) -> Ids:
-    """Token ids [B, L+1] of `size` consecutive samples."""
-    return np.stack([source.window(first_sample + slot) for slot in range(size)])
+def batch(source: WindowSource, first_sample: int, size: int) -> Batch:
+    """`size` consecutive samples."""
+    samples = [source.sample(first_sample + slot) for slot in range(size)]
+    return Batch(np.stack([sample.ids for sample in samples]), tuple(sample.starts for sample in samples))
 
 
 def validation_windows(tokens: TokenFile, sequence_length: int, count: int) -> tuple[Ids, Ids]:

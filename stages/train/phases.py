@@ -8,7 +8,6 @@ from pipeline.stage import Context, Result
 from stages.extend import ExtendConfig, Phase
 from stages.train.checkpoint import (
     DataPosition,
-    Tensors,
     TrainingState,
     check_same_tokenizer,
     read_model,
@@ -17,18 +16,20 @@ from stages.train.checkpoint import (
     write_checkpoint,
 )
 from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
+from stages.train.plan import Counters, Plan, Start, Trained
 from stages.train.run import (
     check_controller,
+    check_fills_a_batch,
     micro_batch,
     read_validation,
     schedule_start,
-    start_moments,
+    start_of,
     state_after,
     write_metrics,
 )
 from stages.train.runtime import choose_device, reproducible
 from stages.train.schedule import Schedule
-from stages.train.trainer import Counters, Plan, Trained, run_training
+from stages.train.trainer import run_training
 
 
 def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
@@ -41,15 +42,16 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         state = read_state(checkpoint)
         model = read_model(checkpoint, choose_device(config))
         check_controller(config, model)
-        moments = start_moments(config, checkpoint)
+        start = start_of(config, checkpoint)
         plans = _plans(context, state)
         done: list[Trained] = []
         for phase, source, plan in zip(config.phases, sources, plans, strict=True):
-            model, trained = _train_phase(context, phase, plan, model, moments, source)
-            moments = trained.moments
+            model, trained = _train_phase(context, phase, plan, model, start, source)
+            start = trained.end
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
-        write_checkpoint(context.output, model, moments, state_after(state, plans[-1], order, config), tokens)
+        after = state_after(state, plans[-1], order, config, done[-1].samples_skipped)
+        write_checkpoint(context.output, model, start, after, tokens)
         write_metrics(context.output, *done)
         return _result(config, plans, done)
 
@@ -59,18 +61,19 @@ def _train_phase(
     phase: Phase,
     plan: Plan,
     model: LongcatFlash,
-    moments: Tensors,
+    start: Start,
     source: WindowSource,
 ) -> tuple[LongcatFlash, Trained]:
     length = max(phase.sequence_length, model.config.max_position_embeddings)
     model = rebuilt(model, {"rope_theta": phase.rope_theta, "max_position_embeddings": length})
     validation = read_validation(context.input("tokens"), phase.sequence_length, context.config.evaluation.windows)
-    return model, run_training(plan, context.config, model, moments, source, validation, context)
+    return model, run_training(plan, context.config, model, start, source, validation, context)
 
 
 def _source(config: ExtendConfig, phase: Phase, tokens: Artifact) -> WindowSource:
     """The samples of a phase: all documents, and every so often long ones only."""
     everything = training_windows(tokens.path, sequence_length=phase.sequence_length, seed=config.seed)
+    check_fills_a_batch(everything.windows_per_epoch, phase.sequence_length, phase.batch_size, tokens)
     if not config.long_document_fraction:
         return everything
     long = TokenWindows(

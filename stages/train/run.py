@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from model.transformer import LongcatFlash
 from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
 from pipeline.stage import Context, Result
 from stages.train.balance import BiasController
 from stages.train.checkpoint import (
     METRICS_FILE,
     DataPosition,
-    Tensors,
     TrainingState,
     check_same_tokenizer,
     new_model,
     parameter_count,
     read_model,
-    read_moments,
+    read_start,
     read_state,
     write_checkpoint,
 )
 from stages.train.config import TrainConfig, TrainingOptions, step_count
 from stages.train.loader import open_tokens, training_windows, validation_windows
 from stages.train.metrics import unigram_loss
+from stages.train.plan import Counters, Plan, Start, Trained, Validation
 from stages.train.runtime import choose_device, reproducible
 from stages.train.schedule import Schedule
-from stages.train.trainer import Counters, Plan, Trained, Validation, run_training
+from stages.train.trainer import run_training
 
 
 def train_checkpoint(context: Context[TrainConfig]) -> Result:
@@ -41,6 +42,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             seed=config.seed,
             min_document_tokens=config.min_document_tokens,
         )
+        check_fills_a_batch(data.windows_per_epoch, config.sequence_length, config.batch_size, tokens)
         model = _model(config, tokens, checkpoint)
         order = DataPosition(
             tokens=tokens.id,
@@ -54,9 +56,9 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
                 open_tokens(tokens.path, "validation"), config.sequence_length, config.evaluation.windows
             )
         )
-        trained = run_training(plan, config, model, start_moments(config, checkpoint), data, validation, context)
-        after = state_after(state, plan, order, config)
-        write_checkpoint(context.output, model, trained.moments, after, tokens)
+        trained = run_training(plan, config, model, start_of(config, checkpoint), data, validation, context)
+        after = state_after(state, plan, order, config, trained.samples_skipped)
+        write_checkpoint(context.output, model, trained.end, after, tokens)
         write_metrics(context.output, trained)
         return Result(
             counts=counts_of(plan) | {"parameters": parameter_count(model)},
@@ -110,11 +112,20 @@ def check_controller(options: TrainingOptions, model: LongcatFlash) -> None:
         raise ConfigError(str(error)) from None
 
 
-def start_moments(options: TrainingOptions, checkpoint: Artifact | None) -> Tensors:
-    """The optimizer state that training begins with."""
-    if checkpoint is None or options.optimizer.state == "reset":
-        return {}
-    return read_moments(checkpoint)
+def check_fills_a_batch(windows: int, sequence_length: int, batch_size: int, tokens: Artifact) -> None:
+    """Raises InputError when the tokens hold fewer sequences than one batch."""
+    if windows < batch_size:
+        raise InputError(
+            f"the tokens fill {windows} sequences of {sequence_length} tokens, batch_size is {batch_size}",
+            where=f"tokens {tokens.id}",
+            hint="lower batch_size or sequence_length, or pack more documents",
+        )
+
+
+def start_of(options: TrainingOptions, checkpoint: Artifact | None) -> Start:
+    """What training begins with beside the weights."""
+    start = Start({}, {}) if checkpoint is None else read_start(checkpoint)
+    return replace(start, moments={}) if options.optimizer.state == "reset" else start
 
 
 def schedule_start(options: TrainingOptions, state: TrainingState) -> int:
@@ -144,15 +155,17 @@ def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: 
     )
 
 
-def state_after(before: TrainingState, plan: Plan, order: DataPosition, config: TrainingOptions) -> TrainingState:
-    """The training state once `plan` is done."""
+def state_after(
+    before: TrainingState, plan: Plan, order: DataPosition, config: TrainingOptions, samples_skipped: int
+) -> TrainingState:
+    """The training state once `plan` is done, on data of which `samples_skipped` were left out."""
     counters = plan.counters(plan.steps)
     return TrainingState(
         step=counters.step,
         tokens=counters.tokens,
         samples=counters.samples,
         schedule_position=plan.schedule_start + plan.steps,
-        data=order.model_copy(update={"position": plan.data_start + plan.steps * plan.batch_size}),
+        data=order.model_copy(update={"position": plan.data_start + plan.steps * plan.batch_size + samples_skipped}),
         config=config.model_dump(mode="json"),
         growth=before.growth,
     )

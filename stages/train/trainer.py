@@ -9,115 +9,45 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from model.transformer import LongcatFlash
-from pipeline.errors import LongcatError
+from pipeline.errors import InputError, LongcatError
 from pipeline.files import append_jsonl
 from pipeline.stage import Context
-from stages.train.balance import BiasController
+from stages.train.activation_checkpointing import checkpoint_activations
+from stages.train.average import WeightAverage
+from stages.train.balance import BiasController, Load
+from stages.train.compilation import compile_blocks
 from stages.train.config import TrainingOptions
-from stages.train.loader import Ids, WindowSource, batch
+from stages.train.loader import Batch, WindowSource, batch
 from stages.train.metrics import MetricsFile, mean_loss, read_metrics
+from stages.train.objective import Objective, Rows, Totals
 from stages.train.optimizer import build_optimizer, load_moments, moments, set_learning_rate
+from stages.train.plan import Plan, Start, Trained, Validation
 from stages.train.precision import ComputeModel
+from stages.train.prefetch import Prefetcher
 from stages.train.runtime import choose_dtype
-from stages.train.schedule import Schedule
-from stages.train.state import RunCheckpoints, Saved, Tensors, load_model_tensors, model_tensors
-
-RECENT_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What a model has seen since it was initialised: optimizer steps, tokens, samples."""
-
-    step: int = 0
-    tokens: int = 0
-    samples: int = 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One stretch of training. `work` is where it keeps its checkpoints; `*_start` is where step 0 of it stands."""
-
-    label: str
-    work: Path
-    steps: int
-    sequence_length: int
-    batch_size: int
-    micro_batch_size: int
-    schedule: Schedule
-    schedule_start: int
-    data_start: int
-    before: Counters
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.batch_size * self.sequence_length
-
-    def counters(self, done: int) -> Counters:
-        """The counters after `done` steps of this plan."""
-        return Counters(
-            self.before.step + done,
-            self.before.tokens + done * self.tokens_per_step,
-            self.before.samples + done * self.batch_size,
-        )
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Windows [n, L] whose mean loss is the validation loss; n may be 0."""
-
-    inputs: Ids
-    targets: Ids
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished stretch: the optimizer's moments, the records of metrics.jsonl, and the speed of this process."""
-
-    moments: Tensors
-    metrics_path: Path
-    records: list[dict[str, Any]]
-    performance: dict[str, float]
-
-    @property
-    def train_loss(self) -> float:
-        """Mean loss of the last steps."""
-        return _mean([record["loss"] for record in self.records[-RECENT_STEPS:]])
-
-    @property
-    def active_experts(self) -> list[float]:
-        """Mean number of FFN experts a token used in the last steps, layer by layer."""
-        layers = zip(*(record["active_experts"] for record in self.records[-RECENT_STEPS:]), strict=True)
-        return [_mean(layer) for layer in layers]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+from stages.train.state import RunCheckpoints, Saved, load_model_tensors, model_tensors
 
 
 def run_training(
     plan: Plan,
     options: TrainingOptions,
     model: LongcatFlash,
-    start: Tensors,
+    start: Start,
     data: WindowSource,
     validation: Validation,
     context: Context[Any],
 ) -> Trained:
     """Train `model` in place by `plan`, going on from the newest whole checkpoint in `plan.work`.
 
-    `start` are the optimizer moments to begin with (empty: none).
-
     Raises:
         InterruptedRunError: a stop was asked for; what was done is saved.
+        InputError: the data holds an id that the model does not know.
         LongcatError: the loss or the gradient is no longer finite.
     """
     trainer = _Trainer(plan, options, model, start, data, validation)
@@ -139,10 +69,8 @@ def run_training(
                 if stopping:  # a stop that came while saving waits for the next step, which will be saved too
                     context.check_stop()
     finally:
-        trainer.metrics.close()
-    return Trained(
-        moments(model, trainer.optimizer), trainer.metrics.path, read_metrics(trainer.metrics.path), trainer.speed()
-    )
+        trainer.close()
+    return trainer.result()
 
 
 class _Trainer:
@@ -153,7 +81,7 @@ class _Trainer:
         plan: Plan,
         options: TrainingOptions,
         model: LongcatFlash,
-        start: Tensors,
+        start: Start,
         data: WindowSource,
         validation: Validation,
     ) -> None:
@@ -161,8 +89,14 @@ class _Trainer:
         self.model, self.data, self.validation = model, data, validation
         self.device = next(model.parameters()).device
         self.compute = ComputeModel(model, choose_dtype(options, self.device))
+        checkpoint_activations(self.compute.model, options.activation_checkpointing)
+        if options.compile:
+            compile_blocks(self.compute.model)
+        self.objective = Objective(options.objective, {})
         self.optimizer = build_optimizer(model, options.optimizer)
-        load_moments(model, self.optimizer, start)
+        load_moments(model, self.optimizer, start.moments)
+        decay = options.optimizer.average_decay
+        self.average = None if decay is None else WeightAverage(model, decay, start.average)
         self.controller = BiasController.of(
             options.balance,
             experts=model.config.n_routed_experts,
@@ -171,6 +105,7 @@ class _Trainer:
         )
         self.checkpoints = RunCheckpoints(plan.work / "checkpoints", options.keep_last)
         self.metrics = MetricsFile(plan.work / "metrics.jsonl")
+        self.batches = Prefetcher(self._batch, plan.batch_size, options.loader_workers)
         self.steps_timed, self.seconds = 0, 0.0
 
     def resume(self, context: Context[Any]) -> int:
@@ -186,56 +121,91 @@ class _Trainer:
         self.metrics.cut(saved.state["metrics"])
         load_model_tensors(self.model, saved.tensors("model"))
         load_moments(self.model, self.optimizer, saved.tensors("optimizer"))
+        if self.average is not None:
+            self.average = WeightAverage(self.model, self.average.decay, saved.tensors("average"))
         self.compute.refresh()
         context.logger.info("going on from step %d of %d", saved.step, self.plan.steps)
         return saved.step
 
     def save(self, done: int) -> None:
         groups = {"model": model_tensors(self.model), "optimizer": moments(self.model, self.optimizer)}
+        if self.average is not None:
+            groups["average"] = self.average.tensors()
         self.checkpoints.save(done, groups, {"metrics": self.metrics.mark()})
+
+    def close(self) -> None:
+        self.batches.close()
+        self.metrics.close()
+
+    def result(self) -> Trained:
+        average = {} if self.average is None else self.average.tensors()
+        return Trained(
+            Start(moments(self.model, self.optimizer), average),
+            self.metrics.path,
+            read_metrics(self.metrics.path),
+            0,
+            self.speed(),
+        )
 
     def step(self, done: int) -> tuple[dict[str, Any], float]:
         """The optimizer step after `done` steps. Returns its line of metrics.jsonl and the seconds it took."""
         plan, began = self.plan, time.perf_counter()
-        position = plan.schedule_start + done
-        ids = batch(self.data, plan.data_start + done * plan.batch_size, plan.batch_size)
-        loss, counts_LE = self._gradients(ids)
+        position, counters = plan.schedule_start + done, plan.counters(done + 1)
+        figures, load = self._gradients(self.batches.get(plan.data_start + done * plan.batch_size), counters.step)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.optimizer.gradient_clip).item()
-        counters = plan.counters(done + 1)
-        self._check_finite(counters.step, {"loss": loss, "gradient norm": norm})
+        self._check_finite(counters.step, {**figures, "gradient norm": norm})
         rate = plan.schedule.learning_rate(position)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         gain = self.controller.gain(plan.schedule.progress(position))
-        self.controller.update(self.model.router_biases(), counts_LE, plan.tokens_per_step, gain)
-        self.compute.refresh()
+        self._update(counters.step, rate, gain, load)
         seconds = time.perf_counter() - began
         self.steps_timed, self.seconds = self.steps_timed + 1, self.seconds + seconds
         record = {
             "step": counters.step,
             "tokens": counters.tokens,
-            "loss": loss,
+            **figures,
             "learning_rate": rate,
             "gradient_norm": norm,
             "balance_gain": gain,
-            "active_experts": self.controller.active_experts(counts_LE, plan.tokens_per_step),
+            "active_experts": load.mean(plan.tokens_per_step),
+            "active_experts_std": load.spread(plan.tokens_per_step),
         }
         self.metrics.append(record | self._evaluate(done + 1))
         return record, seconds
 
-    def _gradients(self, ids: Ids) -> tuple[float, torch.Tensor]:
-        """Gradients of the mean loss over the whole batch [B, L+1]; returns that loss and the expert counts [L, E]."""
-        total = ids.shape[0] * (ids.shape[1] - 1)
-        loss, counts = 0.0, []
-        for start in range(0, len(ids), self.plan.micro_batch_size):
-            rows = torch.from_numpy(ids[start : start + self.plan.micro_batch_size]).to(self.device)
-            loss_sum, _, output = self.compute.model.loss(rows[:, :-1], rows[:, 1:])
-            (loss_sum / total).backward()
+    def _batch(self, first_sample: int) -> Batch:
+        """The batch from that sample on; raises InputError for an id that the model has no row for."""
+        rows, known = batch(self.data, first_sample, self.plan.batch_size), self.model.config.vocab_size
+        if (largest := int(rows.ids.max())) >= known or int(rows.ids.min()) < 0:
+            raise InputError(
+                f"the data holds the token id {largest}, the model has vocab_size = {known}",
+                where=f"sample {first_sample} to {first_sample + self.plan.batch_size - 1}",
+                hint="pack the documents with the model's tokenizer",
+            )
+        return rows
+
+    def _gradients(self, rows: Batch, step: int) -> tuple[dict[str, float], Load]:
+        """Gradients of the mean loss over the whole batch; returns its terms and the load of the experts."""
+        totals, sums, loads = Totals.of(rows), [], []
+        for start in range(0, len(rows.ids), self.plan.micro_batch_size):
+            part = Rows.of(rows.rows(start, start + self.plan.micro_batch_size), self.device)
+            terms = self.objective(self.compute.model, part, totals, step)
+            terms.total.backward()
             self.compute.collect_gradients()
-            loss += loss_sum.item() / total
-            counts.append(output.expert_counts_LE)
-        return loss, torch.stack(counts).sum(dim=0)
+            sums.append(terms.figures)
+            loads.append(Load.of(terms.output.routing, self.controller.experts))
+        names = list(sums[0])
+        values = torch.stack([torch.stack([figures[name].double() for name in names]) for figures in sums]).sum(dim=0)
+        return dict(zip(names, values.tolist(), strict=True)), Load.total(loads)
+
+    def _update(self, step: int, rate: float, gain: float, load: Load) -> None:
+        """Move weights, their average and the router biases."""
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step - 1)
+        self.controller.update(self.model.router_biases(), load.counts_LE, self.plan.tokens_per_step, gain)
+        self.compute.refresh()
 
     def _check_finite(self, step: int, figures: Mapping[str, float]) -> None:
         """Raises LongcatError for the first figure that is NaN or infinite."""
@@ -258,10 +228,19 @@ class _Trainer:
         due = done == self.plan.steps or (every and done % every == 0)
         if not due or not len(self.validation.inputs):
             return {}
-        rows = self.plan.micro_batch_size
-        loss = mean_loss(self.compute.model, self.validation.inputs, self.validation.targets, rows)
-        self._check_finite(self.plan.counters(done).step, {"validation loss": loss})
-        return {"validation_loss": loss}
+        losses = {"validation_loss": self._validation_loss()}
+        if self.average is not None:
+            with self.average.applied():
+                self.compute.refresh()
+                losses["validation_loss_of_average"] = self._validation_loss()
+            self.compute.refresh()
+        self._check_finite(self.plan.counters(done).step, losses)
+        return losses
+
+    def _validation_loss(self) -> float:
+        return mean_loss(
+            self.compute.model, self.validation.inputs, self.validation.targets, self.plan.micro_batch_size
+        )
 
     def speed(self) -> dict[str, float]:
         """Clock-dependent figures of the steps that this process did; empty when it did none."""

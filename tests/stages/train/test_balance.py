@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.router import route
-from stages.train.balance import BiasController
+from stages.train.balance import BiasController, Load
 from stages.train.config import BalanceOptions
 
 
@@ -50,7 +50,7 @@ def test_brings_a_skewed_router_to_the_target(target: float) -> None:
         logits_TE = skew_E + 0.4 * torch.randn(tokens, 12, generator=generator)
         counts_LE = route(logits_TE, bias_E, 3, 1.0).counts_E.unsqueeze(0)
         rule.update([bias_E], counts_LE, tokens, rule.gain(step / 400))
-    assert rule.active_experts(counts_LE, tokens) == pytest.approx([target], rel=0.05)
+    assert Load(counts_LE, torch.zeros(1), rule.experts).mean(tokens) == pytest.approx([target], rel=0.05)
     shares = counts_LE[0, :8] / counts_LE[0, :8].sum()
     assert shares.tolist() == pytest.approx([1 / 8] * 8, rel=0.25)
     assert bias_E[8:].abs().max() == 0

@@ -83,15 +83,17 @@ def test_a_quarter_of_the_sequences_is_long_documents(
     from stages.train import loader
 
     lengths: list[int] = []
-    original = loader.TokenWindows.window
+    original = loader.TokenWindows.sample
 
-    def window(self: loader.TokenWindows, sample: int) -> Any:
+    def sample(self: loader.TokenWindows, number: int) -> Any:
         lengths.append(self.stream_tokens)
-        return original(self, sample)
+        return original(self, number)
 
-    monkeypatch.setattr(loader.TokenWindows, "window", window)
+    monkeypatch.setattr(loader.TokenWindows, "sample", sample)
     phase = {"sequence_length": 200, "rope_theta": 5e6, "steps": 4, "batch_size": 4, "min_document_tokens": 700}
-    run_stage("extend", EXTENSION | {"phases": [phase]}, {"checkpoint": base, "tokens": long_tokens})
+    run_stage(
+        "extend", EXTENSION | {"phases": [phase], "loader_workers": 0}, {"checkpoint": base, "tokens": long_tokens}
+    )
     assert lengths.count(700 + 800 + 1500) == 4
     assert lengths.count(sum(LENGTHS)) == 12
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.artifact import Artifact
-from stages.train.checkpoint import read_model, read_moments, read_state
+from stages.train.checkpoint import read_model, read_start, read_state
 from stages.train.metrics import read_metrics
 
 
@@ -36,7 +36,7 @@ def test_layers_are_stacked_and_the_rest_is_copied(run_stage: Any, base: Artifac
 
 def test_moments_and_biases_are_copied(run_stage: Any, base: Artifact) -> None:
     grown = run_stage("grow", {}, {"checkpoint": base})
-    small, large = read_moments(base), read_moments(grown)
+    small, large = read_start(base).moments, read_start(grown).moments
     assert len(large) > len(small)
     for name, tensor in small.items():
         assert torch.equal(tensor, large[name])
@@ -49,7 +49,7 @@ def test_moments_and_biases_are_copied(run_stage: Any, base: Artifact) -> None:
 
 def test_moments_and_biases_may_begin_anew(run_stage: Any, base: Artifact) -> None:
     grown = run_stage("grow", {"optimizer": "zero", "router_biases": "zero"}, {"checkpoint": base})
-    assert read_moments(grown) == {}
+    assert read_start(grown).moments == {}
     assert all(bias.abs().max() == 0 for bias in read_model(grown).router_biases())
 
 
@@ -72,5 +72,5 @@ def test_training_goes_on(
     assert after.growth == before.growth
     assert after.data is not None
     assert after.data.position == 80
-    moment_steps = {float(tensor) for name, tensor in read_moments(trained).items() if name.endswith(".step")}
+    moment_steps = {float(tensor) for name, tensor in read_start(trained).moments.items() if name.endswith(".step")}
     assert moment_steps == ({20.0} if optimizer == "copy" else {12.0})

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.tokens import TokenFile, TokenWriter
-from stages.train.loader import IGNORED, MixedWindows, TokenWindows, batch, validation_windows
+from stages.train.loader import IGNORED, MixedWindows, TokenWindows, Window, batch, validation_windows
 
 LENGTHS = [3, 17, 1, 40, 8, 25, 2, 64, 5, 5, 31]
 
@@ -35,7 +35,7 @@ def test_an_epoch_holds_every_target_once(tokens: TokenFile, sequence_length: in
     windows = TokenWindows(tokens, sequence_length=sequence_length, seed=3)
     for epoch in range(3):
         first = epoch * windows.windows_per_epoch
-        rows = [windows.window(first + index) for index in range(windows.windows_per_epoch)]
+        rows = [windows.sample(first + index).ids for index in range(windows.windows_per_epoch)]
         assert all(len(row) == sequence_length + 1 for row in rows)
         targets = np.concatenate([row[1:] for row in rows])
         assert len(set(targets)) == len(targets) == (sum(LENGTHS) - 1) // sequence_length * sequence_length
@@ -43,13 +43,13 @@ def test_an_epoch_holds_every_target_once(tokens: TokenFile, sequence_length: in
 
 def test_samples_of_a_batch_lie_far_apart(tmp_path: Path) -> None:
     windows = TokenWindows(write(tmp_path / "one", [4001]), sequence_length=4, seed=0)
-    places = sorted(int(row[0]) for row in batch(windows, 1234, 8))
+    places = sorted(int(row[0]) for row in batch(windows, 1234, 8).ids)
     assert min(np.diff(places)) > 4001 / 8 / 3
 
 
 def test_documents_stay_whole_and_in_one_piece(tokens: TokenFile) -> None:
     windows = TokenWindows(tokens, sequence_length=sum(LENGTHS) - 1, seed=0)
-    stream = windows.window(0)
+    stream = windows.sample(0).ids
     breaks = [0, *(np.flatnonzero(np.diff(stream) != 1) + 1).tolist(), len(stream)]
     starts = set(tokens.document_offsets.tolist())
     assert {int(stream[place]) for place in breaks[:-1]} <= starts
@@ -60,16 +60,16 @@ def test_a_sample_depends_on_its_number_alone(tokens: TokenFile) -> None:
     one = TokenWindows(tokens, sequence_length=9, seed=5)
     other = TokenWindows(tokens, sequence_length=9, seed=5)
     numbers = [400, 3, 77, 0, 3, 12_345, 21]
-    forwards = {number: one.window(number).tolist() for number in numbers}
-    backwards = {number: other.window(number).tolist() for number in reversed(numbers)}
+    forwards = {number: one.sample(number).ids.tolist() for number in numbers}
+    backwards = {number: other.sample(number).ids.tolist() for number in reversed(numbers)}
     assert forwards == backwards
-    assert batch(one, 75, 4)[2].tolist() == forwards[77]
+    assert batch(one, 75, 4).ids[2].tolist() == forwards[77]
 
 
 def test_epochs_and_seeds_have_their_own_order(tokens: TokenFile) -> None:
     windows = TokenWindows(tokens, sequence_length=200, seed=0)
-    orders = [windows.window(epoch).tolist() for epoch in range(3)]
-    orders.append(TokenWindows(tokens, sequence_length=200, seed=1).window(0).tolist())
+    orders = [windows.sample(epoch).ids.tolist() for epoch in range(3)]
+    orders.append(TokenWindows(tokens, sequence_length=200, seed=1).sample(0).ids.tolist())
     assert len({tuple(order) for order in orders}) == 4
 
 
@@ -77,7 +77,7 @@ def test_only_long_documents(tokens: TokenFile) -> None:
     windows = TokenWindows(tokens, sequence_length=10, seed=0, min_document_tokens=31)
     kept = np.concatenate([tokens.document(number) for number in (3, 7, 10)])
     assert windows.stream_tokens == 40 + 64 + 31
-    assert set(np.concatenate([windows.window(index) for index in range(60)])) <= set(kept)
+    assert set(np.concatenate([windows.sample(index).ids for index in range(60)])) <= set(kept)
 
 
 def test_no_long_documents_says_how_long_they_are(tokens: TokenFile) -> None:
@@ -105,11 +105,11 @@ def test_mixture_takes_its_share_and_leaves_nothing_out(fraction: float) -> None
         def __init__(self, sign: int) -> None:
             self.sign = sign
 
-        def window(self, sample: int) -> np.ndarray:
-            return np.array([self.sign * (sample + 1)])
+        def sample(self, number: int) -> Window:
+            return Window(np.array([self.sign * (number + 1)]), np.zeros(1, dtype=np.int64))
 
     mixed = MixedWindows(Numbered(1), Numbered(-1), fraction)
-    taken = [int(mixed.window(sample)[0]) for sample in range(1000)]
+    taken = [int(mixed.sample(sample).ids[0]) for sample in range(1000)]
     second = [-number for number in taken if number < 0]
     assert second == list(range(1, len(second) + 1))
     assert [number for number in taken if number > 0] == list(range(1, 1001 - len(second)))
@@ -141,5 +141,17 @@ def test_starts_at_once_on_a_billion_tokens(tmp_path: Path) -> None:
         stream.truncate(2 * documents * length)  # a sparse file: no disk is used
     began = time.process_time()
     windows = TokenWindows(TokenFile(prefix), sequence_length=4096, seed=0)
-    assert windows.window(123_456).shape == (4097,)
+    assert windows.sample(123_456).ids.shape == (4097,)
     assert time.process_time() - began < 1
+
+
+def test_document_bounds_of_a_batch(tokens: TokenFile) -> None:
+    """The bounds cut the flattened rows exactly before the tokens that begin a document."""
+    windows = TokenWindows(tokens, sequence_length=50, seed=3)
+    rows = batch(windows, 2, 3)
+    bounds = rows.cu_seqlens()
+    assert bounds.dtype == np.int32 and bounds[0] == 0 and bounds[-1] == 150
+    firsts = {int(tokens.document(number)[0]) for number in range(tokens.n_documents)}
+    begins = [place for place, token in enumerate(rows.ids[:, :-1].ravel()) if int(token) in firsts]
+    assert sorted({*begins, 0, 50, 100, 150}) == bounds.tolist()
+    assert rows.rows(1, 2).cu_seqlens().tolist() == [b - 50 for b in bounds.tolist() if 50 <= b <= 100]

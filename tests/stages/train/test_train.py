@@ -19,7 +19,7 @@ import stages.train
 from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError, InputError, LongcatError
 from pipeline.runner import Session
-from stages.train.checkpoint import check_same_tokenizer, read_model, read_moments, read_state
+from stages.train.checkpoint import check_same_tokenizer, read_model, read_start, read_state
 from stages.train.metrics import read_metrics
 
 Contents = Callable[[Artifact], dict[str, str]]
@@ -49,7 +49,7 @@ def test_checkpoint_has_the_published_layout(run_stage: Any, tokens: Artifact, t
     model = read_model(trained)
     assert model.config.vocab_size == 64
     names = {name for name, _ in model.named_parameters()}
-    assert set(read_moments(trained)) == {
+    assert set(read_start(trained).moments) == {
         f"{name}.{key}" for name in names for key in ("exp_avg", "exp_avg_sq", "step")
     }
     state = read_state(trained)
@@ -59,7 +59,8 @@ def test_checkpoint_has_the_published_layout(run_stage: Any, tokens: Artifact, t
 
 
 def test_multi_token_prediction_is_carried_along(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
-    """Training, going on and growing keep the layer's initial values while nothing trains it."""
+    """Training, going on and growing keep the layer's initial values while its loss has no weight."""
+    tiny = tiny | {"objective": {"mtp_weight": 0}}
     options = tiny | {"model": {"num_nextn_predict_layers": 1}}
     trained = run_stage("train", options, {"tokens": tokens})
     plain = run_stage("train", tiny, {"tokens": tokens})
@@ -107,6 +108,8 @@ def test_metrics_hold_no_clock_and_the_log_does(
         "gradient_norm",
         "balance_gain",
         "active_experts",
+        "active_experts_std",
+        "hidden_z_loss",
     }
     log = [json.loads(line) for line in session.store.log_path(trained.id).read_text().splitlines()]
     steps = [line for line in log if line["event"] == "step"]
@@ -176,7 +179,7 @@ def test_a_restarted_schedule_and_fresh_moments(run_stage: Any, tokens: Artifact
     assert [line["learning_rate"] for line in read_metrics(second.file("metrics.jsonl"))] == pytest.approx(
         [3e-3 * quarter / 4 for quarter in (1, 2, 3, 4)]
     )
-    assert {float(tensor) for name, tensor in read_moments(second).items() if name.endswith(".step")} == {4.0}
+    assert {float(tensor) for name, tensor in read_start(second).moments.items() if name.endswith(".step")} == {4.0}
     assert (read_state(second).step, read_state(second).schedule_position) == (12, 4)
 
 
@@ -200,13 +203,13 @@ def test_no_silent_nan(
 
     original = trainer._Trainer._gradients
 
-    def poisoned(self: Any, ids: Any) -> Any:
-        loss, counts = original(self, ids)
-        if len(read_metrics(self.metrics.path)) == 4:
+    def poisoned(self: Any, rows: Any, step: int) -> Any:
+        figures, load = original(self, rows, step)
+        if step == 5:
             if what == "loss":
-                return math.nan, counts
+                return figures | {"loss": math.nan}, load
             next(self.model.parameters()).grad.fill_(math.inf)
-        return loss, counts
+        return figures, load
 
     monkeypatch.setattr(trainer._Trainer, "_gradients", poisoned)
     with pytest.raises(LongcatError) as caught:

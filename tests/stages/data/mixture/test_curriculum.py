@@ -107,7 +107,7 @@ def test_training_walks_through_the_stages_in_order(curriculum: Artifact) -> Non
         at = epoch * source.windows_per_epoch
         for stage, rest in zip(stages, (0.8, 0.3, 0.0), strict=True):
             count = (stage.tokens - 1) // 20
-            seen = np.concatenate([source.window(at + index)[1:] for index in range(count)])
+            seen = np.concatenate([source.sample(at + index).ids[1:] for index in range(count)])
             filling = np.isin(seen, [57, 58, 59])
             assert (seen[filling] == 57).mean() == pytest.approx(rest, abs=0.06)
             at += count
@@ -117,19 +117,19 @@ def test_training_walks_through_the_stages_in_order(curriculum: Artifact) -> Non
 def test_a_batch_is_a_function_of_seed_and_step(curriculum: Artifact) -> None:
     steps = range(source_steps := 100)
     straight = training_windows(curriculum.path, sequence_length=20, seed=3)
-    wanted = [batch(straight, step * 4, 4) for step in steps]
+    wanted = [batch(straight, step * 4, 4).ids for step in steps]
     for resumed_at in (1, 37, 74, 99):
         resumed = training_windows(curriculum.path, sequence_length=20, seed=3)
         for step in range(resumed_at, source_steps):
-            assert np.array_equal(batch(resumed, step * 4, 4), wanted[step])
+            assert np.array_equal(batch(resumed, step * 4, 4).ids, wanted[step])
     other = training_windows(curriculum.path, sequence_length=20, seed=4)
-    assert not np.array_equal(batch(other, 0, 4), wanted[0])
+    assert not np.array_equal(batch(other, 0, 4).ids, wanted[0])
 
 
 def test_each_stage_is_permuted_anew_an_epoch(curriculum: Artifact) -> None:
     source = training_windows(curriculum.path, sequence_length=20, seed=3)
-    first = [source.window(index).tolist() for index in range(50)]
-    assert first != [source.window(source.windows_per_epoch + index).tolist() for index in range(50)]
+    first = [source.sample(index).ids.tolist() for index in range(50)]
+    assert first != [source.sample(source.windows_per_epoch + index).ids.tolist() for index in range(50)]
 
 
 def test_a_stage_too_small_for_a_sequence_is_named(curriculum: Artifact) -> None:

@@ -1,0 +1,224 @@
+"""What a step is trained on: the terms of the loss, what they count, and what may not change them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.init import initialize
+from model.presets import load_preset
+from model.transformer import LongcatFlash
+from pipeline.artifact import Artifact
+from pipeline.errors import InputError
+from stages.train.average import WeightAverage
+from stages.train.balance import Load
+from stages.train.checkpoint import changed_config, read_model, read_start
+from stages.train.config import ObjectiveOptions
+from stages.train.loader import Batch, Window
+from stages.train.metrics import read_metrics
+from stages.train.objective import Objective, Rows, Totals, hidden_z_loss
+from stages.train.prefetch import Prefetcher
+
+Contents = Callable[[Artifact], dict[str, str]]
+
+
+def make_model(**changes: Any) -> LongcatFlash:
+    model = LongcatFlash(changed_config(load_preset("smoke"), {"vocab_size": 64, **changes}, "test"))
+    initialize(model, 0)
+    return model
+
+
+def make_batch(*lengths: int, length: int = 16, seed: int = 0) -> Batch:
+    """One row of documents of these lengths."""
+    ids = np.random.default_rng(seed).integers(64, size=(1, length + 1))
+    starts = np.cumsum([0, *lengths])
+    return Batch(ids, (starts[starts < length],))
+
+
+def test_hidden_z_loss_is_the_equation() -> None:
+    z_BTD = torch.randn(2, 3, 8, dtype=torch.float64) * 30
+    expected = sum(float(torch.log(torch.exp(z.abs()).sum()) ** 2) for z in z_BTD.flatten(0, 1))
+    assert float(hidden_z_loss(z_BTD)) == pytest.approx(expected, rel=1e-6)
+    assert torch.isfinite(hidden_z_loss(torch.full((1, 1, 4), 1e4)))
+
+
+def test_terms_add_up_over_micro_batches() -> None:
+    """Shares of the whole batch: two halves give its loss and its gradients."""
+    rows = [make_batch(5, 7, seed=seed) for seed in range(4)]
+    whole = Batch(np.concatenate([row.ids for row in rows]), tuple(row.starts[0] for row in rows))
+    totals = Totals.of(whole)
+    objective = Objective(ObjectiveOptions(hidden_z_loss=1e-2, mtp_weight=0.5), {})
+    model = make_model(num_nextn_predict_layers=1)
+    results = []
+    for size in (4, 2):
+        model.zero_grad()
+        sums: dict[str, float] = {}
+        for start in range(0, 4, size):
+            terms = objective(model, Rows.of(whole.rows(start, start + size), torch.device("cpu")), totals, step=1)
+            terms.total.backward()
+            for name, value in terms.figures.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        results.append((sums, [parameter.grad.clone() for parameter in model.parameters()]))
+    assert set(results[0][0]) == {"loss", "mtp_loss", "hidden_z_loss"}
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_totals_leave_out_what_lies_beyond_a_document() -> None:
+    # Of 16 targets after next the last of the row has none, nor have the two before each inner end (5 and 12).
+    assert Totals.of(make_batch(5, 7)) == Totals(targets=16, mtp_targets=16 - 1 - 2 - 2, tokens=16)
+
+
+def test_documents_do_not_see_each_other() -> None:
+    """The logits of a document change with the tokens of the one before it only where there is no mask."""
+    model, one, other = make_model(), make_batch(8), make_batch(8)
+    other.ids[0, :7] = 63 - other.ids[0, :7]
+
+    def second(batch: Batch, mask: bool) -> torch.Tensor:
+        rows = Rows.of(batch, torch.device("cpu"))
+        bounds = rows.cu_seqlens if mask else None
+        return model(rows.input_ids_BT, bounds).logits[0, 8:]
+
+    torch.testing.assert_close(second(one, True), second(other, True), rtol=1e-5, atol=1e-6)
+    assert (second(one, False) - second(other, False)).abs().max() > 1e-3
+    terms = [
+        float(
+            Objective(ObjectiveOptions(document_mask=mask), {})(
+                model, Rows.of(one, torch.device("cpu")), Totals.of(one), 1
+            ).figures["loss"]
+        )
+        for mask in (True, False)
+    ]
+    assert terms[0] != terms[1]
+
+
+def test_multi_token_prediction_begins_at_its_step(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    config = tiny | {"model": {"num_nextn_predict_layers": 1}, "steps": 60, "batch_size": 8}
+    late = run_stage("train", config | {"objective": {"mtp_start_step": 21}}, {"tokens": tokens})
+    records = read_metrics(late.file("metrics.jsonl"))
+    assert [record["step"] for record in records if "mtp_loss" in record] == list(range(21, 61))
+    assert records[-1]["mtp_loss"] < records[20]["mtp_loss"] - 0.3
+
+
+@pytest.mark.parametrize("kind", ["selective", "block"])
+def test_recomputing_changes_no_bit(
+    kind: str, run_stage: Any, tokens: Artifact, tiny: dict[str, Any], contents: Contents
+) -> None:
+    plain, again = (
+        run_stage("train", tiny | {"steps": 3, "activation_checkpointing": what}, {"tokens": tokens})
+        for what in ("none", kind)
+    )
+    for file in ("model.safetensors", "metrics.jsonl", "training/optimizer.safetensors"):
+        assert contents(plain)[file] == contents(again)[file]
+
+
+def test_recomputing_keeps_less() -> None:
+    from stages.train.activation_checkpointing import checkpoint_activations
+
+    def kept(what: Any) -> int:
+        model, batch = make_model(), make_batch(length=64)
+        checkpoint_activations(model, what)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: (sizes.append(x.numel()), x)[1], lambda x: x):
+            Objective(ObjectiveOptions(), {})(model, Rows.of(batch, torch.device("cpu")), Totals.of(batch), 1)
+        return sum(sizes)
+
+    assert kept("block") < kept("selective") < kept("none")
+
+
+def test_compiled_blocks_give_the_same_numbers(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    plain, compiled = (
+        run_stage("train", tiny | {"steps": 2, "compile": what}, {"tokens": tokens}) for what in (False, True)
+    )
+    for a, b in zip(*(read_metrics(run.file("metrics.jsonl")) for run in (plain, compiled)), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-4)
+
+
+def test_the_average_of_the_weights(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    config = tiny | {"optimizer": {"average_decay": 0.9}, "steps": 6}
+    whole = run_stage("train", config, {"tokens": tokens})
+    average = load_file(whole.file("training/average.safetensors"))
+    weights = dict(read_model(whole).named_parameters())
+    assert average.keys() == weights.keys()
+    assert any(not torch.equal(average[name], weight) for name, weight in weights.items())
+    record = read_metrics(whole.file("metrics.jsonl"))[-1]
+    assert record["validation_loss_of_average"] != record["validation_loss"]
+    on = config | {"preset": None, "steps": 1}
+    after = run_stage("train", on, {"tokens": tokens, "checkpoint": whole})
+    decay = min(0.9, (1 + 6) / (10 + 6))
+    for name, weight in read_model(after).named_parameters():
+        expected = average[name] + (1 - decay) * (weight.detach() - average[name])
+        torch.testing.assert_close(read_start(after).average[name], expected)
+
+
+def test_averages_of_another_model_are_refused() -> None:
+    model = make_model()
+    with pytest.raises(Exception, match=r"averaged weights: lm_head\.weight is missing or belongs to no parameter"):
+        WeightAverage(model, 0.9, {"nothing": torch.zeros(1)})
+
+
+def test_the_spread_counts_tokens() -> None:
+    """Two tokens with 3 and 1 FFN experts: mean 2, standard deviation 1."""
+    from model.moe import LayerRouting
+
+    experts_TK = torch.tensor([[0, 1, 2, 5], [3, 4, 5, 6]])
+    routing = LayerRouting(
+        torch.ones(2, 4), experts_TK, torch.bincount(experts_TK.flatten(), minlength=7), torch.ones(1)
+    )
+    load = Load.total([Load.of([routing], 4), Load.of([routing], 4)])
+    assert (load.mean(4), load.spread(4)) == ([2.0], [1.0])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_any_number_of_loader_workers(workers: int) -> None:
+    asked: list[int] = []
+
+    def make(first: int) -> Batch:
+        asked.append(first)
+        if first == 40:
+            raise InputError("a bad sample")
+        return make_batch(seed=first)
+
+    batches = Prefetcher(make, 4, workers)
+    for first in (0, 4, 8, 24, 28):
+        assert np.array_equal(batches.get(first).ids, make_batch(seed=first).ids)
+    with pytest.raises(InputError, match="a bad sample"):
+        batches.get(40)
+    batches.close()
+    assert len(asked) >= 6
+
+
+def test_workers_change_no_byte(run_stage: Any, tokens: Artifact, tiny: dict[str, Any], contents: Contents) -> None:
+    runs = [run_stage("train", tiny | {"steps": 4, "loader_workers": n}, {"tokens": tokens}) for n in (0, 1, 4)]
+    files = [{name: digest for name, digest in contents(run).items() if "state.json" not in name} for run in runs]
+    assert files[0] == files[1] == files[2]
+
+
+def test_an_id_that_the_model_does_not_know(
+    run_stage: Any, tokens: Artifact, tiny: dict[str, Any], monkeypatch: Any
+) -> None:
+    from stages.train import loader
+
+    original = loader.TokenWindows.sample
+
+    def sample(self: loader.TokenWindows, number: int) -> Window:
+        window = original(self, number)
+        return window._replace(ids=np.where(window.ids == 10, 64, window.ids)) if number >= 8 else window
+
+    monkeypatch.setattr(loader.TokenWindows, "sample", sample)
+    with pytest.raises(InputError, match=r"token id 64, the model has vocab_size = 64") as caught:
+        run_stage("train", tiny, {"tokens": tokens})
+    assert caught.value.where == "sample 8 to 11"
+
+
+def test_less_than_one_batch(run_stage: Any, make_tokens: Any, tiny: dict[str, Any]) -> None:
+    few = make_tokens([40, 40])
+    with pytest.raises(InputError, match="fill 2 sequences of 32 tokens, batch_size is 4"):
+        run_stage("train", tiny, {"tokens": few})
