@@ -50,13 +50,13 @@ def run_training(
         InputError: the data holds an id that the model does not know.
         LongcatError: the loss or the gradient is no longer finite.
     """
-    trainer = _Trainer(plan, options, model, start, data, validation)
+    run = Run(plan, options, model, start, data, validation)
     try:
-        done = trainer.resume(context)
+        done = run.resume(context)
         with context.deferred_stop(), context.progress.task(plan.label, total=plan.steps, unit="steps") as bar:
             bar.advance(done)
             while done < plan.steps:
-                record, seconds = trainer.step(done)
+                record, seconds = run.step(done)
                 done += 1
                 speed = plan.tokens_per_step / seconds
                 log = {"event": "step", "step": record["step"], "seconds": seconds, "tokens_per_second": speed}
@@ -65,16 +65,16 @@ def run_training(
                 bar.advance(1)
                 stopping = context.stop_requested()
                 if stopping or done == plan.steps or done % options.checkpoint_every == 0:
-                    trainer.save(done)
+                    run.save(done)
                 if stopping:  # a stop that came while saving waits for the next step, which will be saved too
                     context.check_stop()
     finally:
-        trainer.close()
-    return trainer.result()
+        run.close()
+    return run.result()
 
 
-class _Trainer:
-    """The parts of a run and one step of it."""
+class Run:
+    """The parts of a run: one step of it, and its checkpoints."""
 
     def __init__(
         self,

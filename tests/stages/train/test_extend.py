@@ -112,7 +112,7 @@ def test_resumes_in_the_middle_of_a_phase(
     undisturbed = run_stage("extend", EXTENSION, inputs)
     expected = contents(undisturbed), undisturbed.manifest.metrics
     store.remove(undisturbed)
-    original, calls = trainer._Trainer.step, [0]
+    original, calls = trainer.Run.step, [0]
 
     def step(self: Any, done: int) -> Any:
         calls[0] += 1
@@ -120,7 +120,7 @@ def test_resumes_in_the_middle_of_a_phase(
             raise PulledPlugError
         return original(self, done)
 
-    monkeypatch.setattr(trainer._Trainer, "step", step)
+    monkeypatch.setattr(trainer.Run, "step", step)
     with pytest.raises(PulledPlugError):
         run_stage("extend", EXTENSION, inputs)
     resumed = run_stage("extend", EXTENSION, inputs)

@@ -72,7 +72,7 @@ def test_pulled_plug_around_a_step(
     contents: Contents,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fail_once(monkeypatch, trainer._Trainer, "step", call, before=before)
+    fail_once(monkeypatch, trainer.Run, "step", call, before=before)
     with pytest.raises(PulledPlugError):
         run_stage("train", tiny, {"tokens": tokens})
     check(run_stage("train", tiny, {"tokens": tokens}), undisturbed, contents)
@@ -117,13 +117,13 @@ def test_several_interruptions(
     contents: Contents,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = trainer._Trainer.step
+    original = trainer.Run.step
 
     def stopped(self: Any, done: int) -> Any:
         session.stop.requested = True
         return original(self, done)
 
-    monkeypatch.setattr(trainer._Trainer, "step", stopped)
+    monkeypatch.setattr(trainer.Run, "step", stopped)
     for _ in range(3):
         session.stop = StopSignal()
         with pytest.raises(InterruptedRunError):
@@ -131,14 +131,14 @@ def test_several_interruptions(
     monkeypatch.undo()
     session.stop = StopSignal()
     done: list[int] = []
-    monkeypatch.setattr(trainer._Trainer, "step", lambda self, at: done.append(at) or original(self, at))
+    monkeypatch.setattr(trainer.Run, "step", lambda self, at: done.append(at) or original(self, at))
     check(run_stage("train", tiny, {"tokens": tokens}), undisturbed, contents)
     assert done == [3, 4, 5, 6, 7]  # nothing is done twice after a clean stop
 
 
 def _interrupt_after(steps: int, run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        fail_once(patch, trainer._Trainer, "step", steps + 1, before=True)
+        fail_once(patch, trainer.Run, "step", steps + 1, before=True)
         with pytest.raises(PulledPlugError):
             run()
 

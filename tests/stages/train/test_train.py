@@ -201,7 +201,7 @@ def test_no_silent_nan(
 ) -> None:
     from stages.train import trainer
 
-    original = trainer._Trainer._gradients
+    original = trainer.Run._gradients
 
     def poisoned(self: Any, rows: Any, step: int) -> Any:
         figures, load = original(self, rows, step)
@@ -211,7 +211,7 @@ def test_no_silent_nan(
             next(self.model.parameters()).grad.fill_(math.inf)
         return figures, load
 
-    monkeypatch.setattr(trainer._Trainer, "_gradients", poisoned)
+    monkeypatch.setattr(trainer.Run, "_gradients", poisoned)
     with pytest.raises(LongcatError) as caught:
         run_stage("train", tiny, {"tokens": tokens})
     subject = "the loss is nan" if what == "loss" else "the gradient norm is (inf|nan)"
