@@ -9,13 +9,14 @@ Names: B batch, T tokens, D hidden, E experts of both kinds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from model.moe import LayerRouting
 from pipeline.errors import LongcatError
@@ -48,7 +49,6 @@ class LayerRecording:
         self._handles: list[Any] = []
 
     def __enter__(self) -> LayerRecording:
-        # FSDP's own hooks come first, so its parameters are gathered by then.
         self._handles = [
             self.layer.register_forward_pre_hook(self._before),
             self.layer.register_forward_hook(self._after),
@@ -64,6 +64,8 @@ class LayerRecording:
         if self.arguments or not torch.is_grad_enabled():
             return None  # the layer runs again in the backward pass, with nothing new to see
         self.arguments = tuple(_detached(argument) for argument in arguments)
+        for module in _sharded(self.layer):
+            module.unshard()  # a gradient arrives at the gathered parameters; they are freed after the pass, as ever
         for name, parameter in self.layer.named_parameters():
             if parameter.requires_grad:
                 self._keep_gradient(parameter, f"gradient of {name}", self.gradients)
@@ -89,7 +91,7 @@ class LayerRecording:
 
     def _keep_gradient(self, tensor: torch.Tensor, name: str, kept: Tensors) -> None:
         def keep(gradient: torch.Tensor) -> None:
-            kept.setdefault(name, gradient.detach())
+            kept.setdefault(name, _local(gradient.detach()))
 
         if tensor.requires_grad:
             self._handles.append(tensor.register_hook(keep))
@@ -111,18 +113,19 @@ class LayerRecording:
     @torch.enable_grad()
     def _again(self) -> tuple[Tensors, Tensors]:
         """Outputs and gradients by name, of a pass that touches no parameter's `grad`."""
-        arguments, wanted = list(self.arguments), {}
-        for place, name in _inputs(arguments):
-            arguments[place] = arguments[place].detach().requires_grad_(arguments[place].requires_grad)
-            wanted[f"gradient of the {name}"] = arguments[place]
+        wanted = {f"gradient of the {name}": self.arguments[place] for place, name in _inputs(self.arguments)}
         wanted |= {f"gradient of {name}": parameter for name, parameter in self.layer.named_parameters()}
         wanted = {name: tensor for name, tensor in wanted.items() if name in self.gradients}
-        out_BTD, routing = self.layer.forward(*arguments)
+        out_BTD, routing = self.layer.forward(*self.arguments)
         outputs = dict(zip(OUTPUTS, (out_BTD, routing.logits_TE), strict=True))
+        # FSDP passes a gradient of zeros to inputs that a layer does not use.
         found = torch.autograd.grad(
-            [outputs[name] for name in self.into], list(wanted.values()), list(self.into.values())
+            [outputs[name] for name in self.into],
+            list(wanted.values()),
+            list(self.into.values()),
+            materialize_grads=True,
         )
-        return outputs, dict(zip(wanted, found, strict=True))
+        return outputs, dict(zip(wanted, map(_local, found), strict=True))
 
     def _check(self, step: int, name: str, first: torch.Tensor, second: torch.Tensor) -> None:
         bits = differing_bits(first, second)
@@ -146,7 +149,7 @@ def differing_bits(first: torch.Tensor, second: torch.Tensor) -> int:
     return sum(int((changed >> bit & 1).sum()) for bit in range(8 * first.element_size()))
 
 
-def _inputs(arguments: Any) -> Iterator[tuple[int, str]]:
+def _inputs(arguments: Sequence[Any]) -> Iterator[tuple[int, str]]:
     """Place and name of the tensors among a layer's arguments that a gradient can flow to."""
     for place, value in enumerate(arguments):
         if place in INPUTS and value is not None and value.requires_grad:
@@ -159,12 +162,22 @@ def _detached(argument: Any) -> Any:
     return argument.detach().requires_grad_(argument.requires_grad)
 
 
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharded(layer: nn.Module) -> list[FSDPModule]:
+    return [module for module in layer.modules() if isinstance(module, FSDPModule)]
+
+
 @contextmanager
 def _whole(layer: nn.Module) -> Iterator[None]:
     """Parameters that are sharded (FSDP2) are gathered for as long as this lasts."""
-    with ExitStack() as stack:
-        for module in layer.modules():
-            if isinstance(module, FSDPModule):
-                module.unshard()
-                stack.callback(module.reshard)
+    modules = _sharded(layer)
+    for module in modules:
+        module.unshard()
+    try:
         yield
+    finally:
+        for module in modules:
+            module.reshard()

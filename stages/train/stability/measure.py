@@ -10,8 +10,9 @@ Names: E experts, D hidden, L layers.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.distributed.tensor import DTensor
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 # By the first pattern that a parameter's name matches.
-GROUPS = (
+KINDS = (
     (re.compile(r"(^|\.)mtp\."), "mtp"),
     (re.compile(r"(^|\.)embed_tokens\."), "embedding"),
     (re.compile(r"(^|\.)lm_head\."), "head"),
@@ -36,22 +37,23 @@ LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 @contextmanager
-def largest_activations(layers: Sequence[nn.Module]) -> Iterator[torch.Tensor]:
-    """Watch `layers` during the forward passes of a step; the tensor [L] is complete when the context ends.
+def largest_activations(layers: Mapping[int, nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
+    """Watch layers, given by number, during the forward passes of a step: the largest absolute value of their outputs.
 
     A layer that runs again in a backward pass is seen again, which changes nothing.
     """
-    largest_L = torch.zeros(len(layers), device=next(layers[0].parameters()).device)
+    largest: dict[int, torch.Tensor] = {}
 
-    def hook(index: int) -> Callable[..., None]:
+    def hook(number: int) -> Callable[..., None]:
         def look(_layer: nn.Module, _inputs: Any, outputs: tuple[torch.Tensor, Any]) -> None:
-            largest_L[index] = torch.maximum(largest_L[index], outputs[0].detach().abs().amax().float())
+            value = outputs[0].detach().abs().amax().float()
+            largest[number] = torch.maximum(largest[number], value) if number in largest else value
 
         return look
 
-    handles = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(layers)]
+    handles = [layer.register_forward_hook(hook(number)) for number, layer in layers.items()]
     try:
-        yield largest_L
+        yield largest
     finally:
         for handle in handles:
             handle.remove()
@@ -73,37 +75,52 @@ def group_of(name: str, layers: int, layer_groups: int) -> str:
 
     The `layers` layers are split into `layer_groups` groups of consecutive ones, as even as they go.
     """
-    kind = next((kind for pattern, kind in GROUPS if pattern.search(name)), "other")
+    kind = next((kind for pattern, kind in KINDS if pattern.search(name)), "other")
     found = LAYER.search(name)
     if found is None or kind == "mtp":
         return kind
     groups = min(layer_groups, layers)
-    place = int(found[1]) * groups // layers
+    return f"{_run(int(found[1]) * groups // layers, layers, groups)}.{kind}"
+
+
+def _run(place: int, layers: int, groups: int) -> str:
     first, last = -(-place * layers // groups), -(-(place + 1) * layers // groups) - 1
-    return f"layers.{first}.{kind}" if first == last else f"layers.{first}-{last}.{kind}"
+    return f"layers.{first}" if first == last else f"layers.{first}-{last}"
+
+
+def all_groups(layers: int, layer_groups: int) -> list[str]:
+    """Every name that `group_of` can give, sorted: the same on every device, whatever it holds."""
+    kinds = {kind for _, kind in KINDS} | {"other"}
+    groups = min(layer_groups, layers)
+    runs = [_run(place, layers, groups) for place in range(groups)]
+    return sorted(kinds | {f"{run}.{kind}" for run in runs for kind in kinds - {"mtp"}})
 
 
 @torch.no_grad()
-def rms_by_group(tensors: Iterable[tuple[str, torch.Tensor]], reduce_sum: Reduce | None = None) -> dict[str, float]:
-    """Root mean square by group of (group, tensor) pairs, in float64.
+def rms_by_group(
+    tensors: Iterable[tuple[str, torch.Tensor]], groups: Sequence[str], reduce_sum: Reduce | None = None
+) -> dict[str, float]:
+    """Root mean square by group of (group, tensor) pairs, in float64; groups that nothing is in are left out.
 
     Of a sharded tensor only this device's part is read; `reduce_sum` adds up squares and counts over all devices. A
-    group that all devices hold whole comes out the same, as both are counted as often. All devices must give the same
-    groups.
+    group that all devices hold whole comes out the same, as both are counted as often.
     """
-    sums: dict[str, torch.Tensor] = {}
+    places = {group: place for place, group in enumerate(groups)}
+    sums: dict[int, torch.Tensor] = {}
     for group, tensor in tensors:
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         square = torch.linalg.vector_norm(local, dtype=torch.float64).square()
-        both = torch.stack((square, square.new_tensor(float(local.numel()))))
-        sums[group] = sums[group] + both if group in sums else both
+        both_2 = torch.stack((square, square.new_tensor(float(local.numel()))))
+        place = places[group]
+        sums[place] = sums[place] + both_2 if place in sums else both_2
     if not sums:
         return {}
-    names = sorted(sums)
-    all_G2 = torch.stack([sums[name] for name in names])
+    nothing_2 = torch.zeros_like(next(iter(sums.values())))
+    all_G2 = torch.stack([sums.get(place, nothing_2) for place in range(len(groups))])
     all_G2 = all_G2 if reduce_sum is None else reduce_sum(all_G2)
-    rms: list[float] = (all_G2[:, 0] / all_G2[:, 1].clamp(min=1)).sqrt().tolist()
-    return dict(zip(names, rms, strict=True))
+    rms = (all_G2[:, 0] / all_G2[:, 1].clamp(min=1)).sqrt().tolist()
+    counts = all_G2[:, 1].tolist()
+    return {group: value for group, value, count in zip(groups, rms, counts, strict=True) if count}
 
 
 def parameter_figures(
@@ -111,36 +128,35 @@ def parameter_figures(
 ) -> dict[str, dict[str, float]]:
     """`gradient_rms` and `parameter_rms` of a model whose gradients are complete and not yet clipped.
 
-    A parameter without a gradient counts as one of zeros.
+    A parameter without a gradient counts as one of zeros. `layers` are those of the whole model.
     """
+    groups = all_groups(layers, layer_groups)
     named = [(group_of(name, layers, layer_groups), parameter) for name, parameter in model.named_parameters()]
     gradients = ((group, torch.zeros_like(p) if p.grad is None else p.grad) for group, p in named)
     return {
-        "gradient_rms": rms_by_group(gradients, reduce_sum),
-        "parameter_rms": rms_by_group(((group, p.detach()) for group, p in named), reduce_sum),
+        "gradient_rms": rms_by_group(gradients, groups, reduce_sum),
+        "parameter_rms": rms_by_group(((group, p.detach()) for group, p in named), groups, reduce_sum),
     }
 
 
-def stability_record(
-    model: nn.Module,
-    routers: Sequence[nn.Module],
-    balance_gradient_ratio: Sequence[float],
-    largest_L: torch.Tensor,
-    layer_groups: int,
-    reduce_sum: Reduce | None = None,
+def layer_figures(
+    routers: Mapping[int, nn.Module],
+    largest: Mapping[int, torch.Tensor],
+    layers: int,
     reduce_max: Reduce | None = None,
-) -> dict[str, Any]:
-    """The `stability` object of a line of metrics.jsonl, of plain floats; before gradients are clipped.
+) -> dict[str, list[float]]:
+    """`router_cosine` and `largest_activation` of all `layers` layers, from those that this device holds, by number.
 
-    `routers` are those of all layers, in order.
+    `reduce_max` takes the largest over all devices, of which each layer needs one that holds it.
     """
-    largest_L = largest_L if reduce_max is None else reduce_max(largest_L)
-    return {
-        "balance_gradient_ratio": list(balance_gradient_ratio),
-        "router_cosine": [router_cosine(router.get_parameter("classifier.weight")) for router in routers],
-        "largest_activation": largest_L.tolist(),
-        **parameter_figures(model, len(routers), layer_groups, reduce_sum),
-    }
+    device = next(iter(largest.values())).device
+    both_2L = torch.full((2, layers), -math.inf, dtype=torch.float64, device=device)
+    for layer, router in routers.items():
+        both_2L[0, layer] = router_cosine(router.get_parameter("classifier.weight"))
+        both_2L[1, layer] = largest[layer]
+    both_2L = both_2L if reduce_max is None else reduce_max(both_2L)
+    cosine, activation = both_2L.tolist()
+    return {"router_cosine": cosine, "largest_activation": activation}
 
 
 def due(every: int, done: int) -> bool:

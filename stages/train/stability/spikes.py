@@ -49,6 +49,11 @@ class Rewound:
         return asdict(self)
 
 
+def recorded(value: float) -> float | None:
+    """A figure of a skipped step as metrics.jsonl can hold it: null where it is not finite."""
+    return value if math.isfinite(value) else None
+
+
 class SpikeGuard:
     """Judges every step by those before it.
 
@@ -79,7 +84,7 @@ class SpikeGuard:
             values.append(record[key])
 
     def judge(self, step: int, loss: float, gradient_norm: float) -> Verdict:
-        """What to do with `step`, before its optimizer step.
+        """What to do with `step`, before its optimizer step; with the action `none`, always to take it.
 
         Raises:
             LongcatError: the run has diverged and `action` allows no way back.

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.utils.checkpoint
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from model.layer import ShortcutLayer
@@ -141,16 +141,17 @@ def process_group(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("process_group")
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 def test_a_sharded_layer(build_model: BuildModel, ids: torch.Tensor) -> None:
     plain, model = build_model(), build_model()
     backward(plain, ids)
     mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
     for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh)
+        for part in (layer.mlp.experts, layer.mlp.router, layer):
+            fully_shard(part, mesh=mesh)
+        register_fsdp_forward_method(layer.mlp.experts, "compute")
     recording = recorded(model, ids, 1)
-    assert set(recording.gradients) == {f"gradient of {name}" for name, _ in recording.layer.named_parameters()} | {
-        "gradient of the hidden states"
-    }
+    assert {f"gradient of {name}" for name, _ in recording.layer.named_parameters()} < set(recording.gradients)
     recording.compare(step=0)
     for name, gradient in gradients(plain).items():
         held = gradients(model)[name]

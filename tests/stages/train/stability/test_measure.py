@@ -12,12 +12,14 @@ from torch import nn
 
 from model.transformer import LongcatFlash
 from stages.train.stability.measure import (
+    all_groups,
     due,
     group_of,
     largest_activations,
+    layer_figures,
+    parameter_figures,
     rms_by_group,
     router_cosine,
-    stability_record,
 )
 
 BuildModel = Callable[..., LongcatFlash]
@@ -40,15 +42,15 @@ def test_largest_activations_over_all_micro_batches(build_model: BuildModel, ids
     model = build_model()
     with torch.no_grad():
         residual = [float(model.loss(rows_BT, rows_BT)[2].residual_BTD.abs().max()) for rows_BT in ids.split(1)]
-        with largest_activations(list(model.model.layers)) as largest_L:
+        with largest_activations(dict(enumerate(model.model.layers))) as largest:
             for rows_BT in ids.split(1):
                 model.loss(rows_BT, rows_BT)
-        before = largest_L.tolist()
+        before = [largest[layer].item() for layer in range(3)]
         model.model.embed_tokens.weight.mul_(100)
         model.loss(ids, ids)
     assert before[-1] == max(residual)
     assert all(value > 0 for value in before)
-    assert largest_L.tolist() == before  # no hook is left
+    assert [largest[layer].item() for layer in range(3)] == before  # no hook is left
 
 
 @pytest.mark.parametrize(
@@ -84,33 +86,43 @@ def test_every_parameter_has_a_group(build_model: BuildModel) -> None:
     groups = {group_of(name, 3, 1) for name, _ in model.named_parameters()}
     layered = {f"layers.0-2.{kind}" for kind in ("attention", "dense_ffn", "experts", "router", "norms")}
     assert groups == {"embedding", "head", "norms", "mtp"} | layered
+    assert groups < set(all_groups(3, 1))
 
 
 def test_rms_adds_up_over_tensors_and_devices() -> None:
+    groups = ["a", "b", "c"]
     pairs = [("a", torch.tensor([3.0, 4.0])), ("b", torch.full((2, 2), 2.0)), ("a", torch.tensor([5.0]))]
-    assert rms_by_group(pairs) == pytest.approx({"a": math.sqrt(50 / 3), "b": 2.0})
-    # A second device that holds 0 and 6 of `a`, and `b` as well.
-    other_G2 = torch.tensor([[36.0, 2.0], [16.0, 4.0]], dtype=torch.float64)
-    assert rms_by_group(pairs, lambda both: both + other_G2) == pytest.approx({"a": math.sqrt(86 / 5), "b": 2.0})
-    assert rms_by_group([]) == {}
+    assert rms_by_group(pairs, groups) == pytest.approx({"a": math.sqrt(50 / 3), "b": 2.0})
+    # A second device that holds 0 and 6 of `a`, the same `b`, and all of `c`.
+    other_G2 = torch.tensor([[36.0, 2.0], [16.0, 4.0], [9.0, 1.0]], dtype=torch.float64)
+    expected = {"a": math.sqrt(86 / 5), "b": 2.0, "c": 3.0}
+    assert rms_by_group(pairs, groups, lambda both_G2: both_G2 + other_G2) == pytest.approx(expected)
+    assert rms_by_group([], groups) == {}
 
 
-def test_the_record_of_a_step(build_model: BuildModel, ids: torch.Tensor) -> None:
+def test_sizes_of_a_model(build_model: BuildModel, ids: torch.Tensor) -> None:
     model = build_model(num_nextn_predict_layers=1)
-    with largest_activations(list(model.model.layers)) as largest_L:
-        loss_sum, _, _ = model.loss(ids[:, :-1], ids[:, 1:])
-        loss_sum.backward()
-    record = stability_record(model, model.routers(), [0.1, 0.2, 0.3], largest_L, layer_groups=1)
-    assert set(record) == {
-        *("balance_gradient_ratio", "router_cosine", "largest_activation", "gradient_rms", "parameter_rms")
-    }
-    assert orjson.loads(orjson.dumps(record)) == record
+    loss_sum, _, _ = model.loss(ids[:, :-1], ids[:, 1:])
+    loss_sum.backward()
+    figures = parameter_figures(model, 3, 1)
+    assert orjson.loads(orjson.dumps(figures)) == figures
     expert_grads = [p.grad for name, p in model.named_parameters() if ".experts." in name]
     values = torch.cat([gradient.flatten() for gradient in expert_grads if gradient is not None])
-    assert record["gradient_rms"]["layers.0-2.experts"] == pytest.approx(float(values.square().mean().sqrt()))
-    assert record["gradient_rms"]["mtp"] == 0.0  # took no part in this loss
-    assert record["parameter_rms"]["norms"] == pytest.approx(1.0)
-    assert len(record["router_cosine"]) == len(record["largest_activation"]) == 3
+    assert figures["gradient_rms"]["layers.0-2.experts"] == pytest.approx(float(values.square().mean().sqrt()))
+    assert figures["gradient_rms"]["mtp"] == 0.0  # took no part in this loss
+    assert figures["parameter_rms"]["norms"] == pytest.approx(1.0)
+
+
+def test_layers_spread_over_devices(build_model: BuildModel) -> None:
+    routers = dict(enumerate(build_model().routers()))
+    largest = {layer: torch.tensor(float(layer + 1)) for layer in range(3)}
+    whole = layer_figures(routers, largest, 3)
+    assert whole["largest_activation"] == [1.0, 2.0, 3.0]
+    assert whole["router_cosine"] == [router_cosine(router.classifier.weight) for router in routers.values()]
+    seen: list[torch.Tensor] = []
+    layer_figures({0: routers[0]}, largest, 3, lambda both_2L: seen.append(both_2L) or both_2L)
+    rest = {layer: routers[layer] for layer in (1, 2)}
+    assert layer_figures(rest, largest, 3, lambda both_2L: torch.maximum(both_2L, seen[0])) == whole
 
 
 def test_due() -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import LongcatError
 from stages.train.stability.config import SpikeOptions
-from stages.train.stability.spikes import Rewound, SpikeGuard, Verdict
+from stages.train.stability.spikes import Rewound, SpikeGuard, Verdict, recorded
 
 BATCH = 4
 
@@ -75,6 +75,13 @@ def test_skipped_steps_never_enter_the_history() -> None:
 
 def test_none_takes_every_step() -> None:
     assert guard(action="none").judge(71, math.nan, math.inf) == Verdict("take")
+
+
+def test_figures_of_a_skipped_step_are_json() -> None:
+    assert [recorded(value) for value in (1.5, math.nan, -math.inf)] == [1.5, None, None]
+    one = guard()
+    one.add({"step": 71, "loss": None, "gradient_norm": None, "skipped": True})
+    assert one.judge(72, math.nan, 1.0).action == "rewind"
 
 
 def test_skipping_ends_when_the_run_has_diverged() -> None:
