@@ -1,0 +1,74 @@
+"""What the stability suite can be told, and the balance loss with it."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config import StageConfig
+
+
+class BalanceLossOptions(StageConfig):
+    """The device-level balance loss; see `stages.train.balance_loss`."""
+
+    enabled: bool = Field(default=False, description="whether the loss is part of the objective")
+    groups: int | None = Field(
+        default=None,
+        ge=1,
+        description="groups of consecutive FFN experts (D), one a device that holds experts; null: gcd(N, 8)",
+    )
+    coefficient: float | Literal["auto"] = Field(
+        default="auto", description="factor of the loss (alpha); auto: moved so that R_g goes to target_ratio"
+    )
+    target_ratio: float = Field(
+        default=0.05, gt=0, description="auto: mean over the layers of R_g, the loss's gradient relative to all others"
+    )
+    limit_ratio: float = Field(default=0.1, gt=0, description="auto: R_g that no layer may exceed (report: 0.1)")
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if self.coefficient != "auto" and self.coefficient < 0:
+            raise ValueError(f"coefficient = {self.coefficient:g} must be auto or a number of at least 0")
+        if self.target_ratio > self.limit_ratio:
+            raise ValueError(f"target_ratio = {self.target_ratio:g} exceeds limit_ratio = {self.limit_ratio:g}")
+        return self
+
+
+class SpikeOptions(StageConfig):
+    """What is done about loss spikes; see `stages.train.stability.spikes`."""
+
+    action: Literal["none", "skip", "rewind"] = Field(
+        default="rewind",
+        description="none; skip: leave out the optimizer step; rewind: also go back to an older save when the run "
+        "diverges, and on with data further along",
+    )
+    window: int = Field(default=128, ge=2, description="steps that a new one is compared with")
+    least_history: int = Field(default=64, ge=2, description="steps before which nothing is judged but finiteness")
+    deviations: float = Field(
+        default=6.0, gt=0, description="standard deviations above the mean at which a loss or gradient norm is a spike"
+    )
+    least_deviation: float = Field(
+        default=0.02, ge=0, description="smallest standard deviation assumed, as a share of the mean"
+    )
+    diverged_after: int = Field(default=10, ge=1, description="spikes in a row that mean the run has diverged")
+    max_rewinds: int = Field(default=3, ge=0, description="times a run may go back; after that it ends with an error")
+
+    @model_validator(mode="after")
+    def _history_fits(self) -> Self:
+        if self.least_history > self.window:
+            raise ValueError(f"least_history = {self.least_history} exceeds window = {self.window}")
+        return self
+
+
+class StabilityOptions(StageConfig):
+    """Measurements, spikes and the check of the hardware."""
+
+    every: int = Field(default=50, ge=0, description="steps between measurements (and moves of an auto coefficient)")
+    layer_groups: int = Field(
+        default=4, ge=1, description="groups of consecutive layers whose gradient and parameter sizes are told apart"
+    )
+    corruption_every: int = Field(
+        default=0, ge=0, description="steps between recomputations of one layer, compared bit by bit; 0: never"
+    )
+    spikes: SpikeOptions = SpikeOptions()

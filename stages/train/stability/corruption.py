@@ -1,0 +1,183 @@
+"""Silent data corruption: a layer of a step is computed once more and has to give the same bits.
+
+The report (section 5) recomputes the gradient of attention on the same chip; here it is a whole layer, forward and
+backward, in turn. What is compared: the layer's output and router logits, and the gradients of its inputs and of its
+parameters by this micro batch alone. The step's own gradients are left as they are: they are only looked at.
+
+Names: B batch, T tokens, D hidden, E experts of both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from model.moe import LayerRouting
+from pipeline.errors import LongcatError
+from stages.train.stability.measure import due
+
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+INPUTS = {0: "hidden states", 4: "router logits of the layer before"}  # by their place among a layer's arguments
+OUTPUTS = ("output", "router logits")
+Tensors = dict[str, torch.Tensor]
+
+
+def layer_to_check(every: int, done: int, layers: int) -> int | None:
+    """The layer to recompute in the step after `done` steps, one after the other; None: no check in this step."""
+    return done // every % layers if due(every, done) else None
+
+
+class LayerRecording:
+    """What went through one layer in one micro batch: a context around its forward and backward pass.
+
+    After it, `compare` recomputes the layer; all of it has to come before the optimizer step. Where a layer lies on
+    several devices, all of them record and compare the same one.
+    """
+
+    def __init__(self, layer: nn.Module, index: int) -> None:
+        self.layer, self.index = layer, index
+        self.arguments: tuple[Any, ...] = ()
+        self.outputs: Tensors = {}
+        self.into: Tensors = {}
+        self.gradients: Tensors = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> LayerRecording:
+        self._handles = [
+            self.layer.register_forward_pre_hook(self._before),
+            self.layer.register_forward_hook(self._after),
+        ]
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _before(self, _layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self.arguments or not torch.is_grad_enabled():
+            return None  # the layer runs again in the backward pass, with nothing new to see
+        self.arguments = tuple(_detached(argument) for argument in arguments)
+        for module in _sharded(self.layer):
+            module.unshard()  # a gradient arrives at the gathered parameters; they are freed after the pass, as ever
+        for name, parameter in self.layer.named_parameters():
+            if parameter.requires_grad:
+                self._keep_gradient(parameter, f"gradient of {name}", self.gradients)
+        # A view of its own makes the gradient that of this layer, whatever else reads the tensor.
+        given = list(arguments)
+        for place, name in _inputs(arguments):
+            given[place] = given[place].view_as(given[place])
+            self._keep_gradient(given[place], f"gradient of the {name}", self.gradients)
+        return tuple(given)
+
+    def _after(
+        self, _layer: nn.Module, _arguments: tuple[Any, ...], outputs: tuple[torch.Tensor, LayerRouting]
+    ) -> tuple[torch.Tensor, LayerRouting] | None:
+        if self.outputs or not torch.is_grad_enabled():
+            return None
+        out_BTD, routing = outputs
+        self.outputs = dict(zip(OUTPUTS, (out_BTD.detach(), routing.logits_TE.detach()), strict=True))
+        # Inside the layer the logits lead to the weights; only what arrives from outside may be given to a second pass.
+        logits_TE = routing.logits_TE.view_as(routing.logits_TE)
+        for name, tensor in zip(OUTPUTS, (out_BTD, logits_TE), strict=True):
+            self._keep_gradient(tensor, name, self.into)
+        return out_BTD, routing._replace(logits_TE=logits_TE)
+
+    def _keep_gradient(self, tensor: torch.Tensor, name: str, kept: Tensors) -> None:
+        def keep(gradient: torch.Tensor) -> None:
+            kept.setdefault(name, _local(gradient.detach()))
+
+        if tensor.requires_grad:
+            self._handles.append(tensor.register_hook(keep))
+
+    def compare(self, step: int) -> None:
+        """Compute the layer once more and compare.
+
+        Raises:
+            LongcatError: a bit differs, or no pass was recorded.
+        """
+        if not self.arguments or OUTPUTS[0] not in self.into:
+            raise LongcatError(f"no forward and backward pass of layer {self.index} was recorded", where=f"step {step}")
+        with _whole(self.layer):
+            outputs, gradients = self._again()
+        for first, second in ((self.outputs, outputs), (self.gradients, gradients)):
+            for name, tensor in first.items():
+                self._check(step, name, tensor, second[name])
+
+    @torch.enable_grad()
+    def _again(self) -> tuple[Tensors, Tensors]:
+        """Outputs and gradients by name, of a pass that touches no parameter's `grad`."""
+        wanted = {f"gradient of the {name}": self.arguments[place] for place, name in _inputs(self.arguments)}
+        wanted |= {f"gradient of {name}": parameter for name, parameter in self.layer.named_parameters()}
+        wanted = {name: tensor for name, tensor in wanted.items() if name in self.gradients}
+        out_BTD, routing = self.layer.forward(*self.arguments)
+        outputs = dict(zip(OUTPUTS, (out_BTD, routing.logits_TE), strict=True))
+        # FSDP passes a gradient of zeros to inputs that a layer does not use.
+        found = torch.autograd.grad(
+            [outputs[name] for name in self.into],
+            list(wanted.values()),
+            list(self.into.values()),
+            materialize_grads=True,
+        )
+        return outputs, dict(zip(wanted, map(_local, found), strict=True))
+
+    def _check(self, step: int, name: str, first: torch.Tensor, second: torch.Tensor) -> None:
+        bits = differing_bits(first, second)
+        if bits:
+            total = first.numel() * first.element_size() * 8
+            raise LongcatError(
+                f"the {name} of layer {self.index} came out otherwise when it was computed again: {bits} of {total} "
+                "bits differ",
+                where=f"step {step}",
+                hint="the machine is faulty or an operation is not deterministic; run `longcat train verify`",
+            )
+
+
+def differing_bits(first: torch.Tensor, second: torch.Tensor) -> int:
+    """How many bits of two tensors of one shape and dtype differ; a NaN equals itself."""
+    word = WORDS[first.element_size()]
+    one, other = first.detach().contiguous().view(word), second.detach().contiguous().view(word)
+    if torch.equal(one, other):
+        return 0
+    changed = one ^ other
+    return sum(int((changed >> bit & 1).sum()) for bit in range(8 * first.element_size()))
+
+
+def _inputs(arguments: Sequence[Any]) -> Iterator[tuple[int, str]]:
+    """Place and name of the tensors among a layer's arguments that a gradient can flow to."""
+    for place, value in enumerate(arguments):
+        if place in INPUTS and value is not None and value.requires_grad:
+            yield place, INPUTS[place]
+
+
+def _detached(argument: Any) -> Any:
+    if not isinstance(argument, torch.Tensor):
+        return argument
+    return argument.detach().requires_grad_(argument.requires_grad)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharded(layer: nn.Module) -> list[FSDPModule]:
+    return [module for module in layer.modules() if isinstance(module, FSDPModule)]
+
+
+@contextmanager
+def _whole(layer: nn.Module) -> Iterator[None]:
+    """Parameters that are sharded (FSDP2) are gathered for as long as this lasts."""
+    modules = _sharded(layer)
+    for module in modules:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.reshard()

@@ -1,0 +1,182 @@
+"""Loss spikes on made-up histories: what is skipped, when a run goes back, and that noise is no alarm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from pipeline.errors import LongcatError
+from stages.train.stability.config import SpikeOptions
+from stages.train.stability.spikes import Rewound, SpikeGuard, Verdict, recorded
+
+BATCH = 4
+
+
+def record(step: int, loss: float, norm: float = 1.0, **more: Any) -> dict[str, Any]:
+    return {"step": step, "loss": loss, "gradient_norm": norm} | more
+
+
+def calm(steps: int) -> list[dict[str, Any]]:
+    """Losses of 2.0 and norms of 1.0, give or take 0.1."""
+    return [record(step, 2.0 + 0.1 * (-1) ** step, 1.0 + 0.1 * (-1) ** step) for step in range(1, steps + 1)]
+
+
+def guard(steps: int = 70, **options: Any) -> SpikeGuard:
+    return SpikeGuard(SpikeOptions.model_validate(options), calm(steps))
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "told"),
+    [
+        (2.59, 1.59, ""),
+        (2.61, 1.0, "the loss of 2.61 exceeds 2.6"),
+        (2.0, 1.61, "the gradient norm of 1.61 exceeds 1.6"),
+        (math.nan, 1.0, "the loss is nan"),
+        (2.0, math.inf, "the gradient norm is inf"),
+    ],
+)
+def test_six_deviations_above_the_mean(loss: float, norm: float, told: str) -> None:
+    verdict = guard().judge(71, loss, norm)
+    assert verdict.reason == told
+    assert verdict == (Verdict("skip", told, 71) if told else Verdict("take"))
+
+
+def test_before_there_is_a_history_only_finiteness_counts() -> None:
+    young = guard(63)
+    assert young.judge(64, 1e9, 1e9).action == "take"
+    assert young.judge(64, math.nan, 1.0).action == "skip"
+
+
+def test_only_the_window_counts() -> None:
+    old = [record(step, 9.0) for step in range(1, 201)]
+    recent = [record(200 + line["step"], line["loss"]) for line in calm(128)]
+    assert SpikeGuard(SpikeOptions(), old + recent).judge(329, 2.61, 1.0).action == "skip"
+    assert SpikeGuard(SpikeOptions(), old + recent[:100]).judge(301, 2.61, 1.0).action == "take"
+
+
+def test_a_flat_history_has_a_least_deviation() -> None:
+    flat = SpikeGuard(SpikeOptions(), [record(step, 2.0) for step in range(1, 71)])
+    assert flat.judge(71, 2.23, 1.0).action == "take"
+    assert flat.judge(71, 2.25, 1.0).action == "skip"
+
+
+def test_skipped_steps_never_enter_the_history() -> None:
+    one = guard()
+    for step in range(71, 76):
+        one.add(record(step, 50.0, skipped=True))
+    one.add(record(76, 2.0))
+    assert one.judge(77, 2.61, 1.0) == Verdict("skip", "the loss of 2.61 exceeds 2.596", 77)
+
+
+def test_none_takes_every_step() -> None:
+    assert guard(action="none").judge(71, math.nan, math.inf) == Verdict("take")
+
+
+def test_figures_of_a_skipped_step_are_json() -> None:
+    assert [recorded(value) for value in (1.5, math.nan, -math.inf)] == [1.5, None, None]
+    one = guard()
+    one.add({"step": 71, "loss": None, "gradient_norm": None, "skipped": True})
+    assert one.judge(72, math.nan, 1.0).action == "rewind"
+
+
+def test_skipping_ends_when_the_run_has_diverged() -> None:
+    one = guard(action="skip", diverged_after=3)
+    for step in (71, 72):
+        assert one.judge(step, 5.0, 1.0).action == "skip"
+        one.add(record(step, 5.0, skipped=True))
+    with pytest.raises(LongcatError, match="diverged: all steps from 71 to 73 were bad"):
+        one.judge(73, 5.0, 1.0)
+
+
+def test_bad_steps_in_a_row_call_for_a_rewind() -> None:
+    one = guard(diverged_after=3)
+    for step in (71, 72):
+        one.add(record(step, 5.0, skipped=True))
+    assert one.judge(73, 5.0, 1.0) == Verdict("rewind", "the loss of 5 exceeds 2.6", 71)
+    one.add(record(73, 2.0))
+    assert one.judge(74, 5.0, 1.0).action == "skip"
+
+
+def test_a_loss_that_stays_infinite_calls_for_a_rewind_at_once() -> None:
+    one = guard()
+    one.add(record(71, 5.0, skipped=True))
+    assert one.judge(72, math.inf, 1.0) == Verdict("rewind", "the loss is inf", 71)
+    assert one.judge(72, 5.0, math.inf).action == "skip"
+
+
+def test_the_way_back_leads_before_the_first_bad_step() -> None:
+    verdict = Verdict("rewind", "the loss is inf", 71)
+    rewound = guard().rewind(verdict, step=80, saves=[40, 60, 71, 80], batch_size=BATCH)
+    assert rewound == Rewound(from_step=80, to_step=60, samples_skipped=20 * BATCH)
+    with pytest.raises(LongcatError, match=r"steps 71 to 80 were bad.*no save is older.*keep_last"):
+        guard().rewind(verdict, step=80, saves=[71, 80], batch_size=BATCH)
+
+
+def test_no_more_rewinds_than_allowed() -> None:
+    one = guard(max_rewinds=2)
+    for _ in range(2):
+        one.add(record(61, 2.0, rewound=Rewound(80, 60, 20 * BATCH).record()))
+    assert (one.rewinds, one.samples_skipped) == (2, 40 * BATCH)
+    with pytest.raises(LongcatError, match=r"after 2 rewinds .*lower learning_rate"):
+        one.rewind(Verdict("rewind", "the loss is inf", 71), 80, [60], BATCH)
+
+
+def test_after_a_rewind_the_undone_steps_are_forgotten() -> None:
+    undone = [record(step, 4.0, 1.0) for step in range(71, 101)]
+    back = record(71, 2.0, rewound=Rewound(100, 70, 0).record())
+    whole = SpikeGuard(SpikeOptions(), [*calm(70), *undone, back])
+    cut = SpikeGuard(SpikeOptions(), [*calm(70), back])
+    for loss in (2.5, 2.7):
+        assert whole.judge(72, loss, 1.0) == cut.judge(72, loss, 1.0)
+    assert whole.judge(72, 2.7, 1.0).action == "skip"
+
+
+def run(options: SpikeOptions, losses: Iterator[float], norms: Iterator[float], steps: int) -> list[dict[str, Any]]:
+    """The records of a run that goes by the guard, the guard rebuilt from the records now and then."""
+    records: list[dict[str, Any]] = []
+    one = SpikeGuard(options)
+    for step in range(1, steps + 1):
+        if step % 97 == 0:
+            one = SpikeGuard(options, records)
+        loss, norm = next(losses), next(norms)
+        skip = one.judge(step, loss, norm).action != "take"
+        records.append(record(step, loss, norm, **({"skipped": True} if skip else {})))
+        one.add(records[-1])
+    return records
+
+
+@pytest.mark.parametrize(("spread", "tolerated"), [(0.05, 0), (0.15, 1), (0.3, 4)])
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_on_a_falling_loss_is_no_alarm(seed: int, spread: float, tolerated: int) -> None:
+    """A loss of 2 + 8 / sqrt(step) with noise of 3 %, and gradient norms with a lognormal `spread`.
+
+    The tail of the norms now and then costs a single step, never two in a row.
+    """
+    generator, steps = np.random.default_rng(seed), 4000
+    falling = 2 + 8 / np.sqrt(np.arange(1, steps + 1))
+    losses = falling * (1 + 0.03 * generator.standard_normal(steps))
+    # A warm-up in which the norms double.
+    norms = np.exp(spread * generator.standard_normal(steps)) * np.linspace(1, 2, steps)
+    records = run(SpikeOptions(), iter(losses.tolist()), iter(norms.tolist()), steps)
+    skipped = [line["step"] for line in records if "skipped" in line]
+    assert len(skipped) <= tolerated
+    assert not {step + 1 for step in skipped} & set(skipped)
+
+
+def test_a_real_spike_is_left_out_and_the_run_goes_on() -> None:
+    generator, steps = np.random.default_rng(0), 400
+    losses = 2 + 8 / np.sqrt(np.arange(1, steps + 1)) + 0.05 * generator.standard_normal(steps)
+    losses[300:304] += np.array([2.0, 4.0, 3.0, 1.5])
+    norms = 1 + 0.1 * generator.standard_normal(steps)
+    records = run(SpikeOptions(), iter(losses.tolist()), iter(norms.tolist()), steps)
+    assert [line["step"] for line in records if "skipped" in line] == [301, 302, 303, 304]
+
+
+def test_options_out_of_range() -> None:
+    with pytest.raises(ValidationError, match="least_history = 64 exceeds window = 32"):
+        SpikeOptions(window=32)

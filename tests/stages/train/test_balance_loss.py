@@ -1,0 +1,132 @@
+"""The device-level balance loss against its equation, and the coefficient that follows R_g."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from kernels.router import route
+from stages.train.balance_loss import BalanceCoefficient, ExpertGroups, balance_loss
+from stages.train.stability.config import BalanceLossOptions
+
+TOKENS = 7
+
+
+def by_the_equation(
+    scores_TE: torch.Tensor, experts_TK: torch.Tensor, experts: int, target: float, groups: int
+) -> torch.Tensor:
+    """Eq. 3 to 5, group by group and token by token."""
+    tokens, topk = experts_TK.shape
+    size, total = experts // groups, torch.zeros((), dtype=scores_TE.dtype)
+    bounds = [(group * size, (group + 1) * size) for group in range(groups)]
+    if scores_TE.shape[1] > experts and topk > target:
+        bounds.append((experts, scores_TE.shape[1]))
+    for group, (first, last) in enumerate(bounds):
+        share, selections = torch.zeros((), dtype=scores_TE.dtype), 0
+        for token in range(tokens):
+            share = share + scores_TE[token, first:last].sum()
+            selections += sum(first <= expert < last for expert in experts_TK[token].tolist())
+        norm = groups / (target * tokens) if group < groups else 1 / ((topk - target) * tokens)
+        total = total + norm * selections * share / tokens
+    return total
+
+
+def groups_of(experts: int, zero_experts: int, target: float, groups: int | None = None) -> ExpertGroups:
+    options = BalanceLossOptions(enabled=True, groups=groups)
+    return ExpertGroups.of(options, experts=experts, zero_experts=zero_experts, topk=3, target=target)
+
+
+@pytest.mark.parametrize(
+    ("experts", "zero_experts", "target", "groups"), [(6, 3, 2.0, 3), (6, 3, 2.5, 1), (6, 3, 3.0, 2), (8, 0, 3.0, 4)]
+)
+def test_loss_and_gradient_are_those_of_the_equation(
+    experts: int, zero_experts: int, target: float, groups: int
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits_TE = torch.randn(TOKENS, experts + zero_experts, generator=generator, dtype=torch.float64)
+    logits_TE.requires_grad_()
+    routing = route(logits_TE, torch.zeros(experts + zero_experts, dtype=torch.float64), 3, 6.0)
+    frequencies_E = groups_of(experts, zero_experts, target, groups).frequencies(routing.counts_E, TOKENS)
+    ours = balance_loss(logits_TE, frequencies_E, TOKENS)
+    theirs = by_the_equation(logits_TE.softmax(dim=1), routing.experts_TK, experts, target, groups)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    (ours_TE,), (theirs_TE,) = torch.autograd.grad(ours, logits_TE), torch.autograd.grad(theirs, logits_TE)
+    torch.testing.assert_close(ours_TE, theirs_TE, rtol=1e-12, atol=1e-15)
+
+
+def test_frequencies_are_one_at_balance() -> None:
+    counts_E = torch.tensor([4] * 6 + [4] * 3)  # 36 slots of 12 tokens: 24 and 12
+    assert groups_of(6, 3, 2.0, 3).frequencies(counts_E, 12).tolist() == pytest.approx([1.0] * 9)
+
+
+def test_tokens_spread_over_devices_add_up() -> None:
+    logits_TE = torch.randn(10, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    counts_E = route(logits_TE, torch.zeros(9, dtype=torch.float64), 3, 6.0).counts_E
+    frequencies_E = groups_of(6, 3, 2.0).frequencies(counts_E, 10)
+    parts = [balance_loss(part_TE, frequencies_E, 10) for part_TE in logits_TE.split((4, 6))]
+    assert sum(parts).item() == pytest.approx(balance_loss(logits_TE, frequencies_E, 10).item(), rel=1e-12)
+
+
+def test_groups() -> None:
+    assert groups_of(12, 3, 2.0).groups == 4
+    assert groups_of(512, 256, 2.0).groups == 8
+    with pytest.raises(ValueError, match=r"balance_loss\.groups = 5 must divide the 6 FFN experts"):
+        groups_of(6, 3, 2.0, 5)
+
+
+def test_the_coefficient_goes_to_its_target_and_follows() -> None:
+    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    assert coefficient.value == 0.0
+    assert coefficient.wants_measurement
+    coefficient.update([100.0, 60.0])
+    assert coefficient.value * 80 == pytest.approx(0.05)
+    assert not coefficient.wants_measurement
+    for _ in range(20):
+        coefficient.update([10.0, 6.0])
+    assert coefficient.value * 8 == pytest.approx(0.05, rel=1e-3)
+
+
+def test_one_move_is_a_factor_of_two_at_most() -> None:
+    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    coefficient.update([1.0])
+    coefficient.update([1e-3])
+    assert coefficient.value == pytest.approx(0.1)
+
+
+def test_no_layer_exceeds_the_limit() -> None:
+    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    coefficient.update([1.0] * 9 + [91.0])  # the mean of 10 asks for 0.005, at which the last layer is at 0.455
+    assert coefficient.value * 91 == pytest.approx(0.1)
+
+
+def test_layers_without_a_gradient_do_not_count() -> None:
+    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    coefficient.update([0.0, float("inf"), float("nan")])
+    assert coefficient.wants_measurement
+    coefficient.update([0.0, 10.0])
+    assert coefficient.value == pytest.approx(0.005)
+
+
+def test_the_state_of_the_coefficient_returns() -> None:
+    first, second = (BalanceCoefficient(BalanceLossOptions(enabled=True)) for _ in range(2))
+    first.update([3.0])
+    second.restore(first.state())
+    for coefficient in (first, second):
+        coefficient.update([5.0])
+    assert first.value == second.value > 0
+
+
+def test_a_coefficient_that_was_set_stays() -> None:
+    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True, coefficient=0.01))
+    coefficient.update([100.0])
+    coefficient.restore({"coefficient": 5.0})
+    assert coefficient.value == 0.01
+    assert BalanceCoefficient(BalanceLossOptions(coefficient=0.01)).value == 0.0  # not enabled
+
+
+def test_options_out_of_range() -> None:
+    with pytest.raises(ValidationError, match="must be auto or a number of at least 0"):
+        BalanceLossOptions(coefficient=-1.0)
+    with pytest.raises(ValidationError, match="exceeds limit_ratio"):
+        BalanceLossOptions(target_ratio=0.2)
