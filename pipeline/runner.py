@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.artifact import Artifact, InputRef, Manifest, artifact_id
-from pipeline.config import StageConfig, build_config
+from pipeline.config import StageConfig, build_config, identity_values
 from pipeline.engine import Engine, LocalEngine
 from pipeline.environment import code_version, environment
 from pipeline.errors import IntegrityError, LongcatError, UsageError
@@ -116,7 +116,7 @@ def plan_stage(
         check_name(name)
     sources = stage.sources(config) if stage.sources else {}
     ids = {role: [item.id for item in items] for role, items in inputs.items() if items}
-    identifier = artifact_id(stage.name, stage.revision, config.model_dump(mode="json"), ids, sources)
+    identifier = artifact_id(stage.name, stage.revision, identity_values(config), ids, sources)
     chosen = {role: tuple(items) for role, items in inputs.items() if items}
     return Plan(stage, config, chosen, sources, identifier, name)
 

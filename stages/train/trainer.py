@@ -22,13 +22,14 @@ from pipeline.files import append_jsonl
 from pipeline.stage import Context
 from stages.train.balance import BiasController
 from stages.train.config import TrainingOptions
+from stages.train.group import control, stop_everywhere
 from stages.train.loader import Ids, WindowSource, batch
 from stages.train.metrics import MetricsFile, mean_loss, read_metrics
-from stages.train.optimizer import build_optimizer, load_moments, moments, set_learning_rate
+from stages.train.optimizer import build_optimizer, load_moments, moments, moments_like, set_learning_rate
 from stages.train.precision import ComputeModel
 from stages.train.runtime import choose_dtype
 from stages.train.schedule import Schedule
-from stages.train.state import RunCheckpoints, Saved, Tensors, load_model_tensors, model_tensors
+from stages.train.state import RunCheckpoints, Saved, Tensors, model_tensors
 
 RECENT_STEPS = 20
 
@@ -120,7 +121,7 @@ def run_training(
         InterruptedRunError: a stop was asked for; what was done is saved.
         LongcatError: the loss or the gradient is no longer finite.
     """
-    trainer = _Trainer(plan, options, model, start, data, validation)
+    trainer = _Trainer(plan, options, model, start, data, validation, context.log_path)
     try:
         done = trainer.resume(context)
         with context.deferred_stop(), context.progress.task(plan.label, total=plan.steps, unit="steps") as bar:
@@ -130,15 +131,20 @@ def run_training(
                 done += 1
                 speed = plan.tokens_per_step / seconds
                 log = {"event": "step", "step": record["step"], "seconds": seconds, "tokens_per_second": speed}
-                append_jsonl(context.log_path, log)
+                if control().leads:
+                    append_jsonl(context.log_path, log)
                 bar.set(loss=round(record["loss"], 4), tokens_per_second=round(speed))
                 bar.advance(1)
-                stopping = context.stop_requested()
+                stopping = stop_everywhere(context.stop_requested())
                 if stopping or done == plan.steps or done % options.checkpoint_every == 0:
                     trainer.save(done)
                 if stopping:  # a stop that came while saving waits for the next step, which will be saved too
+                    trainer.checkpoints.wait()
+                    context.stop.requested = True  # it may have come to another process
                     context.check_stop()
+            trainer.checkpoints.wait()
     finally:
+        trainer.checkpoints.close()
         trainer.metrics.close()
     return Trained(
         moments(model, trainer.optimizer), trainer.metrics.path, read_metrics(trainer.metrics.path), trainer.speed()
@@ -156,6 +162,7 @@ class _Trainer:
         start: Tensors,
         data: WindowSource,
         validation: Validation,
+        log_path: Path,
     ) -> None:
         self.plan, self.options = plan, options
         self.model, self.data, self.validation = model, data, validation
@@ -169,8 +176,10 @@ class _Trainer:
             zero_experts=model.config.zero_expert_num,
             topk=model.config.moe_topk,
         )
-        self.checkpoints = RunCheckpoints(plan.work / "checkpoints", options.keep_last)
-        self.metrics = MetricsFile(plan.work / "metrics.jsonl")
+        self.checkpoints = RunCheckpoints(
+            plan.work / "checkpoints", options.keep_last, lambda record: append_jsonl(log_path, record)
+        )
+        self.metrics = MetricsFile(plan.work / "metrics.jsonl", writes=control().leads)
         self.steps_timed, self.seconds = 0, 0.0
 
     def resume(self, context: Context[Any]) -> int:
@@ -184,8 +193,9 @@ class _Trainer:
             self.metrics.cut(None)
             return 0
         self.metrics.cut(saved.state["metrics"])
-        load_model_tensors(self.model, saved.tensors("model"))
-        load_moments(self.model, self.optimizer, saved.tensors("optimizer"))
+        saved.reader("model").load(model_tensors(self.model))
+        stored = saved.reader("optimizer")
+        stored.load(moments_like(self.model, self.optimizer, stored.shapes.keys()))
         self.compute.refresh()
         context.logger.info("going on from step %d of %d", saved.step, self.plan.steps)
         return saved.step
@@ -205,6 +215,7 @@ class _Trainer:
         self._check_finite(counters.step, {"loss": loss, "gradient norm": norm})
         rate = plan.schedule.learning_rate(position)
         set_learning_rate(self.optimizer, rate)
+        self.checkpoints.before_update()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         gain = self.controller.gain(plan.schedule.progress(position))
