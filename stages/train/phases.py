@@ -16,6 +16,7 @@ from stages.train.checkpoint import (
     rebuilt,
     write_checkpoint,
 )
+from stages.train.group import control
 from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
 from stages.train.run import (
     check_controller,
@@ -49,8 +50,9 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
             moments = trained.moments
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
-        write_checkpoint(context.output, model, moments, state_after(state, plans[-1], order, config), tokens)
-        write_metrics(context.output, *done)
+        if control().leads:
+            write_checkpoint(context.output, model, moments, state_after(state, plans[-1], order, config), tokens)
+            write_metrics(context.output, *done)
         return _result(config, plans, done)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from model.transformer import LongcatFlash
 from pipeline.artifact import Artifact
+from pipeline.config import identity_values
 from pipeline.errors import ConfigError
 from pipeline.stage import Context, Result
 from stages.train.balance import BiasController
@@ -23,6 +24,7 @@ from stages.train.checkpoint import (
     write_checkpoint,
 )
 from stages.train.config import TrainConfig, TrainingOptions, step_count
+from stages.train.group import control
 from stages.train.loader import open_tokens, training_windows, validation_windows
 from stages.train.metrics import unigram_loss
 from stages.train.runtime import choose_device, reproducible
@@ -56,8 +58,9 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
         )
         trained = run_training(plan, config, model, start_moments(config, checkpoint), data, validation, context)
         after = state_after(state, plan, order, config)
-        write_checkpoint(context.output, model, trained.moments, after, tokens)
-        write_metrics(context.output, trained)
+        if control().leads:
+            write_checkpoint(context.output, model, trained.moments, after, tokens)
+            write_metrics(context.output, trained)
         return Result(
             counts=counts_of(plan) | {"parameters": parameter_count(model)},
             metrics=metrics_of(trained, model, tokens, validation),
@@ -153,7 +156,7 @@ def state_after(before: TrainingState, plan: Plan, order: DataPosition, config: 
         samples=counters.samples,
         schedule_position=plan.schedule_start + plan.steps,
         data=order.model_copy(update={"position": plan.data_start + plan.steps * plan.batch_size}),
-        config=config.model_dump(mode="json"),
+        config=identity_values(config),
         growth=before.growth,
     )
 

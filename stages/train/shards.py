@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+import torch.distributed as dist
 
 from pipeline.errors import IntegrityError
 from stages.train.group import Group
@@ -80,11 +79,17 @@ def piece_of(name: str, part: Part) -> Piece:
     """The local piece of a plain tensor (all of it), a DTensor or a Slice."""
     if isinstance(part, Slice):
         return Piece(name, part.tensor.detach(), part.shape, part.offsets)
+    if not dist.is_initialized():
+        return Piece(name, part.detach(), tuple(part.shape), (0,) * part.ndim)
+    # A second to import, and of no use in a run of one process.
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
     if isinstance(part, DTensor):
         if any(placement.is_partial() for placement in part.placements):
             raise ValueError(f"{name}: its values are not summed up yet ({part.placements})")
         sizes, offsets = compute_local_shape_and_global_offset(part.shape, part.device_mesh, part.placements)
-        local = part.detach().to_local()
+        local = part.to_local().detach()
         if 0 in sizes:  # of a piece without elements torch gives no offsets worth the name
             return Piece(name, local, tuple(part.shape), (0,) * part.ndim)
         return Piece(name, local, tuple(part.shape), tuple(offsets))
@@ -174,7 +179,7 @@ class Snapshot:
             OSError: the disk is full, for one.
         """
         digest = hashlib.sha256(self._header)
-        data = memoryview(self._memory.numpy())[: self._size]
+        data = self._memory.numpy().data[: self._size]
         with path.open("wb", buffering=0) as stream:
             _write_all(stream, memoryview(self._header))
             for start in range(0, self._size, WRITE_BYTES):

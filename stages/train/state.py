@@ -1,8 +1,8 @@
 """Checkpoints that a killed run goes on from: a folder a step, complete or absent, checked by hash when read.
 
-    step-000000300/  model-00000.safetensors  model-00001.safetensors ...   a file a group of tensors and a process
+    step-000000300/  model-00000.safetensors  model-00001.safetensors ...  a file a group of tensors and a process
                      optimizer-00000.safetensors ...
-                     state.json                                             written last: step, state, sha256 of each file
+                     state.json  written last: step, state, the sha256 of each file
 
 The same in one process and in many; see `stages.train.shards` for what is in a file. Saving goes on beside training:
 
