@@ -158,7 +158,7 @@ def test_an_error_of_a_rank_keeps_its_kind(store: Store, start: Start) -> None:
     ],
 )
 def test_launch_options_that_do_not_fit(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="rendezvous|node_rank"):
+    with pytest.raises(ValueError, match=r"rendezvous|node_rank"):
         LaunchOptions(**values)
 
 
