@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError, UsageError
 
@@ -23,6 +24,10 @@ class StageConfig(BaseModel):
 
 
 C = TypeVar("C", bound=StageConfig)
+
+# The mark of a field that says how a stage runs and not what it makes: `Field(..., json_schema_extra=RUNTIME)`.
+# It stays out of the artifact's id, so that a run may go on with other values of it.
+RUNTIME: dict[str, JsonValue] = {"identity": False}
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -166,3 +171,32 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for found in map(_model_in, get_args(annotation)) if found), None)
+
+
+def identity_values(config: BaseModel) -> dict[str, Any]:
+    """The JSON values of a configuration that determine what is made: all but the fields marked `RUNTIME`."""
+    values: dict[str, Any] = config.model_dump(mode="json")
+    for name, info in type(config).model_fields.items():
+        if is_runtime(info):
+            del values[name]
+        else:
+            values[name] = _without_runtime(getattr(config, name), values[name])
+    return values
+
+
+def is_runtime(info: FieldInfo) -> bool:
+    """Whether a field is marked `RUNTIME`."""
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get("identity") is False
+
+
+def _without_runtime(value: Any, dumped: Any) -> Any:
+    """`dumped`, the JSON form of `value`, less the marked fields of the models in it."""
+    if isinstance(value, BaseModel):
+        return identity_values(value)
+    if isinstance(value, Mapping):
+        # JSON keys are text whatever the keys were; their order is the same.
+        return {key: _without_runtime(item, dumped[key]) for key, item in zip(dumped, value.values(), strict=True)}
+    if isinstance(value, (list, tuple)):
+        return [_without_runtime(item, part) for item, part in zip(value, dumped, strict=True)]
+    return dumped

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.artifact import Artifact, InputRef, Manifest, artifact_id
-from pipeline.config import StageConfig, build_config
+from pipeline.config import StageConfig, build_config, identity_values
 from pipeline.engine import Engine, LocalEngine
 from pipeline.environment import code_version, environment
 from pipeline.errors import IntegrityError, LongcatError, UsageError
@@ -23,6 +23,9 @@ from pipeline.store import Staging, Store, utc_now
 
 # Above this size inputs are checked by size only before a stage reads them; `artifacts verify` checks all bytes.
 VERIFY_BYTES = 4 << 30
+
+# How long a process that helped waits for the one that publishes: large files take long to hash.
+PUBLISH_SECONDS = 1800
 
 Reference = str | Artifact
 
@@ -116,7 +119,7 @@ def plan_stage(
         check_name(name)
     sources = stage.sources(config) if stage.sources else {}
     ids = {role: [item.id for item in items] for role, items in inputs.items() if items}
-    identifier = artifact_id(stage.name, stage.revision, config.model_dump(mode="json"), ids, sources)
+    identifier = artifact_id(stage.name, stage.revision, identity_values(config), ids, sources)
     chosen = {role: tuple(items) for role, items in inputs.items() if items}
     return Plan(stage, config, chosen, sources, identifier, name)
 
@@ -131,6 +134,8 @@ def execute(plan: Plan, session: Session) -> Outcome:
     session.stop.check()
     artifact = _reusable(store, plan)
     reused = artifact is not None
+    if plan.stage.follows is not None and plan.stage.follows(plan.config):
+        return Outcome(artifact or _follow(plan, session), reused, None)
     if artifact is None:
         inputs = {role: tuple(_fetch(store, item) for item in items) for role, items in plan.inputs.items()}
 
@@ -174,21 +179,41 @@ def _damage_error(artifact: Artifact, first: str) -> IntegrityError:
     )
 
 
-def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Staging, session: Session) -> Artifact:
-    started, clock = utc_now(), time.monotonic()
-    log_path = session.store.log_path(plan.id)
-    append_jsonl(log_path, {"event": "start", "time": started, "stage": plan.stage.name, "name": plan.name})
-    context = Context(
+def _follow(plan: Plan, session: Session) -> Artifact:
+    """Help the process that makes the artifact, and wait until it has published it."""
+    store = session.store
+    inputs = {role: tuple(_fetch(store, item) for item in items) for role, items in plan.inputs.items()}
+    plan.stage.function(_context(plan, inputs, store.staging(plan.id), session))
+    deadline = time.monotonic() + PUBLISH_SECONDS
+    while time.monotonic() < deadline:
+        session.stop.check()
+        if (artifact := _reusable(store, plan)) is not None:
+            return artifact
+        time.sleep(1)
+    raise LongcatError(f"{plan.id} was made, but not published within {PUBLISH_SECONDS} s", where=str(store.root))
+
+
+def _context(
+    plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Staging, session: Session
+) -> Context[StageConfig]:
+    return Context(
         config=plan.config,
         inputs=inputs,
         output=staging.output,
         work=staging.work,
-        log_path=log_path,
+        log_path=session.store.log_path(plan.id),
         engine=session.engine,
         progress=session.progress,
         logger=session.logger,
         stop=session.stop,
     )
+
+
+def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Staging, session: Session) -> Artifact:
+    started, clock = utc_now(), time.monotonic()
+    log_path = session.store.log_path(plan.id)
+    append_jsonl(log_path, {"event": "start", "time": started, "stage": plan.stage.name, "name": plan.name})
+    context = _context(plan, inputs, staging, session)
     try:
         result = plan.stage.function(context)
         files = session.store.seal(staging)

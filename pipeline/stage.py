@@ -124,6 +124,7 @@ class Role:
 
 
 Sources = Callable[[Any], dict[str, str]]
+Follows = Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class Stage:
     config: type[StageConfig]
     function: Callable[[Context[Any]], Result]
     sources: Sources | None
+    follows: Follows | None = None
 
     @property
     def summary(self) -> str:
@@ -178,12 +180,19 @@ registry = Registry()
 
 
 def stage(
-    name: str, *, revision: int, inputs: Mapping[str, str], output: str, sources: Sources | None = None
+    name: str,
+    *,
+    revision: int,
+    inputs: Mapping[str, str],
+    output: str,
+    sources: Sources | None = None,
+    follows: Follows | None = None,
 ) -> Callable[[Callable[[Context[C]], Result]], Callable[[Context[C]], Result]]:
     """Register a function as a stage; its configuration class is read off the annotation `Context[Config]`.
 
     `inputs` maps roles to kinds (see `Role.parse`). `sources` gives digests of what the stage reads from outside the
-    store, so that a change there makes another artifact.
+    store, so that a change there makes another artifact. `follows` tells from a configuration whether this process
+    only helps another, which makes and publishes the artifact.
     """
 
     def register(function: Callable[[Context[C]], Result]) -> Callable[[Context[C]], Result]:
@@ -192,7 +201,7 @@ def stage(
         if output not in KINDS:
             raise ValueError(f"stage {name!r}: {output!r} is not a kind of artifact")
         roles = tuple(Role.parse(role, text) for role, text in inputs.items())
-        registry.add(Stage(name, revision, roles, output, config, function, sources))
+        registry.add(Stage(name, revision, roles, output, config, function, sources, follows))
         return function
 
     return register

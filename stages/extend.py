@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pipeline.config import StageConfig
 from pipeline.stage import Context, Result, stage
 from stages.train.config import TrainingOptions, check_one_length, step_count
+from stages.train.launch import follows, is_launched, launch
 
 
 class Phase(StageConfig):
@@ -55,12 +56,20 @@ class ExtendConfig(TrainingOptions):
     )
 
 
-@stage("extend", revision=1, inputs={"checkpoint": "checkpoint", "tokens": "tokens"}, output="checkpoint")
+@stage(
+    "extend",
+    revision=1,
+    inputs={"checkpoint": "checkpoint", "tokens": "tokens"},
+    output="checkpoint",
+    follows=follows,
+)
 def extend(context: Context[ExtendConfig]) -> Result:
     """Extend the context of a checkpoint in phases (LongCat-Flash report, section 3.4).
 
     Each phase sets the rotary base and the context length, then trains on with a share of long documents.
     """
+    if is_launched(context.config):
+        return launch(context, "extend")
     from stages.train.phases import extend_checkpoint
 
     return extend_checkpoint(context)

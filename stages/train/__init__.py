@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pipeline.stage import Context, Result, stage
 from stages.train.config import TrainConfig
+from stages.train.launch import follows, is_launched, launch
 
 
-@stage("train", revision=1, inputs={"tokens": "tokens", "checkpoint": "checkpoint?"}, output="checkpoint")
+@stage(
+    "train",
+    revision=1,
+    inputs={"tokens": "tokens", "checkpoint": "checkpoint?"},
+    output="checkpoint",
+    follows=follows,
+)
 def train(context: Context[TrainConfig]) -> Result:
     """Train a model on packed tokens."""
+    if is_launched(context.config):
+        return launch(context, "train")
     from stages.train.run import train_checkpoint
 
     return train_checkpoint(context)

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.config import StageConfig
+from stages.train.launch_config import LaunchOptions
 
 
 class ScheduleOptions(StageConfig):
@@ -86,7 +87,7 @@ class EvaluationOptions(StageConfig):
     windows: int = Field(default=16, ge=1, description="validation windows, spread evenly over the validation tokens")
 
 
-class TrainingOptions(StageConfig):
+class TrainingOptions(LaunchOptions):
     """What is the same whatever the length of the sequences and of the run."""
 
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")

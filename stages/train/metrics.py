@@ -30,17 +30,22 @@ class MetricsFile:
     A restart cuts it back to where the resumed checkpoint stood, so it comes out as if nothing had happened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        """Open the file; of several processes one `writes`, for the others every call but `matches` does nothing."""
         self.path = path
+        self._writes = writes
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
-        self._stream.write(canonical_json(record) + b"\n")
-        self._stream.flush()
+        if self._writes:
+            self._stream.write(canonical_json(record) + b"\n")
+            self._stream.flush()
 
     def mark(self) -> dict[str, Any]:
         """Make all lines durable; what a checkpoint stores to find this place again."""
+        if not self._writes:
+            return {}
         os.fsync(self._stream.fileno())
         return _mark_of(self.path.read_bytes())
 
@@ -51,7 +56,8 @@ class MetricsFile:
 
     def cut(self, mark: dict[str, Any] | None) -> None:
         """Drop all lines after `mark`, or all lines."""
-        self._stream.truncate(mark["bytes"] if mark else 0)
+        if self._writes:
+            self._stream.truncate(mark["bytes"] if mark else 0)
 
     def close(self) -> None:
         self._stream.close()

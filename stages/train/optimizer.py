@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
@@ -37,6 +37,25 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
         if parameter in optimizer.state
         for key in STATE_KEYS
     }
+
+
+def moments_like(model: nn.Module, optimizer: torch.optim.Optimizer, names: Collection[str]) -> Tensors:
+    """Give the optimizer empty state where `names` have any, laid out as the parameters are; returns it to be filled.
+
+    Raises:
+        IntegrityError: a name belongs to no parameter.
+    """
+    optimizer.state.clear()
+    for name, parameter in model.named_parameters():
+        if f"{name}.step" in names:
+            # CUDA's fused kernel wants the step counts on the device as well.
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            moment = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": step, **moment}
+    found = moments(model, optimizer)
+    if left := set(names) - found.keys():
+        raise IntegrityError(f"optimizer state {min(left)} belongs to no parameter of the model")
+    return found
 
 
 def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -15,6 +15,7 @@ from stages.train.checkpoint import (
     rebuilt,
     write_checkpoint,
 )
+from stages.train.group import control
 from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
 from stages.train.plan import Counters, Plan, Start, Trained
 from stages.train.run import (
@@ -50,9 +51,10 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
             start = trained.end
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
-        after = state_after(state, plans[-1], order, config, done[-1].samples_skipped)
-        write_checkpoint(context.output, model, start, after, tokens)
-        write_metrics(context.output, *done)
+        if control().leads:
+            after = state_after(state, plans[-1], order, config, done[-1].samples_skipped)
+            write_checkpoint(context.output, model, start, after, tokens)
+            write_metrics(context.output, *done)
         return _result(config, plans, done)
 
 

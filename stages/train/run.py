@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model.transformer import LongcatFlash
 from pipeline.artifact import Artifact
+from pipeline.config import identity_values
 from pipeline.errors import ConfigError, InputError
 from pipeline.stage import Context, Result
 from stages.train.balance import BiasController
@@ -23,6 +24,7 @@ from stages.train.checkpoint import (
     write_checkpoint,
 )
 from stages.train.config import TrainConfig, TrainingOptions, step_count
+from stages.train.group import control
 from stages.train.loader import open_tokens, training_windows, validation_windows
 from stages.train.metrics import unigram_loss
 from stages.train.plan import Counters, Plan, Start, Trained, Validation
@@ -166,7 +168,7 @@ def state_after(
         samples=counters.samples,
         schedule_position=plan.schedule_start + plan.steps,
         data=order.model_copy(update={"position": plan.data_start + plan.steps * plan.batch_size + samples_skipped}),
-        config=config.model_dump(mode="json"),
+        config=identity_values(config),
         growth=before.growth,
     )
 

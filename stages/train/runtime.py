@@ -35,6 +35,11 @@ def choose_dtype(options: TrainingOptions, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
+def processes_here() -> int:
+    """How many processes of the run share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 @contextmanager
 def reproducible(threads: int | None) -> Iterator[None]:
     """Deterministic algorithms, a fixed number of threads and flushed denormals for the duration.
@@ -47,7 +52,7 @@ def reproducible(threads: int | None) -> Iterator[None]:
     # cuBLAS reads this when its first handle is made; without it its products are not reproducible.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_flush_denormal(True)
-    torch.set_num_threads(threads or available_cores())
+    torch.set_num_threads(threads or max(1, available_cores() // processes_here()))
     torch.use_deterministic_algorithms(True)
     # Filling every new tensor costs 7 % of a step; no operation here reads what it has not written.
     memory.fill_uninitialized_memory = False

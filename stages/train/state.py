@@ -1,87 +1,183 @@
-"""Checkpoints that a killed run goes on from: a folder a step, complete or absent, checked by hash when read."""
+"""Checkpoints that a killed run goes on from: a folder a step, complete or absent, checked by hash when read.
+
+    step-000000300/  model-00000.safetensors  model-00001.safetensors ...  a file a group of tensors and a process
+                     optimizer-00000.safetensors ...
+                     state.json  written last: step, state, the sha256 of each file
+
+The same in one process and in many; see `stages.train.shards` for what is in a file. Saving goes on beside training:
+
+    checkpoints.save(step, groups, state)     returns at once; a thread copies the tensors, then writes the copy
+    ... forward and backward of the next step ...
+    checkpoints.before_update()               waits until the copy is taken: now the tensors may change
+    optimizer.step()
+
+One checkpoint is in flight at most. What went wrong in the thread is raised by the next `save` or `wait`, in every
+process. All processes make the same calls in the same order.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from pipeline.errors import LongcatError
 from pipeline.files import canonical_json, fsync_file, fsync_folder, read_json, sha256_file
+from stages.train import group as processes
+from stages.train.group import Group
+from stages.train.shards import Part, Piece, Plan, ShardReader, Snapshot, piece_of
 
 STEP_FOLDER = re.compile(r"step-(\d{9})")
 STATE_FILE = "state.json"
 
 Tensors = dict[str, torch.Tensor]
+Groups = Mapping[str, Mapping[str, Part]]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint found whole: the steps done, its folder and what was stored beside the tensors."""
+    """A checkpoint found whole: the steps done, its folder, what was stored beside the tensors, and its files."""
 
     step: int
     folder: Path
     state: dict[str, Any]
+    files: tuple[str, ...]
 
-    def tensors(self, group: str) -> Tensors:
-        """The tensors stored as `group`, memory-mapped."""
-        from safetensors.torch import load_file
-
-        return load_file(self.folder / f"{group}.safetensors")
+    def reader(self, group: str) -> ShardReader:
+        """The tensors stored as `group`."""
+        return ShardReader([self.folder / name for name in self.files if name.rpartition("-")[0] == group])
 
 
 class RunCheckpoints:
-    """The checkpoints of one run inside its work folder; the newest `keep` are kept."""
+    """The checkpoints of one run inside its work folder; the newest `keep` are kept.
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    `log` is told in the leading process about each checkpoint, once it is known how long it took.
+    """
+
+    def __init__(self, folder: Path, keep: int, log: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self._log = log
+        self._group, self._control = processes.background(), processes.control()
+        self._plans: dict[str, Plan] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+        self._flight: _Flight | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step: int, groups: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
-        """Write one checkpoint aside, make it durable, rename it into place, then drop the oldest.
+    def save(self, step: int, groups: Groups, state: Mapping[str, Any]) -> None:
+        """Begin to write one checkpoint; none is written where that step has one. `state` is that of rank 0.
 
         A kill at any moment leaves the checkpoints there were, or these and the new one.
-        """
-        from safetensors.torch import save_file
 
-        target = self.folder / f"step-{step:09d}"
-        if target.exists():
+        Raises:
+            LongcatError: the checkpoint before this one could not be written.
+        """
+        began = time.perf_counter()
+        self.wait()
+        pieces = {group: [piece_of(name, part) for name, part in parts.items()] for group, parts in groups.items()}
+        devices = {piece.tensor.device for held in pieces.values() for piece in held}
+        kept = dict(state)
+        self._flight = _Flight(step, devices, lambda flight: self._write(flight, pieces, kept))
+        self._flight.stall = time.perf_counter() - began
+
+    def before_update(self) -> None:
+        """Wait until the tensors given to `save` may change; before every optimizer step."""
+        if self._flight is not None:
+            began = time.perf_counter()
+            self._flight.copied.wait()
+            self._flight.stall += time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Wait until what is in flight has been written.
+
+        Raises:
+            LongcatError: it could not be; the checkpoint before it is still there.
+        """
+        flight = self._flight
+        if flight is None:
             return
-        aside = self.folder / f"step-{step:09d}.tmp"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
+        flight.thread.join()
+        self._flight = None
+        if flight.error is not None:
+            raise flight.error
+        if self._log is not None and self._control.leads:
+            figures = {"seconds": flight.seconds, "stall_seconds": flight.stall}
+            self._log({"event": "checkpoint", "step": flight.step, **figures})
+
+    def close(self) -> None:
+        """Wait for what is in flight and let its failure pass; for the way out when something else went wrong."""
+        with suppress(Exception):
+            self.wait()
+
+    def _write(self, flight: _Flight, pieces: Mapping[str, list[Piece]], state: Mapping[str, Any]) -> None:
+        """Write aside, make durable, rename into place, then drop the oldest; in the thread."""
+        group = self._group
+        target = self.folder / f"step-{flight.step:09d}"
+        aside = self.folder / f"{target.name}.tmp"
+        with _together(group, flight.step) as prepared:
+            prepared.value = group.leads and _prepare(target, aside)
+        if prepared.values[0]:  # it is written already
+            return
+        try:
+            chosen = {name: self._plans.setdefault(name, Plan()).choose(held, group) for name, held in pieces.items()}
+            with _together(group, flight.step) as stored:
+                stored.value = self._store(flight, chosen, aside)
+            with _together(group, flight.step):
+                if group.leads:
+                    files = {name: digest for files in stored.values for name, digest in files.items()}
+                    _publish(aside, target, {"step": flight.step, "state": state, "files": files})
+                    for old in list(self._folders())[self.keep :]:
+                        shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            if group.leads:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+    def _store(self, flight: _Flight, chosen: Mapping[str, list[Piece]], aside: Path) -> dict[str, str]:
+        """Copy what this process writes, let training go on, write; returns the sha256 of each file."""
+        snapshots = {}
+        with flight.copying():
+            for name, pieces in chosen.items():
+                snapshots[name] = self._snapshots.setdefault(name, Snapshot())
+                snapshots[name].copy(pieces)
         digests = {}
-        for group, tensors in groups.items():
-            path = aside / f"{group}.safetensors"
-            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+        for name, snapshot in snapshots.items():
+            path = aside / f"{name}-{self._group.rank:05d}.safetensors"
+            digests[path.name] = snapshot.write(path)
             fsync_file(path)
-            digests[path.name] = sha256_file(path)
-        content = {"step": step, "state": dict(state), "files": digests}
-        (aside / STATE_FILE).write_bytes(canonical_json(content | {"sha256": _digest(content)}))
-        fsync_file(aside / STATE_FILE)
         fsync_folder(aside)
-        aside.rename(target)
-        fsync_folder(self.folder)
-        for old in list(self._folders())[self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+        return digests
 
     def latest(self, usable: Callable[[Saved], bool], warn: Callable[[str], None]) -> Saved | None:
-        """The newest checkpoint that is whole and `usable`; those that are not are told to `warn` and removed."""
-        for leftover in self.folder.glob("*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for folder in self._folders():
-            saved = _read(folder)
-            if saved is not None and usable(saved):
+        """The newest checkpoint that is whole and `usable`; those that are not are told to `warn` and removed.
+
+        The processes share the work of hashing the files; `usable` and `warn` are called in the leading one.
+        """
+        group = self._control
+        if group.leads:
+            for leftover in self.folder.glob("*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        for name in group.broadcast([folder.name for folder in self._folders()]):
+            folder = self.folder / name
+            saved = _read(folder, group)
+            good = group.broadcast(saved is not None and group.leads and usable(saved))
+            if saved is not None and good:
                 return saved
-            warn(f"the checkpoint {folder.name} is damaged and left out, going on from the one before")
-            shutil.rmtree(folder, ignore_errors=True)
+            if group.leads:
+                warn(f"the checkpoint {folder.name} is damaged and left out, going on from the one before")
+                shutil.rmtree(folder, ignore_errors=True)
+            group.barrier()
         return None
 
     def _folders(self) -> Iterator[Path]:
@@ -89,35 +185,135 @@ class RunCheckpoints:
         yield from sorted((path for path in self.folder.iterdir() if STEP_FOLDER.fullmatch(path.name)), reverse=True)
 
 
+class _Flight:
+    """One checkpoint on its way, and the thread that takes it there."""
+
+    def __init__(self, step: int, devices: Set[torch.device], work: Callable[[_Flight], None]) -> None:
+        self.step = step
+        self.stall = self.seconds = 0.0
+        self.error: BaseException | None = None
+        self.copied = threading.Event()
+        self._device = next((device for device in devices if device.type == "cuda"), None)
+        # What was queued on the GPU before `save` has to be done before the copy begins.
+        self._ready = torch.cuda.current_stream(self._device).record_event() if self._device else None
+        self.thread = threading.Thread(target=self._run, args=(work,), name=f"checkpoint-{step}", daemon=True)
+        self.thread.start()
+
+    def _run(self, work: Callable[[_Flight], None]) -> None:
+        began = time.perf_counter()
+        try:
+            work(self)
+        except BaseException as error:  # raised again by `wait`, in the thread that trains
+            self.error = error
+        finally:
+            self.seconds = time.perf_counter() - began
+            self.copied.set()
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        """Copy within it, on a stream of its own where the tensors are on a GPU."""
+        if self._device is None or self._ready is None:
+            yield
+        else:
+            stream = torch.cuda.Stream(self._device)
+            with torch.cuda.stream(stream):
+                stream.wait_event(self._ready)
+                yield
+            stream.synchronize()
+        self.copied.set()
+
+
+@dataclass
+class _Answer:
+    """What a process found, and what all of them did."""
+
+    value: Any = None
+    values: list[Any] = field(default_factory=list)
+
+
+@contextmanager
+def _together(group: Group, step: int) -> Iterator[_Answer]:
+    """Do something in every process and exchange what came of it; if it failed in one, it fails in all.
+
+    Raises:
+        LongcatError: it failed here or elsewhere, for want of disk space, say.
+    """
+    answer, failure = _Answer(), None
+    try:
+        yield answer
+    except Exception as error:
+        failure = _explained(error, step)
+    told = str(failure) if failure is not None else None
+    answers = group.gather({"value": answer.value, "error": told})
+    if failure is not None:
+        raise failure
+    for rank, other in enumerate(answers):
+        if other["error"] is not None:
+            raise LongcatError(f"rank {rank}: {other['error']}")
+    answer.values = [other["value"] for other in answers]
+
+
+def _explained(error: Exception, step: int) -> Exception:
+    if not isinstance(error, OSError):
+        return error
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return LongcatError(
+        f"the checkpoint of step {step} could not be written: {'the disk is full' if full else error.strerror}",
+        where=str(error.filename) if error.filename else None,
+        hint="free some space and run again; the run goes on from the checkpoint before" if full else None,
+    )
+
+
+def _prepare(target: Path, aside: Path) -> bool:
+    """Make the folder to write in; true when there is nothing to write."""
+    if target.exists():
+        return True
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    return False
+
+
+def _publish(aside: Path, target: Path, content: dict[str, Any]) -> None:
+    (aside / STATE_FILE).write_bytes(canonical_json(content | {"sha256": _digest(content)}))
+    fsync_file(aside / STATE_FILE)
+    fsync_folder(aside)
+    aside.rename(target)
+    fsync_folder(target.parent)
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
-def _read(folder: Path) -> Saved | None:
+def _read(folder: Path, group: Group) -> Saved | None:
     """The checkpoint in `folder`, or None when any byte of it is not what was written."""
+    content = group.broadcast(_read_state(folder) if group.leads else None)
+    if content is None:
+        return None
+    names = sorted(content["files"])
+    mine = names[group.rank :: group.size]
+    damaged = [name for name in mine if not _has_digest(folder / name, content["files"][name])]
+    if any(group.gather(damaged)):
+        return None
+    return Saved(content["step"], folder, content["state"], tuple(names))
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
     try:
-        content = read_json(folder / STATE_FILE)
-        if content.pop("sha256") != _digest(content):
-            return None
-        for name, digest in content["files"].items():
-            if sha256_file(folder / name) != digest:
-                return None
-        return Saved(content["step"], folder, content["state"])
+        content: dict[str, Any] = read_json(folder / STATE_FILE)
+        whole = content.pop("sha256") == _digest(content) and {"step", "state", "files"} <= content.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return content if whole else None
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    try:
+        return sha256_file(path) == digest
+    except OSError:
+        return False
 
 
 def model_tensors(model: nn.Module) -> Tensors:
     """Parameters and buffers by name; a tensor shared by two modules stands once."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
-
-
-@torch.no_grad()
-def load_model_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy what `model_tensors` took back into the model, in place, so that its memory keeps its alignment.
-
-    Raises:
-        KeyError: a tensor of the model is missing.
-    """
-    for name, tensor in model_tensors(model).items():
-        tensor.copy_(tensors[name])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
-from pipeline.config import load_mapping, merge, parse_assignments
+from pipeline.config import RUNTIME, StageConfig, identity_values, load_mapping, merge, parse_assignments
 from pipeline.errors import ConfigError
+from pipeline.stage import registry
 
 
 def test_numbers_written_without_a_dot_are_numbers(tmp_path: Path) -> None:
@@ -48,3 +50,35 @@ def test_missing_files(tmp_path: Path) -> None:
         load_mapping(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="is a folder"):
         load_mapping(tmp_path)
+
+
+class _Watch(StageConfig):
+    port: int = Field(0, description="port")
+
+
+class _Part(StageConfig):
+    size: int = Field(1, description="size")
+    threads: int = Field(1, description="threads", json_schema_extra=RUNTIME)
+
+
+class _Marked(StageConfig):
+    steps: int = Field(1, description="steps")
+    processes: int = Field(1, description="processes", json_schema_extra=RUNTIME)
+    watch: _Watch = Field(_Watch(), description="all of it", json_schema_extra=RUNTIME)
+    parts: tuple[_Part, ...] = Field((_Part(),), description="in a list")
+    named: dict[str, _Part] = Field({"a": _Part()}, description="in a mapping")
+
+
+def test_fields_marked_as_runtime_leave_the_identity() -> None:
+    given = {
+        "processes": 8,
+        "watch": {"port": 3},
+        "parts": [{"size": 2, "threads": 4}],
+        "named": {"b": {"size": 5, "threads": 9}},
+    }
+    assert identity_values(_Marked(**given)) == {"steps": 1, "parts": [{"size": 2}], "named": {"b": {"size": 5}}}
+
+
+def test_without_a_mark_the_identity_is_the_whole_configuration() -> None:
+    config = registry.get("data.filter").config()
+    assert identity_values(config) == config.model_dump(mode="json")

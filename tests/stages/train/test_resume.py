@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     (work,) = (store.root / ".staging").glob("*/work/training")
     folders = sorted((work / "checkpoints").iterdir())
     assert [folder.name for folder in folders] == ["step-000000003", "step-000000006"]
-    victim = folders[1] / ("state.json" if damage == "state" else "model.safetensors")
+    victim = folders[1] / ("state.json" if damage == "state" else "model-00000.safetensors")
     if damage == "truncate":
         os.truncate(victim, victim.stat().st_size - 1)
     elif damage == "flip":

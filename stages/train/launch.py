@@ -1,0 +1,200 @@
+"""A stage that trains, over several processes and nodes.
+
+The command stays what it is in one process: it holds the artifact's lock and publishes what was made. It writes
+work/launch.json, starts torchrun on this node and waits; the ranks run `stages.train.worker`. On every other node the
+same command, with another node_rank, finds that file in the shared store and starts its own ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.local import available_cores
+from pipeline.errors import ConfigError, InterruptedRunError, LongcatError
+from pipeline.stage import Context, Result
+from stages.train.launch_config import LaunchOptions
+from stages.train.launch_files import Launch, LaunchFolder, launch_path, rebuilt_error
+from stages.train.processes import descendants, end_with_parent, kill_tree
+from stages.train.relay import Listener
+
+WORKER = "stages.train.worker"
+POLL_SECONDS = 0.1
+# How long the ranks of this node may go on once another rank has failed, or torchrun waits before it kills.
+GRACE_SECONDS = 5
+FAILURE = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s*exitcode\s*: (-?\d+) \(pid: \d+\)")
+
+
+def is_launched(options: LaunchOptions) -> bool:
+    """Whether a run goes over processes of its own."""
+    return options.world_size > 1
+
+
+def follows(options: LaunchOptions) -> bool:
+    """Whether this command helps one on another node, which makes and publishes the artifact."""
+    return options.node_rank > 0
+
+
+def launch(context: Context[Any], stage: str) -> Result:
+    """Run a stage's body in as many processes as its configuration says.
+
+    Raises:
+        InterruptedRunError: a stop was asked for; what was done is saved.
+        LongcatError: a rank failed or was killed; names it. The same command goes on from the last checkpoint.
+    """
+    if follows(context.config):
+        return _Node(context, _found(context)).run()
+    LaunchFolder(context.work).clear()
+    plan = Launch.of(context, stage, attempt=secrets.token_hex(8))
+    plan.write()
+    try:
+        result = _Node(context, plan).run()
+    finally:
+        launch_path(context.work).unlink(missing_ok=True)
+    return result
+
+
+def _found(context: Context[Any]) -> Launch:
+    """The launch file that node 0 writes.
+
+    Raises:
+        LongcatError: it does not appear.
+        ConfigError: node 0 was given other options.
+    """
+    path, options = launch_path(context.work), context.config
+    deadline = time.monotonic() + options.collective_timeout
+    while time.monotonic() < deadline:
+        context.check_stop()
+        with suppress(FileNotFoundError):
+            found = Launch.read(path)
+            mine = context.config.model_dump(mode="json") | {"node_rank": 0}
+            for name, value in found.config.items():
+                if mine.get(name) != value:
+                    raise ConfigError(
+                        f"{name} = {mine.get(name)} here, {value} on node 0", hint="give every node the same options"
+                    )
+            return found
+        time.sleep(POLL_SECONDS)
+    raise LongcatError(
+        f"node 0 has not begun within {options.collective_timeout:g} s",
+        where=str(path),
+        hint="run the same command there with --node-rank 0, on a store that all nodes share",
+    )
+
+
+@dataclass
+class _Node:
+    """The ranks of this node, and what is known of the others."""
+
+    context: Context[Any]
+    plan: Launch
+
+    def __post_init__(self) -> None:
+        self.options: LaunchOptions = self.context.config
+        self.folder = LaunchFolder(self.context.work)
+        self.log = self.folder.agent_log(self.options.node_rank)
+        self.told: set[int] = set()
+
+    def run(self) -> Result:
+        """Start the ranks, wait for them, and see that none is left."""
+        with self.context.deferred_stop(), self.log.open("wb") as output:
+            agent = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=_environment(self.options),
+                start_new_session=True,  # Ctrl-C on the terminal is for this process, which passes it on
+                preexec_fn=end_with_parent,  # noqa: PLW1509  no other thread runs yet
+            )
+            try:
+                self._watch(agent)
+            finally:
+                kill_tree(agent.pid)
+                agent.wait()
+        return self._result(agent.returncode)
+
+    def _command(self) -> list[str]:
+        options = self.options
+        command = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=0"]
+        command += [f"--nproc-per-node={options.nproc_per_node}", f"--nnodes={options.nnodes}"]
+        command += [f"--shutdown-timeout={GRACE_SECONDS}"]
+        if options.nnodes > 1:
+            host, port = options.rendezvous_address()
+            command += [f"--node-rank={options.node_rank}", f"--master-addr={host}", f"--master-port={port}"]
+        else:
+            command += ["--standalone", "--local-addr=127.0.0.1"]
+        return [*command, "-m", WORKER, str(launch_path(self.context.work))]
+
+    def _watch(self, agent: subprocess.Popen[bytes]) -> None:
+        """Until torchrun ends: show progress, pass a stop on, and end the ranks here when one elsewhere has failed."""
+        listener = None
+        if not follows(self.options):
+            listener = Listener(self.folder.events, self.context.progress, self.context.logger)
+        failed_at = None
+        try:
+            while agent.poll() is None:
+                if listener is not None:
+                    listener.listen()
+                if self.context.stop_requested():
+                    self._pass_stop_on(agent.pid)
+                if failed_at is None and self.folder.failures(self.plan.attempt):
+                    failed_at = time.monotonic()
+                if failed_at is not None and time.monotonic() - failed_at > 2 * GRACE_SECONDS:
+                    return
+                time.sleep(POLL_SECONDS)
+        finally:
+            if listener is not None:
+                listener.close()
+
+    def _pass_stop_on(self, agent: int) -> None:
+        """Send SIGTERM to every rank here, once; torchrun itself would kill those that take long to save."""
+        for process in descendants(agent, WORKER):
+            if process.pid not in self.told:
+                self.told.add(process.pid)
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
+
+    def _result(self, code: int) -> Result:
+        """What rank 0 reported, on node 0; raises for what went wrong."""
+        self._record_killed()
+        failures = self.folder.failures(self.plan.attempt)
+        if self.context.stop_requested() or any(failure["kind"] == "InterruptedRunError" for failure in failures):
+            raise InterruptedRunError("interrupted", hint="run the same command again to go on from here")
+        if failures:
+            killed = [failure for failure in failures if failure["kind"] == "killed"]
+            raise rebuilt_error((killed or failures)[0], self.options.world_size, self.log)
+        result = self.folder.read_result()
+        if code != 0 or result is None:
+            raise LongcatError(f"the processes ended with exit code {code}", hint=f"see {self.log}")
+        return result
+
+    def _record_killed(self) -> None:
+        """Write down the ranks here that were killed, which could not do it themselves."""
+        known = {failure["rank"] for failure in self.folder.failures(self.plan.attempt)}
+        for rank, code in FAILURE.findall(self.log.read_text(errors="replace")):
+            if int(rank) in known or self.context.stop_requested():
+                continue
+            if int(code) < 0:
+                name = signal.Signals(-int(code)).name
+                what = f"it was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+            else:
+                what = f"it ended with exit code {code}"
+            self.folder.write_ending(int(rank), self.plan.attempt, {"kind": "killed", "what": what})
+
+
+def _environment(options: LaunchOptions) -> dict[str, str]:
+    """The environment of the ranks: the same code as here, and the cores shared out."""
+    threads = max(1, available_cores() // options.nproc_per_node)
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"OMP_NUM_THREADS": str(threads)} | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

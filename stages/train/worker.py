@@ -1,0 +1,116 @@
+"""One process of a run in several, started by torchrun: `python -m stages.train.worker LAUNCH_FILE`.
+
+Runs the same stage body as a run in one process does, beside the other ranks, and tells how it ended in a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import stages  # noqa: F401  declares the stages
+from pipeline.engine import LocalEngine
+from pipeline.errors import ConfigError, InterruptedRunError
+from pipeline.interrupt import StopSignal
+from pipeline.progress import Progress, SilentProgress
+from pipeline.stage import Context, Result
+from stages.train.launch_files import Launch, LaunchFolder, describe
+from stages.train.processes import end_with_parent
+from stages.train.relay import RelayedProgress, RelayHandler
+
+PACKAGES = ("longcat_cli", "pipeline", "stages", "model", "kernels")
+
+
+def main(path: Path) -> int:
+    """Run one rank; returns its exit code."""
+    end_with_parent()
+    rank, stop = int(os.environ["RANK"]), StopSignal()
+    launch = Launch.read(path)
+    folder = LaunchFolder(Path(launch.work))
+    with stop.installed():
+        try:
+            _run(launch, folder, path.read_bytes(), rank, stop)
+        except BaseException as error:
+            # What waits for a dead rank may never return, so nothing is unwound any further.
+            folder.write_ending(rank, launch.attempt, describe(error))
+            stopped = isinstance(error, InterruptedRunError)
+            if not stopped:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(error.exit_code if isinstance(error, InterruptedRunError) else 1)
+    return 0
+
+
+def _run(launch: Launch, folder: LaunchFolder, content: bytes, rank: int, stop: StopSignal) -> None:
+    from stages.train import group
+    from stages.train.runtime import choose_device
+
+    progress, logger = _voices(folder, rank)
+    context = launch.context(LocalEngine(1), progress, logger, stop)
+    config: Any = context.config
+    everyone = group.initialize(choose_device(config).type, timedelta(seconds=config.collective_timeout))
+    check_agreement(everyone.gather(_facts(content)), config.world_size, everyone.size)
+    result = body_of(launch.stage)(context)
+    if everyone.leads:
+        folder.write_result(result)
+    everyone.barrier()
+    group.finalize()
+
+
+def _voices(folder: LaunchFolder, rank: int) -> tuple[Progress, logging.Logger]:
+    """Rank 0 speaks for all; of the others only warnings reach the log of the agent."""
+    logger = logging.getLogger("longcat")
+    if rank != 0:
+        return SilentProgress(), logger
+    progress = RelayedProgress(folder.events)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(RelayHandler(progress))
+    logger.propagate = False
+    return progress, logger
+
+
+def body_of(stage: str) -> Callable[[Context[Any]], Result]:
+    """What a stage does once its processes are there."""
+    from stages.train.phases import extend_checkpoint
+    from stages.train.run import train_checkpoint
+
+    bodies: dict[str, Callable[[Context[Any]], Result]] = {"train": train_checkpoint, "extend": extend_checkpoint}
+    return bodies[stage]
+
+
+def _facts(content: bytes) -> dict[str, str]:
+    import torch
+
+    return {"code": source_digest(), "launch file": hashlib.sha256(content).hexdigest(), "torch": torch.__version__}
+
+
+def check_agreement(facts: list[dict[str, str]], announced: int, found: int) -> None:
+    """Raises ConfigError unless all ranks run the same code on the same launch file, as many as were announced."""
+    if announced != found:
+        raise ConfigError(f"{found} processes came together, nproc_per_node * nnodes = {announced}")
+    for rank, theirs in enumerate(facts):
+        for name, value in theirs.items():
+            if value != facts[0][name]:
+                raise ConfigError(
+                    f"rank {rank} has another {name} than rank 0 ({value[:12]} and {facts[0][name][:12]})",
+                    hint="give every node the same installation and the same command",
+                )
+
+
+def source_digest() -> str:
+    """sha256 over all source files of the project."""
+    root, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,183 @@
+"""Training in several processes: one command, one result, and one error when something dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError
+from pipeline.files import read_json
+from pipeline.store import Store
+from stages.train.launch_config import LaunchOptions
+from stages.train.launch_files import describe, rebuilt_error
+from stages.train.worker import check_agreement
+
+ROOT = Path(__file__).parents[3]
+WORKER = "stages.train.worker"
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(store: Store, tokens: Artifact, tiny: dict[str, Any], tmp_path: Path) -> Iterator[Start]:
+    """`longcat train` in two processes on the tiny corpus; whatever is left at the end is killed."""
+    started = []
+
+    def command(*options: str, **changes: Any) -> subprocess.Popen[str]:
+        path = tmp_path / f"config-{len(started)}.json"
+        path.write_text(json.dumps(tiny | changes))
+        line = [sys.executable, "-m", "longcat_cli", "--store", str(store.root), "train", "--config", str(path)]
+        line += ["--tokens", tokens.id, "--json", *(options or ("--nproc-per-node", "2"))]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        started.append(
+            subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return started[-1]
+
+    yield command
+    for process in started:
+        process.kill()
+        process.wait()
+    for process in workers(store):
+        process.kill()
+
+
+def workers(store: Store) -> list[psutil.Process]:
+    """The ranks at work in a store."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if any(str(store.root) in word for word in line) and WORKER in line and "torch.distributed.run" not in line:
+            found.append(process)
+    return found
+
+
+def until(condition: Callable[[], Any], seconds: float = 100) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+def steps_done(store: Store) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (store.root / ".staging").glob("*/work/*/metrics.jsonl"))
+
+
+def of_rank(store: Store, rank: int) -> psutil.Process:
+    (found,) = [process for process in workers(store) if process.environ()["RANK"] == str(rank)]
+    return found
+
+
+def test_killed_stopped_and_resumed_it_makes_the_bytes_of_one_process(
+    store: Store, tiny: dict[str, Any], tokens: Artifact, run_stage: Any, contents: Any, start: Start
+) -> None:
+    config = {"steps": 400, "checkpoint_every": 8}
+    expected = run_stage("train", tiny | config, {"tokens": tokens})
+    hashes = contents(expected)
+    store.remove(expected)
+
+    first = start(**config)  # a rank is killed
+    until(lambda: steps_done(store) > 10)
+    of_rank(store, 1).kill()
+    killed = time.monotonic()
+    _, err = first.communicate(timeout=60)
+    assert time.monotonic() - killed < 30
+    assert (first.returncode, err.count("longcat: ")) == (1, 1)
+    assert "rank 1 of 2 failed: it was killed by SIGKILL (out of memory?)" in err
+    assert not workers(store)
+
+    second = start(**config)  # a stop is asked for
+    reached = steps_done(store)
+    until(lambda: len(workers(store)) == 2 and steps_done(store) > reached + 5)
+    second.send_signal(signal.SIGTERM)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 130, err
+    assert "going on from step" in err
+    assert "interrupted (run the same command again to go on from here)" in err
+    folders = sorted((store.root / ".staging").glob("*/work/training/checkpoints/*"))
+    assert read_json(folders[-1] / "state.json")["step"] == steps_done(store)
+    assert not workers(store)
+
+    third = start(**config)  # the command itself is killed
+    reached = steps_done(store)
+    until(lambda: len(workers(store)) == 2 and steps_done(store) > reached)
+    third.kill()
+    until(lambda: not workers(store), seconds=10)
+
+    artifact = run_stage("train", tiny | config, {"tokens": tokens})  # and one process ends what two began
+    assert contents(artifact) == hashes
+
+
+def test_two_nodes_on_one_machine(store: Store, start: Start, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--nproc-per-node", "1", "--nnodes", "2", "--rendezvous", f"127.0.0.1:{port}", "--name", "base"]
+    other = start(*options, "--node-rank", "1")
+    main = start(*options)
+    answers = []
+    for process in (main, other):
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        answers.append(json.loads(out))
+    assert answers[0]["id"] == answers[1]["id"]
+    assert store.resolve("base@1").id == answers[0]["id"]
+    assert store.resolve("base").manifest.config["nnodes"] == 2
+
+
+def test_an_error_of_a_rank_keeps_its_kind(store: Store, start: Start) -> None:
+    failed = start(preset="no-such-preset")
+    _, err = failed.communicate(timeout=100)
+    assert failed.returncode == 3, err
+    assert err.count("longcat: ") == 1
+    assert "no-such-preset" in err
+    assert "of 2)" in err
+    assert not workers(store)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"nnodes": 2},
+        {"nnodes": 2, "rendezvous": "host"},
+        {"nnodes": 2, "rendezvous": "host:99999"},
+        {"node_rank": 1},
+    ],
+)
+def test_launch_options_that_do_not_fit(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"rendezvous|node_rank"):
+        LaunchOptions(**values)
+
+
+def test_ranks_that_do_not_agree() -> None:
+    facts = {"code": "a", "launch file": "b", "torch": "2"}
+    check_agreement([facts, facts], announced=2, found=2)
+    for name in facts:
+        with pytest.raises(ConfigError, match=f"rank 1 has another {name} than rank 0"):
+            check_agreement([facts, facts | {name: "x"}], announced=2, found=2)
+    with pytest.raises(ConfigError, match="2 processes came together"):
+        check_agreement([facts, facts], announced=4, found=2)
+
+
+def test_errors_cross_processes() -> None:
+    error = rebuilt_error({"rank": 1, **describe(ConfigError("bad", where="here", hint="try"))}, 4, Path("log"))
+    assert isinstance(error, ConfigError)
+    assert str(error) == "here: bad (rank 1 of 4) (try)"
+    full = rebuilt_error({"rank": 2, **describe(OSError(28, "No space left on device", "file"))}, 4, Path("log"))
+    assert isinstance(full, OSError)
+    assert (full.errno, full.filename) == (28, "file")
+    other = rebuilt_error({"rank": 0, **describe(KeyError("x"))}, 2, Path("log"))
+    assert "rank 0 of 2 failed: KeyError: 'x'" in str(other)
