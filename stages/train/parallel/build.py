@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from model.config import ModelConfig
-from model.moe import LayerRouting
 from model.transformer import LongcatFlash
 from stages.train.parallel.context import share_context
 from stages.train.parallel.expert import share_experts
@@ -58,10 +57,6 @@ class Distributed:
     def router_biases(self) -> list[torch.Tensor]:
         """The selection bias of every layer of `layers`, in order, to be updated in place."""
         return [bias for model in self.models for bias in model.router_biases()]
-
-    def counts(self, routing: tuple[LayerRouting, ...]) -> Mapping[int, torch.Tensor]:
-        """The slots that every expert got, by number of the layer, from the routing of all of `layers`."""
-        return {layer: chosen.counts_E for layer, chosen in zip(self.layers, routing, strict=True)}
 
 
 def build_model(config: ModelConfig, parallel: Parallel, dtype: torch.dtype = torch.float32) -> Distributed:

@@ -94,6 +94,17 @@ def degrees(options: ParallelOptions, world: int) -> Degrees:
     return Degrees(options.pipeline, options.data_replicate, shard, options.context, options.expert)
 
 
+def check_batch(sizes: Degrees, batch_size: int, micro_batch_size: int) -> None:
+    """Raises ConfigError for a batch that cannot be dealt out in whole micro batches."""
+    unit = sizes.data * micro_batch_size
+    if batch_size % unit:
+        raise ConfigError(
+            f"parallel: batch_size = {batch_size} is no multiple of {sizes.data} data groups (data_replicate * "
+            f"data_shard) times micro_batch_size = {micro_batch_size}",
+            hint=f"choose a batch_size that is a multiple of {unit}",
+        )
+
+
 def check_fits(
     options: ParallelOptions,
     sizes: Degrees,
@@ -104,6 +115,7 @@ def check_fits(
     micro_batch_size: int,
 ) -> None:
     """Raises ConfigError for the first thing that model or batch and the degrees do not agree on."""
+    check_batch(sizes, batch_size, micro_batch_size)
     for problem, hint in _problems(options, sizes, model, sequence_length, batch_size, micro_batch_size):
         raise ConfigError(f"parallel: {problem}", hint=hint)
 
@@ -111,13 +123,7 @@ def check_fits(
 def _problems(
     options: ParallelOptions, sizes: Degrees, model: ModelConfig, length: int, batch: int, micro_batch: int
 ) -> Iterator[tuple[str, str]]:
-    if batch % (sizes.data * micro_batch):
-        yield (
-            f"batch_size = {batch} is no multiple of {sizes.data} data groups (data_replicate * data_shard) times "
-            f"micro_batch_size = {micro_batch}",
-            f"choose a batch_size that is a multiple of {sizes.data * micro_batch}",
-        )
-    if length % (2 * sizes.context) and sizes.context > 1:
+    if sizes.context > 1 and length % (2 * sizes.context):
         yield (
             f"sequence_length = {length} is no multiple of 2 * context = {2 * sizes.context}",
             "every process takes one part from the front and one from the back; choose a multiple, or lower context",

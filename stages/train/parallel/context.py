@@ -120,7 +120,7 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx: Any, x_BTW: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         ctx.group = group
         parts_PBTW = x_BTW.new_empty(group.size(), *x_BTW.shape)
-        dist.all_gather_into_tensor(parts_PBTW.flatten(0, 1), x_BTW.contiguous(), group=group)
+        dist.all_gather_single(parts_PBTW.flatten(0, 1), x_BTW.contiguous(), group=group)
         chunks = _in_order([half for part in parts_PBTW.unbind() for half in part.chunk(2, dim=1)])
         return torch.cat(chunks, dim=1)
 
@@ -133,7 +133,7 @@ class _GatherRows(torch.autograd.Function):
         pairs = (chunks_of(rank, size) for rank in range(size))
         parts = [torch.cat((chunks[first], chunks[second]), dim=1) for first, second in pairs]
         grad_BTW = torch.empty_like(parts[0])
-        dist.reduce_scatter_tensor(grad_BTW, torch.cat(parts), group=ctx.group)
+        dist.reduce_scatter_single(grad_BTW, torch.cat(parts), group=ctx.group)
         return grad_BTW.to(grad_BSW.dtype), None
 
 

@@ -18,8 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from pipeline.errors import ConfigError
-from stages.train.parallel.config import Degrees, ParallelOptions, degrees
+from stages.train.parallel.config import Degrees, ParallelOptions, check_batch, degrees
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,7 @@ class Parallel:
         Raises:
             ConfigError: the batch cannot be dealt out in whole micro batches.
         """
-        unit = self.sizes.data * micro_batch_size
-        if batch_size % unit:
-            raise ConfigError(
-                f"parallel: batch_size = {batch_size} is no multiple of {self.sizes.data} data groups times "
-                f"micro_batch_size = {micro_batch_size}",
-                hint=f"choose a batch_size that is a multiple of {unit}",
-            )
+        check_batch(self.sizes, batch_size, micro_batch_size)
         share = batch_size // self.sizes.data
         return range(self.data_rank * share, (self.data_rank + 1) * share)
 

@@ -61,14 +61,19 @@ class Pipeline:
 
     def evaluate(self, micro_batches: Sequence[Rows], objective: Objective) -> list[torch.Tensor]:
         """The objectives as `step` has them, without gradients."""
+        parameters = [parameter for module in self._modules for parameter in module.parameters()]
+        gradients = [parameter.grad for parameter in parameters]
         with torch.no_grad():
             losses = self._run(self._schedule.eval, micro_batches, objective, None)
         for module in self._modules:
             _reshard(module)
+        # The schedule drops all gradients when it changes from training to evaluating.
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         return losses
 
     def counts(self) -> dict[int, torch.Tensor]:
-        """The slots that every expert got in the last step, int64 [E] by number of the layer, of this process's ones."""
+        """The slots that every expert got in the last step, int64 [E] by number of the layer."""
         return {layer: counts_E for module in self._modules for layer, counts_E in module.counts.items()}
 
     def _run(

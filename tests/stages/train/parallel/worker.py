@@ -1,22 +1,26 @@
-"""One process of the tests of parallelism: runs the cases of its world and writes what it measured.
+"""The processes of the tests of parallelism: `worker.py FOLDER [PART OF A CASE'S NAME]`.
 
-Every case builds a model for this process, takes the gradients of one step, and compares what the processes hold with
-one plain model that sees the whole batch.
+For every case of cases.yaml, each process builds its part of a model and takes the gradients of one step. The first one
+compares what all of them hold with a plain model that sees the whole batch, and adds a line to FOLDER/results.jsonl.
+All are forked from here, because importing torch takes longer than the cases do.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import yaml
 from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
@@ -27,13 +31,14 @@ from stages.train.parallel.all_to_all import Exchange
 from stages.train.parallel.build import Distributed, build_model
 from stages.train.parallel.config import ParallelOptions
 from stages.train.parallel.mesh import Parallel
-from stages.train.parallel.norms import by_mesh, clip_gradients
+from stages.train.parallel.norms import by_mesh, clip_gradients, gradient_norm
 from stages.train.parallel.pipeline import Pipeline
 from stages.train.parallel.reduce import sum_statistics
 from stages.train.parallel.rows import Rows, local_rows
-from stages.train.parallel.state import full_state, full_tensors, initialize, load_full_state
+from stages.train.parallel.state import full_state, full_tensors, initialize, load_full_state, local_part
 
-SEED, LENGTH, VOCABULARY, MTP_WEIGHT = 5, 32, 67, 0.3
+PROCESSES = 4
+SEED, LENGTH, VOCABULARY, MTP_WEIGHT, CLIP = 5, 32, 67, 0.3, 1e-2
 TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -52,78 +57,53 @@ TINY: dict[str, Any] = {
     "max_position_embeddings": LENGTH,
     "initializer_range": 0.15,
 }
+ADAM: dict[str, Any] = {"lr": 1e-2, "eps": 1e-16, "fused": True}
+Tensors = dict[str, torch.Tensor]
+Batch = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """`accumulation` micro batches a data group, of `rows` rows each."""
+    """A line of cases.yaml."""
 
     name: str
     world: int
-    options: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
     accumulation: int = 1
     rows: int = 1
     documents: bool = False
     recompute: bool = False
-    # Added to the selection biases: every token goes to these experts.
     favoured: tuple[int, ...] = ()
-    dtype: torch.dtype = torch.float32
+    again: bool = False
+    step: bool = False
+    dtype: str = "float32"
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(**{**TINY, **self.model})
 
 
-MTP = {"num_nextn_predict_layers": 1}
-DEEP = {"num_layers": 4}
-INTERLEAVED = {"pipeline": 2, "pipeline_schedule": "interleaved"}
-CASES = [
-    Case("one process in groups of one", 1, {"expert": 1}, accumulation=4),
-    Case("fsdp", 2),
-    Case("fsdp, accumulation", 2, model=MTP, accumulation=4, documents=True),
-    Case("fsdp, shared embeddings", 2, model={**MTP, "tie_word_embeddings": True, "mtp_share_embeddings": True}),
-    Case("fsdp, gating residual", 2, model={"gating_residual": True}),
-    Case("fsdp, bfloat16", 2, dtype=torch.bfloat16),
-    Case("replicas", 2, {"data_replicate": 2}),
-    Case("replicas, accumulation", 2, {"data_replicate": 2}, accumulation=4),
-    Case("expert", 2, {"expert": 2}),
-    Case("expert, accumulation", 2, {"expert": 2}, model=MTP, accumulation=4, documents=True),
-    Case("expert, interleaved layers", 2, {"expert": 2}, model={"moe_layout": "interleaved"}),
-    Case("expert, recompute", 2, {"expert": 2}, recompute=True, accumulation=4),
-    Case("expert, one process gets all", 2, {"expert": 2}, favoured=(1, 2, 3)),
-    Case("expert, zero experts alone", 2, {"expert": 2}, favoured=(8, 9, 11)),
-    Case("expert, constant experts", 2, {"expert": 2}, model={"zero_expert_type": "constant"}),
-    Case("context", 2, {"context": 2}, rows=2),
-    Case("context, accumulation", 2, {"context": 2}, model=MTP, accumulation=4, documents=True, rows=2),
-    Case("context, expert", 2, {"context": 2, "expert": 2}, model=MTP, documents=True, rows=2),
-    Case("pipeline 1f1b", 2, {"pipeline": 2}, model=MTP, accumulation=4, documents=True),
-    Case("pipeline gpipe", 2, {"pipeline": 2, "pipeline_schedule": "gpipe"}, accumulation=4),
-    Case("pipeline interleaved", 2, INTERLEAVED, model=DEEP, accumulation=4, rows=2),
-    Case("fsdp of four", 4),
-    Case("replicated shards", 4, {"data_replicate": 2}, model=MTP, accumulation=4),
-    Case("expert of four", 4, {"expert": 4}),
-    Case("fsdp, expert", 4, {"expert": 2}),
-    Case("fsdp, expert, accumulation", 4, {"expert": 2}, model=MTP, accumulation=4),
-    Case("replicas, expert", 4, {"expert": 2, "data_replicate": 2}),
-    Case("context of four", 4, {"context": 4}, model=MTP, documents=True, rows=2),
-    Case("fsdp, context, expert", 4, {"context": 2, "expert": 4}, accumulation=4),
-    Case("fsdp, context, half the experts", 4, {"context": 2, "expert": 2}),
-    Case("pipeline, fsdp", 4, {"pipeline": 2}, accumulation=4),
-    Case("pipeline, expert, context", 4, {"pipeline": 2, "context": 2, "expert": 2}, model=MTP, accumulation=2, rows=2),
-    Case("pipeline of four", 4, {"pipeline": 4}, model=DEEP, accumulation=4),
-    Case("pipeline interleaved, fsdp", 4, INTERLEAVED, model=DEEP, accumulation=4),
-]
+@dataclass
+class Step:
+    """The gradients of a step are in the parameters; this is what else it gave."""
+
+    loss: float
+    counts: dict[int, torch.Tensor]
 
 
-def batch_of(case: Case, count: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-    """Ids, targets and bounds of documents of the `count` micro batches of a step; some targets are left out."""
+def batch_of(case: Case, micro_batches: int) -> Batch:
+    """Ids, targets and bounds of documents of every micro batch of a step; more and more targets are left out."""
     generator = torch.Generator().manual_seed(3)
-    micro_batches = []
-    for number in range(count):
+    tokens = case.rows * LENGTH
+    batch: Batch = []
+    for number in range(micro_batches):
         ids = torch.randint(VOCABULARY, (case.rows, LENGTH + 1), generator=generator)
-        targets = ids[:, 1:].masked_fill(torch.rand(case.rows, LENGTH, generator=generator) < 0.1 * (number + 1), -100)
-        tokens = case.rows * LENGTH
-        # Documents that end inside chunks, on borders of chunks, and one that reaches into the next row.
-        bounds = [0, 3, 8 + number, 16, 21, tokens - 7, tokens - 6, tokens]
-        micro_batches.append((ids[:, :-1], targets, torch.tensor(bounds) if case.documents else None))
-    return micro_batches
+        left_out = torch.rand(case.rows, LENGTH, generator=generator) < 0.05 * (number + 1)
+        # Documents that end within chunks and on their borders, one that reaches into the next row, one of one token.
+        bounds = torch.tensor([0, 3, 8 + number % 3, 16, 21, tokens - 7, tokens - 6, tokens])
+        batch.append((ids[:, :-1], ids[:, 1:].masked_fill(left_out, -100), bounds if case.documents else None))
+    return batch
 
 
 def spread(routing: LayerRouting) -> torch.Tensor:
@@ -132,44 +112,45 @@ def spread(routing: LayerRouting) -> torch.Tensor:
 
 
 def objective(
-    model: LongcatFlash, output: TrunkOutput, rows: Rows, counted: int, mtp_counted: int
+    model: LongcatFlash,
+    output: TrunkOutput,
+    rows: Rows,
+    counted: tuple[int, int],
+    loss_sum: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    loss = model.loss_of(output.hidden_BTD, rows.targets_BT)[0] / counted
+    """`counted` are the targets of the whole step, of the model and of multi-token prediction."""
+    if loss_sum is None:
+        loss_sum, _ = model.loss_of(output.hidden_BTD, rows.targets_BT)
     if model.model.mtp is None:
-        return loss
-    further = model.mtp_loss_of(
+        return loss_sum / counted[0]
+    further, _ = model.mtp_loss_of(
         output.hidden_BTD, rows.next_ids_BT, rows.next_targets_BT, rows.cu_seqlens, rows.positions_T
     )
-    return loss + MTP_WEIGHT * further[0] / mtp_counted
+    return loss_sum / counted[0] + MTP_WEIGHT * further / counted[1]
 
 
-Steps = tuple[float, dict[int, torch.Tensor]]
-
-
-def whole_step(model: LongcatFlash, micro_batches: list[Rows], goal: Callable[..., torch.Tensor]) -> Steps:
-    """Add up the gradients of a step without a pipeline; returns its objective and the slots of every expert."""
-    total, counts = 0.0, {}
+def plain_step(model: LongcatFlash, micro_batches: list[Rows], counted: tuple[int, int]) -> Step:
+    """What a trainer does without a pipeline."""
+    step = Step(0.0, {})
     for rows in micro_batches:
         loss_sum, _, output = model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, rows.positions_T)
-        # `loss` has what the objective computes anew, which must not stay without a gradient.
-        loss = goal(model, output, rows, loss_sum) + sum(spread(layer) for layer in output.routing)
-        loss.backward()
-        total += loss.item()
+        loss = objective(model, output, rows, counted, loss_sum)
+        (loss + sum(spread(layer) for layer in output.routing)).backward()
+        step.loss += loss.item()
         for layer, routing in enumerate(output.routing):
-            counts[layer] = counts.get(layer, 0) + routing.counts_E
-    return total, counts
+            step.counts[layer] = step.counts.get(layer, 0) + routing.counts_E
+    return step
 
 
-def goal_of(counted: int, mtp_counted: int) -> Callable[..., torch.Tensor]:
-    def goal(model: LongcatFlash, output: TrunkOutput, rows: Rows, loss_sum: torch.Tensor) -> torch.Tensor:
-        if model.model.mtp is None:
-            return loss_sum / counted
-        further, _ = model.mtp_loss_of(
-            output.hidden_BTD, rows.next_ids_BT, rows.next_targets_BT, rows.cu_seqlens, rows.positions_T
-        )
-        return loss_sum / counted + MTP_WEIGHT * further / mtp_counted
-
-    return goal
+def pipeline_step(
+    case: Case, distributed: Distributed, micro_batches: list[Rows], counted: tuple[int, int]
+) -> tuple[Step, float]:
+    """What a trainer does with a pipeline, and the objective without gradients after it."""
+    shape = (case.rows, micro_batches[0].ids_BT.shape[1])
+    pipeline = Pipeline(distributed, len(micro_batches), shape, getattr(torch, case.dtype))
+    goal = partial(objective, counted=counted)
+    step = Step(float(sum(pipeline.step(micro_batches, goal, spread))), pipeline.counts())
+    return step, float(sum(pipeline.evaluate(micro_batches, goal)))
 
 
 def favour(biases: list[torch.Tensor], experts: tuple[int, ...]) -> None:
@@ -177,153 +158,211 @@ def favour(biases: list[torch.Tensor], experts: tuple[int, ...]) -> None:
         bias[list(experts)] += 10.0
 
 
-def recompute_layers(model: LongcatFlash) -> None:
-    for layer in model.model.layers:
+@cache
+def join(options: str) -> Parallel:
+    return Parallel.join(ParallelOptions(**json.loads(options)), torch.device("cpu"))
+
+
+def build(case: Case, parallel: Parallel) -> Distributed:
+    distributed = build_model(case.config, parallel, getattr(torch, case.dtype))
+    initialize(distributed, SEED)
+    favour(distributed.router_biases(), case.favoured)
+    for layer in (layer for model in distributed.models for layer in model.model.layers if case.recompute):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    return distributed
 
 
-@dataclass
-class Traffic:
-    """Rows of every exchange that went out with gradients still to come, so forward ones, to experts and home."""
+def distributed_step(
+    case: Case, distributed: Distributed, batch: Batch, counted: tuple[int, int]
+) -> tuple[Step, float | None]:
+    parallel = distributed.parallel
+    share = parallel.batch_share(len(batch) * case.rows, case.rows)
+    place = {"context_rank": parallel.context_rank, "context_size": parallel.sizes.context}
+    own = [local_rows(*part, **place) for part in batch[share.start // case.rows : share.stop // case.rows]]
+    if parallel.sizes.pipeline > 1:
+        return pipeline_step(case, distributed, own, counted)
+    return plain_step(distributed.model, own, counted), None
 
-    rows: int = 0
-    sent: list[int] = field(default_factory=list)
 
-
-def watch(traffic: Traffic) -> Callable[[], None]:
-    """Count the rows of all exchanges; returns what ends it."""
+def watch_exchanges() -> tuple[list[int], Callable[[], None]]:
+    """The rows of every exchange of a forward pass from now on, and what ends it."""
+    sent: list[int] = []
     original = Exchange.start
 
     def start(self: Exchange, x: torch.Tensor) -> torch.Tensor:
-        traffic.sent.append(x.shape[0])
+        sent.append(x.shape[0])
         return original(self, x)
 
     Exchange.start = start  # type: ignore[method-assign]
-    return lambda: setattr(Exchange, "start", original)
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    scale = expected.double().square().mean().sqrt().item()
-    error = (found.double() - expected.double()).square().mean().sqrt().item()
-    return error / scale if scale else error
-
-
-def micro_batches_of(case: Case, parallel: Parallel, whole: list[Any]) -> list[Rows]:
-    share = parallel.batch_share(len(whole) * case.rows, case.rows)
-    own = whole[share.start // case.rows : share.stop // case.rows]
-    place = {"context_rank": parallel.context_rank, "context_size": parallel.sizes.context}
-    return [local_rows(ids, targets, bounds, **place) for ids, targets, bounds in own]
-
-
-def distributed_step(case: Case, distributed: Distributed, own: list[Rows], counted: tuple[int, int]) -> Steps:
-    if distributed.parallel.sizes.pipeline == 1:
-        return whole_step(distributed.model, own, goal_of(*counted))
-    pipeline = Pipeline(distributed, len(own), tuple(own[0].ids_BT.shape))
-    losses = pipeline.step(own, partial(objective, counted=counted[0], mtp_counted=counted[1]), spread)
-    return float(sum(losses)), pipeline.counts()
+    return sent, lambda: setattr(Exchange, "start", original)
 
 
 def run(case: Case) -> dict[str, Any]:
-    """What a case measured, on the first process; the others compute with it."""
-    torch.manual_seed(0)
-    config = ModelConfig(**{**TINY, **case.model})
-    parallel = Parallel.join(ParallelOptions(**case.options), torch.device("cpu"))
-    whole = batch_of(case, case.accumulation * parallel.sizes.data)
-    rows = [local_rows(*micro_batch) for micro_batch in whole]
-    counted = tuple(int(sum((part != -100).sum() for part in parts)) for parts in
-                    ([r.targets_BT for r in rows], [r.next_targets_BT for r in rows]))
-
-    distributed = build_model(config, parallel, case.dtype)
-    initialize(distributed, SEED)
-    favour(distributed.router_biases(), case.favoured)
-    if case.recompute:
-        recompute_layers(distributed.model)
-    own = micro_batches_of(case, parallel, whole)
-    traffic = Traffic()
-    stop = watch(traffic)
-    total, counts = distributed_step(case, distributed, own, counted)
-    stop()
-    counts_LE, sums = sum_statistics(
-        parallel, config.num_layers, counts, {"loss": total, "sent": float(sum(traffic.sent))}
+    """What a case measured; the same on every process but for what only the first one knows."""
+    parallel = join(json.dumps(dict(case.options)))
+    batch = batch_of(case, case.accumulation * parallel.sizes.data)
+    rows = [local_rows(*micro_batch) for micro_batch in batch]
+    counted = (
+        sum(int((micro_batch.targets_BT != -100).sum()) for micro_batch in rows),
+        sum(int((micro_batch.next_targets_BT != -100).sum()) for micro_batch in rows),
     )
+    distributed = build(case, parallel)
+    start = full_state(distributed) if case.step else {}
+    sent, end = watch_exchanges()
+    step, evaluated = distributed_step(case, distributed, batch, counted)
+    end()
+    figures = {"loss": step.loss, "sent": float(sum(sent)), "evaluated": evaluated or 0.0}
+    counts_LE, sums = sum_statistics(parallel, case.config.num_layers, step.counts, figures)
     gradients = {name: gradient.clone() for name, gradient in full_tensors(distributed, gradients=True)}
-    state = full_state(distributed)
-    norm = clip_gradients((p for _, p in distributed.named_parameters()), parallel, 1e-3)
-    clipped = clip_gradients((p for _, p in distributed.named_parameters()), parallel, 1.0)
-    groups = [{"params": group} for group in by_mesh(p for _, p in distributed.named_parameters())]
-    torch.optim.AdamW(groups, lr=1e-2, eps=1e-16, fused=True).step()
+    result = {"same_without_overlap": same_without_overlap(case, distributed, batch, counted)} if case.again else {}
+    result["norm"] = clip_gradients(parameters(distributed), parallel, CLIP)
+    result["clipped_norm"] = gradient_norm(parameters(distributed), parallel)
+    after = optimizer_step(case, distributed, rows, counted) if case.step else {}
+    if parallel.is_first:
+        result |= compare(case, rows, counted, sums, counts_LE, start, gradients, after)
+    return result
+
+
+def parameters(distributed: Distributed) -> list[torch.nn.Parameter]:
+    return [parameter for _, parameter in distributed.named_parameters()]
+
+
+def same_without_overlap(case: Case, distributed: Distributed, batch: Batch, counted: tuple[int, int]) -> bool:
+    """Whether every process gets the same bits when no exchange overlaps with anything."""
+    plain = build(case, join(json.dumps({**case.options, "overlap": False})))
+    distributed_step(case, plain, batch, counted)
+    pairs = zip(parameters(distributed), parameters(plain), strict=True)
+    same = all(torch.equal(local_part(a.grad)[0], local_part(b.grad)[0]) for a, b in pairs)
+    everywhere = torch.tensor(int(same))
+    dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+    return bool(everywhere)
+
+
+def optimizer_step(case: Case, distributed: Distributed, rows: list[Rows], counted: tuple[int, int]) -> Tensors:
+    """Evaluate, step, and load what came out; returns what came out of the step and of loading it."""
+    parallel = distributed.parallel
+    if parallel.sizes.pipeline == 1:
+        place = {"context_rank": parallel.context_rank, "context_size": parallel.sizes.context}
+        ids, targets, _ = batch_of(case, 1)[0]
+        own = local_rows(ids, targets, **place)
+        with torch.no_grad():
+            before = distributed.model.loss(own.ids_BT, own.targets_BT, None, own.positions_T)[0]
+    torch.optim.AdamW([{"params": group} for group in by_mesh(parameters(distributed))], **ADAM).step()
     after = full_state(distributed)
-    load_full_state(distributed, broadcast_state(config, after))
-    loaded = full_state(distributed)
-    if not parallel.is_first:
-        return {}
-    return judge(
-        case, config, rows, counted, sums, counts_LE, gradients, state, norm, clipped, after, loaded
-    )
+    if parallel.sizes.pipeline == 1:
+        with torch.no_grad():
+            moved = distributed.model.loss(own.ids_BT, own.targets_BT, None, own.positions_T)[0]
+        after["moved"] = moved - before
+    other = build_model(case.config, parallel)
+    load_full_state(other, everywhere(case.config, after))
+    return after | {f"loaded {name}": tensor for name, tensor in full_state(other).items()}
 
 
-def broadcast_state(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The first process's tensors on all; a checkpoint on a shared disk would be read by each."""
+def everywhere(config: ModelConfig, tensors: Tensors) -> Tensors:
+    """The first process's tensors on all, as a checkpoint on a shared disk would be."""
     with torch.device("meta"):
         model = LongcatFlash(config)
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shared = {}
-    for name, like in named.items():
+    for name, like in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
         shared[name] = tensors.get(name, torch.empty(like.shape)).contiguous()
         dist.broadcast(shared[name], 0)
     return shared
 
 
-def judge(case, config, rows, counted, sums, counts_LE, gradients, state, norm, clipped, after, loaded):
-    model = LongcatFlash(config)
+def compare(
+    case: Case,
+    rows: list[Rows],
+    counted: tuple[int, int],
+    sums: dict[str, float],
+    counts_LE: torch.Tensor,
+    start: Tensors,
+    gradients: Tensors,
+    after: Tensors,
+) -> dict[str, Any]:
+    """The same step by one plain model."""
+    model = LongcatFlash(case.config)
     initialize_whole(model, SEED)
     favour(model.router_biases(), case.favoured)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    same_start = state.keys() == tensors.keys() and all(torch.equal(state[name], tensors[name]) for name in tensors)
-    total, counts = whole_step(model, rows, goal_of(*counted))
-    expected = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
-    errors = {name: relative(gradients[name], gradient) for name, gradient in expected.items()}
-    rotary = {
-        name: relative(gradients[name][config.kv_lora_rank :], expected[name][config.kv_lora_rank :])
-        for name in expected if "kv_a_proj_with_mqa" in name
-    }
-    whole_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3).item()
-    torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-16, fused=True).step()
-    counts_whole = torch.stack([counts[layer] for layer in range(config.num_layers)])
-    return {
-        "same_names": set(gradients) == set(expected),
+    same_start = same(start, model) if case.step else None
+    step = plain_step(model, rows, counted)
+    expected = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    counts = torch.stack(list(step.counts.values()))
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP).item()
+    result = {
+        "names": [sorted(gradients), sorted(expected)],
         "same_start": same_start,
-        "worst_gradient": max(errors.items(), key=lambda item: item[1]),
-        "worst_rotary": max(rotary.items(), key=lambda item: item[1]),
-        "nonzero": sorted(name for name, gradient in expected.items() if gradient.any()),
-        "loss": [sums["loss"], total],
-        "norm": [norm, whole_norm],
-        "clipped_norm": clipped,
-        "counts_equal": torch.equal(counts_LE, counts_whole),
-        "sent": sums["sent"],
-        "expert_slots": int(counts_whole[:, : config.n_routed_experts].sum()),
-        "worst_update": max(relative(after[name], p) for name, p in model.named_parameters()),
-        "loads": loaded.keys() == after.keys() and all(torch.equal(loaded[name], after[name]) for name in after),
+        "errors": {name: relative(gradients[name], gradient) for name, gradient in expected.items()},
+        "rotary_errors": {
+            name: relative(gradients[name][case.config.kv_lora_rank :], gradient[case.config.kv_lora_rank :])
+            for name, gradient in expected.items()
+            if "kv_a_proj_with_mqa" in name
+        },
+        "zero_gradients": sorted(name for name, gradient in expected.items() if not gradient.any()),
+        "expected": {"loss": step.loss, "norm": norm},
+        "sums": sums,
+        "same_counts": torch.equal(counts_LE, counts),
+        "expert_slots": int(counts[:, : case.config.n_routed_experts].sum()),
+    }
+    return result | (compare_step(model, batch_of(case, 1), after) if case.step else {})
+
+
+def compare_step(model: LongcatFlash, batch: Batch, after: Tensors) -> dict[str, Any]:
+    ids, targets, _ = batch[0]
+    with torch.no_grad():
+        before = model.loss(ids, targets)[0]
+        torch.optim.AdamW(model.parameters(), **ADAM).step()
+        moved = model.loss(ids, targets)[0] - before
+    loaded = {name.removeprefix("loaded "): tensor for name, tensor in after.items() if name.startswith("loaded ")}
+    return {
+        "updates": {name: relative(after[name], p) for name, p in model.named_parameters()},
+        "moved": [after["moved"].item() if "moved" in after else moved.item(), moved.item()],
+        "same_loaded": all(torch.equal(after[name], tensor) for name, tensor in loaded.items()) and bool(loaded),
     }
 
 
-def main() -> None:
-    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-    chosen = sys.argv[3] if len(sys.argv) > 3 else ""
-    torch.set_num_threads(1)
-    for world in (1, 2, 4):
-        if rank >= world:
-            continue
+def same(tensors: Tensors, model: LongcatFlash) -> bool:
+    expected = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in tensors)
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Root mean square of the error, relative to that of what is expected where it is not zero."""
+    error, scale = ((x.double().square().mean().sqrt()).item() for x in (found.double() - expected, expected))
+    return error / scale if scale else error
+
+
+def work(rank: int, folder: Path, wanted: str) -> None:
+    lines = yaml.safe_load((Path(__file__).parent / "cases.yaml").read_text())
+    cases = [case for case in (Case(**line) for line in lines) if wanted in case.name]
+    for world in sorted({case.world for case in cases if rank < case.world}):
         store = dist.FileStore(str(folder / f"store-{world}"), world)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-        for case in CASES:
-            if case.world == world and chosen in case.name:
-                result = run(case)
-                if rank == 0:
-                    with (folder / "results.jsonl").open("a") as file:
-                        file.write(json.dumps({"name": case.name, **result}) + "\n")
+        for case in (case for case in cases if case.world == world):
+            result = run(case)
+            if rank == 0:
+                with (folder / "results.jsonl").open("a") as file:
+                    file.write(json.dumps({"name": case.name, **result}) + "\n")
         dist.destroy_process_group()
+        join.cache_clear()
+
+
+def main(folder: str, wanted: str = "") -> int:
+    """Returns 0 when all processes did what they should; one that fails ends the others, which would wait for it."""
+    torch.set_num_threads(1)
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=(rank, Path(folder), wanted)) for rank in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    running = {process.sentinel: process for process in processes}
+    while running:
+        for sentinel in wait(list(running)):
+            process = running.pop(sentinel)  # type: ignore[call-overload]
+            if process.exitcode:
+                for other in running.values():
+                    other.kill()
+                return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(*sys.argv[1:]))
