@@ -1,10 +1,12 @@
 """Initial values: matrices from N(0, initializer_range^2), norms one, selection biases and gating residuals zero."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from model.config import ModelConfig
 from model.errors import ModelError
 from model.layout import published_tensors
 from model.transformer import LongcatFlash
@@ -21,18 +23,27 @@ def initialize(model: LongcatFlash, seed: int) -> None:
     Raises:
         ModelError: `seed` is negative.
     """
+    check_seed(seed)
+    for key, tensor in published_tensors(model):
+        tensor.copy_(initial_value(model.config, seed, key, tensor.shape))
+
+
+def check_seed(seed: int) -> None:
+    """Raises ModelError for a negative seed."""
     if seed < 0:
         raise ModelError(f"seed = {seed} must not be negative")
-    for key, tensor in published_tensors(model):
-        if key.endswith(("e_score_correction_bias", ".router.residual.weight")):
-            tensor.zero_()
-        elif tensor.dim() == 1:
-            tensor.fill_(1.0)
-        else:
-            tensor.copy_(_normal(seed, key, tensor.shape).mul_(model.config.initializer_range))
 
 
-def _normal(seed: int, key: str, shape: torch.Size) -> torch.Tensor:
+def initial_value(config: ModelConfig, seed: int, key: str, shape: Sequence[int]) -> torch.Tensor:
+    """The float32 value that `initialize` gives to the tensor of the published `key`."""
+    if key.endswith(("e_score_correction_bias", ".router.residual.weight")):
+        return torch.zeros(*shape)
+    if len(shape) == 1:
+        return torch.ones(*shape)
+    return _normal(seed, key, shape).mul_(config.initializer_range)
+
+
+def _normal(seed: int, key: str, shape: Sequence[int]) -> torch.Tensor:
     stream = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big")
     generator = np.random.Generator(np.random.PCG64([seed, stream]))
     return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))

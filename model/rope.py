@@ -8,6 +8,10 @@ def rope_angles(start: int, tokens: int, width: int, theta: float, device: torch
 
     In float64, because float32 leaves an error of 0.005 radians at position 131,072.
     """
-    exponents_P = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
-    positions_T = torch.arange(start, start + tokens, dtype=torch.float64, device=device)
-    return torch.outer(positions_T, theta**-exponents_P)
+    return rope_angles_at(torch.arange(start, start + tokens, device=device), width, theta)
+
+
+def rope_angles_at(positions_T: torch.Tensor, width: int, theta: float) -> torch.Tensor:
+    """`rope_angles` of any positions."""
+    exponents_P = torch.arange(0, width, 2, dtype=torch.float64, device=positions_T.device) / width
+    return torch.outer(positions_T.double(), theta**-exponents_P)

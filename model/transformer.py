@@ -22,7 +22,7 @@ from model.linear import Linear
 from model.moe import LayerRouting
 from model.mtp import MTPOutput, MultiTokenPrediction, targets_after_next
 from model.norm import RMSNorm
-from model.rope import rope_angles
+from model.rope import rope_angles, rope_angles_at
 from model.router import Router
 
 
@@ -91,17 +91,21 @@ class LongcatFlash(nn.Module):
         Raises:
             ModelError: `cu_seqlens` together with `cache`, a cache under autograd, or one without room.
         """
-        hidden_BTD, _, routing = self._hidden(input_ids_BT, cu_seqlens, cache)
+        hidden_BTD, _, routing = self._hidden(input_ids_BT, cu_seqlens, cache=cache)
         first = 0 if logits_to_keep is None else max(0, hidden_BTD.shape[1] - logits_to_keep)
         return ModelOutput(self._logits(hidden_BTD[:, first:]), hidden_BTD, routing)
 
     def _hidden(
-        self, input_ids_BT: torch.Tensor, cu_seqlens: torch.Tensor | None, cache: LatentCache | None = None
+        self,
+        input_ids_BT: torch.Tensor,
+        cu_seqlens: torch.Tensor | None,
+        positions_T: torch.Tensor | None = None,
+        cache: LatentCache | None = None,
     ) -> TrunkOutput:
         start = 0 if cache is None else cache.length
         if cache is not None:
             self._check_cache(cache, input_ids_BT, cu_seqlens, start)
-        angles_TP = self._angles(start, input_ids_BT)
+        angles_TP = self._angles(start, input_ids_BT) if positions_T is None else self.angles_at(positions_T)
         h_BTD = self.model.embed_tokens(input_ids_BT)
         routing: list[LayerRouting] = []
         for layer in self.model.layers:
@@ -127,7 +131,7 @@ class LongcatFlash(nn.Module):
         Raises:
             ModelError: as `forward`, or a model without this layer.
         """
-        h_BTD = self._mtp_hidden(hidden_BTD, next_ids_BT, cu_seqlens, cache)
+        h_BTD = self._mtp_hidden(hidden_BTD, next_ids_BT, cu_seqlens, cache=cache)
         return MTPOutput(self._logits(h_BTD), h_BTD)
 
     def _mtp_hidden(
@@ -135,6 +139,7 @@ class LongcatFlash(nn.Module):
         hidden_BTD: torch.Tensor,
         next_ids_BT: torch.Tensor,
         cu_seqlens: torch.Tensor | None,
+        positions_T: torch.Tensor | None = None,
         cache: LatentCache | None = None,
     ) -> torch.Tensor:
         start = 0 if cache is None else cache.mtp_length
@@ -142,22 +147,26 @@ class LongcatFlash(nn.Module):
             self._check_cache(cache, next_ids_BT, cu_seqlens, start)
         mtp = self._mtp()
         embed_tokens = mtp.embed_tokens or self.model.embed_tokens
-        h_BTD: torch.Tensor = mtp(
-            embed_tokens(next_ids_BT), hidden_BTD, self._angles(start, next_ids_BT), cu_seqlens, cache
-        )
+        angles_TP = self._angles(start, next_ids_BT) if positions_T is None else self.angles_at(positions_T)
+        h_BTD: torch.Tensor = mtp(embed_tokens(next_ids_BT), hidden_BTD, angles_TP, cu_seqlens, cache)
         if cache is not None:
             cache.advance_mtp(next_ids_BT.shape[1])
         return h_BTD
 
     def loss(
-        self, input_ids_BT: torch.Tensor, targets_BT: torch.Tensor, cu_seqlens: torch.Tensor | None = None
+        self,
+        input_ids_BT: torch.Tensor,
+        targets_BT: torch.Tensor,
+        cu_seqlens: torch.Tensor | None = None,
+        positions_T: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, TrunkOutput]:
         """(sum of the cross entropy in nats, float32; targets counted, int64; output). Targets of -100 are left out.
 
-        The logits never exist all at once.
+        The logits never exist all at once. `positions_T` are the places of the tokens in their rows where these are not
+        0, 1, 2, ..., as in a part of a row.
         """
-        output = self._hidden(input_ids_BT, cu_seqlens)
-        return *self._loss_of(output.hidden_BTD, targets_BT), output
+        output = self._hidden(input_ids_BT, cu_seqlens, positions_T)
+        return *self.loss_of(output.hidden_BTD, targets_BT), output
 
     def mtp_loss(
         self,
@@ -172,8 +181,25 @@ class LongcatFlash(nn.Module):
         add this mean with a weight. A target counts where `targets_after_next` leaves it.
         """
         # The last position of a row gets the wrong next token, has no target, and is seen by no other position.
-        h_BTD = self._mtp_hidden(hidden_BTD, input_ids_BT.roll(-1, dims=1), cu_seqlens)
-        return self._loss_of(h_BTD, targets_after_next(targets_BT, cu_seqlens))
+        next_ids_BT = input_ids_BT.roll(-1, dims=1)
+        return self.mtp_loss_of(hidden_BTD, next_ids_BT, targets_after_next(targets_BT, cu_seqlens), cu_seqlens)
+
+    def mtp_loss_of(
+        self,
+        hidden_BTD: torch.Tensor,
+        next_ids_BT: torch.Tensor,
+        next_targets_BT: torch.Tensor,
+        cu_seqlens: torch.Tensor | None = None,
+        positions_T: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`mtp_loss` from the next tokens and the targets after them, for rows that cannot be shifted in themselves."""
+        h_BTD = self._mtp_hidden(hidden_BTD, next_ids_BT, cu_seqlens, positions_T)
+        return self.loss_of(h_BTD, next_targets_BT)
+
+    def loss_of(self, hidden_BTD: torch.Tensor, targets_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first two results of `loss` from the hidden states after the final norm."""
+        loss_sum, _, counted = linear_cross_entropy(hidden_BTD.flatten(0, 1), self.output_weight, targets_BT.flatten())
+        return loss_sum, counted
 
     @property
     def output_weight(self) -> torch.Tensor:
@@ -188,6 +214,10 @@ class LongcatFlash(nn.Module):
         """The selection bias of every layer, float32 [E], to be updated in place; entries from N on stay zero."""
         return [router.e_score_correction_bias for router in self.routers()]
 
+    def angles_at(self, positions_T: torch.Tensor) -> torch.Tensor:
+        """Rotary angles of the places `positions_T`, float64 [T, P]."""
+        return rope_angles_at(positions_T, self.config.qk_rope_head_dim, self.config.rope_theta)
+
     def _angles(self, start: int, input_ids_BT: torch.Tensor) -> torch.Tensor:
         width = self.config.qk_rope_head_dim
         return rope_angles(start, input_ids_BT.shape[1], width, self.config.rope_theta, input_ids_BT.device)
@@ -195,10 +225,6 @@ class LongcatFlash(nn.Module):
     def _logits(self, h_BTD: torch.Tensor) -> torch.Tensor:
         logits_BTV = linear(h_BTD, self.output_weight)
         return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
-
-    def _loss_of(self, hidden_BTD: torch.Tensor, targets_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        loss_sum, _, counted = linear_cross_entropy(hidden_BTD.flatten(0, 1), self.output_weight, targets_BT.flatten())
-        return loss_sum, counted
 
     def _mtp(self) -> MultiTokenPrediction:
         if self.model.mtp is None:

@@ -83,11 +83,16 @@ class MultiHeadLatentAttention(nn.Module):
         k_rope_BSR: torch.Tensor,
         cu_seqlens: torch.Tensor | None,
     ) -> torch.Tensor:
+        k_BSHQ, v_BSHV = self._expand(latent_BSC, k_rope_BSR)
+        q_BTHQ = torch.cat((q_nope_BTHN, q_rope_BTHR), dim=-1)
+        return mla_attention(q_BTHQ, k_BSHQ, v_BSHV, self.softmax_scale, cu_seqlens)
+
+    def _expand(self, latent_BSC: torch.Tensor, k_rope_BSR: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of every head."""
         kv_BSHX = self.kv_b_proj(latent_BSC).unflatten(-1, (self.heads, -1))
         k_nope_BSHN, v_BSHV = kv_BSHX.split((self.nope_width, self.value_width), dim=-1)
         k_BSHQ = torch.cat((k_nope_BSHN, k_rope_BSR.unsqueeze(2).expand(-1, -1, self.heads, -1)), dim=-1)
-        q_BTHQ = torch.cat((q_nope_BTHN, q_rope_BTHR), dim=-1)
-        return mla_attention(q_BTHQ, k_BSHQ, v_BSHV, self.softmax_scale, cu_seqlens)
+        return k_BSHQ, v_BSHV
 
     def _attend_absorbed(
         self,

@@ -1,0 +1,53 @@
+"""The norm of a gradient that lies in shards on several meshes, and clipping by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from stages.train.parallel.mesh import Parallel
+
+
+@torch.no_grad()
+def gradient_norm(parameters: Iterable[nn.Parameter], parallel: Parallel) -> float:
+    """The norm of all gradients together, the same on every process; collective.
+
+    Squares are added in float64. Every value of a gradient lies on as many processes as there are replicas, whatever
+    mesh it is sharded over, so one sum over all processes has each that many times.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=parallel.device)
+    for gradient in _local_gradients(parameters):
+        total += torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+    if parallel.is_distributed:
+        dist.all_reduce(total)
+    return float((total / parallel.sizes.data_replicate).sqrt())
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], parallel: Parallel, limit: float) -> float:
+    """Scale all gradients so that their norm is at most `limit`; returns the norm before. Collective."""
+    kept = list(parameters)
+    norm = gradient_norm(kept, parallel)
+    factor = limit / (norm + 1e-6)
+    if factor < 1:
+        gradients = _local_gradients(kept)
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
+    return norm
+
+
+def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters in groups that lie on one mesh each, as fused optimizers want them; one group without meshes."""
+    groups: dict[object, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.device_mesh if isinstance(parameter, DTensor) else None, []).append(parameter)
+    return list(groups.values())
+
+
+def _local_gradients(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
+    gradients = (parameter.grad for parameter in parameters if parameter.grad is not None)
+    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]

@@ -1,0 +1,97 @@
+"""Layers on several processes, one run of them after another (pipeline parallelism by torch.distributed.pipelining).
+
+Every micro batch goes through the stages forward and backward; the schedule says in which order. Losses are sums with
+the step's divisor already in them, so gradients add up over micro batches and are not divided by their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+
+from stages.train.parallel.build import Distributed
+from stages.train.parallel.rows import Rows
+from stages.train.parallel.stage import Auxiliary, Objective, StageModule
+
+SCHEDULES: Mapping[str, Any] = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe, "interleaved": ScheduleInterleaved1F1B}
+
+
+class Pipeline:
+    """The stages of this process and the order in which micro batches of one shape go through them.
+
+    Make one for every number and shape of micro batches; `shape` is that of the rows given to `step` [B, T].
+    """
+
+    def __init__(
+        self, distributed: Distributed, micro_batches: int, shape: tuple[int, int], dtype: torch.dtype = torch.float32
+    ) -> None:
+        options, parallel = distributed.parallel.options, distributed.parallel
+        self._modules = [root for root in distributed.roots if isinstance(root, StageModule)]
+        self._device = parallel.device
+        self._micro_batches = micro_batches
+        hidden = torch.empty(*shape, distributed.config.hidden_size, dtype=dtype, device="meta")
+        ids, loss = torch.empty(shape, dtype=torch.int64, device="meta"), torch.empty(1, device="meta")
+        stages = [
+            PipelineStage(
+                module,
+                stage,
+                options.stages,
+                parallel.device,
+                input_args=ids if module.is_first else hidden.requires_grad_(),
+                output_args=loss.requires_grad_() if module.is_last else hidden.requires_grad_(),
+                group=parallel.rows_group("pipeline"),
+            )
+            for module, stage in zip(self._modules, distributed.stages, strict=True)
+        ]
+        held: Any = stages if options.pipeline_schedule == "interleaved" else stages[0]
+        self._schedule = SCHEDULES[options.pipeline_schedule](
+            held, micro_batches, loss_fn=lambda output, _: output.sum(), scale_grads=False
+        )
+
+    def step(
+        self, micro_batches: Sequence[Rows], objective: Objective, auxiliary: Auxiliary | None = None
+    ) -> list[torch.Tensor]:
+        """Add the gradients of all micro batches; returns their objectives on the last stage, nothing elsewhere."""
+        return self._run(self._schedule.step, micro_batches, objective, auxiliary)
+
+    def evaluate(self, micro_batches: Sequence[Rows], objective: Objective) -> list[torch.Tensor]:
+        """The objectives as `step` has them, without gradients."""
+        parameters = [parameter for module in self._modules for parameter in module.parameters()]
+        gradients = [parameter.grad for parameter in parameters]
+        with torch.no_grad():
+            losses = self._run(self._schedule.eval, micro_batches, objective, None)
+        for module in self._modules:
+            _reshard(module)
+        # The schedule drops all gradients when it changes from training to evaluating.
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return losses
+
+    def counts(self) -> dict[int, torch.Tensor]:
+        """The slots that every expert got in the last step, int64 [E] by number of the layer."""
+        return {layer: counts_E for module in self._modules for layer, counts_E in module.counts.items()}
+
+    def _run(
+        self, run: Any, micro_batches: Sequence[Rows], objective: Objective, auxiliary: Auxiliary | None
+    ) -> list[torch.Tensor]:
+        for module in self._modules:
+            module.begin(micro_batches, objective, auxiliary)
+        has_first = any(module.is_first for module in self._modules)
+        has_last = any(module.is_last for module in self._modules)
+        ids = (torch.cat([rows.ids_BT for rows in micro_batches]),) if has_first else ()
+        losses: list[torch.Tensor] = []
+        target = torch.zeros(self._micro_batches) if has_last else None
+        run(*ids, number=torch.arange(self._micro_batches), target=target, losses=losses if has_last else None)
+        return [loss.detach() for loss in losses]
+
+
+def _reshard(module: nn.Module) -> None:
+    """Free what was gathered without a backward pass to come; it would be stale after an optimizer step."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()

@@ -1,0 +1,139 @@
+"""Values of a model in shards: drawn, loaded, and put together again. Nothing here ever holds a whole model.
+
+Names: a source is a function from a parameter's name and a range of its first dimension to the values there; the rows
+of a stack of experts are experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Shard
+
+from model.config import ModelConfig
+from model.init import check_seed, initial_value
+from model.layout import DOWN, GATE_UP
+from model.transformer import LongcatFlash
+from stages.train.parallel.build import Distributed
+from stages.train.parallel.stage import reduce_to_stage
+
+Source = Callable[[str, torch.Size, range], torch.Tensor]
+Tensors = dict[str, torch.Tensor]
+
+
+def initialize(distributed: Distributed, seed: int) -> None:
+    """Give every process its part of what `model.init.initialize` gives a whole model; no communication.
+
+    Every published tensor has a stream of its own. A process draws the tensors of which it holds any part, one after
+    another, and keeps that part: of experts its own, of other matrices the whole one for a share of their rows.
+
+    Raises:
+        ModelError: `seed` is negative.
+    """
+    check_seed(seed)
+
+    def source(name: str, shape: torch.Size, rows: range) -> torch.Tensor:
+        return _initial_rows(distributed.config, seed, name, shape, rows)
+
+    fill(distributed, source)
+
+
+def _initial_rows(config: ModelConfig, seed: int, name: str, shape: torch.Size, rows: range) -> torch.Tensor:
+    if not name.endswith((GATE_UP, DOWN)):
+        return initial_value(config, seed, name, shape)[rows.start : rows.stop]
+    prefix, _, kind = name.rpartition(".")
+    if kind == "down_proj":
+        return torch.stack([initial_value(config, seed, f"{prefix}.{e}.down_proj.weight", shape[1:]) for e in rows])
+    half = (shape[1] // 2, shape[2])
+    parts = [[initial_value(config, seed, f"{prefix}.{e}.{p}_proj.weight", half) for p in ("gate", "up")] for e in rows]
+    return torch.stack([torch.cat(pair) for pair in parts])
+
+
+def load_full_state(distributed: Distributed, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Take this process's part out of whole tensors (memory-mapped ones are read only where needed).
+
+    Raises:
+        KeyError: a tensor of the model is missing.
+    """
+    fill(distributed, lambda name, _, rows: tensors[name][rows.start : rows.stop])
+
+
+@torch.no_grad()
+def fill(distributed: Distributed, source: Source) -> None:
+    """Set every parameter and buffer of this process from `source`."""
+    for name, tensor in distributed.named_tensors():
+        local, bounds = local_part(tensor)
+        if local.numel():
+            values = source(name, tensor.shape, bounds[0])
+            for dimension, bound in enumerate(bounds[1:], start=1):
+                values = values.narrow(dimension, bound.start, len(bound))
+            local.copy_(values)
+
+
+def local_part(tensor: torch.Tensor) -> tuple[torch.Tensor, list[range]]:
+    """What this process holds of a tensor, and where that lies in each of its dimensions."""
+    bounds = [range(size) for size in tensor.shape]
+    if not isinstance(tensor, DTensor):
+        return tensor, bounds
+    for dimension, placement in enumerate(tensor.placements):
+        if isinstance(placement, Shard):
+            mesh = tensor.device_mesh
+            along = bounds[placement.dim]
+            chunk = -(-len(along) // mesh.size(dimension))
+            rank = mesh.get_local_rank(dimension)
+            bounds[placement.dim] = along[rank * chunk : (rank + 1) * chunk]
+    return tensor.to_local(), bounds
+
+
+@torch.no_grad()
+def full_tensors(distributed: Distributed, gradients: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, whole tensor on the processor) of the whole model one after another, on the first process; collective.
+
+    The others get empty tensors and must go through all of them too. `gradients` gives those of the parameters, zero
+    where there is none, in place of the values.
+    """
+    parallel = distributed.parallel
+    for stage in range(parallel.options.stages):
+        holds = stage in distributed.stages
+        for name, shape in _stage_shapes(distributed.config, stage, parallel.options.stages, gradients):
+            whole = _gather(distributed, stage, name, gradients) if holds else None
+            yield name, _at_first(parallel.rank, stage, distributed, whole, shape)
+
+
+def full_state(distributed: Distributed) -> Tensors:
+    """The whole model on the first process, nothing elsewhere; collective."""
+    return {name: tensor.clone() for name, tensor in full_tensors(distributed) if distributed.parallel.is_first}
+
+
+def _stage_shapes(config: ModelConfig, stage: int, stages: int, gradients: bool) -> list[tuple[str, torch.Size]]:
+    with torch.device("meta"):
+        model = LongcatFlash(config)
+    reduce_to_stage(model, stage, stages)
+    named = [(name, parameter.shape) for name, parameter in model.named_parameters()]
+    return named if gradients else named + [(name, buffer.shape) for name, buffer in model.named_buffers()]
+
+
+def _gather(distributed: Distributed, stage: int, name: str, gradient: bool) -> torch.Tensor:
+    model = distributed.models[distributed.stages.index(stage)]
+    path, _, last = name.rpartition(".")
+    tensor: torch.Tensor = getattr(model.get_submodule(path), last)
+    if gradient:
+        tensor = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _at_first(
+    rank: int, stage: int, distributed: Distributed, whole: torch.Tensor | None, shape: torch.Size
+) -> torch.Tensor:
+    """Hand a tensor of a stage to the first process, from the first one that holds it."""
+    parallel = distributed.parallel
+    holder = stage % parallel.sizes.pipeline * (parallel.world // parallel.sizes.pipeline)
+    if holder != 0 and rank == 0:
+        received = torch.empty(shape, device=parallel.device)
+        dist.recv(received, holder)
+        return received.cpu()
+    if holder != 0 and rank == holder and whole is not None:
+        dist.send(whole.contiguous(), 0)
+    return whole.cpu() if whole is not None and rank == 0 else torch.empty(0)

@@ -1,0 +1,123 @@
+"""Every gradient of every kind of parallelism against one process; see worker.py and cases.yaml."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[3]
+SECONDS = 280
+CASES: list[dict[str, Any]] = yaml.safe_load((HERE / "cases.yaml").read_text())
+HALF = [case["name"] for case in CASES if "dtype" in case]
+EXACT = [case["name"] for case in CASES if "dtype" not in case]
+STEPS = [case["name"] for case in CASES if case.get("step")]
+AGAIN = [case["name"] for case in CASES if case.get("again")]
+EXPERT = [case["name"] for case in CASES if case.get("options", {}).get("expert", 1) > 1 and not case.get("recompute")]
+PIPELINE = [case["name"] for case in CASES if "pipeline" in case.get("options", {})]
+
+Results = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What all cases measured, by name; the processes run once, and are killed when they take too long."""
+    folder = tmp_path_factory.mktemp("parallel")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with (folder / "log").open("w") as log:
+        worker = subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), str(folder)],
+            env=environment,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = worker.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+    assert code == 0, (folder / "log").read_text()[-4000:]
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    return {result.pop("name"): result for result in map(json.loads, lines)}
+
+
+def worst(errors: dict[str, float]) -> tuple[float, str]:
+    return max((error, name) for name, error in errors.items())
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_every_gradient_is_that_of_one_process(results: Results, case: str) -> None:
+    found, expected = results[case]["names"]
+    assert found == expected
+    assert worst(results[case]["errors"]) < (1e-5, "")
+    idle = {name for name in results[case]["zero_gradients"] if "router.residual" not in name}
+    assert bool(idle) == (case == "zero experts alone")
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_shared_rotary_key_has_its_whole_gradient(results: Results, case: str) -> None:
+    assert worst(results[case]["rotary_errors"]) < (1e-5, "")
+
+
+@pytest.mark.parametrize("case", HALF)
+def test_half_precision_differs_by_rounding(results: Results, case: str) -> None:
+    assert worst(results[case]["errors"]) < (0.15, "")
+    assert results[case]["sums"]["loss"] == pytest.approx(results[case]["expected"]["loss"], rel=2e-3)
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_loss_counts_and_norm_are_those_of_one_process(results: Results, case: str) -> None:
+    result = results[case]
+    assert result["same_counts"]
+    assert result["sums"]["loss"] == pytest.approx(result["expected"]["loss"], rel=1e-6)
+    assert result["norm"] == pytest.approx(result["expected"]["norm"], rel=1e-6)
+    assert result["clipped_norm"] == pytest.approx(1e-2, rel=1e-3)
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_initial_values_are_those_of_a_whole_model(results: Results, case: str) -> None:
+    assert results[case]["same_start"]
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_optimizer_step_is_that_of_one_process(results: Results, case: str) -> None:
+    assert worst(results[case]["updates"]) < (1e-5, "")
+    # A loss without gradients before and after it: what was gathered for the first must not serve for the second.
+    moved, expected = results[case]["moved"]
+    assert moved == pytest.approx(expected, rel=1e-4)
+    assert abs(expected) > 1
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_whole_tensors_load_into_shards(results: Results, case: str) -> None:
+    assert results[case]["same_loaded"]
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_overlap_changes_no_bit(results: Results, case: str) -> None:
+    assert results[case]["same_without_overlap"]
+
+
+@pytest.mark.parametrize("case", EXPERT)
+def test_rows_travel_to_experts_with_a_network_alone(results: Results, case: str) -> None:
+    # Every slot once to its expert and once home; pipelines evaluate as well.
+    passes = 2 if case in PIPELINE else 1
+    assert results[case]["sums"]["sent"] == passes * 2 * results[case]["expert_slots"]
+
+
+@pytest.mark.parametrize("case", PIPELINE)
+def test_pipeline_evaluates_the_objective(results: Results, case: str) -> None:
+    assert results[case]["sums"]["evaluated"] == pytest.approx(results[case]["expected"]["loss"], rel=2e-3)

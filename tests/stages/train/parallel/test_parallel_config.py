@@ -1,0 +1,90 @@
+"""Which degrees of parallelism fit processes, model and batch, and which process reads what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import ModelConfig
+from model.presets import load_preset
+from pipeline.errors import ConfigError
+from stages.train.parallel.config import Degrees, ParallelOptions, check_fits, degrees
+from stages.train.parallel.mesh import Parallel
+
+BATCH: dict[str, Any] = {"sequence_length": 64, "batch_size": 32, "micro_batch_size": 2}
+
+
+def test_what_is_left_of_the_processes_shards_the_data() -> None:
+    sizes = degrees(ParallelOptions(pipeline=2, data_replicate=2, context=2, expert=4), 32)
+    assert sizes == Degrees(pipeline=2, data_replicate=2, data_shard=4, context=2, expert=4)
+    assert (sizes.shard, sizes.expert_data, sizes.data) == (8, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "world", "words"),
+    [
+        ({"pipeline": 3}, 8, ["pipeline = 3", "make 3", "8 processes"]),
+        ({"data_shard": 4}, 8, ["data_shard = 4", "make 4 processes", "there are 8", "start 4"]),
+        ({"context": 2, "expert": 3}, 8, ["expert = 3", "data_shard * context = 8"]),
+    ],
+)
+def test_degrees_that_make_no_grid_are_refused(options: dict[str, Any], world: int, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        degrees(ParallelOptions(**options), world)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("options", "world", "model", "batch", "words"),
+    [
+        ({}, 32, {}, {}, ["batch_size = 32", "32 data groups", "micro_batch_size = 2", "multiple of 64"]),
+        ({"context": 4}, 4, {}, {"sequence_length": 60}, ["sequence_length = 60", "2 * context = 8"]),
+        ({"expert": 16}, 16, {}, {}, ["expert = 16", "n_routed_experts = 8"]),
+        ({"expert": 2, "context": 10}, 10, {}, {"sequence_length": 80}, ["the 5 processes", "hidden_size = 96"]),
+        ({"pipeline": 4}, 4, {}, {}, ["4 pipeline stages", "num_layers = 2"]),
+        ({"pipeline": 2}, 2, {"tie_word_embeddings": True}, {}, ["tie_word_embeddings", "pipeline: 1"]),
+        ({"pipeline": 2}, 2, {"gating_residual": True}, {}, ["gating_residual", "router logits"]),
+        (
+            {"pipeline": 2},
+            2,
+            {"num_nextn_predict_layers": 1, "mtp_share_embeddings": True},
+            {},
+            ["mtp_share_embeddings", "pipeline = 2"],
+        ),
+        ({"pipeline": 2}, 2, {}, {"batch_size": 2}, ["1 micro batches", "at least pipeline = 2"]),
+        (
+            {"pipeline": 2, "pipeline_schedule": "interleaved"},
+            2,
+            {"num_layers": 4},
+            {"batch_size": 6},
+            ["3 micro batches", "a multiple of pipeline = 2"],
+        ),
+    ],
+)
+def test_model_and_batch_that_do_not_fit_are_refused(
+    options: dict[str, Any], world: int, model: dict[str, Any], batch: dict[str, Any], words: list[str]
+) -> None:
+    chosen = ParallelOptions(**options)
+    config = ModelConfig(**{**load_preset("tiny").model_dump(), **model})
+    with pytest.raises(ConfigError) as error:
+        check_fits(chosen, degrees(chosen, world), config, **{**BATCH, **batch})
+    assert all(word in str(error.value) for word in words)
+
+
+def test_everything_that_fits_is_let_through() -> None:
+    options = ParallelOptions(pipeline=2, context=2, expert=4, data_shard=2)
+    check_fits(options, degrees(options, 8), load_preset("tiny"), **BATCH)
+
+
+def test_ranks_share_the_batch_in_whole_micro_batches() -> None:
+    options = ParallelOptions(pipeline=2, context=2)
+    sizes = degrees(options, 8)
+    places = [Parallel(options, sizes, rank, torch.device("cpu")) for rank in range(8)]
+    assert [(place.pipeline_rank, place.data_rank, place.context_rank) for place in places[:6]] == [
+        *((0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1))
+    ]
+    assert [place.batch_share(8, 2) for place in places] == [range(4), range(4), range(4, 8), range(4, 8)] * 2
+    with pytest.raises(ConfigError, match=r"batch_size = 6 .* multiple of 4"):
+        places[0].batch_share(6, 2)
