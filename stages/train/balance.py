@@ -18,48 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-
-from model.moe import LayerRouting
 from stages.train.config import BalanceOptions
-
-
-class Load(NamedTuple):
-    """How some tokens were spread over the experts, layer by layer; loads of several micro batches add up.
-
-    counts_LE: int64, the slots that every expert got. squares_L: int64, the sum over tokens of the squared number of
-    experts with a network that a token used.
-    """
-
-    counts_LE: torch.Tensor
-    squares_L: torch.Tensor
-    experts: int
-
-    @classmethod
-    def of(cls, routing: Sequence[LayerRouting], experts: int) -> Load:
-        """The load of one forward pass; `experts` of E have a network."""
-        active = [(layer.experts_TK < experts).sum(dim=1) for layer in routing]
-        squares_L = torch.stack([count_T.square().sum() for count_T in active])
-        return cls(torch.stack([layer.counts_E for layer in routing]), squares_L, experts)
-
-    @classmethod
-    def total(cls, loads: Sequence[Load]) -> Load:
-        counts_LE = torch.stack([load.counts_LE for load in loads]).sum(dim=0)
-        return cls(counts_LE, torch.stack([load.squares_L for load in loads]).sum(dim=0), loads[0].experts)
-
-    def mean(self, tokens: int) -> list[float]:
-        """Mean number of FFN experts a token used, layer by layer."""
-        slots: list[int] = self.counts_LE[:, : self.experts].sum(dim=1).tolist()
-        return [count / tokens for count in slots]
-
-    def spread(self, tokens: int) -> list[float]:
-        """Standard deviation over the tokens of that number."""
-        squares: list[int] = self.squares_L.tolist()
-        return [
-            max(0.0, square / tokens - mean**2) ** 0.5 for square, mean in zip(squares, self.mean(tokens), strict=True)
-        ]
 
 
 @dataclass(frozen=True)

@@ -6,27 +6,36 @@ import torch
 from torch import nn
 
 from model.transformer import LongcatFlash
+from stages.train.parallel.build import Distributed
 
 
 class ComputeModel:
-    """The model that forward passes run through: `master` itself in float32, else a copy in `dtype`.
+    """The model that forward passes run through: the master itself in float32, else a copy in `dtype`.
 
-    Gradients of the copy are summed over micro batches in float32, in the gradients of `master`, which is what the
-    optimizer, the checkpoints and the bias controller see.
+    Gradients of the copy are summed over micro batches in float32, in the gradients of the master, which is what the
+    optimizer, the checkpoints and the bias controller see. Where parameters are sharded there is no copy: they are
+    cast as they are gathered (`stages.train.parallel.fsdp`).
     """
 
-    def __init__(self, master: LongcatFlash, dtype: torch.dtype) -> None:
-        self.model = master
+    def __init__(self, held: Distributed, dtype: torch.dtype) -> None:
+        self.dtype, self.models, self.layers = dtype, held.models, held.layer_modules()
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        if dtype == torch.float32:
+        if dtype == torch.float32 or held.parallel.is_distributed:
             return
-        self.model = LongcatFlash(master.config).to(device=next(master.parameters()).device, dtype=dtype)
-        for router in self.model.routers():
+        copy = LongcatFlash(held.config).to(device=held.parallel.device, dtype=dtype)
+        for router in copy.routers():
             router.float()
-        self._pairs = list(zip(master.parameters(), self.model.parameters(), strict=True))
-        self._buffers = list(zip(master.buffers(), self.model.buffers(), strict=True))
+        self._pairs = list(zip(held.model.parameters(), copy.parameters(), strict=True))
+        self._buffers = list(zip(held.model.buffers(), copy.buffers(), strict=True))
+        self.models, self.layers = (copy,), dict(enumerate(copy.model.layers))
         self.refresh()
+
+    @property
+    def model(self) -> LongcatFlash:
+        """The model of a process without a pipeline."""
+        (model,) = self.models
+        return model
 
     @torch.no_grad()
     def collect_gradients(self) -> None:

@@ -43,6 +43,15 @@ class Distributed:
         stages = self.parallel.options.stages
         return [layer for stage in self.stages for layer in layers_of_stage(self.config.num_layers, stage, stages)]
 
+    def layer_modules(self) -> dict[int, nn.Module]:
+        """This process's layers by number."""
+        stages = self.parallel.options.stages
+        return {
+            layer: model.model.layers[layer]
+            for model, stage in zip(self.models, self.stages, strict=True)
+            for layer in layers_of_stage(self.config.num_layers, stage, stages)
+        }
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This process's parameters under the names of the whole model."""
         for model in self.models:
@@ -57,6 +66,11 @@ class Distributed:
     def router_biases(self) -> list[torch.Tensor]:
         """The selection bias of every layer of `layers`, in order, to be updated in place."""
         return [bias for model in self.models for bias in model.router_biases()]
+
+
+def whole(model: LongcatFlash, device: torch.device) -> Distributed:
+    """A plain model, as the only process of a run holds it."""
+    return Distributed(Parallel(device=device), model.config, (0,), (model,), (model,))
 
 
 def build_model(config: ModelConfig, parallel: Parallel, dtype: torch.dtype = torch.float32) -> Distributed:

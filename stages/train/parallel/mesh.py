@@ -112,7 +112,8 @@ class Parallel:
         Raises:
             ConfigError: the batch cannot be dealt out in whole micro batches.
         """
-        check_batch(self.sizes, batch_size, micro_batch_size)
+        if self.is_distributed:
+            check_batch(self.sizes, batch_size, micro_batch_size)
         share = batch_size // self.sizes.data
         return range(self.data_rank * share, (self.data_rank + 1) * share)
 

@@ -15,8 +15,8 @@ from stages.train.parallel.rows import Rows
 
 # What a step makes smaller, of one micro batch: from the last stage's model, its output and the rows.
 Objective = Callable[[LongcatFlash, TrunkOutput, Rows], torch.Tensor]
-# What it makes smaller besides, of how one layer routed one micro batch; None for nothing.
-Auxiliary = Callable[[LayerRouting], torch.Tensor | None]
+# What it makes smaller besides, of how a layer, given by number, routed one micro batch; None for nothing.
+Auxiliary = Callable[[int, LayerRouting], torch.Tensor | None]
 
 
 def layers_of_stage(num_layers: int, stage: int, stages: int) -> range:
@@ -69,7 +69,7 @@ class StageModule(nn.Module):
         chosen: list[LayerRouting] = []
         for layer in self.layers:
             h_BTD, routing = trunk.layers[layer](h_BTD, angles_TP, rows.cu_seqlens)
-            h_BTD = attach(h_BTD, self._auxiliary(routing) if self._auxiliary else None)
+            h_BTD = attach(h_BTD, self._auxiliary(layer, routing) if self._auxiliary else None)
             self.counts[layer] = self.counts.get(layer, 0) + routing.counts_E
             chosen.append(routing)
         if not self.is_last:

@@ -106,7 +106,7 @@ def batch_of(case: Case, micro_batches: int) -> Batch:
     return batch
 
 
-def spread(routing: LayerRouting) -> torch.Tensor:
+def spread(_layer: int, routing: LayerRouting) -> torch.Tensor:
     """A loss of how a layer routed; a sum over tokens, so that the parts of a batch add up."""
     return routing.logits_TE.softmax(dim=-1).square().sum() * 1e-2
 
@@ -135,7 +135,7 @@ def plain_step(model: LongcatFlash, micro_batches: list[Rows], counted: tuple[in
     for rows in micro_batches:
         loss_sum, _, output = model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, rows.positions_T)
         loss = objective(model, output, rows, counted, loss_sum)
-        (loss + sum(spread(layer) for layer in output.routing)).backward()
+        (loss + sum(spread(layer, routing) for layer, routing in enumerate(output.routing))).backward()
         step.loss += loss.item()
         for layer, routing in enumerate(output.routing):
             step.counts[layer] = step.counts.get(layer, 0) + routing.counts_E

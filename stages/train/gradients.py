@@ -1,0 +1,171 @@
+"""The gradients of one batch: micro batches forward and backward, on one process or many, and what is seen on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from model.transformer import LongcatFlash, TrunkOutput
+from stages.train.config import TrainingOptions
+from stages.train.loader import Batch
+from stages.train.objective import Objective, Terms, Totals
+from stages.train.parallel.build import Distributed
+from stages.train.parallel.pipeline import Pipeline
+from stages.train.parallel.reduce import sum_statistics
+from stages.train.parallel.rows import Rows
+from stages.train.plan import Plan
+from stages.train.precision import ComputeModel
+from stages.train.routing import Balance, Load, RoutingObserver
+from stages.train.stability.corruption import LayerRecording, layer_to_check
+from stages.train.stability.measure import due, largest_activations, layer_figures, parameter_figures
+from stages.train.stability.router_gradients import RouterGradients, scaled
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Gradients are in the parameters; these are the terms of the loss, the load of the experts, and measurements.
+
+    `figures` and `load` are of the whole batch, the same in every process; `stability` is None in most steps.
+    """
+
+    figures: dict[str, float]
+    load: Load
+    stability: dict[str, Any] | None
+
+
+class BatchGradients:
+    """Takes the gradients of batches; the parameters' own are empty before, complete and not clipped after."""
+
+    def __init__(
+        self, plan: Plan, options: TrainingOptions, held: Distributed, compute: ComputeModel, balance: Balance | None
+    ) -> None:
+        self.plan, self.options, self.held, self.compute, self.balance = plan, options, held, compute, balance
+        self.parallel, self.config = held.parallel, held.config
+        self.objective = Objective(options.objective, held.config, held.parallel)
+        self._pipeline: Pipeline | None = None
+
+    def take(self, batch: Batch, step: int, done: int) -> Taken:
+        """Gradients of the batch of which `batch` is this process's share, at optimizer step `step` of the model's life.
+
+        `done` steps of the plan were made before. Collective.
+
+        Raises:
+            LongcatError: a layer computed again came out otherwise.
+        """
+        totals = self.objective.totals(batch, self.plan.batch_size, step)
+        micro = self.plan.micro_batch_size
+        parts = [batch.rows(first, first + micro) for first in range(0, len(batch.ids), micro)]
+        measured = due(self.options.stability.every, done) or (
+            self.balance is not None and self.balance.coefficient.wants_measurement
+        )
+        watched = self.balance is not None and measured
+        gradients = RouterGradients(self.config, self.parallel.device) if watched else None
+        everywhere = -(-self.plan.batch_size // micro)
+        observer = RoutingObserver(self.config, self.parallel, self.balance, everywhere, gradients)
+        with ExitStack() as stack:
+            largest = stack.enter_context(largest_activations(self.compute.layers)) if measured else {}
+            recording = self._recording(done)
+            terms = self._run(parts, totals, step, observer, recording)
+        if recording is not None:
+            recording.compare(step)
+        figures, load = self._sums(terms, observer, step)
+        return Taken(figures, load, self._measurements(largest, gradients) if measured else None)
+
+    def _recording(self, done: int) -> LayerRecording | None:
+        number = layer_to_check(self.options.stability.corruption_every, done, self.config.num_layers)
+        layer = self.compute.layers.get(number) if number is not None else None
+        return None if layer is None or number is None else LayerRecording(layer, number)
+
+    def _run(
+        self,
+        parts: Sequence[Batch],
+        totals: Totals,
+        step: int,
+        observer: RoutingObserver,
+        recording: LayerRecording | None,
+    ) -> list[Terms]:
+        if self.parallel.sizes.pipeline > 1:
+            return self._run_pipeline(parts, totals, step, observer, recording)
+        model, terms = self.compute.model, []
+        for number, part in enumerate(parts):
+            with ExitStack() as stack:
+                if recording is not None and number == 0:
+                    stack.enter_context(recording)
+                rows = self.objective.rows(part)
+                loss_sum, _, output = model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, rows.positions_T)
+                found = self.objective.terms(model, output, rows, totals, step, loss_sum)
+                losses = [observer(layer, routing) for layer, routing in enumerate(output.routing)]
+                total = found.total
+                for loss in losses:
+                    total = total if loss is None else total + loss
+                total.backward()
+            self.compute.collect_gradients()
+            terms.append(Terms(total.detach(), found.figures))
+        return terms
+
+    def _run_pipeline(
+        self,
+        parts: Sequence[Batch],
+        totals: Totals,
+        step: int,
+        observer: RoutingObserver,
+        recording: LayerRecording | None,
+    ) -> list[Terms]:
+        terms: list[Terms] = []
+
+        def objective(model: LongcatFlash, output: TrunkOutput, rows: Rows) -> torch.Tensor:
+            found = self.objective.terms(model, output, rows, totals, step)
+            terms.append(Terms(found.total.detach(), found.figures))
+            return found.total
+
+        rows = [self.objective.rows(part) for part in parts]
+        if self._pipeline is None:
+            shape = (rows[0].ids_BT.shape[0], rows[0].ids_BT.shape[1])
+            self._pipeline = Pipeline(self.held, len(rows), shape, self.compute.dtype)
+        with ExitStack() as stack:
+            if recording is not None:
+                stack.enter_context(recording)
+            self._pipeline.step(rows, objective, observer)
+        return terms
+
+    def _sums(self, terms: Sequence[Terms], observer: RoutingObserver, step: int) -> tuple[dict[str, float], Load]:
+        """Figures and load over all processes, in one message."""
+        nothing = torch.zeros((), dtype=torch.float64, device=self.parallel.device)
+        sums: dict[str, float | torch.Tensor] = {
+            name: sum((part.figures[name].double() for part in terms), nothing) for name in self.objective.names(step)
+        }
+        if self.balance is not None:
+            sums["balance_loss"] = observer.balance_loss
+        layers = range(self.config.num_layers)
+        squares: dict[str, float | torch.Tensor] = {str(layer): observer.squares.get(layer, 0.0) for layer in layers}
+        counts_LE, all_sums = sum_statistics(self.parallel, len(layers), observer.counts, sums | squares)
+        load = Load(counts_LE, [all_sums[str(layer)] for layer in layers], self.config.n_routed_experts)
+        return {name: all_sums[name] for name in sums}, load
+
+    def _measurements(self, largest: Mapping[int, torch.Tensor], gradients: RouterGradients | None) -> dict[str, Any]:
+        """The `stability` object of a record; an automatic coefficient is moved by it."""
+        layers = self.config.num_layers
+        routers: dict[int, Any] = {number: layer.mlp.router for number, layer in self.held.layer_modules().items()}
+        found: dict[str, Any] = layer_figures(routers, largest, layers, self._reduce(dist.ReduceOp.MAX))
+        add = self._reduce(dist.ReduceOp.SUM)
+        found |= parameter_figures(self.held, layers, self.options.stability.layer_groups, add)
+        if gradients is not None and self.balance is not None:
+            ratios = gradients.unit_ratios(add)
+            found["balance_gradient_ratio"] = scaled(ratios, self.balance.coefficient.value)
+            self.balance.coefficient.update(ratios)
+        return found
+
+    def _reduce(self, operation: Any) -> Any:
+        if not self.parallel.is_distributed:
+            return None
+
+        def reduce(tensor: torch.Tensor) -> torch.Tensor:
+            dist.all_reduce(tensor, op=operation)
+            return tensor
+
+        return reduce
