@@ -1,18 +1,21 @@
-"""Initial values: matrices from N(0, initializer_range^2), norms one, selection biases and gating residuals zero."""
+"""Initial values: matrices from N(0, std^2), norms one, selection biases and gating residuals zero."""
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from model.errors import ModelError
 from model.layout import published_tensors
+from model.parameter_kinds import parameter_kind
 from model.transformer import LongcatFlash
 
 
 @torch.no_grad()
-def initialize(model: LongcatFlash, seed: int) -> None:
-    """Fill `model` in place.
+def initialize(model: LongcatFlash, seed: int, std: Mapping[str, float] | None = None) -> None:
+    """Fill `model` in place; `std` gives the standard deviation by `model.parameter_kinds.Kind`, where it is not the
+    configuration's `initializer_range`.
 
     Every matrix has a random stream of its own, from `seed` and its published key. So its values depend neither on the
     device, the number of threads and the dtype (apart from rounding), nor on how experts are stacked, nor on which
@@ -29,7 +32,8 @@ def initialize(model: LongcatFlash, seed: int) -> None:
         elif tensor.dim() == 1:
             tensor.fill_(1.0)
         else:
-            tensor.copy_(_normal(seed, key, tensor.shape).mul_(model.config.initializer_range))
+            scale = (std or {}).get(parameter_kind(key, tensor.dim()), model.config.initializer_range)
+            tensor.copy_(_normal(seed, key, tensor.shape).mul_(scale))
 
 
 def _normal(seed: int, key: str, shape: torch.Size) -> torch.Tensor:

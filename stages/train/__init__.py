@@ -6,7 +6,12 @@ from pipeline.stage import Context, Result, stage
 from stages.train.config import TrainConfig
 
 
-@stage("train", revision=1, inputs={"tokens": "tokens", "checkpoint": "checkpoint?"}, output="checkpoint")
+@stage(
+    "train",
+    revision=1,
+    inputs={"tokens": "tokens", "checkpoint": "checkpoint?", "proxy": "checkpoint|report?"},
+    output="checkpoint",
+)
 def train(context: Context[TrainConfig]) -> Result:
     """Train a model on packed tokens."""
     from stages.train.run import train_checkpoint

@@ -54,7 +54,8 @@ class TrainingState(BaseModel):
     """training/state.json: the training that lies behind a checkpoint.
 
     Counts are totals since initialisation, through growth and every continuation. `config` is the configuration of
-    the last stretch, `growth` the stackings in their order.
+    the last stretch, `growth` the stackings in their order. `width_scale` is the s of `stages.train.transfer`, by which
+    the learning rates stay apart as long as the model is trained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +67,7 @@ class TrainingState(BaseModel):
     data: DataPosition | None = None
     config: dict[str, Any] = {}
     growth: list[dict[str, Any]] = []
+    width_scale: float = Field(default=1.0, gt=0)
 
 
 def read_state(checkpoint: Artifact | None) -> TrainingState:
@@ -148,10 +150,8 @@ def changed_config(config: ModelConfig, changes: Mapping[str, Any], where: str) 
         raise ConfigError(str(error), hint="see `longcat model describe`") from None
 
 
-def new_model(
-    preset: str, changes: Mapping[str, Any], tokens: Artifact, seed: int, device: torch.device
-) -> LongcatFlash:
-    """A model initialised from `seed`, of a preset's architecture, for the vocabulary of a tokens artifact.
+def new_architecture(preset: str, changes: Mapping[str, Any], tokens: Artifact) -> ModelConfig:
+    """A preset's architecture for the vocabulary of a tokens artifact.
 
     Raises:
         ConfigError: the preset is unknown, or a value of `changes` does not fit.
@@ -165,8 +165,15 @@ def new_model(
     config = changed_config(base, {**changes, "vocab_size": vocabulary}, "model")
     if config.vocab_size < needed:
         raise ConfigError(f"model.vocab_size = {config.vocab_size}, but the tokenizer has {needed} tokens")
+    return config
+
+
+def new_model(
+    config: ModelConfig, seed: int, device: torch.device, std: Mapping[str, float] | None = None
+) -> LongcatFlash:
+    """A model initialised from `seed`; `std` as in `model.init.initialize`."""
     model = LongcatFlash(config)
-    initialize(model, seed)
+    initialize(model, seed, std)
     return model.to(device)
 
 

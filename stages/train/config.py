@@ -103,6 +103,9 @@ class TrainConfig(TrainingOptions):
     min_document_tokens: int = Field(
         default=0, ge=0, description="train only on documents of at least this many tokens"
     )
+    keep_own: tuple[str, ...] = Field(
+        default=(), description="with a proxy: keys that keep their value here although it is the default"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from model.parameter_kinds import parameter_kind
 from pipeline.errors import IntegrityError
 from stages.train.config import OptimizerOptions
 
@@ -14,19 +15,29 @@ Tensors = dict[str, torch.Tensor]
 STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay acts on tensors of two and more dimensions, so not on the norms."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+def build_optimizer(
+    model: nn.Module, options: OptimizerOptions, factors: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """Fused AdamW, a group for each kind of parameter (`model.parameter_kinds`) and weight decay.
+
+    `factors` are those on the learning rate by kind, 1 where none is given. Weight decay acts on tensors of two and
+    more dimensions, so not on the norms; it is multiplied by the group's learning rate.
+    """
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decay = options.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((parameter_kind(name, parameter.ndim), decay), []).append(parameter)
+    settings = [
+        {"params": parameters, "weight_decay": decay, "kind": kind, "factor": (factors or {}).get(kind, 1.0)}
+        for (kind, decay), parameters in groups.items()
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, fused=True)
+    return torch.optim.AdamW(settings, lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, base: float) -> None:
+    """Give every group its factor of the learning rate `base`."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = base * group["factor"]
 
 
 def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:

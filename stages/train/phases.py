@@ -113,6 +113,7 @@ def _plans(context: Context[ExtendConfig], state: TrainingState) -> list[Plan]:
             schedule_start=position,
             data_start=state.data.start_for(order) if state.data and number == 1 else 0,
             before=counters,
+            width_scale=state.width_scale,
         )
         plans.append(plan)
         position += plan.steps

@@ -15,6 +15,7 @@ from stages.train.checkpoint import (
     Tensors,
     TrainingState,
     check_same_tokenizer,
+    new_architecture,
     new_model,
     parameter_count,
     read_model,
@@ -28,6 +29,7 @@ from stages.train.metrics import unigram_loss
 from stages.train.runtime import choose_device, reproducible
 from stages.train.schedule import Schedule
 from stages.train.trainer import Counters, Plan, Trained, Validation, run_training
+from stages.train.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
 
 
 def train_checkpoint(context: Context[TrainConfig]) -> Result:
@@ -41,14 +43,15 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             seed=config.seed,
             min_document_tokens=config.min_document_tokens,
         )
-        model = _model(config, tokens, checkpoint)
+        config, scale, found = _transferred(context, state)
+        model = _model(config, tokens, checkpoint, scale)
         order = DataPosition(
             tokens=tokens.id,
             seed=config.seed,
             sequence_length=config.sequence_length,
             min_document_tokens=config.min_document_tokens,
         )
-        plan = _plan(config, state, order, context.work)
+        plan = _plan(config, state, order, context.work, scale)
         validation = Validation(
             *validation_windows(
                 open_tokens(tokens.path, "validation"), config.sequence_length, config.evaluation.windows
@@ -60,7 +63,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
         write_metrics(context.output, trained)
         return Result(
             counts=counts_of(plan) | {"parameters": parameter_count(model)},
-            metrics=metrics_of(trained, model, tokens, validation),
+            metrics=metrics_of(trained, model, tokens, validation) | (found.metrics() if found else {}),
             performance=trained.performance,
         )
 
@@ -70,22 +73,44 @@ def read_validation(tokens: Artifact, sequence_length: int, windows: int) -> Val
     return Validation(*validation_windows(open_tokens(tokens.path, "validation"), sequence_length, windows))
 
 
-def _model(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None) -> LongcatFlash:
+def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[TrainConfig, float, Transfer | None]:
+    """The configuration with what a proxy hands on, the width scale s, and the transfer if there is a proxy."""
+    config, proxy = context.config, context.optional("proxy")
+    if proxy is None:
+        return config, state.width_scale, None
+    check_new(context.optional("checkpoint"))
+    target = new_architecture(_preset(config), config.model, context.input("tokens"))
+    found = transfer(config, target, read_proxy(proxy))
+    for sentence in differences(found.config, target, found.proxy):
+        context.logger.warning("transfer: %s", sentence)
+    context.logger.info("transfer from %s, %g times as wide:", proxy.id, found.scale)
+    for row in found.table():
+        std = "-" if row["initial_std"] is None else f"{row['initial_std']:.4g}"
+        context.logger.info("  %-12s std %-9s learning rate %.4g", row["kind"], std, row["learning_rate"])
+    return found.config, found.scale, found
+
+
+def _preset(config: TrainConfig) -> str:
+    if config.preset is None:
+        raise ConfigError("preset is missing", hint="name one, e.g. preset=demo, or give a checkpoint to continue")
+    return config.preset
+
+
+def _model(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, scale: float) -> LongcatFlash:
     """The model to train, on its device.
 
     Raises:
         ConfigError: neither a preset nor a checkpoint is given, or both, or the model cannot do what is asked.
     """
     device = choose_device(config)
-    if checkpoint is None and config.preset is None:
-        raise ConfigError("preset is missing", hint="name one, e.g. preset=demo, or give a checkpoint to continue")
     if checkpoint is not None and (config.preset or config.model):
         raise ConfigError("preset and model are for a new model, the checkpoint brings its own", hint="leave them out")
     if checkpoint is not None:
         check_same_tokenizer(checkpoint, tokens)
         model = read_model(checkpoint, device)
     else:
-        model = new_model(config.preset or "", config.model, tokens, config.seed, device)
+        architecture = new_architecture(_preset(config), config.model, tokens)
+        model = new_model(architecture, config.seed, device, initial_std(architecture.initializer_range, scale))
     if config.sequence_length > model.config.max_position_embeddings:
         raise ConfigError(
             f"sequence_length = {config.sequence_length} exceeds the model's max_position_embeddings = "
@@ -127,7 +152,7 @@ def micro_batch(batch_size: int, micro_batch_size: int | None) -> int:
     return min(batch_size, micro_batch_size or batch_size)
 
 
-def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: Path) -> Plan:
+def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float) -> Plan:
     steps = step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
     position = schedule_start(config, state)
     return Plan(
@@ -141,6 +166,7 @@ def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: 
         schedule_start=position,
         data_start=state.data.start_for(order) if state.data else 0,
         before=Counters(state.step, state.tokens, state.samples),
+        width_scale=scale,
     )
 
 
@@ -155,6 +181,7 @@ def state_after(before: TrainingState, plan: Plan, order: DataPosition, config: 
         data=order.model_copy(update={"position": plan.data_start + plan.steps * plan.batch_size}),
         config=config.model_dump(mode="json"),
         growth=before.growth,
+        width_scale=plan.width_scale,
     )
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from model.transformer import LongcatFlash
-from pipeline.errors import LongcatError
 from pipeline.files import append_jsonl
 from pipeline.stage import Context
 from stages.train.balance import BiasController
 from stages.train.config import TrainingOptions
+from stages.train.errors import DivergedError
 from stages.train.loader import Ids, WindowSource, batch
 from stages.train.metrics import MetricsFile, mean_loss, read_metrics
 from stages.train.optimizer import build_optimizer, load_moments, moments, set_learning_rate
@@ -29,6 +29,7 @@ from stages.train.precision import ComputeModel
 from stages.train.runtime import choose_dtype
 from stages.train.schedule import Schedule
 from stages.train.state import RunCheckpoints, Saved, Tensors, load_model_tensors, model_tensors
+from stages.train.transfer import learning_rate_factors
 
 RECENT_STEPS = 20
 
@@ -44,7 +45,10 @@ class Counters:
 
 @dataclass(frozen=True)
 class Plan:
-    """One stretch of training. `work` is where it keeps its checkpoints; `*_start` is where step 0 of it stands."""
+    """One stretch of training. `work` is where it keeps its checkpoints; `*_start` is where step 0 of it stands.
+
+    `width_scale` is the s by which learning rates differ among kinds of parameters (`stages.train.transfer`).
+    """
 
     label: str
     work: Path
@@ -56,6 +60,7 @@ class Plan:
     schedule_start: int
     data_start: int
     before: Counters
+    width_scale: float = 1.0
 
     @property
     def tokens_per_step(self) -> int:
@@ -118,7 +123,7 @@ def run_training(
 
     Raises:
         InterruptedRunError: a stop was asked for; what was done is saved.
-        LongcatError: the loss or the gradient is no longer finite.
+        DivergedError: the loss or the gradient is no longer finite.
     """
     trainer = _Trainer(plan, options, model, start, data, validation)
     try:
@@ -161,7 +166,7 @@ class _Trainer:
         self.model, self.data, self.validation = model, data, validation
         self.device = next(model.parameters()).device
         self.compute = ComputeModel(model, choose_dtype(options, self.device))
-        self.optimizer = build_optimizer(model, options.optimizer)
+        self.optimizer = build_optimizer(model, options.optimizer, learning_rate_factors(plan.width_scale))
         load_moments(model, self.optimizer, start)
         self.controller = BiasController.of(
             options.balance,
@@ -238,7 +243,7 @@ class _Trainer:
         return loss, torch.stack(counts).sum(dim=0)
 
     def _check_finite(self, step: int, figures: Mapping[str, float]) -> None:
-        """Raises LongcatError for the first figure that is NaN or infinite."""
+        """Raises DivergedError for the first figure that is NaN or infinite."""
         for name, value in figures.items():
             if math.isfinite(value):
                 continue
@@ -246,7 +251,7 @@ class _Trainer:
             last = (
                 f"; the last finite loss was {records[-1]['loss']:.4f} at step {records[-1]['step']}" if records else ""
             )
-            raise LongcatError(
+            raise DivergedError(
                 f"the {name} is {value} at step {step}{last}",
                 where=self.plan.label,
                 hint=f"train with a learning_rate below {self.options.learning_rate:g}, more schedule.warmup_steps "
