@@ -58,7 +58,9 @@ def add_stage_group(root: typer.Typer, app: typer.Typer, name: str, spec: Spec) 
         def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
             if args and args[0] in self.commands:
                 return super().make_context(info_name, args, parent, **extra)
-            commands = {f"{name} {key}": command.help or "" for key, command in self.commands.items()}
+            commands = {
+                f"{name} {key}": (command.help or "").partition("\n")[0] for key, command in self.commands.items()
+            }
             return build_command(name, spec, commands).make_context(info_name, args, parent, **extra)
 
     root.add_typer(app, name=name, cls=LazyGroup, help=spec.summary)

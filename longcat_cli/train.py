@@ -95,9 +95,11 @@ SWEEP = Spec(
         "longcat train sweep --tokens tokens --preset tiny --steps 200 --name proxy",
         "longcat train sweep --tokens tokens --preset tiny --steps 200 --grid learning_rate=1e-3,3e-3,1e-2 --dry-run",
     ),
+    preview=_grid,
 )
 COORDINATES = Spec(
     "train.coordinates",
     "Check that activations keep their size as a model gets wider, with and without transfer.",
     ("longcat train coordinates --tokens tokens --preset tiny --name coordinates",),
+    preview=_widths,
 )

@@ -121,7 +121,7 @@ def read_proxy(artifact: Artifact) -> Proxy:
             found = read_json(artifact.file(PROXY_FILE))
             if found is None:
                 raise ConfigError(f"every point of the sweep {artifact.id} diverged", hint="sweep lower learning rates")
-            return Proxy.model_validate(found)
+            return Proxy.model_validate({**found, "id": artifact.id})
         except (ValueError, ValidationError) as error:
             raise IntegrityError(str(error).splitlines()[0], where=str(artifact.file(PROXY_FILE))) from None
     from stages.train.checkpoint import read_model_config, read_state

@@ -199,9 +199,11 @@ def explain(checkpoint: Artifact, config: StageConfig, comparisons: Sequence[Com
     if again:
         yield "two runs here differ as well: an operation is not deterministic, or the hardware errs"
     elif not differs:
-        yield "nothing recorded differs; --twice tells whether this machine agrees with itself"
-    elif len(comparisons) > 1:
-        yield "two runs here agree, so what differs lies in the list above or in what is not recorded"
+        yield "nothing recorded differs" + (
+            "" if len(comparisons) > 1 else "; --twice tells whether two runs here agree"
+        )
+    if not again and len(comparisons) > 1:
+        yield "two runs here agree, so the cause is above or not recorded"
 
 
 def _meaning(key: str) -> str:

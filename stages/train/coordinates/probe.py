@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ class Probe:
         handles = [trunk.embed_tokens.register_forward_hook(self._keep("embedding"))]
         for index, layer in enumerate(trunk.layers):
             handles.append(layer.register_forward_hook(self._keep(f"layer {index}")))
-            for place, attention in enumerate(layer.self_attn):
+            for place, attention in enumerate(cast(nn.ModuleList, layer.self_attn)):
                 handles.extend(self._watch_attention(attention, f"layer {index} attention {place}"))
         try:
             yield self
@@ -53,7 +53,7 @@ class Probe:
             self.found[f"layer {index} router logits"] = rms(routing.logits_TE)
         hidden_TD = output.hidden_BTD[0, :TOKENS]
         self.found["output logits"] = rms(hidden_TD @ self.model.output_weight.T)
-        return dict(sorted(self.found.items()))
+        return dict(self.found)
 
     def _keep(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:

@@ -24,6 +24,7 @@ from stages.train.runtime import choose_device, reproducible
 from stages.train.transfer import initial_std, learning_rate_factors
 
 COORDINATES_FILE = "coordinates.json"
+PAGE_FILE = "coordinates.html"
 MODES = ("with transfer", "without")
 
 
@@ -31,25 +32,21 @@ def check_coordinates(context: Context[CoordinatesConfig]) -> Result:
     """Run stage `train.coordinates`; see `stages.train.coordinates`."""
     config, tokens = context.config, context.input("tokens")
     widths = width_table(config)
+    choices = [(mode, row) for mode in MODES for row in widths]
     tasks = [
         {"config": config.model_dump(mode="json"), "tokens": str(tokens.path), "mode": mode, "widths": row}
-        for mode in MODES
-        for row in widths
+        for mode, row in choices
     ]
     found = context.map_shards(run_width, tasks, description="widths")
     runs = [
-        {"mode": task["mode"], "hidden_size": task["widths"]["hidden_size"], **figures}
-        for task, figures in zip(tasks, found, strict=True)
+        {"mode": mode, "hidden_size": row["hidden_size"], "diverged": figures["diverged"], "steps": figures["steps"]}
+        for (mode, row), figures in zip(choices, found, strict=True)
     ]
     slopes = {mode: slopes_of([run for run in runs if run["mode"] == mode]) for mode in MODES}
     verdicts = [verdict(mode, slopes[mode], config.tolerance) for mode in MODES]
     report = {"widths": widths, "runs": runs, "slopes": slopes, "verdicts": verdicts}
     atomic_write(context.output / COORDINATES_FILE, pretty_json(report))
-    for quantity in runs[0]["steps"][0]:
-        for mode in MODES:
-            chosen = [run for run in runs if run["mode"] == mode]
-            name = f"{quantity} {mode}".replace(" ", "-")
-            atomic_write(context.output / "plots" / f"{name}.svg", plot(quantity, mode, chosen).encode())
+    atomic_write(context.output / PAGE_FILE, page(runs).encode())
     return Result(counts={"runs": len(runs), "steps": config.steps}, metrics={"verdict": verdicts})
 
 
@@ -75,7 +72,7 @@ def run_width(task: dict[str, Any]) -> dict[str, Any]:
                 ids = torch.from_numpy(batch(data, step * config.batch_size, config.batch_size)).to(device)
                 loss_sum, count, output = model.loss(ids[:, :-1], ids[:, 1:])
                 loss = loss_sum / count
-                figures = probe.read(output) | {"loss": loss.item()}
+                figures = dict(sorted((probe.read(output) | {"loss": loss.item()}).items()))
                 if not all(map(math.isfinite, figures.values())):
                     return {"steps": steps, "diverged": True}
                 steps.append(figures)
@@ -113,19 +110,36 @@ def _slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def verdict(mode: str, slopes: Mapping[str, Sequence[float]], tolerance: float) -> dict[str, Any]:
-    """Whether every activation is level in width at the last step, and which are the steepest."""
+    """What activations do with the width at the last step that all widths reached, and which are the steepest.
+
+    Growth is what makes a learning rate too large on a wider model. What shrinks learns more slowly there: full
+    alignment divides by the most that an update can add up to, and real updates add up to less.
+    """
     last = {quantity: values[-1] for quantity, values in slopes.items() if quantity != "loss"}
     if not last:
-        return {"mode": mode, "level": False, "grows_most": "", "slope": None, "shrinks_most": "", "least_slope": None}
+        return {"mode": mode, "verdict": "diverged"}
     most, least = max(last, key=lambda name: last[name]), min(last, key=lambda name: last[name])
+    found = "grow" if last[most] > tolerance else "shrink" if last[least] < -tolerance else "level"
     return {
         "mode": mode,
-        "level": max(abs(value) for value in last.values()) <= tolerance,
+        "verdict": found,
         "grows_most": most,
         "slope": last[most],
         "shrinks_most": least,
         "least_slope": last[least],
     }
+
+
+def page(runs: Sequence[Mapping[str, Any]]) -> str:
+    """One HTML page without anything from outside: a row a quantity, the two modes side by side."""
+    quantities = list(dict.fromkeys(key for run in runs for figures in run["steps"] for key in figures))
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td>{plot(quantity, mode, [run for run in runs if run['mode'] == mode])}</td>" for mode in MODES)
+        + "</tr>\n"
+        for quantity in quantities
+    )
+    return f'<!doctype html>\n<meta charset="utf-8">\n<title>Coordinate check</title>\n<table>\n{rows}</table>\n'
 
 
 def plot(quantity: str, mode: str, runs: Sequence[Mapping[str, Any]]) -> str:

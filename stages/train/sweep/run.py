@@ -25,6 +25,7 @@ from stages.train.transfer import PROXY_FILE
 
 SWEEP_FILE = "sweep.json"
 PLOT_FILE = "loss.svg"
+FIGURES = ("loss", "train_loss", "diverged", "note")
 
 
 def run_sweep(context: Context[SweepConfig]) -> Result:
@@ -44,7 +45,7 @@ def run_sweep(context: Context[SweepConfig]) -> Result:
         for number, training in enumerate(trainings)
     ]
     figures = context.map_shards(run_point, tasks, description="points")
-    rows = [{**point, **found} for point, found in zip(points, figures, strict=True)]
+    rows = [point | {key: found[key] for key in FIGURES} for point, found in zip(points, figures, strict=True)]
     best = _best(figures)
     report = {"axes": grid_axes(config), "points": rows, "best": None if best is None else rows[best]}
     atomic_write(context.output / SWEEP_FILE, pretty_json(report))
