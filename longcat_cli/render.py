@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +78,13 @@ def _leaves(values: Mapping[str, Any], limit: int = 40) -> list[tuple[str, str]]
     return rows if len(rows) <= limit else [*rows[:limit], ("...", f"{len(rows) - limit} more with --json")]
 
 
-def print_plan(store: Store, plan: Plan, *, as_json: bool) -> None:
-    """One planned stage, not run."""
+def print_plan(
+    store: Store, plan: Plan, *, as_json: bool, preview: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+) -> None:
+    """One planned stage, not run; `preview` holds records about it by title."""
     from pipeline.recipe import state_of
 
-    print_steps([(plan.name or plan.stage.name, plan, state_of(store, plan))], as_json=as_json)
+    print_steps([(plan.name or plan.stage.name, plan, state_of(store, plan))], as_json=as_json, preview=preview or {})
 
 
 def print_recipe_plan(recipe: Recipe, steps: Sequence[PlannedStep], *, as_json: bool) -> None:
@@ -89,9 +92,15 @@ def print_recipe_plan(recipe: Recipe, steps: Sequence[PlannedStep], *, as_json: 
     print_steps([(step.name, step.plan, step.state) for step in steps], as_json=as_json, recipe=recipe.name)
 
 
-def print_steps(steps: Sequence[tuple[str, Plan, str]], *, as_json: bool, recipe: str | None = None) -> None:
+def print_steps(
+    steps: Sequence[tuple[str, Plan, str]],
+    *,
+    as_json: bool,
+    recipe: str | None = None,
+    preview: Mapping[str, Sequence[Mapping[str, Any]]] = types.MappingProxyType({}),
+) -> None:
     if as_json:
-        print_json({"recipe": recipe, "dry_run": True, "steps": [_plan_json(*step) for step in steps]})
+        print_json({"recipe": recipe, "dry_run": True, "steps": [_plan_json(*step) for step in steps], **preview})
         return
     rows = table("step", "stage", "artifact", "state", "inputs")
     style = {"cached": "green", "partial": "yellow", "missing": "cyan"}
@@ -102,6 +111,8 @@ def print_steps(steps: Sequence[tuple[str, Plan, str]], *, as_json: bool, recipe
             name, plan.stage.name, f"{plan.stage.output}/{plan.id}", f"[{style[state]}]{says[state]}[/]", inputs
         )
     out().print(rows)
+    for title, records in preview.items():
+        out().print(_records(title, records))
 
 
 def _plan_json(name: str, plan: Plan, state: str) -> dict[str, Any]:

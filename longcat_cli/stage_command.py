@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from longcat_cli.settings import settings_of
 
@@ -25,6 +25,8 @@ class Spec:
     """How a stage appears on the command line.
 
     `positional` names a configuration field given without a flag; `options` renames flags (role or field -> flag).
+    `prepare` takes the configuration and the inputs as given and returns the configuration to use. `preview` gives the
+    records that `--dry-run` shows of a configuration, by title.
     """
 
     stage: str
@@ -32,6 +34,8 @@ class Spec:
     examples: tuple[str, ...]
     positional: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
+    preview: Callable[[Any], dict[str, list[dict[str, Any]]]] | None = None
 
 
 def add_stage_command(app: typer.Typer, name: str, spec: Spec) -> None:
@@ -44,12 +48,33 @@ def add_stage_command(app: typer.Typer, name: str, spec: Spec) -> None:
     app.command(name, cls=Lazy, help=spec.summary)(_never_called)
 
 
+def add_stage_group(root: typer.Typer, app: typer.Typer, name: str, spec: Spec) -> None:
+    """Register `name` as `add_stage_command` does, with the commands of `app` below it.
+
+    They are called where their name is the first argument; every other call is one of the stage.
+    """
+
+    class LazyGroup(TyperGroup):
+        def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+            if args and args[0] in self.commands:
+                return super().make_context(info_name, args, parent, **extra)
+            commands = {
+                f"{name} {key}": (command.help or "").partition("\n")[0] for key, command in self.commands.items()
+            }
+            return build_command(name, spec, commands).make_context(info_name, args, parent, **extra)
+
+    root.add_typer(app, name=name, cls=LazyGroup, help=spec.summary)
+
+
 def _never_called() -> None:
     raise AssertionError("a lazy command is replaced before it is called")
 
 
-def build_command(name: str, spec: Spec) -> Any:
-    """The real command of a stage: one option a role, one a plain configuration field, and the common ones."""
+def build_command(name: str, spec: Spec, commands: Mapping[str, str] | None = None) -> Any:
+    """The real command of a stage: one option a role, one a plain configuration field, and the common ones.
+
+    Its help lists `commands` (name -> summary), those that stand below it.
+    """
     import stages  # noqa: F401  declares the stages
     from pipeline.stage import registry
 
@@ -57,7 +82,7 @@ def build_command(name: str, spec: Spec) -> Any:
     parameters = [*_role_parameters(stage, spec), *_field_parameters(stage, spec), *_common_parameters()]
 
     def command(ctx: typer.Context, **values: Any) -> None:
-        _run(ctx, stage, values)
+        _run(ctx, stage, spec, values)
 
     context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
@@ -65,15 +90,17 @@ def build_command(name: str, spec: Spec) -> Any:
     app = typer.Typer(
         add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
     )
-    app.command(name, help=_help_text(stage, spec))(command)
+    app.command(name, help=_help_text(stage, spec, commands or {}))(command)
     return typer.main.get_command(app)
 
 
-def _help_text(stage: Stage, spec: Spec) -> str:
+def _help_text(stage: Stage, spec: Spec, commands: Mapping[str, str]) -> str:
     examples = "\n\n".join(f"  [cyan]{line}[/cyan]" for line in spec.examples)
     # What a stage raises is for those who call it from Python.
     text = (inspect.getdoc(stage.function) or spec.summary).partition("\n\nRaises:")[0]
-    return f"{text.replace('[', chr(92) + '[')}\n\n[bold]Examples[/bold]\n\n{examples}"
+    below = "\n\n".join(f"  [cyan]longcat {key}[/cyan]  {summary}" for key, summary in commands.items())
+    below = f"\n\n[bold]Commands[/bold]\n\n{below}" if below else ""
+    return f"{text.replace('[', chr(92) + '[')}\n\n[bold]Examples[/bold]\n\n{examples}{below}"
 
 
 def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
@@ -212,7 +239,7 @@ def _common_parameters() -> list[inspect.Parameter]:
     return [_keyword(name, annotation, default) for name, annotation, default in options]
 
 
-def _run(ctx: typer.Context, stage: Stage, values: dict[str, Any]) -> None:
+def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -> None:
     from longcat_cli.render import print_outcome, print_plan, print_settings
     from pipeline.config import build_config, load_mapping, merge, parse_assignments
     from pipeline.runner import execute, plan_named
@@ -224,14 +251,17 @@ def _run(ctx: typer.Context, stage: Stage, values: dict[str, Any]) -> None:
     if values["show_config"]:
         print_settings(stage, config, as_json=values["as_json"])
         return
-    where = str(values["config_file"]) if values["config_file"] else f"{stage.name} options"
-    parsed = build_config(stage.config, config, where=where)
     inputs = {
         name.removeprefix("input__"): value for name, value in values.items() if name.startswith("input__") and value
     }
+    if spec.prepare:
+        config = spec.prepare(config, inputs)
+    where = str(values["config_file"]) if values["config_file"] else f"{stage.name} options"
+    parsed = build_config(stage.config, config, where=where)
     session = settings_of(ctx).open_session()
     plan = plan_named(session, stage.name, parsed, inputs, values["name"])
     if values["dry_run"]:
-        print_plan(session.store, plan, as_json=values["as_json"])
+        preview = spec.preview(parsed) if spec.preview else {}
+        print_plan(session.store, plan, as_json=values["as_json"], preview=preview)
         return
     print_outcome(execute(plan, session), as_json=values["as_json"])

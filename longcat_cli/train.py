@@ -1,23 +1,105 @@
-"""`longcat train`: pretraining, from scratch or from a checkpoint."""
+"""`longcat train`: pretraining, from scratch or from a checkpoint, and what helps to set it up and to check it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 import typer
 
-from longcat_cli.stage_command import Spec, add_stage_command
+from longcat_cli.settings import settings_of
+from longcat_cli.stage_command import Spec, add_stage_command, add_stage_group
+
+app = typer.Typer()
 
 
 def register(root: typer.Typer) -> None:
-    """Add the command."""
-    add_stage_command(
-        root,
-        "train",
-        Spec(
-            "train",
-            "Train a LongCat-Flash model on packed tokens.",
-            (
-                "longcat train --tokens tokens --preset demo --steps 400 --name base",
-                "longcat train --tokens tokens --checkpoint grown --steps 200 --name grown-trained",
-            ),
-        ),
-    )
+    """Add the command and those below it."""
+    add_stage_command(app, "sweep", SWEEP)
+    add_stage_command(app, "coordinates", COORDINATES)
+    app.command("verify")(verify)
+    add_stage_group(root, app, "train", TRAIN)
+
+
+def _keep_what_is_given(config: dict[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """With a proxy: what the user gave stays, even where it is the default."""
+    if "proxy" not in inputs:
+        return config
+    from stages.train.transfer import given_settings
+
+    return config | {"keep_own": sorted({*config.get("keep_own", ()), *given_settings(config)})}
+
+
+def _grid(config: Any) -> dict[str, list[dict[str, Any]]]:
+    from stages.train.sweep import grid_points
+
+    return {"grid": [dict(point) for point in grid_points(config)]}
+
+
+def _widths(config: Any) -> dict[str, list[dict[str, Any]]]:
+    from stages.train.coordinates import width_table
+
+    return {"widths": width_table(config)}
+
+
+def verify(
+    ctx: typer.Context,
+    reference: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A trained or extended one: name, id prefix or folder.")
+    ],
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="How many steps to run again; all if it has fewer.")
+    ] = 10,
+    twice: Annotated[bool, typer.Option("--twice", help="Run them twice and compare these runs as well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Run the first steps of a training again and compare every figure, to the bit.
+
+    Example: [cyan]longcat train verify base --steps 20[/cyan]
+    """
+    from longcat_cli.console import out, print_json
+    from longcat_cli.render import table
+    from pipeline.errors import IntegrityError
+    from stages.train.verify import verify_training
+
+    session = settings_of(ctx).open_session()
+    found = verify_training(session, session.store.resolve(reference), steps=steps, twice=twice)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        rows = table("compared", ">steps", "result", "field", "first run", "second run")
+        for item in found.comparisons:
+            rows.add_row(item.what, str(item.steps), item.result, item.field or "", str(item.first), str(item.second))
+        out().print(rows)
+        for sentence in found.explanations:
+            out().print(f"  {sentence}")
+    if not found.same:
+        raise IntegrityError(found.summary, where=f"checkpoint {found.checkpoint}")
+
+
+TRAIN = Spec(
+    "train",
+    "Train a LongCat-Flash model on packed tokens.",
+    (
+        "longcat train --tokens tokens --preset demo --steps 400 --name base",
+        "longcat train --tokens tokens --checkpoint grown --steps 200 --name grown-trained",
+        "longcat train --tokens tokens --preset demo --steps 400 --transfer-from proxy --name wide",
+    ),
+    options={"proxy": "--transfer-from"},
+    prepare=_keep_what_is_given,
+)
+SWEEP = Spec(
+    "train.sweep",
+    "Train a small model at every point of a grid, to find its learning rate and initial weights.",
+    (
+        "longcat train sweep --tokens tokens --preset tiny --steps 200 --name proxy",
+        "longcat train sweep --tokens tokens --preset tiny --steps 200 --grid learning_rate=1e-3,3e-3,1e-2 --dry-run",
+    ),
+    preview=_grid,
+)
+COORDINATES = Spec(
+    "train.coordinates",
+    "Check that activations keep their size as a model gets wider, with and without transfer.",
+    ("longcat train coordinates --tokens tokens --preset tiny --name coordinates",),
+    preview=_widths,
+)

@@ -30,12 +30,27 @@ def package_version(name: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, str]:
-    """Python, platform, processor count and the versions of the packages that shape results."""
+    """Python, platform, processor, its cores and the versions of the packages that shape results."""
     from pipeline.engine.local import available_cores
 
-    found = {"python": platform.python_version(), "platform": platform.platform(), "cores": str(available_cores())}
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": str(available_cores()),
+    }
     found.update({name: text for name in RECORDED_PACKAGES if (text := package_version(name))})
     return found
+
+
+def _processor() -> str:
+    """The name of the processor, or at least its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,8 @@ registry.declare(
         "data.pack": "stages.data.pack",
         "data.mix": "stages.data.mixture",
         "train": "stages.train",
+        "train.sweep": "stages.train.sweep",
+        "train.coordinates": "stages.train.coordinates",
         "grow": "stages.grow",
         "extend": "stages.extend",
         "evaluate": "stages.evaluate",

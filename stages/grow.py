@@ -56,8 +56,8 @@ def grow(context: Context[GrowConfig]) -> Result:
         counts={
             "layers_in": layers,
             "layers_out": len(mapping),
-            "parameters_in": parameter_count(model),
-            "parameters_out": parameter_count(grown),
+            "parameters_in": parameter_count(model.config),
+            "parameters_out": parameter_count(grown.config),
         },
         metrics={"layer_mapping": mapping},
     )

@@ -10,7 +10,7 @@ from stages.train.launch import follows, is_launched, launch
 @stage(
     "train",
     revision=1,
-    inputs={"tokens": "tokens", "checkpoint": "checkpoint?"},
+    inputs={"tokens": "tokens", "checkpoint": "checkpoint?", "proxy": "checkpoint|report?"},
     output="checkpoint",
     follows=follows,
 )

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from pipeline.errors import IntegrityError
+from stages.train.optimizer import Named
+from stages.train.parallel.state import copy_part, local_part
 from stages.train.plan import Tensors
 
 
@@ -18,7 +19,7 @@ class WeightAverage:
     The decay rises as (1 + n) / (10 + n) over the first updates n, so that the average forgets the initial values.
     """
 
-    def __init__(self, model: nn.Module, decay: float, start: Tensors) -> None:
+    def __init__(self, model: Named, decay: float, start: Tensors) -> None:
         """Begin with the averages of `start`, by parameter name, or with the weights themselves.
 
         Raises:
@@ -30,7 +31,7 @@ class WeightAverage:
             odd = min(start.keys() ^ self._parameters.keys())
             raise IntegrityError(f"averaged weights: {odd} is missing or belongs to no parameter of the model")
         self._averages = {
-            name: torch.empty_like(parameter, requires_grad=False).copy_(start.get(name, parameter.detach()))
+            name: copy_part(parameter.detach().clone(), start[name]) if start else parameter.detach().clone()
             for name, parameter in self._parameters.items()
         }
 
@@ -38,8 +39,8 @@ class WeightAverage:
     def update(self, updates: int) -> None:
         """Take the weights in; `updates` optimizer steps were made before this one."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
-        weights = [parameter.detach() for parameter in self._parameters.values()]
-        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
+        weights = [local_part(parameter.detach())[0] for parameter in self._parameters.values()]
+        torch._foreach_lerp_([local_part(average)[0] for average in self._averages.values()], weights, 1 - decay)
 
     def tensors(self) -> Tensors:
         """The averages by parameter name."""

@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from stages.train.config import BalanceOptions
+
+from model.config import ModelConfig
+from stages.train.config import BalanceOptions, TrainingOptions
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,13 @@ class BiasController:
         delta_LN = gain * (self.target / self.topk / self.experts - shares_LN)
         for bias_E, delta_N in zip(biases, delta_LN, strict=True):
             bias_E[: self.experts].add_(delta_N.to(bias_E))
+
+
+def controller_of(options: TrainingOptions, architecture: ModelConfig) -> BiasController:
+    """The controller of a run; raises as `BiasController.of`."""
+    return BiasController.of(
+        options.balance,
+        experts=architecture.n_routed_experts,
+        zero_experts=architecture.zero_expert_num,
+        topk=architecture.moe_topk,
+    )

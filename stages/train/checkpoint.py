@@ -11,12 +11,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from model.checkpoint import load_config, load_pretrained, save_pretrained
 from model.config import ModelConfig
 from model.errors import CheckpointError, ModelConfigError
-from model.init import initialize
 from model.presets import load_preset
 from model.transformer import LongcatFlash
 from pipeline.artifact import Artifact
@@ -54,7 +52,8 @@ class TrainingState(BaseModel):
     """training/state.json: the training that lies behind a checkpoint.
 
     Counts are totals since initialisation, through growth and every continuation. `config` is the configuration of
-    the last stretch, `growth` the stackings in their order.
+    the last stretch, `growth` the stackings in their order. `width_scale` is the s of `stages.train.transfer`, by which
+    the learning rates stay apart as long as the model is trained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +65,7 @@ class TrainingState(BaseModel):
     data: DataPosition | None = None
     config: dict[str, Any] = {}
     growth: list[dict[str, Any]] = []
+    width_scale: float = Field(default=1.0, gt=0)
 
 
 def read_state(checkpoint: Artifact | None) -> TrainingState:
@@ -151,10 +151,8 @@ def changed_config(config: ModelConfig, changes: Mapping[str, Any], where: str) 
         raise ConfigError(str(error), hint="see `longcat model describe`") from None
 
 
-def new_model(
-    preset: str, changes: Mapping[str, Any], tokens: Artifact, seed: int, device: torch.device
-) -> LongcatFlash:
-    """A model initialised from `seed`, of a preset's architecture, for the vocabulary of a tokens artifact.
+def new_architecture(preset: str, changes: Mapping[str, Any], tokens: Artifact) -> ModelConfig:
+    """A preset's architecture for the vocabulary of a tokens artifact.
 
     Raises:
         ConfigError: the preset is unknown, or a value of `changes` does not fit.
@@ -168,9 +166,7 @@ def new_model(
     config = changed_config(base, {**changes, "vocab_size": vocabulary}, "model")
     if config.vocab_size < needed:
         raise ConfigError(f"model.vocab_size = {config.vocab_size}, but the tokenizer has {needed} tokens")
-    model = LongcatFlash(config)
-    initialize(model, seed)
-    return model.to(device)
+    return config
 
 
 def vocabulary_size(tokens: Artifact) -> int:
@@ -238,5 +234,8 @@ def write_checkpoint(output: Path, model: LongcatFlash, end: Start, state: Train
                 save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, aside)
 
 
-def parameter_count(model: nn.Module) -> int:
+def parameter_count(config: ModelConfig) -> int:
+    """Parameters of a model of that architecture."""
+    with torch.device("meta"):
+        model = LongcatFlash(config)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -6,8 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config import StageConfig
+from pipeline.config import RUNTIME, StageConfig
 from stages.train.launch_config import LaunchOptions
+from stages.train.parallel.config import ParallelOptions
+from stages.train.stability.config import BalanceLossOptions, StabilityOptions
 
 
 class ScheduleOptions(StageConfig):
@@ -104,6 +106,9 @@ class TrainingOptions(LaunchOptions):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; null: all cores; the last bits depend on it"
     )
+    balance_loss: BalanceLossOptions = BalanceLossOptions()
+    stability: StabilityOptions = StabilityOptions()
+    parallel: ParallelOptions = Field(default=ParallelOptions(), json_schema_extra=RUNTIME)
     activation_checkpointing: Literal["none", "selective", "block"] = Field(
         default="none",
         description="what backward computes again to save memory: nothing, the feed-forward networks, all layers",
@@ -112,7 +117,10 @@ class TrainingOptions(LaunchOptions):
         default=False, description="torch.compile attention and dense networks; pays on long runs, costs at the start"
     )
     loader_workers: int = Field(
-        default=1, ge=0, description="threads that make the next batches ready; 0: none; changes nothing else"
+        default=1,
+        ge=0,
+        description="threads that make the next batches ready; 0: none; changes nothing else",
+        json_schema_extra=RUNTIME,
     )
     checkpoint_every: int = Field(default=100, ge=1, description="steps between the checkpoints a restart goes on from")
     keep_last: int = Field(default=2, ge=1, description="how many of those are kept")
@@ -136,6 +144,9 @@ class TrainConfig(TrainingOptions):
     )
     min_document_tokens: int = Field(
         default=0, ge=0, description="train only on documents of at least this many tokens"
+    )
+    keep_own: tuple[str, ...] = Field(
+        default=(), description="with a proxy: keys that keep their value here although it is the default"
     )
 
     @model_validator(mode="after")

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from model.transformer import LongcatFlash, TrunkOutput
 from stages.train.loader import IGNORED, Ids
 from stages.train.parallel.build import Distributed
 from stages.train.parallel.pipeline import Pipeline
-from stages.train.parallel.reduce import sum_statistics
 from stages.train.parallel.rows import Rows, local_rows
 from stages.train.plan import Validation
 from stages.train.precision import ComputeModel
@@ -46,10 +46,9 @@ class Evaluator:
             return math.nan
         parts = [self._rows(first) for first in range(0, len(self._inputs), self.rows)]
         total = sum(self._losses(parts), torch.zeros((), dtype=torch.float64, device=self.held.parallel.device))
-        if not self.held.parallel.is_distributed:
-            return total.item() / self.count
-        _, sums = sum_statistics(self.held.parallel, 0, {}, {"loss": total})
-        return sums["loss"] / self.count
+        if self.held.parallel.is_distributed:
+            dist.all_reduce(total)
+        return total.item() / self.count
 
     def _losses(self, parts: list[Rows]) -> list[torch.Tensor]:
         """The sum of the losses of every part, float64."""
@@ -67,6 +66,7 @@ class Evaluator:
 
     def _rows(self, first: int) -> Rows:
         parallel = self.held.parallel
-        ids, targets = (torch.from_numpy(x[first : first + self.rows]).to(parallel.device) for x in (self._inputs, self._targets))
+        part = slice(first, first + self.rows)
+        ids, targets = (torch.from_numpy(x[part]).to(parallel.device) for x in (self._inputs, self._targets))
         rows = local_rows(ids, targets, context_rank=parallel.context_rank, context_size=parallel.sizes.context)
         return rows._replace(cu_seqlens=None)

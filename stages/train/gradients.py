@@ -1,4 +1,4 @@
-"""The gradients of one batch: micro batches forward and backward, on one process or many, and what is seen on the way."""
+"""The gradients of one batch: micro batches forward and backward, on one process or many, and what is measured."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class BatchGradients:
         self._pipeline: Pipeline | None = None
 
     def take(self, batch: Batch, step: int, done: int) -> Taken:
-        """Gradients of the batch of which `batch` is this process's share, at optimizer step `step` of the model's life.
+        """Gradients of the batch of which `batch` is this process's share, at step `step` of the model's life.
 
         `done` steps of the plan were made before. Collective.
 
@@ -150,7 +150,7 @@ class BatchGradients:
     def _measurements(self, largest: Mapping[int, torch.Tensor], gradients: RouterGradients | None) -> dict[str, Any]:
         """The `stability` object of a record; an automatic coefficient is moved by it."""
         layers = self.config.num_layers
-        routers: dict[int, Any] = {number: layer.mlp.router for number, layer in self.held.layer_modules().items()}
+        routers = {number: layer.get_submodule("mlp.router") for number, layer in self.held.layer_modules().items()}
         found: dict[str, Any] = layer_figures(routers, largest, layers, self._reduce(dist.ReduceOp.MAX))
         add = self._reduce(dist.ReduceOp.SUM)
         found |= parameter_figures(self.held, layers, self.options.stability.layer_groups, add)

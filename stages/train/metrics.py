@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-import torch
 
-from model.transformer import LongcatFlash
 from pipeline.errors import IntegrityError
 from pipeline.files import canonical_json
 from pipeline.tokens import TokenFile
@@ -81,20 +79,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 raise IntegrityError("not a line of JSON", where=f"{path}:{number}") from None
     return records
-
-
-@torch.no_grad()
-def mean_loss(model: LongcatFlash, inputs: Ids, targets: Ids, rows: int) -> float:
-    """Mean cross entropy in nats a token over windows [n, L], `rows` of them at a time; NaN when there are none."""
-    device = next(model.parameters()).device
-    total, count = 0.0, 0
-    for start in range(0, len(inputs), rows):
-        x_BT = torch.from_numpy(inputs[start : start + rows]).to(device)
-        y_BT = torch.from_numpy(targets[start : start + rows]).to(device)
-        loss_sum, counted, _ = model.loss(x_BT, y_BT)
-        total += loss_sum.item()
-        count += int(counted)
-    return total / count if count else math.nan
 
 
 def unigram_loss(train: TokenFile, targets: Ids, vocab_size: int) -> float:

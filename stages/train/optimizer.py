@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
 
+from model.parameter_kinds import parameter_kind
 from pipeline.errors import IntegrityError
 from stages.train.config import OptimizerOptions
+from stages.train.parallel.norms import by_mesh
+from stages.train.parallel.state import copy_part
 
 Tensors = dict[str, torch.Tensor]
 STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay acts on tensors of two and more dimensions, so not on the norms."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+class Named(Protocol):
+    """A model, or what a process holds of one."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+def build_optimizer(
+    model: Named, options: OptimizerOptions, factors: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """Fused AdamW, a group for each kind of parameter (`model.parameter_kinds`) and weight decay.
+
+    `factors` are those on the learning rate by kind, 1 where none is given. Weight decay acts on tensors of two and
+    more dimensions, so not on the norms; it is multiplied by the group's learning rate. Parameters in shards are
+    grouped by their meshes as well.
+    """
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decay = options.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((parameter_kind(name, parameter.ndim), decay), []).append(parameter)
+    settings = [
+        {"params": parameters, "weight_decay": decay, "kind": kind, "factor": (factors or {}).get(kind, 1.0)}
+        for (kind, decay), members in groups.items()
+        for parameters in by_mesh(members)
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, fused=True)
+    return torch.optim.AdamW(settings, lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, base: float) -> None:
+    """Give every group its factor of the learning rate `base`."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = base * group["factor"]
 
 
-def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+def moments(model: Named, optimizer: torch.optim.Optimizer) -> Tensors:
     """The optimizer's state as `<parameter>.exp_avg`, `<parameter>.exp_avg_sq` and `<parameter>.step` (a scalar)."""
     return {
         f"{name}.{key}": optimizer.state[parameter][key]
@@ -39,7 +61,12 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     }
 
 
-def moments_like(model: nn.Module, optimizer: torch.optim.Optimizer, names: Collection[str]) -> Tensors:
+def moment_names(model: Named) -> list[str]:
+    """The names that `moments` gives when every parameter has state."""
+    return [f"{name}.{key}" for name, _ in model.named_parameters() for key in STATE_KEYS]
+
+
+def moments_like(model: Named, optimizer: torch.optim.Optimizer, names: Collection[str]) -> Tensors:
     """Give the optimizer empty state where `names` have any, laid out as the parameters are; returns it to be filled.
 
     Raises:
@@ -58,7 +85,7 @@ def moments_like(model: nn.Module, optimizer: torch.optim.Optimizer, names: Coll
     return found
 
 
-def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+def load_moments(model: Named, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Give every parameter the state that `moments` took; an empty mapping leaves the optimizer fresh.
 
     Raises:
@@ -78,7 +105,8 @@ def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Ma
                 raise IntegrityError(f"optimizer state {full}: {tuple(expected)} is needed, found {found}")
             # A copy of our own: tensors of a memory-mapped file lie unaligned, and alignment may change the last bit.
             # CUDA's fused kernel wants the step counts on the device as well.
-            state[key] = torch.empty_like(tensors[full], device=parameter.device).copy_(tensors[full])
+            like = parameter.detach() if key != "step" else torch.empty((), device=parameter.device)
+            state[key] = copy_part(torch.empty_like(like, dtype=tensors[full].dtype), tensors[full])
             left.discard(full)
         optimizer.state[parameter] = state
     if left:

@@ -17,10 +17,11 @@ from stages.train.checkpoint import (
 )
 from stages.train.group import control
 from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
+from stages.train.parallel.config import check_fits
 from stages.train.plan import Counters, Plan, Start, Trained
 from stages.train.run import (
-    check_controller,
     check_fills_a_batch,
+    check_options,
     micro_batch,
     read_validation,
     schedule_start,
@@ -28,9 +29,10 @@ from stages.train.run import (
     state_after,
     write_metrics,
 )
-from stages.train.runtime import choose_device, reproducible
+from stages.train.runtime import reproducible
 from stages.train.schedule import Schedule
 from stages.train.trainer import run_training
+from stages.train.weights import join, spread
 
 
 def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
@@ -41,14 +43,14 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         # Every phase's data is looked at first, so that a lack of long documents is told before hours of training.
         sources = [_source(config, phase, tokens) for phase in config.phases]
         state = read_state(checkpoint)
-        model = read_model(checkpoint, choose_device(config))
-        check_controller(config, model)
+        model = read_model(checkpoint)
+        check_options(config, model.config)
         start = start_of(config, checkpoint)
         plans = _plans(context, state)
         done: list[Trained] = []
         for phase, source, plan in zip(config.phases, sources, plans, strict=True):
-            model, trained = _train_phase(context, phase, plan, model, start, source)
-            start = trained.end
+            trained = _train_phase(context, phase, plan, model, start, source)
+            model, start = trained.whole_model, trained.end
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
         if control().leads:
@@ -65,11 +67,21 @@ def _train_phase(
     model: LongcatFlash,
     start: Start,
     source: WindowSource,
-) -> tuple[LongcatFlash, Trained]:
+) -> Trained:
     length = max(phase.sequence_length, model.config.max_position_embeddings)
     model = rebuilt(model, {"rope_theta": phase.rope_theta, "max_position_embeddings": length})
+    parallel = join(context.config)
+    check_fits(
+        context.config.parallel,
+        parallel.sizes,
+        model.config,
+        sequence_length=plan.sequence_length,
+        batch_size=plan.batch_size,
+        micro_batch_size=plan.micro_batch_size,
+    )
+    held = spread(model, context.config, parallel)
     validation = read_validation(context.input("tokens"), phase.sequence_length, context.config.evaluation.windows)
-    return model, run_training(plan, context.config, model, start, source, validation, context)
+    return run_training(plan, context.config, held, start, source, validation, context)
 
 
 def _source(config: ExtendConfig, phase: Phase, tokens: Artifact) -> WindowSource:
@@ -118,6 +130,7 @@ def _plans(context: Context[ExtendConfig], state: TrainingState) -> list[Plan]:
             schedule_start=position,
             data_start=state.data.start_for(order) if state.data and number == 1 else 0,
             before=counters,
+            width_scale=state.width_scale,
         )
         plans.append(plan)
         position += plan.steps

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from model.transformer import LongcatFlash
 from stages.train.loader import Ids
 from stages.train.schedule import Schedule
 
@@ -31,7 +32,8 @@ class Counters:
 class Plan:
     """One stretch of training at one sequence length.
 
-    `work` is where it keeps its checkpoints; `*_start` is where step 0 of it stands.
+    `work` is where it keeps its checkpoints; `*_start` is where step 0 of it stands. `width_scale` is the s by which
+    learning rates differ among kinds of parameters (`stages.train.transfer`).
     """
 
     label: str
@@ -44,6 +46,7 @@ class Plan:
     schedule_start: int
     data_start: int
     before: Counters
+    width_scale: float = 1.0
 
     @property
     def tokens_per_step(self) -> int:
@@ -76,11 +79,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished stretch: what the next one starts with, the records of metrics.jsonl, the speed of this process.
+    """A finished stretch: the model and what the next stretch starts with, metrics.jsonl, the speed of this process.
 
     `samples_skipped` is how far the data ran ahead of the steps, because a rewind jumped over some.
     """
 
+    whole_model: LongcatFlash
     end: Start
     metrics_path: Path
     records: list[dict[str, Any]]

@@ -23,8 +23,8 @@ from stages.train.stability.router_gradients import RouterGradients
 class Load(NamedTuple):
     """How the tokens of a step were spread over the experts, layer by layer, over all processes.
 
-    counts_LE: int64, the slots that every expert got. squares: the sum over tokens of the squared number of experts with
-    a network that a token used, for every layer.
+    counts_LE: int64, the slots that every expert got. squares: for every layer, the sum over tokens of the squared
+    number of experts with a network that a token used.
     """
 
     counts_LE: torch.Tensor
@@ -39,9 +39,7 @@ class Load(NamedTuple):
     def spread(self, tokens: int) -> list[float]:
         """Standard deviation over the tokens of that number."""
         means = self.mean(tokens)
-        return [
-            max(0.0, square / tokens - mean**2) ** 0.5 for square, mean in zip(self.squares, means, strict=True)
-        ]
+        return [max(0.0, square / tokens - mean**2) ** 0.5 for square, mean in zip(self.squares, means, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from model.transformer import LongcatFlash
+from model.config import ModelConfig
 from pipeline.artifact import Artifact
 from pipeline.config import identity_values
 from pipeline.errors import ConfigError, InputError
 from pipeline.stage import Context, Result
-from stages.train.balance import BiasController
+from stages.train.balance import controller_of
 from stages.train.checkpoint import (
     METRICS_FILE,
     DataPosition,
     TrainingState,
     check_same_tokenizer,
-    new_model,
+    new_architecture,
     parameter_count,
-    read_model,
+    read_model_config,
     read_start,
     read_state,
     write_checkpoint,
@@ -27,10 +27,15 @@ from stages.train.config import TrainConfig, TrainingOptions, step_count
 from stages.train.group import control
 from stages.train.loader import open_tokens, training_windows, validation_windows
 from stages.train.metrics import unigram_loss
+from stages.train.parallel.build import Distributed
+from stages.train.parallel.config import check_fits
 from stages.train.plan import Counters, Plan, Start, Trained, Validation
-from stages.train.runtime import choose_device, reproducible
+from stages.train.routing import Balance
+from stages.train.runtime import reproducible
 from stages.train.schedule import Schedule
 from stages.train.trainer import run_training
+from stages.train.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
+from stages.train.weights import checkpoint_weights, join, new_weights
 
 
 def train_checkpoint(context: Context[TrainConfig]) -> Result:
@@ -45,26 +50,28 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             min_document_tokens=config.min_document_tokens,
         )
         check_fills_a_batch(data.windows_per_epoch, config.sequence_length, config.batch_size, tokens)
-        model = _model(config, tokens, checkpoint)
+        config, scale, found = _transferred(context, state)
+        held = _held(config, tokens, checkpoint, scale)
         order = DataPosition(
             tokens=tokens.id,
             seed=config.seed,
             sequence_length=config.sequence_length,
             min_document_tokens=config.min_document_tokens,
         )
-        plan = _plan(config, state, order, context.work)
+        plan = _plan(config, state, order, context.work, scale)
         validation = Validation(
             *validation_windows(
                 open_tokens(tokens.path, "validation"), config.sequence_length, config.evaluation.windows
             )
         )
-        trained = run_training(plan, config, model, start_of(config, checkpoint), data, validation, context)
+        trained = run_training(plan, config, held, start_of(config, checkpoint), data, validation, context)
         after = state_after(state, plan, order, config, trained.samples_skipped)
-        write_checkpoint(context.output, model, trained.end, after, tokens)
-        write_metrics(context.output, trained)
+        if control().leads:
+            write_checkpoint(context.output, trained.whole_model, trained.end, after, tokens)
+            write_metrics(context.output, trained)
         return Result(
-            counts=counts_of(plan) | {"parameters": parameter_count(model)},
-            metrics=metrics_of(trained, model, tokens, validation),
+            counts=counts_of(plan) | {"parameters": parameter_count(held.config)},
+            metrics=metrics_of(trained, held.config, tokens, validation) | (found.metrics() if found else {}),
             performance=trained.performance,
         )
 
@@ -74,42 +81,67 @@ def read_validation(tokens: Artifact, sequence_length: int, windows: int) -> Val
     return Validation(*validation_windows(open_tokens(tokens.path, "validation"), sequence_length, windows))
 
 
-def _model(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None) -> LongcatFlash:
-    """The model to train, on its device.
+def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[TrainConfig, float, Transfer | None]:
+    """The configuration with what a proxy hands on, the width scale s, and the transfer if there is a proxy."""
+    config, proxy = context.config, context.optional("proxy")
+    if proxy is None:
+        return config, state.width_scale, None
+    check_new(context.optional("checkpoint"))
+    target = new_architecture(_preset(config), config.model, context.input("tokens"))
+    found = transfer(config, target, read_proxy(proxy))
+    for sentence in differences(found.config, target, found.proxy):
+        context.logger.warning("transfer: %s", sentence)
+    context.logger.info("transfer from %s, %g times as wide:", proxy.id, found.scale)
+    for row in found.table():
+        std = "-" if row["initial_std"] is None else f"{row['initial_std']:.4g}"
+        context.logger.info("  %-12s std %-9s learning rate %.4g", row["kind"], std, row["learning_rate"])
+    return found.config, found.scale, found
+
+
+def _preset(config: TrainConfig) -> str:
+    if config.preset is None:
+        raise ConfigError("preset is missing", hint="name one, e.g. preset=demo, or give a checkpoint to continue")
+    return config.preset
+
+
+def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, scale: float) -> Distributed:
+    """What this process holds of the model to train.
 
     Raises:
         ConfigError: neither a preset nor a checkpoint is given, or both, or the model cannot do what is asked.
     """
-    device = choose_device(config)
-    if checkpoint is None and config.preset is None:
-        raise ConfigError("preset is missing", hint="name one, e.g. preset=demo, or give a checkpoint to continue")
     if checkpoint is not None and (config.preset or config.model):
         raise ConfigError("preset and model are for a new model, the checkpoint brings its own", hint="leave them out")
     if checkpoint is not None:
         check_same_tokenizer(checkpoint, tokens)
-        model = read_model(checkpoint, device)
+        architecture = read_model_config(checkpoint)
     else:
-        model = new_model(config.preset or "", config.model, tokens, config.seed, device)
-    if config.sequence_length > model.config.max_position_embeddings:
+        architecture = new_architecture(_preset(config), config.model, tokens)
+    if config.sequence_length > architecture.max_position_embeddings:
         raise ConfigError(
             f"sequence_length = {config.sequence_length} exceeds the model's max_position_embeddings = "
-            f"{model.config.max_position_embeddings}",
+            f"{architecture.max_position_embeddings}",
             hint="lower it, set model.max_position_embeddings for a new model, or extend the checkpoint",
         )
-    check_controller(config, model)
-    return model
+    check_options(config, architecture)
+    parallel = join(config)
+    check_fits(
+        config.parallel,
+        parallel.sizes,
+        architecture,
+        sequence_length=config.sequence_length,
+        batch_size=config.batch_size,
+        micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size),
+    )
+    if checkpoint is not None:
+        return checkpoint_weights(checkpoint, config, parallel)
+    return new_weights(architecture, config, parallel, initial_std(architecture.initializer_range, scale))
 
 
-def check_controller(options: TrainingOptions, model: LongcatFlash) -> None:
-    """Raises ConfigError when the balance options do not fit the model."""
-    architecture = model.config
+def check_options(options: TrainingOptions, architecture: ModelConfig) -> None:
+    """Raises ConfigError when the options for the balance of the experts do not fit the model."""
     try:
-        BiasController.of(
-            options.balance,
-            experts=architecture.n_routed_experts,
-            zero_experts=architecture.zero_expert_num,
-            topk=architecture.moe_topk,
-        )
+        Balance.of(options.balance_loss, controller_of(options, architecture))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -140,7 +172,7 @@ def micro_batch(batch_size: int, micro_batch_size: int | None) -> int:
     return min(batch_size, micro_batch_size or batch_size)
 
 
-def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: Path) -> Plan:
+def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float) -> Plan:
     steps = step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
     position = schedule_start(config, state)
     return Plan(
@@ -154,6 +186,7 @@ def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: 
         schedule_start=position,
         data_start=state.data.start_for(order) if state.data else 0,
         before=Counters(state.step, state.tokens, state.samples),
+        width_scale=scale,
     )
 
 
@@ -170,6 +203,7 @@ def state_after(
         data=order.model_copy(update={"position": plan.data_start + plan.steps * plan.batch_size + samples_skipped}),
         config=identity_values(config),
         growth=before.growth,
+        width_scale=plan.width_scale,
     )
 
 
@@ -185,7 +219,7 @@ def counts_of(plan: Plan) -> dict[str, int]:
 
 
 def metrics_of(
-    trained: Trained, model: LongcatFlash, tokens: Artifact, validation: Validation
+    trained: Trained, architecture: ModelConfig, tokens: Artifact, validation: Validation
 ) -> dict[str, float | list[float]]:
     """The figures of the manifest."""
     last = trained.records[-1]
@@ -196,7 +230,7 @@ def metrics_of(
     if "validation_loss" in last:
         train = open_tokens(tokens.path, "train")
         metrics["validation_loss"] = last["validation_loss"]
-        metrics["unigram_loss"] = unigram_loss(train, validation.targets, model.config.vocab_size)
+        metrics["unigram_loss"] = unigram_loss(train, validation.targets, architecture.vocab_size)
     return metrics
 
 

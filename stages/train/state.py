@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import LongcatError
+from pipeline.errors import IntegrityError, LongcatError
 from pipeline.files import canonical_json, fsync_file, fsync_folder, read_json, sha256_file
 from stages.train import group as processes
 from stages.train.group import Group
@@ -179,6 +179,30 @@ class RunCheckpoints:
                 shutil.rmtree(folder, ignore_errors=True)
             group.barrier()
         return None
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that have been written, newest first."""
+        return [int(folder.name.removeprefix("step-")) for folder in self._folders()]
+
+    def at(self, step: int) -> Saved:
+        """The checkpoint of that step, which is there.
+
+        Raises:
+            IntegrityError: it has been damaged since it was written.
+        """
+        folder = self.folder / f"step-{step:09d}"
+        saved = _read(folder, self._control)
+        if saved is None:
+            raise IntegrityError("the checkpoint is damaged", where=str(folder))
+        return saved
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps."""
+        if self._control.leads:
+            for folder, number in zip(list(self._folders()), self.steps(), strict=True):
+                if number > step:
+                    shutil.rmtree(folder, ignore_errors=True)
+        self._control.barrier()
 
     def _folders(self) -> Iterator[Path]:
         """Checkpoint folders, newest first."""

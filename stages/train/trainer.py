@@ -1,8 +1,11 @@
-"""The training loop, the same for every stage that trains.
+"""The training loop, the same for every stage that trains and for any number of processes.
 
 A `Plan` is one stretch at one sequence length. Everything in it (which samples, which learning rate, which counters) is
-a closed form of the steps done, so a checkpoint holds tensors, that one number and a mark in metrics.jsonl, and a run
-that was killed and taken up again ends with the bits of one that was not.
+a closed form of the steps done and of the lines of metrics.jsonl, so a checkpoint holds tensors, that number and a mark
+in metrics.jsonl, and a run that was killed and taken up again ends with the bits of one that was not.
+
+All processes of a run make the same calls in the same order and take the same decisions, since every figure that a
+decision hangs on is a sum over all of them.
 """
 
 from __future__ import annotations
@@ -10,67 +13,81 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from model.transformer import LongcatFlash
-from pipeline.errors import InputError, LongcatError
+from pipeline.errors import InputError
 from pipeline.files import append_jsonl
 from pipeline.stage import Context
 from stages.train.activation_checkpointing import checkpoint_activations
 from stages.train.average import WeightAverage
-from stages.train.balance import BiasController, Load
+from stages.train.balance import controller_of
 from stages.train.compilation import compile_blocks
 from stages.train.config import TrainingOptions
+from stages.train.errors import DivergedError
+from stages.train.evaluation import Evaluator
+from stages.train.gradients import BatchGradients, Taken
+from stages.train.group import control, stop_everywhere
 from stages.train.loader import Batch, WindowSource, batch
-from stages.train.metrics import MetricsFile, mean_loss, read_metrics
-from stages.train.objective import Objective, Rows, Totals
-from stages.train.optimizer import build_optimizer, load_moments, moments, set_learning_rate
+from stages.train.metrics import MetricsFile, read_metrics
+from stages.train.optimizer import build_optimizer, load_moments, set_learning_rate
+from stages.train.parallel.build import Distributed
+from stages.train.parallel.norms import clip_gradients
 from stages.train.plan import Plan, Start, Trained, Validation
 from stages.train.precision import ComputeModel
 from stages.train.prefetch import Prefetcher
+from stages.train.routing import Balance
 from stages.train.runtime import choose_dtype
-from stages.train.state import RunCheckpoints, Saved, load_model_tensors, model_tensors
+from stages.train.saves import Saves
+from stages.train.stability.spikes import Rewound, SpikeGuard, recorded
+from stages.train.transfer import learning_rate_factors
 
 
 def run_training(
     plan: Plan,
     options: TrainingOptions,
-    model: LongcatFlash,
+    held: Distributed,
     start: Start,
     data: WindowSource,
     validation: Validation,
     context: Context[Any],
 ) -> Trained:
-    """Train `model` in place by `plan`, going on from the newest whole checkpoint in `plan.work`.
+    """Train the model in place by `plan`, going on from the newest whole checkpoint in `plan.work`.
 
     Raises:
         InterruptedRunError: a stop was asked for; what was done is saved.
         InputError: the data holds an id that the model does not know.
-        LongcatError: the loss or the gradient is no longer finite.
+        DivergedError: the loss or the gradient is no longer finite, or the run has diverged for good.
     """
-    run = Run(plan, options, model, start, data, validation)
+    run = Run(plan, options, held, start, data, validation, context)
     try:
-        done = run.resume(context)
+        done = run.resume()
         with context.deferred_stop(), context.progress.task(plan.label, total=plan.steps, unit="steps") as bar:
             bar.advance(done)
             while done < plan.steps:
-                record, seconds = run.step(done)
-                done += 1
-                speed = plan.tokens_per_step / seconds
-                log = {"event": "step", "step": record["step"], "seconds": seconds, "tokens_per_second": speed}
-                append_jsonl(context.log_path, log)
-                bar.set(loss=round(record["loss"], 4), tokens_per_second=round(speed))
-                bar.advance(1)
-                stopping = context.stop_requested()
+                outcome = run.step(done)
+                before, done = done, run.go_back(outcome.rewound) if outcome.rewound else done + 1
+                bar.set(**outcome.shown)
+                bar.advance(done - before)
+                stopping = stop_everywhere(context.stop_requested())
                 if stopping or done == plan.steps or done % options.checkpoint_every == 0:
                     run.save(done)
                 if stopping:  # a stop that came while saving waits for the next step, which will be saved too
+                    run.saves.wait()
+                    context.stop.requested = True  # it may have come to another process
                     context.check_stop()
+            run.saves.wait()
     finally:
         run.close()
     return run.result()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a step: the figures for the progress bar, and the way back if the run has diverged."""
+
+    shown: dict[str, float]
+    rewound: Rewound | None = None
 
 
 class Run:
@@ -80,135 +97,190 @@ class Run:
         self,
         plan: Plan,
         options: TrainingOptions,
-        model: LongcatFlash,
+        held: Distributed,
         start: Start,
         data: WindowSource,
         validation: Validation,
+        context: Context[Any],
     ) -> None:
-        self.plan, self.options = plan, options
-        self.model, self.data, self.validation = model, data, validation
-        self.device = next(model.parameters()).device
-        self.compute = ComputeModel(model, choose_dtype(options, self.device))
-        checkpoint_activations(self.compute.model, options.activation_checkpointing)
-        if options.compile:
-            compile_blocks(self.compute.model)
-        self.objective = Objective(options.objective, {})
-        self.optimizer = build_optimizer(model, options.optimizer)
-        load_moments(model, self.optimizer, start.moments)
+        self.plan, self.options, self.held, self.data, self.context = plan, options, held, data, context
+        self.compute = ComputeModel(held, choose_dtype(options, held.parallel.device))
+        for model in self.compute.models:
+            checkpoint_activations(model, options.activation_checkpointing)
+            if options.compile:
+                compile_blocks(model)
+        self.optimizer = build_optimizer(held, options.optimizer, learning_rate_factors(plan.width_scale))
+        start = self._own(start)
+        load_moments(held, self.optimizer, start.moments)
         decay = options.optimizer.average_decay
-        self.average = None if decay is None else WeightAverage(model, decay, start.average)
-        self.controller = BiasController.of(
-            options.balance,
-            experts=model.config.n_routed_experts,
-            zero_experts=model.config.zero_expert_num,
-            topk=model.config.moe_topk,
-        )
-        self.checkpoints = RunCheckpoints(plan.work / "checkpoints", options.keep_last)
-        self.metrics = MetricsFile(plan.work / "metrics.jsonl")
+        self.average = None if decay is None else WeightAverage(held, decay, start.average)
+        self.controller = controller_of(options, held.config)
+        self.balance = Balance.of(options.balance_loss, self.controller)
+        self.gradients = BatchGradients(plan, options, held, self.compute, self.balance)
+        self.evaluator = Evaluator(held, self.compute, validation, plan.micro_batch_size)
+        self.saves = Saves(plan.work / "checkpoints", options.keep_last, self._log)
+        self.metrics = MetricsFile(plan.work / "metrics.jsonl", writes=control().leads)
+        self.share = held.parallel.batch_share(plan.batch_size, plan.micro_batch_size)
         self.batches = Prefetcher(self._batch, plan.batch_size, options.loader_workers)
+        self.guard = SpikeGuard(options.stability.spikes)
+        self.rewound: Rewound | None = None
         self.steps_timed, self.seconds = 0, 0.0
 
-    def resume(self, context: Context[Any]) -> int:
+    def _own(self, start: Start) -> Start:
+        """What of `start` belongs to the layers that this process holds."""
+        if self.held.parallel.sizes.pipeline == 1:
+            return start
+        names = {name for name, _ in self.held.named_parameters()}
+        moments = {name: tensor for name, tensor in start.moments.items() if name.rpartition(".")[0] in names}
+        return Start(moments, {name: tensor for name, tensor in start.average.items() if name in names})
+
+    def resume(self) -> int:
         """Load the newest whole checkpoint, if there is one; returns the steps it has done."""
-
-        def usable(saved: Saved) -> bool:
-            return self.metrics.matches(saved.state["metrics"])
-
-        saved = self.checkpoints.latest(usable, context.logger.warning)
+        saved = self.saves.newest(self.metrics, self.context.logger)
         if saved is None:
             self.metrics.cut(None)
             return 0
-        self.metrics.cut(saved.state["metrics"])
-        load_model_tensors(self.model, saved.tensors("model"))
-        load_moments(self.model, self.optimizer, saved.tensors("optimizer"))
-        if self.average is not None:
-            self.average = WeightAverage(self.model, self.average.decay, saved.tensors("average"))
-        self.compute.refresh()
-        context.logger.info("going on from step %d of %d", saved.step, self.plan.steps)
+        self._load(saved.step)
+        self.context.logger.info("going on from step %d of %d", saved.step, self.plan.steps)
         return saved.step
 
+    def go_back(self, rewound: Rewound) -> int:
+        """Take up an older checkpoint after a divergence; returns the steps it has done."""
+        done = rewound.to_step - self.plan.before.step
+        self.context.logger.warning(
+            "the run has diverged: back from step %d to %d, over %d samples",
+            rewound.from_step,
+            rewound.to_step,
+            rewound.samples_skipped,
+        )
+        self.saves.drop_after(done)
+        self._load(done)
+        self.rewound = rewound
+        return done
+
+    def _load(self, done: int) -> None:
+        saved = self.saves.at(done)
+        self.metrics.cut(saved.state["metrics"])
+        self.saves.load(saved, self.held, self.optimizer, self.average)
+        if self.balance is not None:
+            self.balance.coefficient.restore(saved.state["balance"])
+        self.compute.refresh()
+        control().barrier()  # the leading process has cut the file that all read now
+        self.guard = SpikeGuard(self.options.stability.spikes, read_metrics(self.metrics.path))
+
     def save(self, done: int) -> None:
-        groups = {"model": model_tensors(self.model), "optimizer": moments(self.model, self.optimizer)}
-        if self.average is not None:
-            groups["average"] = self.average.tensors()
-        self.checkpoints.save(done, groups, {"metrics": self.metrics.mark()})
+        state: dict[str, Any] = {"metrics": self.metrics.mark()}
+        if self.balance is not None:
+            state["balance"] = self.balance.coefficient.state()
+        self.saves.save(done, self.held, self.optimizer, self.average, state)
 
     def close(self) -> None:
+        self.saves.close()
         self.batches.close()
         self.metrics.close()
 
     def result(self) -> Trained:
-        average = {} if self.average is None else self.average.tensors()
-        return Trained(
-            Start(moments(self.model, self.optimizer), average),
-            self.metrics.path,
-            read_metrics(self.metrics.path),
-            0,
-            self.speed(),
-        )
+        records, skipped = read_metrics(self.metrics.path), self.guard.samples_skipped
+        model, end = self.saves.whole(self.plan.steps, self.held, self.optimizer, self.average)
+        return Trained(model, end, self.metrics.path, records, skipped, self.speed())
 
-    def step(self, done: int) -> tuple[dict[str, Any], float]:
-        """The optimizer step after `done` steps. Returns its line of metrics.jsonl and the seconds it took."""
+    def step(self, done: int) -> Outcome:
+        """The optimizer step after `done` steps."""
         plan, began = self.plan, time.perf_counter()
         position, counters = plan.schedule_start + done, plan.counters(done + 1)
-        figures, load = self._gradients(self.batches.get(plan.data_start + done * plan.batch_size), counters.step)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.optimizer.gradient_clip).item()
-        self._check_finite(counters.step, {**figures, "gradient norm": norm})
+        coefficient = self.balance.coefficient.value if self.balance else None
+        taken = self.gradients.take(self.batches.get(self._first_sample(done)), counters.step, done)
+        parameters = [parameter for _, parameter in self.held.named_parameters()]
+        norm = clip_gradients(parameters, self.held.parallel, self.options.optimizer.gradient_clip)
+        verdict = self.guard.judge(counters.step, taken.figures["loss"], norm)
+        if verdict.action == "rewind":
+            saves = [plan.before.step + save for save in self.saves.steps()]
+            self._drop_gradients()
+            rewound = self.guard.rewind(verdict, counters.step, saves, plan.batch_size)
+            return Outcome({"loss": taken.figures["loss"]}, rewound)
         rate = plan.schedule.learning_rate(position)
         gain = self.controller.gain(plan.schedule.progress(position))
-        self._update(counters.step, rate, gain, load)
-        seconds = time.perf_counter() - began
-        self.steps_timed, self.seconds = self.steps_timed + 1, self.seconds + seconds
+        if verdict.action == "take":
+            self._check_finite(counters.step, {**taken.figures, "gradient norm": norm})
+            self._update(counters.step, rate, gain, taken)
+        else:
+            self._drop_gradients()
+            self.context.logger.warning("step %d is left out: %s", counters.step, verdict.reason)
         record = {
             "step": counters.step,
             "tokens": counters.tokens,
-            **figures,
+            **self._terms(taken, norm, skipped=verdict.action == "skip"),
             "learning_rate": rate,
-            "gradient_norm": norm,
             "balance_gain": gain,
-            "active_experts": load.mean(plan.tokens_per_step),
-            "active_experts_std": load.spread(plan.tokens_per_step),
+            **({} if coefficient is None else {"balance_coefficient": coefficient}),
+            **self._load_figures(taken),
+            **self._evaluate(done + 1),
         }
-        self.metrics.append(record | self._evaluate(done + 1))
-        return record, seconds
+        return self._finish(record, time.perf_counter() - began)
+
+    def _first_sample(self, done: int) -> int:
+        """Where the batch after `done` steps begins; a rewind moves all that follow further along."""
+        skipped = self.guard.samples_skipped if self.rewound is None else self.rewound.samples_skipped
+        return self.plan.data_start + done * self.plan.batch_size + skipped
+
+    def _terms(self, taken: Taken, norm: float, *, skipped: bool) -> dict[str, Any]:
+        figures = {**taken.figures, "gradient_norm": norm}
+        return {name: recorded(value) for name, value in figures.items()} | {"skipped": True} if skipped else figures
+
+    def _load_figures(self, taken: Taken) -> dict[str, Any]:
+        tokens = self.plan.tokens_per_step
+        figures: dict[str, Any] = {
+            "active_experts": taken.load.mean(tokens),
+            "active_experts_std": taken.load.spread(tokens),
+        }
+        if taken.stability is not None:
+            figures |= {"expert_load": taken.load.counts_LE.tolist(), "stability": taken.stability}
+        return figures
+
+    def _finish(self, record: dict[str, Any], seconds: float) -> Outcome:
+        """Write a record where it belongs."""
+        if self.rewound is not None:
+            record["rewound"], self.rewound = self.rewound.record(), None
+        self.metrics.append(record)
+        self.guard.add(record)
+        self.steps_timed, self.seconds = self.steps_timed + 1, self.seconds + seconds
+        speed = self.plan.tokens_per_step / seconds
+        self._log({"event": "step", "step": record["step"], "seconds": seconds, "tokens_per_second": speed})
+        return Outcome({"loss": round(record["loss"] or math.nan, 4), "tokens_per_second": round(speed)})
+
+    def _log(self, line: dict[str, Any]) -> None:
+        if control().leads:
+            append_jsonl(self.context.log_path, line)
 
     def _batch(self, first_sample: int) -> Batch:
-        """The batch from that sample on; raises InputError for an id that the model has no row for."""
-        rows, known = batch(self.data, first_sample, self.plan.batch_size), self.model.config.vocab_size
+        """This process's rows of the batch that begins there; raises InputError for an id without a row in the model."""
+        known, first = self.held.config.vocab_size, first_sample + self.share.start
+        rows = batch(self.data, first, len(self.share))
         if (largest := int(rows.ids.max())) >= known or int(rows.ids.min()) < 0:
             raise InputError(
                 f"the data holds the token id {largest}, the model has vocab_size = {known}",
-                where=f"sample {first_sample} to {first_sample + self.plan.batch_size - 1}",
+                where=f"sample {first} to {first + len(self.share) - 1}",
                 hint="pack the documents with the model's tokenizer",
             )
         return rows
 
-    def _gradients(self, rows: Batch, step: int) -> tuple[dict[str, float], Load]:
-        """Gradients of the mean loss over the whole batch; returns its terms and the load of the experts."""
-        totals, sums, loads = Totals.of(rows), [], []
-        for start in range(0, len(rows.ids), self.plan.micro_batch_size):
-            part = Rows.of(rows.rows(start, start + self.plan.micro_batch_size), self.device)
-            terms = self.objective(self.compute.model, part, totals, step)
-            terms.total.backward()
-            self.compute.collect_gradients()
-            sums.append(terms.figures)
-            loads.append(Load.of(terms.output.routing, self.controller.experts))
-        names = list(sums[0])
-        values = torch.stack([torch.stack([figures[name].double() for name in names]) for figures in sums]).sum(dim=0)
-        return dict(zip(names, values.tolist(), strict=True)), Load.total(loads)
-
-    def _update(self, step: int, rate: float, gain: float, load: Load) -> None:
+    def _update(self, step: int, rate: float, gain: float, taken: Taken) -> None:
         """Move weights, their average and the router biases."""
+        self.saves.before_update()
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
         if self.average is not None:
             self.average.update(step - 1)
-        self.controller.update(self.model.router_biases(), load.counts_LE, self.plan.tokens_per_step, gain)
+        counts_LE = taken.load.counts_LE[self.held.layers]
+        self.controller.update(self.held.router_biases(), counts_LE, self.plan.tokens_per_step, gain)
         self.compute.refresh()
 
+    def _drop_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
     def _check_finite(self, step: int, figures: Mapping[str, float]) -> None:
-        """Raises LongcatError for the first figure that is NaN or infinite."""
+        """Raises DivergedError for the first figure that is NaN or infinite."""
         for name, value in figures.items():
             if math.isfinite(value):
                 continue
@@ -216,7 +288,7 @@ class Run:
             last = (
                 f"; the last finite loss was {records[-1]['loss']:.4f} at step {records[-1]['step']}" if records else ""
             )
-            raise LongcatError(
+            raise DivergedError(
                 f"the {name} is {value} at step {step}{last}",
                 where=self.plan.label,
                 hint=f"train with a learning_rate below {self.options.learning_rate:g}, more schedule.warmup_steps "
@@ -226,21 +298,16 @@ class Run:
     def _evaluate(self, done: int) -> dict[str, float]:
         every = self.options.evaluation.every
         due = done == self.plan.steps or (every and done % every == 0)
-        if not due or not len(self.validation.inputs):
+        if not due or not self.evaluator.count:
             return {}
-        losses = {"validation_loss": self._validation_loss()}
+        losses = {"validation_loss": self.evaluator.loss()}
         if self.average is not None:
             with self.average.applied():
                 self.compute.refresh()
-                losses["validation_loss_of_average"] = self._validation_loss()
+                losses["validation_loss_of_average"] = self.evaluator.loss()
             self.compute.refresh()
         self._check_finite(self.plan.counters(done).step, losses)
         return losses
-
-    def _validation_loss(self) -> float:
-        return mean_loss(
-            self.compute.model, self.validation.inputs, self.validation.targets, self.plan.micro_batch_size
-        )
 
     def speed(self) -> dict[str, float]:
         """Clock-dependent figures of the steps that this process did; empty when it did none."""

@@ -7,6 +7,7 @@ of a stack of experts are experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ Source = Callable[[str, torch.Size, range], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
 
 
-def initialize(distributed: Distributed, seed: int) -> None:
+def initialize(distributed: Distributed, seed: int, std: Mapping[str, float] | None = None) -> None:
     """Give every process its part of what `model.init.initialize` gives a whole model; no communication.
 
     Every published tensor has a stream of its own. A process draws the tensors of which it holds any part, one after
@@ -35,19 +36,19 @@ def initialize(distributed: Distributed, seed: int) -> None:
     check_seed(seed)
 
     def source(name: str, shape: torch.Size, rows: range) -> torch.Tensor:
-        return _initial_rows(distributed.config, seed, name, shape, rows)
+        return _initial_rows(partial(initial_value, distributed.config, seed, std=std), name, shape, rows)
 
     fill(distributed, source)
 
 
-def _initial_rows(config: ModelConfig, seed: int, name: str, shape: torch.Size, rows: range) -> torch.Tensor:
+def _initial_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.Size, rows: range) -> torch.Tensor:
     if not name.endswith((GATE_UP, DOWN)):
-        return initial_value(config, seed, name, shape)[rows.start : rows.stop]
+        return value(name, shape)[rows.start : rows.stop]
     prefix, _, kind = name.rpartition(".")
     if kind == "down_proj":
-        return torch.stack([initial_value(config, seed, f"{prefix}.{e}.down_proj.weight", shape[1:]) for e in rows])
+        return torch.stack([value(f"{prefix}.{e}.down_proj.weight", shape[1:]) for e in rows])
     half = (shape[1] // 2, shape[2])
-    parts = [[initial_value(config, seed, f"{prefix}.{e}.{p}_proj.weight", half) for p in ("gate", "up")] for e in rows]
+    parts = [[value(f"{prefix}.{e}.{p}_proj.weight", half) for p in ("gate", "up")] for e in rows]
     return torch.stack([torch.cat(pair) for pair in parts])
 
 
@@ -70,6 +71,16 @@ def fill(distributed: Distributed, source: Source) -> None:
             for dimension, bound in enumerate(bounds[1:], start=1):
                 values = values.narrow(dimension, bound.start, len(bound))
             local.copy_(values)
+
+
+@torch.no_grad()
+def copy_part(tensor: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Fill what this process holds of `tensor` from the whole of it; returns `tensor`."""
+    local, bounds = local_part(tensor)
+    for dimension, bound in enumerate(bounds):
+        whole = whole.narrow(dimension, bound.start, len(bound))
+    local.copy_(whole)
+    return tensor
 
 
 def local_part(tensor: torch.Tensor) -> tuple[torch.Tensor, list[range]]:

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from stages.train.optimizer import Named
+
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 # By the first pattern that a parameter's name matches.
@@ -124,7 +126,7 @@ def rms_by_group(
 
 
 def parameter_figures(
-    model: nn.Module, layers: int, layer_groups: int, reduce_sum: Reduce | None = None
+    model: Named, layers: int, layer_groups: int, reduce_sum: Reduce | None = None
 ) -> dict[str, dict[str, float]]:
     """`gradient_rms` and `parameter_rms` of a model whose gradients are complete and not yet clipped.
 

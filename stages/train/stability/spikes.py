@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline.errors import LongcatError
+from stages.train.errors import DivergedError
 from stages.train.stability.config import SpikeOptions
 
 WATCHED = {"loss": "loss", "gradient_norm": "gradient norm"}
@@ -38,11 +38,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rewound:
-    """A way back: the last step that is undone, the step of the save gone back to, the samples jumped over."""
+    """A way back: the last step that is undone, and the step of the save gone back to.
+
+    `samples_skipped` are all samples that the run has jumped over by now, `rewinds` the times it has gone back. Both
+    are totals, because going further back may undo the record of an earlier way back.
+    """
 
     from_step: int
     to_step: int
     samples_skipped: int
+    rewinds: int
 
     def record(self) -> dict[str, int]:
         """The `rewound` object of the first line of metrics.jsonl after it."""
@@ -87,7 +92,7 @@ class SpikeGuard:
         """What to do with `step`, before its optimizer step; with the action `none`, always to take it.
 
         Raises:
-            LongcatError: the run has diverged and `action` allows no way back.
+            DivergedError: the run has diverged and `action` allows no way back.
         """
         reason = self._reason({"loss": loss, "gradient_norm": gradient_norm})
         if not reason or self.options.action == "none":
@@ -97,7 +102,7 @@ class SpikeGuard:
         if not lost and len(self._bad) + 1 < self.options.diverged_after:
             return Verdict("skip", reason, first)
         if self.options.action == "skip":
-            raise LongcatError(
+            raise DivergedError(
                 f"the run has diverged: all steps from {first} to {step} were bad, at the last {reason}",
                 hint="train with stability.spikes.action=rewind, or a lower learning_rate",
             )
@@ -107,30 +112,30 @@ class SpikeGuard:
         """How to go back at `step`, given the steps that there are saves of and the samples a step takes.
 
         The saves after the one gone back to have to be removed, and the data goes on `samples_skipped` further than
-        its own place in addition to what was jumped over before. The guard has to be told by the next record.
+        its own place. The guard has to be told by the next record.
 
         Raises:
-            LongcatError: there is no save old enough, or the run has gone back too often.
+            DivergedError: there is no save old enough, or the run has gone back too often.
         """
         older = [save for save in saves if save < verdict.first_bad_step]
         told = f"the run has diverged: steps {verdict.first_bad_step} to {step} were bad, at the last {verdict.reason}"
         if self.rewinds >= self.options.max_rewinds:
-            raise LongcatError(
+            raise DivergedError(
                 f"{told}, after {self.rewinds} rewinds",
                 hint="the data is not to blame: train with a lower learning_rate, more schedule.warmup_steps or a "
                 "hidden z-loss, or allow more by stability.spikes.max_rewinds",
             )
         if not older:
-            raise LongcatError(
+            raise DivergedError(
                 f"{told}, and no save is older",
                 hint="train with a lower learning_rate, keep more saves by keep_last, or save more often by "
                 "checkpoint_every",
             )
-        return Rewound(step, max(older), (step - max(older)) * batch_size)
+        skipped = self.samples_skipped + (step - max(older)) * batch_size
+        return Rewound(step, max(older), skipped, self.rewinds + 1)
 
     def _go_back(self, rewound: Rewound) -> None:
-        self.rewinds += 1
-        self.samples_skipped += rewound.samples_skipped
+        self.rewinds, self.samples_skipped = rewound.rewinds, rewound.samples_skipped
         self._bad.clear()
         kept = bisect_right(self._steps, rewound.to_step)
         del self._steps[kept:]

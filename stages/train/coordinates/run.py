@@ -1,0 +1,158 @@
+"""What stage `train.coordinates` does: a short training at every width, and the slopes of what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.config import ModelConfig
+from pipeline.artifact import load_artifact
+from pipeline.files import atomic_write, pretty_json
+from pipeline.stage import Context, Result
+from stages.train.checkpoint import new_architecture
+from stages.train.config import TrainConfig
+from stages.train.coordinates import CoordinatesConfig, width_table
+from stages.train.coordinates.probe import Probe
+from stages.train.loader import batch, training_windows
+from stages.train.optimizer import build_optimizer, set_learning_rate
+from stages.train.plot import Curve, line_plot
+from stages.train.runtime import choose_device, reproducible
+from stages.train.transfer import initial_std, learning_rate_factors
+from stages.train.weights import new_model
+
+COORDINATES_FILE = "coordinates.json"
+PAGE_FILE = "coordinates.html"
+MODES = ("with transfer", "without")
+
+
+def check_coordinates(context: Context[CoordinatesConfig]) -> Result:
+    """Run stage `train.coordinates`; see `stages.train.coordinates`."""
+    config, tokens = context.config, context.input("tokens")
+    widths = width_table(config)
+    choices = [(mode, row) for mode in MODES for row in widths]
+    tasks = [
+        {"config": config.model_dump(mode="json"), "tokens": str(tokens.path), "mode": mode, "widths": row}
+        for mode, row in choices
+    ]
+    found = context.map_shards(run_width, tasks, description="widths")
+    runs = [
+        {"mode": mode, "hidden_size": row["hidden_size"], "diverged": figures["diverged"], "steps": figures["steps"]}
+        for (mode, row), figures in zip(choices, found, strict=True)
+    ]
+    slopes = {mode: slopes_of([run for run in runs if run["mode"] == mode]) for mode in MODES}
+    verdicts = [verdict(mode, slopes[mode], config.tolerance) for mode in MODES]
+    report = {"widths": widths, "runs": runs, "slopes": slopes, "verdicts": verdicts}
+    atomic_write(context.output / COORDINATES_FILE, pretty_json(report))
+    atomic_write(context.output / PAGE_FILE, page(runs).encode())
+    return Result(counts={"runs": len(runs), "steps": config.steps}, metrics={"verdict": verdicts})
+
+
+def run_width(task: dict[str, Any]) -> dict[str, Any]:
+    """Train one width; `steps` holds the figures of every forward pass, the first before any step.
+
+    A training that diverges ends there; `diverged` says so.
+    """
+    config = CoordinatesConfig.model_validate(task["config"])
+    tokens = load_artifact(Path(task["tokens"]))
+    options = TrainConfig(steps=1, device=config.device, dtype="float32")
+    scale = task["widths"]["scale"] if task["mode"] == MODES[0] else 1.0
+    with reproducible(config.threads):
+        device = choose_device(options)
+        architecture = _architecture(config, task["widths"], tokens)
+        model = new_model(architecture, config.seed, device, initial_std(architecture.initializer_range, scale))
+        optimizer = build_optimizer(model, config.optimizer, learning_rate_factors(scale))
+        set_learning_rate(optimizer, config.learning_rate)
+        data = training_windows(tokens.path, sequence_length=config.sequence_length, seed=config.seed)
+        steps: list[dict[str, float]] = []
+        with Probe(model).attached() as probe:
+            for step in range(config.steps + 1):
+                ids = torch.from_numpy(batch(data, step * config.batch_size, config.batch_size)).to(device)
+                loss_sum, count, output = model.loss(ids[:, :-1], ids[:, 1:])
+                loss = loss_sum / count
+                figures = dict(sorted((probe.read(output) | {"loss": loss.item()}).items()))
+                if not all(map(math.isfinite, figures.values())):
+                    return {"steps": steps, "diverged": True}
+                steps.append(figures)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.gradient_clip)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+    return {"steps": steps, "diverged": False}
+
+
+def _architecture(config: CoordinatesConfig, widths: Mapping[str, Any], tokens: Any) -> ModelConfig:
+    changes = config.model | {name: value for name, value in widths.items() if name != "scale"}
+    return new_architecture(config.preset, changes, tokens)
+
+
+def slopes_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Of every quantity, step by step, the slope of log RMS against log width; 0 is level, 1 in proportion.
+
+    Steps that a width did not reach because it diverged are left out.
+    """
+    widths = [math.log(run["hidden_size"]) for run in runs]
+    found: dict[str, list[float]] = {}
+    for figures in zip(*(run["steps"] for run in runs), strict=False):
+        for quantity in figures[0]:
+            values = [math.log(max(figure[quantity], 1e-30)) for figure in figures]
+            found.setdefault(quantity, []).append(_slope(widths, values))
+    return found
+
+
+def _slope(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Least squares."""
+    x_mean, y_mean = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
+    covariance = math.fsum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
+    return covariance / math.fsum((x - x_mean) ** 2 for x in xs)
+
+
+def verdict(mode: str, slopes: Mapping[str, Sequence[float]], tolerance: float) -> dict[str, Any]:
+    """What activations do with the width at the last step that all widths reached, and which are the steepest.
+
+    Growth is what makes a learning rate too large on a wider model. What shrinks learns more slowly there: full
+    alignment divides by the most that an update can add up to, and real updates add up to less.
+    """
+    last = {quantity: values[-1] for quantity, values in slopes.items() if quantity != "loss"}
+    if not last:
+        return {"mode": mode, "verdict": "diverged"}
+    most, least = max(last, key=lambda name: last[name]), min(last, key=lambda name: last[name])
+    found = "grow" if last[most] > tolerance else "shrink" if last[least] < -tolerance else "level"
+    return {
+        "mode": mode,
+        "verdict": found,
+        "grows_most": most,
+        "slope": last[most],
+        "shrinks_most": least,
+        "least_slope": last[least],
+    }
+
+
+def page(runs: Sequence[Mapping[str, Any]]) -> str:
+    """One HTML page without anything from outside: a row a quantity, the two modes side by side."""
+    quantities = list(dict.fromkeys(key for run in runs for figures in run["steps"] for key in figures))
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td>{plot(quantity, mode, [run for run in runs if run['mode'] == mode])}</td>" for mode in MODES)
+        + "</tr>\n"
+        for quantity in quantities
+    )
+    return f'<!doctype html>\n<meta charset="utf-8">\n<title>Coordinate check</title>\n<table>\n{rows}</table>\n'
+
+
+def plot(quantity: str, mode: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """The quantity against the width, a curve a step."""
+    steps = min(len(run["steps"]) for run in runs)
+    shown = sorted({round(index * (steps - 1) / 5) for index in range(6)}) if steps else []
+    curves = [
+        Curve(
+            f"after {step} steps",
+            [(run["hidden_size"], max(run["steps"][step][quantity], 1e-30)) for run in runs],
+        )
+        for step in shown
+    ]
+    label = "loss" if quantity == "loss" else "root mean square"
+    return line_plot(curves, title=f"{quantity}, {mode}", x_label="width", y_label=label, log_x=True, log_y=True)

@@ -1,0 +1,7 @@
+"""Errors of training that other stages tell apart."""
+
+from pipeline.errors import LongcatError
+
+
+class DivergedError(LongcatError):
+    """The loss or a gradient is no longer finite."""

@@ -1,0 +1,138 @@
+"""What stage `train.sweep` does: its points as tasks of the engine, a table of their losses, and a plot."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifact import Artifact, load_artifact
+from pipeline.engine import LocalEngine
+from pipeline.errors import ConfigError
+from pipeline.files import atomic_write, pretty_json
+from pipeline.interrupt import StopSignal
+from pipeline.progress import SilentProgress
+from pipeline.stage import Context, Result
+from stages.train.checkpoint import new_architecture
+from stages.train.config import TrainConfig
+from stages.train.errors import DivergedError
+from stages.train.plot import Curve, line_plot
+from stages.train.sweep import INITIAL_STD, Point, SweepConfig, grid_axes, grid_points, point_configs
+from stages.train.transfer import PROXY_FILE
+
+SWEEP_FILE = "sweep.json"
+PLOT_FILE = "loss.svg"
+FIGURES = ("loss", "train_loss", "diverged", "note")
+
+
+def run_sweep(context: Context[SweepConfig]) -> Result:
+    """Run stage `train.sweep`; see `stages.train.sweep`."""
+    config, tokens = context.config, context.input("tokens")
+    points, trainings = grid_points(config), list(point_configs(config))
+    for training in trainings:  # a grid that asks for a model that cannot be is told before the first point
+        if training.preset is None:
+            raise ConfigError("preset is missing", hint="name the model to sweep, e.g. preset=tiny")
+        new_architecture(training.preset, training.model, tokens)
+    tasks = [
+        {
+            "config": training.model_dump(mode="json"),
+            "tokens": str(tokens.path),
+            "folder": str(context.work / f"point-{number:04d}"),
+        }
+        for number, training in enumerate(trainings)
+    ]
+    figures = context.map_shards(run_point, tasks, description="points")
+    rows = [point | {key: found[key] for key in FIGURES} for point, found in zip(points, figures, strict=True)]
+    best = _best(figures)
+    report = {"axes": grid_axes(config), "points": rows, "best": None if best is None else rows[best]}
+    atomic_write(context.output / SWEEP_FILE, pretty_json(report))
+    atomic_write(context.output / PLOT_FILE, plot(points, figures, grid_axes(config)).encode())
+    atomic_write(context.output / PROXY_FILE, pretty_json(_proxy(best, trainings, tokens)))
+    return Result(
+        counts={"points": len(rows), "diverged": sum(row["diverged"] for row in rows)},
+        metrics={"points": rows, "best": None if best is None else points[best] | {"loss": figures[best]["loss"]}},
+    )
+
+
+def run_point(task: dict[str, Any]) -> dict[str, Any]:
+    """Train one point; what it leaves behind is only its figures.
+
+    A killed point goes on from its last save. `loss` is the validation loss, or the training loss where there are no
+    validation tokens; null where the training diverged, which counts as infinite.
+    """
+    from stages.train.run import train_checkpoint
+
+    folder, tokens = Path(task["folder"]), load_artifact(Path(task["tokens"]))
+    context = point_context(TrainConfig.model_validate(task["config"]), tokens, folder)
+    try:
+        metrics = train_checkpoint(context).metrics
+    except DivergedError as error:
+        found: dict[str, Any] = {"loss": None, "train_loss": None, "diverged": True, "note": error.what}
+    else:
+        loss = metrics.get("validation_loss", metrics["train_loss"])
+        found = {"loss": loss, "train_loss": metrics["train_loss"], "diverged": False, "note": ""}
+    shutil.rmtree(folder)
+    return found
+
+
+def point_context(config: TrainConfig, tokens: Artifact, folder: Path) -> Context[TrainConfig]:
+    """A context of stage `train` that writes into `folder` alone and says nothing."""
+    output, work = folder / "output", folder / "work"
+    for path in (output, work):
+        path.mkdir(parents=True, exist_ok=True)
+    silent = logging.getLogger("longcat.point")
+    silent.propagate = False
+    silent.addHandler(logging.NullHandler())
+    return Context(
+        config=config,
+        inputs={"tokens": (tokens,)},
+        output=output,
+        work=work,
+        log_path=folder / "log.jsonl",
+        engine=LocalEngine(workers=1),
+        progress=SilentProgress(),
+        logger=silent,
+        stop=StopSignal(),
+    )
+
+
+def _best(figures: Sequence[dict[str, Any]]) -> int | None:
+    """The number of the point with the lowest loss, the first of equals; None when all diverged."""
+    finite = [number for number, found in enumerate(figures) if found["loss"] is not None]
+    return min(finite, key=lambda number: figures[number]["loss"], default=None)
+
+
+def _proxy(best: int | None, trainings: Sequence[TrainConfig], tokens: Artifact) -> dict[str, Any] | None:
+    """`stages.train.transfer.Proxy` of the best point."""
+    if best is None:
+        return None
+    training = trainings[best]
+    architecture = new_architecture(training.preset or "", training.model, tokens)
+    return {
+        "id": f"sweep of {training.preset}",
+        "model": architecture.to_dict(),
+        "config": training.model_dump(mode="json"),
+        "width_scale": 1.0,
+    }
+
+
+def plot(points: Sequence[Point], figures: Sequence[dict[str, Any]], axes: dict[str, list[Any]]) -> str:
+    """Loss against the learning rate (or the first axis of numbers), a curve for every combination of the others."""
+    numeric = [key for key, values in axes.items() if all(isinstance(value, (int, float)) for value in values)]
+    along = "learning_rate" if "learning_rate" in axes else next(iter(numeric), next(iter(axes)))
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for point, found in zip(points, figures, strict=True):
+        label = ", ".join(f"{_short(key)} {value}" for key, value in point.items() if key != along)
+        place = point[along] if along in numeric else axes[along].index(point[along])
+        loss = math.inf if found["loss"] is None else found["loss"]
+        curves.setdefault(label, []).append((float(place), loss))
+    lines = [Curve(label, sorted(values)) for label, values in curves.items()]
+    logarithmic = along in numeric and min(axes[along]) > 0
+    return line_plot(lines, title="loss by point", x_label=_short(along), y_label="loss", log_x=logarithmic)
+
+
+def _short(key: str) -> str:
+    return "initial std" if key == INITIAL_STD else key.replace("_", " ")

@@ -1,0 +1,215 @@
+"""Running the first steps of a training again and comparing every figure of metrics.jsonl, to the bit.
+
+The schedule is the whole run's: only the number of steps is cut. The second run writes into a scratch folder and makes
+no artifact.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifact import Artifact
+from pipeline.config import StageConfig, build_config
+from pipeline.environment import code_version, environment
+from pipeline.errors import InputError
+from pipeline.runner import Session
+from pipeline.stage import Context, Stage, registry
+from stages.extend import ExtendConfig
+from stages.train.checkpoint import METRICS_FILE, read_state
+from stages.train.config import TrainConfig, TrainingOptions, step_count
+from stages.train.metrics import read_metrics
+
+Records = Sequence[Mapping[str, Any]]
+SAME = "same"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs of the same steps: `same`, or the step at which `field` first differs and its two values."""
+
+    what: str
+    steps: int
+    result: str
+    field: str | None = None
+    first: Any = ""
+    second: Any = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The comparisons made of a checkpoint, and what may explain a difference."""
+
+    checkpoint: str
+    comparisons: list[Comparison]
+    explanations: list[str] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        return all(item.result == SAME for item in self.comparisons)
+
+    @property
+    def summary(self) -> str:
+        """The first difference in one sentence."""
+        found = next((item for item in self.comparisons if item.result != SAME), None)
+        if found is None:
+            return "no figure differs"
+        return f"{found.what}: {found.field} first differs at {found.result}, {found.first} and then {found.second}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "checkpoint": self.checkpoint,
+            "same": self.same,
+            "comparisons": [asdict(item) for item in self.comparisons],
+            "explanations": self.explanations,
+        }
+
+
+def verify_training(session: Session, checkpoint: Artifact, *, steps: int, twice: bool) -> Verification:
+    """Run the first `steps` steps (at most all) of the training that made `checkpoint` again; `twice`: two times.
+
+    Raises:
+        InputError: it was not made by a stage that trains, or its configuration is of another version.
+        MissingArtifactError: one of its inputs is no longer in the store.
+    """
+    stage = _stage_of(checkpoint)
+    inputs = {
+        role: tuple(session.store.resolve(item.id) for item in items)
+        for role, items in checkpoint.manifest.inputs.items()
+    }
+    config = build_config(stage.config, checkpoint.manifest.config, where=f"configuration of {checkpoint.id}")
+    recorded = read_metrics(checkpoint.file(METRICS_FILE))
+    steps = min(steps, len(recorded))
+    shortened = shorten(config, steps, inputs)
+    runs = [_run(session, stage, shortened, inputs) for _ in range(2 if twice else 1)]
+    comparisons = [compare("recorded and now", recorded[:steps], runs[0])]
+    if twice:
+        comparisons.append(compare("now and once more", runs[0], runs[1]))
+    found = Verification(checkpoint.id, comparisons)
+    if not found.same:
+        found.explanations.extend(explain(checkpoint, config, comparisons))
+    return found
+
+
+def _stage_of(checkpoint: Artifact) -> Stage:
+    name = checkpoint.manifest.stage
+    if name not in ("train", "extend"):
+        raise InputError(f"{checkpoint.kind}/{checkpoint.id} was made by {name}, not by train or extend")
+    stage = registry.get(name)
+    if stage.revision != checkpoint.manifest.revision:
+        raise InputError(
+            f"{checkpoint.id} was made by revision {checkpoint.manifest.revision} of {name}, this is {stage.revision}",
+            hint=f"use the code that made it, {checkpoint.manifest.code_version}",
+        )
+    return stage
+
+
+def shorten(config: StageConfig, steps: int, inputs: Mapping[str, Sequence[Artifact]]) -> StageConfig:
+    """`config` for the first `steps` steps only, in the schedule of all of them."""
+    assert isinstance(config, (TrainConfig, ExtendConfig))  # noqa: S101
+    total = config.schedule.total_steps or _position(config, inputs) + _steps(config)
+    changes: dict[str, Any] = {"schedule": config.schedule.model_copy(update={"total_steps": total})}
+    if isinstance(config, TrainConfig):
+        return config.model_copy(update=changes | {"steps": steps, "token_budget": None})
+    phases, left = [], steps
+    for phase in config.phases:
+        if left > 0:
+            phases.append(phase.model_copy(update={"steps": min(left, phase.step_count), "token_budget": None}))
+            left -= phase.step_count
+    return config.model_copy(update=changes | {"phases": tuple(phases)})
+
+
+def _steps(config: TrainConfig | ExtendConfig) -> int:
+    if isinstance(config, ExtendConfig):
+        return sum(phase.step_count for phase in config.phases)
+    return step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
+
+
+def _position(options: TrainingOptions, inputs: Mapping[str, Sequence[Artifact]]) -> int:
+    """Where in the schedule the run began."""
+    from stages.train.run import schedule_start
+
+    return schedule_start(options, read_state(next(iter(inputs.get("checkpoint", ())), None)))
+
+
+def _run(
+    session: Session, stage: Stage, config: StageConfig, inputs: Mapping[str, tuple[Artifact, ...]]
+) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl of one run."""
+    with tempfile.TemporaryDirectory(prefix="longcat-verify-") as name:
+        folder = Path(name)
+        for part in ("output", "work"):
+            (folder / part).mkdir()
+        context = Context(
+            config=config,
+            inputs=inputs,
+            output=folder / "output",
+            work=folder / "work",
+            log_path=folder / "log.jsonl",
+            engine=session.engine,
+            progress=session.progress,
+            logger=session.logger,
+            stop=session.stop,
+        )
+        stage.function(context)
+        return read_metrics(folder / "output" / METRICS_FILE)
+
+
+def compare(what: str, first: Records, second: Records) -> Comparison:
+    """The first step and field at which two runs differ; a field that only one of them has differs.
+
+    What is measured at the end of a run, as the validation loss, is only in the last line of a shortened one, and not
+    compared there.
+    """
+    for index, (before, after) in enumerate(zip(first, second, strict=True)):
+        last = index == len(first) - 1
+        for key in sorted(before.keys() | after.keys()):
+            if last and key not in before:
+                continue
+            if before.get(key) != after.get(key):
+                return Comparison(
+                    what, len(first), f"step {before['step']}", key, *_first_difference(before.get(key), after.get(key))
+                )
+    return Comparison(what, len(first), SAME)
+
+
+def _first_difference(before: Any, after: Any) -> tuple[Any, Any]:
+    """Of lists of equal length the first items that differ."""
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return next(_first_difference(a, b) for a, b in zip(before, after, strict=True) if a != b)
+    return before, after
+
+
+def explain(checkpoint: Artifact, config: StageConfig, comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """What is not as it was when the checkpoint was made, and what that leaves."""
+    manifest, now = checkpoint.manifest, environment()
+    differs = False
+    for key in sorted(manifest.environment.keys() | now.keys()):
+        before, after = manifest.environment.get(key, "not recorded"), now.get(key, "none")
+        if before != after and not (key == "cores" and getattr(config, "threads", None)):
+            differs = True
+            yield f"{key} was {before}, is {after}{_meaning(key)}"
+    if manifest.code_version != code_version():
+        differs = True
+        yield f"the code was {manifest.code_version}, is {code_version()}"
+    again = [item for item in comparisons[1:] if item.result != SAME]
+    if again:
+        yield "two runs here differ as well: an operation is not deterministic, or the hardware errs"
+    elif not differs:
+        yield "nothing recorded differs" + (
+            "" if len(comparisons) > 1 else "; --twice tells whether two runs here agree"
+        )
+    if not again and len(comparisons) > 1:
+        yield "two runs here agree, so the cause is above or not recorded"
+
+
+def _meaning(key: str) -> str:
+    known = {
+        "cores": ": threads is null, so the number of threads changed, and with it the order of sums",
+        "processor": ": another processor runs other kernels",
+        "torch": ": another version sums in another order",
+    }
+    return known.get(key, "")

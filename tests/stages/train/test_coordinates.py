@@ -1,0 +1,106 @@
+"""Stage `train.coordinates`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import stages.train.coordinates.run
+from model.init import initialize
+from model.presets import load_preset
+from model.transformer import LongcatFlash
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError
+from pipeline.files import read_json
+from stages.train.coordinates.probe import Probe, rms
+from stages.train.coordinates.run import slopes_of, verdict
+
+CHECK: dict[str, Any] = {"preset": "smoke", "scales": [1, 4], "steps": 2, "sequence_length": 32, "device": "cpu"}
+
+
+def test_the_probe_reads_what_flows() -> None:
+    model = LongcatFlash(load_preset("smoke"))
+    initialize(model, 0)
+    ids_BT = torch.arange(40).view(2, 20)
+    with torch.no_grad(), Probe(model).attached() as probe:
+        _, _, output = model.loss(ids_BT, ids_BT)
+        found = probe.read(output)
+        assert found["output logits"] == pytest.approx(rms(model(ids_BT).logits[0]), rel=1e-4)
+        attention = model.model.layers[0].self_attn[0]
+        x_BTD = model.model.layers[0].input_layernorm[0](model.model.embed_tokens(ids_BT))
+        angles_TP = model._angles(0, ids_BT)
+        q_BTHN, _ = attention._queries(x_BTD, angles_TP)
+        latent_BTC, _ = attention._latents(x_BTD, angles_TP)
+        k_BTHN = attention.kv_b_proj(latent_BTC).unflatten(-1, (2, -1))[..., :16]
+        logits = torch.einsum("thn,shn->hts", q_BTHN[0], k_BTHN[0]) * attention.softmax_scale
+    assert found["layer 0 attention 0 logits"] == pytest.approx(rms(logits), rel=1e-5)
+    assert found["embedding"] == pytest.approx(rms(model.model.embed_tokens(ids_BT)), rel=1e-6)
+    assert found["layer 0"] == pytest.approx(rms(output.residual_BTD), rel=1e-6)
+    assert found["layer 0 router logits"] == pytest.approx(rms(output.routing[0].logits_TE), rel=1e-6)
+
+
+def test_slopes_and_their_verdict() -> None:
+    runs = [
+        {"hidden_size": width, "steps": [{"flat": 3.0, "root": math.sqrt(width), "loss": width}]}
+        for width in (32, 64, 256)
+    ]
+    slopes = slopes_of(runs)
+    assert slopes["flat"] == [pytest.approx(0)]
+    assert slopes["root"] == [pytest.approx(0.5)]
+    found = verdict("without", slopes, 0.25)
+    assert (found["verdict"], found["grows_most"], found["slope"]) == ("grow", "root", pytest.approx(0.5))
+    assert verdict("without", slopes, 0.6)["verdict"] == "level"
+    assert verdict("without", {"root": [-0.5]}, 0.25)["verdict"] == "shrink"
+    assert verdict("without", {}, 0.25)["verdict"] == "diverged"
+
+
+def test_transfer_levels_what_grows_without(run_stage: Any, tokens: Artifact) -> None:
+    report = run_stage("train.coordinates", CHECK, {"tokens": tokens})
+    found = read_json(report.file("coordinates.json"))
+    with_transfer, without = found["slopes"]["with transfer"], found["slopes"]["without"]
+    # Initial logits sum over the width: their size grows with its root unless the variance falls with it.
+    assert without["output logits"][0] == pytest.approx(0.5, abs=0.15)
+    assert with_transfer["output logits"][0] == pytest.approx(0, abs=0.15)
+    assert [verdict["verdict"] for verdict in found["verdicts"]][1] == "grow"
+    assert max(values[-1] for values in with_transfer.values()) < 0.25
+    assert [len(run["steps"]) for run in found["runs"]] == [3] * 4
+    page = report.file("coordinates.html").read_text()
+    assert page.count("<svg") == 2 * len(with_transfer)
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    with pytest.raises(ConfigError, match=r"is a report of train.coordinates, not of train.sweep"):
+        run_stage("train", {"preset": "smoke", "steps": 1}, {"tokens": tokens, "proxy": report})
+
+
+def test_a_killed_check_ends_with_the_same_bytes(
+    run_stage: Any,
+    store: Any,
+    tokens: Artifact,
+    contents: Callable[[Artifact], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short = CHECK | {"steps": 1, "scales": [1, 2]}
+    report = run_stage("train.coordinates", short, {"tokens": tokens})
+    expected = contents(report)
+    store.remove(report)
+
+    class PulledPlugError(Exception):
+        pass
+
+    def fail(runs: Any) -> Any:
+        raise PulledPlugError
+
+    with monkeypatch.context() as patch, pytest.raises(PulledPlugError):
+        patch.setattr(stages.train.coordinates.run, "page", fail)
+        run_stage("train.coordinates", short, {"tokens": tokens})
+    assert contents(run_stage("train.coordinates", short, {"tokens": tokens})) == expected
+
+
+def test_a_width_that_cannot_be(run_stage: Any, tokens: Artifact) -> None:
+    with pytest.raises(ConfigError, match=r"num_attention_heads = 2 times 1.25 is no whole number"):
+        run_stage("train.coordinates", CHECK | {"scales": [1, 1.25]}, {"tokens": tokens})
+    with pytest.raises(ConfigError, match="differ from each other"):
+        run_stage("train.coordinates", CHECK | {"scales": [1, 1]}, {"tokens": tokens})

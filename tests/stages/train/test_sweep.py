@@ -1,0 +1,128 @@
+"""Stage `train.sweep`."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import stages.train.run
+from pipeline.artifact import Artifact
+from pipeline.engine import LocalEngine
+from pipeline.errors import ConfigError
+from pipeline.files import read_json
+from pipeline.runner import Session
+from pipeline.runner import run_stage as run
+from pipeline.store import Store
+from stages.train.checkpoint import read_state
+from stages.train.sweep import SweepConfig, grid_points
+
+GRID = ["learning_rate=1e-3,1e-2,1e30", "initial_std=0.01,0.04", "optimizer.beta2=0.9"]
+
+
+@pytest.fixture
+def sweep(tiny: dict[str, Any]) -> dict[str, Any]:
+    return tiny | {"steps": 4, "grid": [entry.replace("initial_std", "model.initializer_range") for entry in GRID]}
+
+
+def test_every_combination_is_a_point() -> None:
+    points = grid_points(SweepConfig(steps=1, grid=("a.b=1,2", "c=x,null")))
+    assert points == [{"a.b": 1, "c": "x"}, {"a.b": 1, "c": None}, {"a.b": 2, "c": "x"}, {"a.b": 2, "c": None}]
+
+
+def test_points_are_the_trainings_they_name(
+    run_stage: Any, tokens: Artifact, tiny: dict[str, Any], sweep: dict[str, Any]
+) -> None:
+    report = run_stage("train.sweep", sweep, {"tokens": tokens})
+    found = read_json(report.file("sweep.json"))
+    rows = {(row["learning_rate"], row["model.initializer_range"]): row for row in found["points"]}
+    assert len(rows) == 6
+    alone = tiny | {"steps": 4, "learning_rate": 1e-2, "model": {"initializer_range": 0.04}}
+    trained = run_stage("train", alone | {"optimizer": {"beta2": 0.9}}, {"tokens": tokens})
+    assert rows[1e-2, 0.04]["loss"] == trained.manifest.metrics["validation_loss"]
+    assert [rows[1e30, std]["diverged"] for std in (0.01, 0.04)] == [True, True]
+    assert "at step" in rows[1e30, 0.01]["note"]
+    assert report.manifest.counts == {"points": 6, "diverged": 2}
+    best = min((row for row in found["points"] if row["loss"] is not None), key=lambda row: row["loss"])
+    assert found["best"] == best
+    assert report.manifest.metrics["best"]["learning_rate"] == best["learning_rate"] == 1e-2
+    root = ET.fromstring(report.file("loss.svg").read_text())  # noqa: S314 - our own file
+    tags = [element.tag.rpartition("}")[2] for element in root.iter()]
+    assert (tags.count("circle"), tags.count("polyline")) == (4, 2)
+
+
+def test_the_best_point_is_a_proxy(run_stage: Any, tokens: Artifact, tiny: dict[str, Any], sweep: Any) -> None:
+    report = run_stage("train.sweep", sweep, {"tokens": tokens})
+    del tiny["learning_rate"]
+    trained = run_stage("train", tiny | {"steps": 1}, {"tokens": tokens, "proxy": report})
+    config, best = read_state(trained).config, report.manifest.metrics["best"]
+    assert config["learning_rate"] == best["learning_rate"]
+    assert config["model"]["initializer_range"] == best["model.initializer_range"]
+    assert trained.manifest.metrics["transfer"]["proxy"] == report.id
+
+
+def test_a_sweep_that_only_diverges_is_no_proxy(run_stage: Any, tokens: Artifact, tiny: Any, sweep: Any) -> None:
+    report = run_stage("train.sweep", sweep | {"grid": ["learning_rate=1e30,1e31"]}, {"tokens": tokens})
+    assert report.manifest.metrics["best"] is None
+    with pytest.raises(ConfigError, match=r"every point of the sweep .* diverged"):
+        run_stage("train", tiny, {"tokens": tokens, "proxy": report})
+
+
+def test_a_killed_sweep_does_not_repeat_points(
+    store: Store,
+    run_stage: Any,
+    tokens: Artifact,
+    sweep: dict[str, Any],
+    contents: Callable[[Artifact], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    undisturbed = run_stage("train.sweep", sweep, {"tokens": tokens})
+    expected = contents(undisturbed), undisturbed.manifest.metrics
+    store.remove(undisturbed)
+    original, calls = stages.train.run.train_checkpoint, [0]
+
+    class PulledPlugError(Exception):
+        pass
+
+    def counted(context: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise PulledPlugError
+        return original(context)
+
+    monkeypatch.setattr(stages.train.run, "train_checkpoint", counted)
+    with pytest.raises(PulledPlugError):
+        run_stage("train.sweep", sweep, {"tokens": tokens})
+    again = run_stage("train.sweep", sweep, {"tokens": tokens})
+    assert calls[0] == 3 + 4
+    assert (contents(again), again.manifest.metrics) == expected
+
+
+def test_workers_leave_no_trace(
+    store: Store, session: Session, tokens: Artifact, sweep: dict[str, Any], contents: Callable[[Artifact], Any]
+) -> None:
+    two = sweep | {"grid": ["learning_rate=1e-3,1e-2"]}
+    alone = run(session, "train.sweep", two, {"tokens": tokens}).artifact
+    expected = contents(alone)
+    store.remove(alone)
+    together = run(Session(store, engine=LocalEngine(workers=2)), "train.sweep", two, {"tokens": tokens}).artifact
+    assert contents(together) == expected
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["learning_rate="], "needs values that differ"),
+        (["learning_rate=1e-3,1e-3"], "needs values that differ"),
+        (["seed=1,2", "seed=3"], "seed stands twice"),
+        (["learning_rat=1e-3"], "did you mean 'learning_rate'"),
+        (["model.num_layers=0"], "num_layers = 0"),
+    ],
+)
+def test_a_wrong_grid_is_told_before_the_first_point(
+    run_stage: Any, tokens: Artifact, sweep: dict[str, Any], grid: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_stage("train.sweep", sweep | {"grid": grid}, {"tokens": tokens})

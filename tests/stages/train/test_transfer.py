@@ -1,0 +1,166 @@
+"""Hyperparameters of a narrow model for a wide one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.presets import load_preset
+from model.transformer import LongcatFlash
+from model.width import WIDTHS, widened
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError, InputError
+from stages.train.checkpoint import read_state
+from stages.train.config import OptimizerOptions, TrainConfig
+from stages.train.metrics import read_metrics
+from stages.train.optimizer import build_optimizer, load_moments, moments, set_learning_rate
+from stages.train.transfer import factors, learning_rate_factors, read_proxy, transfer
+
+FOUND = {
+    "learning_rate": 5e-3,
+    "model": {"initializer_range": 0.04},
+    "optimizer": {"beta2": 0.9, "weight_decay": 0.05},
+    "balance": {"mu": 0.5},
+    "schedule": {"kind": "cosine"},
+}
+WIDE = {name: getattr(widened(load_preset("smoke"), 4), name) for name in WIDTHS}
+
+
+@pytest.fixture
+def proxy(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> Artifact:
+    return run_stage("train", tiny | FOUND, {"tokens": tokens})
+
+
+@pytest.fixture
+def wide(tiny: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a model four times as wide, which says nothing of what a proxy decides."""
+    del tiny["learning_rate"]
+    return tiny | {"model": dict(WIDE)}
+
+
+def test_the_published_table() -> None:
+    table = factors(8)
+    assert (table["embedding"].std, table["embedding"].learning_rate) == (1, 1)
+    for kind in ("hidden", "unembedding"):
+        assert (table[kind].std ** 2, table[kind].learning_rate) == pytest.approx((1 / 8, 1 / 8))
+
+
+def test_learning_rates_and_decay_by_group() -> None:
+    """One step from the same gradients moves a hidden matrix by a quarter, and an embedding as ever."""
+
+    def step(scale: float) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = LongcatFlash(load_preset("smoke"))
+        for parameter in model.parameters():
+            parameter.data.fill_(1.0)
+            parameter.grad = torch.randn(parameter.shape)
+        optimizer = build_optimizer(model, OptimizerOptions(weight_decay=0.3), learning_rate_factors(scale))
+        set_learning_rate(optimizer, 0.25)
+        optimizer.step()
+        return {name: 1 - parameter.detach() for name, parameter in model.named_parameters()}
+
+    plain, scaled = step(1), step(4)
+    for name, moved in plain.items():
+        unchanged = "norm" in name or "embed_tokens" in name
+        torch.testing.assert_close(scaled[name], moved * (1 if unchanged else 0.25), rtol=1e-4, atol=1e-6)
+        # AdamW's first step moves by the learning rate against the sign; the rest is weight decay.
+        assert moved.abs().max().item() == pytest.approx(0.25 if "norm" in name else 0.25 * 1.3, rel=1e-4)
+
+
+def test_moments_do_not_depend_on_the_groups() -> None:
+    model = LongcatFlash(load_preset("smoke"))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    first = build_optimizer(model, OptimizerOptions())
+    first.step()
+    second = build_optimizer(model, OptimizerOptions(weight_decay=0), learning_rate_factors(2))
+    load_moments(model, second, moments(model, first))
+    for name, tensor in moments(model, first).items():
+        assert torch.equal(moments(model, second)[name], tensor)
+
+
+def test_takes_what_is_not_given_and_scales_it(
+    run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        trained = run_stage("train", wide | {"balance": {"mu": 0.25}}, {"tokens": tokens, "proxy": proxy})
+    state = read_state(trained)
+    assert state.width_scale == 4
+    config = state.config
+    assert (config["learning_rate"], config["model"]["initializer_range"]) == (5e-3, 0.04)
+    assert (config["optimizer"]["beta2"], config["optimizer"]["weight_decay"]) == (0.9, 0.05)
+    assert (config["schedule"]["kind"], config["balance"]["mu"]) == ("cosine", 0.25)
+    assert read_metrics(trained.file("metrics.jsonl"))[0]["balance_gain"] == 0.25
+    rows = {row["kind"]: row for row in trained.manifest.metrics["by_kind"]}
+    assert (rows["hidden"]["initial_std"], rows["hidden"]["learning_rate"]) == pytest.approx((0.02, 1.25e-3))
+    assert (rows["embedding"]["initial_std"], rows["embedding"]["learning_rate"]) == pytest.approx((0.04, 5e-3))
+    assert trained.manifest.metrics["transfer"]["proxy"] == proxy.id
+    assert "balance.mu" not in trained.manifest.metrics["transfer"]
+    assert f"transfer from {proxy.id}, 4 times as wide" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_initial_weights_are_those_of_the_table(
+    run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]
+) -> None:
+    """With a learning rate of nearly nothing the checkpoint holds the initial weights."""
+    still = wide | {"learning_rate": 1e-12, "steps": 1}
+    trained = run_stage("train", still, {"tokens": tokens, "proxy": proxy})
+    weights = load_file(trained.file("model.safetensors"))
+    assert weights["model.embed_tokens.weight"].std().item() == pytest.approx(0.04, rel=0.03)
+    assert weights["lm_head.weight"].std().item() == pytest.approx(0.02, rel=0.03)
+    assert weights["model.layers.0.mlp.experts.1.up_proj.weight"].std().item() == pytest.approx(0.02, rel=0.03)
+
+
+def test_a_default_stays_where_it_is_named(
+    run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]
+) -> None:
+    own = {"keep_own": ["learning_rate", "model.initializer_range"]}
+    config = read_state(run_stage("train", wide | own, {"tokens": tokens, "proxy": proxy})).config
+    assert (config["learning_rate"], config["model"]["initializer_range"]) == (1e-3, 0.02)
+    assert config["optimizer"]["beta2"] == 0.9
+    with pytest.raises(ConfigError, match="keep_own: 'steps' is not taken from a proxy"):
+        run_stage("train", wide | {"keep_own": ["steps"]}, {"tokens": tokens, "proxy": proxy})
+
+
+def test_going_on_keeps_the_learning_rates_apart(
+    run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]
+) -> None:
+    """Two runs end where one ends, though the second knows no proxy; and a proxy of a proxy multiplies."""
+    whole = run_stage("train", wide | {"schedule": {"total_steps": 8}}, {"tokens": tokens, "proxy": proxy})
+    first = run_stage("train", wide | {"schedule": {"total_steps": 8}, "steps": 5}, {"tokens": tokens, "proxy": proxy})
+    onward = read_state(whole).config | {"preset": None, "model": {}, "steps": 3}
+    second = run_stage("train", onward, {"tokens": tokens, "checkpoint": first})
+    assert second.file("model.safetensors").read_bytes() == whole.file("model.safetensors").read_bytes()
+    assert read_state(second).width_scale == 4
+    again = run_stage("train", wide | {"steps": 1}, {"tokens": tokens, "proxy": second})
+    assert read_state(again).width_scale == 4
+
+
+def test_what_else_differs_is_told(
+    run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"num_layers": 2, "zero_expert_num": 3, "kv_lora_rank": 32}
+    config = wide | {"steps": 1, "batch_size": 2, "model": WIDE | changes}
+    run_stage("train", config, {"tokens": tokens, "proxy": proxy})
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == [
+        "transfer: num_layers is 2, the proxy's is 1; only the width may differ",
+        "transfer: zero_expert_num is 3, the proxy's is 2; only the width may differ",
+        "transfer: kv_lora_rank is 2 times the proxy's, hidden_size 4 times",
+        "transfer: the batch is 64 tokens, the proxy's is 128",
+    ]
+
+
+def test_a_proxy_that_cannot_be_one(run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]) -> None:
+    onward = wide | {"preset": None, "model": {}}
+    with pytest.raises(InputError, match="a proxy is for a new model"):
+        run_stage("train", onward, {"tokens": tokens, "proxy": proxy, "checkpoint": proxy})
+    model = widened(load_preset("smoke"), 4)
+    old = read_proxy(proxy).model_copy(update={"config": {"learning_rate": 1e-3}})
+    with pytest.raises(ConfigError, match=r"was trained without optimizer.beta1"):
+        transfer(TrainConfig(steps=1), model, old)
