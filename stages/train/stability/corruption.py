@@ -91,7 +91,8 @@ class LayerRecording:
 
     def _keep_gradient(self, tensor: torch.Tensor, name: str, kept: Tensors) -> None:
         def keep(gradient: torch.Tensor) -> None:
-            kept.setdefault(name, _local(gradient.detach()))
+            if name not in kept:
+                kept[name] = _local(gradient.detach()).clone()  # autograd may add the next micro batch's in place
 
         if tensor.requires_grad:
             self._handles.append(tensor.register_hook(keep))

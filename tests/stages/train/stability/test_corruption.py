@@ -53,6 +53,16 @@ def test_a_sound_machine_passes_and_the_step_keeps_its_bits(
     assert not any(hooks for p in checked.parameters() if (hooks := p._backward_hooks))
 
 
+def test_the_first_of_several_micro_batches_is_recorded(build_model: BuildModel, ids: torch.Tensor) -> None:
+    model = build_model()
+    with LayerRecording(model.model.layers[1], 1) as recording:
+        for rows_BT in ids.split(1):
+            backward(model, rows_BT)
+    alone = recorded(build_model(), ids[:1], 1)
+    assert all(torch.equal(gradient, recording.gradients[name]) for name, gradient in alone.gradients.items())
+    recording.compare(step=0)
+
+
 def test_what_is_compared(build_model: BuildModel, ids: torch.Tensor) -> None:
     recording = recorded(build_model(gating_residual=True), ids, 1)
     names = {f"gradient of {name}" for name, _ in recording.layer.named_parameters()}

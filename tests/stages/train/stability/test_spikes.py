@@ -136,6 +136,15 @@ def test_after_a_rewind_the_undone_steps_are_forgotten() -> None:
     assert whole.judge(72, 2.7, 1.0).action == "skip"
 
 
+def test_a_rewind_leaves_the_history_that_was_there_before() -> None:
+    young = SpikeGuard(SpikeOptions(), [*calm(70), record(31, 2.0, rewound=Rewound(70, 30, 0).record())])
+    assert young.judge(32, 5.0, 1.0).action == "take"  # 31 steps are less than the least history
+    bad = [record(step, 5.0, skipped=True) for step in (71, 72)]
+    back = record(71, 5.0, skipped=True, rewound=Rewound(73, 70, 0).record())
+    again = SpikeGuard(SpikeOptions(diverged_after=3), [*calm(70), *bad, back])
+    assert again.judge(72, 5.0, 1.0) == Verdict("skip", "the loss of 5 exceeds 2.6", 71)
+
+
 def run(options: SpikeOptions, losses: Iterator[float], norms: Iterator[float], steps: int) -> list[dict[str, Any]]:
     """The records of a run that goes by the guard, the guard rebuilt from the records now and then."""
     records: list[dict[str, Any]] = []
