@@ -71,14 +71,15 @@ def _train_phase(
     length = max(phase.sequence_length, model.config.max_position_embeddings)
     model = rebuilt(model, {"rope_theta": phase.rope_theta, "max_position_embeddings": length})
     parallel = join(context.config)
-    check_fits(
-        context.config.parallel,
-        parallel.sizes,
-        model.config,
-        sequence_length=plan.sequence_length,
-        batch_size=plan.batch_size,
-        micro_batch_size=plan.micro_batch_size,
-    )
+    if parallel.is_distributed:
+        check_fits(
+            context.config.parallel,
+            parallel.sizes,
+            model.config,
+            sequence_length=plan.sequence_length,
+            batch_size=plan.batch_size,
+            micro_batch_size=plan.micro_batch_size,
+        )
     held = spread(model, context.config, parallel)
     validation = read_validation(context.input("tokens"), phase.sequence_length, context.config.evaluation.windows)
     return run_training(plan, context.config, held, start, source, validation, context)

@@ -94,13 +94,18 @@ class Trained:
     @property
     def train_loss(self) -> float:
         """Mean loss of the last steps."""
-        return _mean([record["loss"] for record in self.records[-RECENT_STEPS:]])
+        return _mean([record["loss"] for record in self._recent()])
 
     @property
     def active_experts(self) -> list[float]:
         """Mean number of FFN experts a token used in the last steps, layer by layer."""
-        layers = zip(*(record["active_experts"] for record in self.records[-RECENT_STEPS:]), strict=True)
+        layers = zip(*(record["active_experts"] for record in self._recent()), strict=True)
         return [_mean(layer) for layer in layers]
+
+    def _recent(self) -> list[dict[str, Any]]:
+        """The records of the last steps that were taken, or of all steps where none was."""
+        taken = [record for record in self.records if not record.get("skipped")]
+        return (taken or self.records)[-RECENT_STEPS:]
 
 
 def _mean(values: Sequence[float]) -> float:

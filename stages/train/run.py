@@ -125,14 +125,15 @@ def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, sc
         )
     check_options(config, architecture)
     parallel = join(config)
-    check_fits(
-        config.parallel,
-        parallel.sizes,
-        architecture,
-        sequence_length=config.sequence_length,
-        batch_size=config.batch_size,
-        micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size),
-    )
+    if parallel.is_distributed:
+        check_fits(
+            config.parallel,
+            parallel.sizes,
+            architecture,
+            sequence_length=config.sequence_length,
+            batch_size=config.batch_size,
+            micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size),
+        )
     if checkpoint is not None:
         return checkpoint_weights(checkpoint, config, parallel)
     return new_weights(architecture, config, parallel, initial_std(architecture.initializer_range, scale))

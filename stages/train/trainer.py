@@ -253,7 +253,7 @@ class Run:
             append_jsonl(self.context.log_path, line)
 
     def _batch(self, first_sample: int) -> Batch:
-        """This process's rows of the batch that begins there; raises InputError for an id without a row in the model."""
+        """This process's rows of the batch from there on; raises InputError for an id without a row in the model."""
         known, first = self.held.config.vocab_size, first_sample + self.share.start
         rows = batch(self.data, first, len(self.share))
         if (largest := int(rows.ids.max())) >= known or int(rows.ids.min()) < 0:

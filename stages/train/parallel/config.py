@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from model.config import ModelConfig
 from pipeline.config import StageConfig
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
 
 Schedule = Literal["1f1b", "gpipe", "interleaved"]
 INTERLEAVED_STAGES = 2

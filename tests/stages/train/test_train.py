@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,21 +200,21 @@ def test_other_data_begins_at_its_first_sample(
 def test_no_silent_nan(
     what: str, run_stage: Any, tokens: Artifact, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.train import trainer
+    from stages.train import gradients
 
-    original = trainer.Run._gradients
+    original = gradients.BatchGradients.take
 
-    def poisoned(self: Any, rows: Any, step: int) -> Any:
-        figures, load = original(self, rows, step)
+    def poisoned(self: Any, rows: Any, step: int, done: int) -> Any:
+        taken = original(self, rows, step, done)
         if step == 5:
             if what == "loss":
-                return figures | {"loss": math.nan}, load
-            next(self.model.parameters()).grad.fill_(math.inf)
-        return figures, load
+                return replace(taken, figures=taken.figures | {"loss": math.nan})
+            next(self.held.model.parameters()).grad.fill_(math.inf)
+        return taken
 
-    monkeypatch.setattr(trainer.Run, "_gradients", poisoned)
+    monkeypatch.setattr(gradients.BatchGradients, "take", poisoned)
     with pytest.raises(LongcatError) as caught:
-        run_stage("train", tiny, {"tokens": tokens})
+        run_stage("train", tiny | {"stability": {"spikes": {"action": "none"}}}, {"tokens": tokens})
     subject = "the loss is nan" if what == "loss" else "the gradient norm is (inf|nan)"
     assert caught.match(rf"{subject} at step 5; the last finite loss was [34]\.\d+ at step 4")
     assert "learning_rate" in str(caught.value.hint)
@@ -221,6 +222,9 @@ def test_no_silent_nan(
 
 def test_a_rate_that_blows_up_is_an_error(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     config = tiny | {"steps": 100, "learning_rate": 1e18, "optimizer": {"weight_decay": 0}}
+    with pytest.raises(LongcatError, match=r"the run has diverged: .* the loss is (nan|inf), and no save is older"):
+        run_stage("train", config, {"tokens": tokens})
+    config["stability"] = {"spikes": {"action": "none"}}
     with pytest.raises(LongcatError, match=r"is (nan|inf) at step \d+"):
         run_stage("train", config, {"tokens": tokens})
 
