@@ -43,12 +43,18 @@ class _Axis:
         return self.start + (scaled - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """About five round values."""
+        """Round values, about five of them."""
         span = (self.high - self.low) / 5
+        if self.log and span < 0.6:
+            decades = range(math.floor(self.low), math.ceil(self.high))
+            marks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+            found = [mark for mark in marks if self.low <= math.log10(mark) <= self.high]
+            if len(found) > 1:
+                return found
         unit = 10.0 ** math.floor(math.log10(span))
         step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= span)
-        first = math.ceil(self.low / step)
-        places = [index * step for index in range(first, math.floor(self.high / step) + 1)]
+        step = max(1.0, step) if self.log and span >= 0.6 else step
+        places = [index * step for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         return [10**place for place in places] if self.log else places
 
 

@@ -45,6 +45,21 @@ def test_help_needs_no_heavy_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
 
 
+def test_train_and_what_stands_below_it_load_when_called(capfd: pytest.CaptureFixture[str], store_path: Path) -> None:
+    code = (
+        "import sys\nfrom longcat_cli.app import run\n"
+        "for args in (['train', '-h'], ['train', 'sweep', '-h'], ['train', 'verify', '-h']):\n    run(args)\n"
+        "sys.exit(1 if {'torch', 'numpy'} & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    _, out, _ = longcat(capfd, store_path, "train", "--help")
+    assert all(f"longcat train {name}" in out for name in ("sweep", "coordinates", "verify"))
+    assert "--preset" in out
+    arguments = ("train", "sweep", "--tokens", "tokens", "--preset", "tiny", "--steps", "5")
+    assert longcat(capfd, store_path, *arguments)[0] == 4
+    assert longcat(capfd, store_path, "train", "swep")[0] == 2
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -129,7 +129,7 @@ def plot(points: Sequence[Point], figures: Sequence[dict[str, Any]], axes: dict[
         place = point[along] if along in numeric else axes[along].index(point[along])
         loss = math.inf if found["loss"] is None else found["loss"]
         curves.setdefault(label, []).append((float(place), loss))
-    lines = [Curve(label, sorted(values)) for label, values in curves.items()]
+    lines = [Curve(label or "loss", sorted(values)) for label, values in curves.items()]
     logarithmic = along in numeric and min(axes[along]) > 0
     return line_plot(lines, title="loss by point", x_label=_short(along), y_label="loss", log_x=logarithmic)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 import stages.train.run
+from longcat_cli.app import run as main
 from pipeline.artifact import Artifact
 from pipeline.engine import LocalEngine
 from pipeline.errors import ConfigError
@@ -126,3 +128,14 @@ def test_a_wrong_grid_is_told_before_the_first_point(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         run_stage("train.sweep", sweep | {"grid": grid}, {"tokens": tokens})
+
+
+def test_dry_run_shows_the_grid(store: Store, tokens: Artifact, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--tokens", tokens.id, "--preset", "smoke", "--steps", "1", "--grid", "learning_rate=1e-3,2e-3"]
+    command = ["--store", str(store.root), "train", "sweep", *arguments, "--grid", "seed=0,1", "--dry-run"]
+    assert main([*command, "--json"]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert shown["grid"] == [{"learning_rate": rate, "seed": seed} for rate in (1e-3, 2e-3) for seed in (0, 1)]
+    assert main(command) == 0
+    assert capfd.readouterr().out.count("0.002") == 2
+    assert [artifact.kind for artifact in store.artifacts()] == ["tokens"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from longcat_cli.app import run
 from model.presets import load_preset
 from model.transformer import LongcatFlash
 from model.width import WIDTHS, widened
 from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError, InputError
+from pipeline.store import Store
 from stages.train.checkpoint import read_state
 from stages.train.config import OptimizerOptions, TrainConfig
 from stages.train.metrics import read_metrics
@@ -164,3 +167,21 @@ def test_a_proxy_that_cannot_be_one(run_stage: Any, tokens: Artifact, proxy: Art
     old = read_proxy(proxy).model_copy(update={"config": {"learning_rate": 1e-3}})
     with pytest.raises(ConfigError, match=r"was trained without optimizer.beta1"):
         transfer(TrainConfig(steps=1), model, old)
+
+
+def test_the_command_keeps_what_is_given_even_where_it_is_the_default(
+    store: Store, tokens: Artifact, proxy: Artifact, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def command(*arguments: str) -> dict[str, Any]:
+        given = ["--tokens", tokens.id, "--preset", "smoke", "--steps", "1", "--threads", "1", *arguments]
+        assert run(["--store", str(store.root), "--quiet", "train", *given, "--json"]) == 0
+        result: dict[str, Any] = json.loads(capfd.readouterr().out)
+        return result
+
+    taken = command("--transfer-from", proxy.id)
+    kept = command("--transfer-from", proxy.id, "--learning-rate", "1e-3", "--set", "optimizer.beta2=0.95")
+    assert taken["metrics"]["transfer"]["learning_rate"] == 5e-3
+    assert not {"learning_rate", "optimizer.beta2"} & set(kept["metrics"]["transfer"])
+    assert kept["metrics"]["by_kind"][0]["learning_rate"] == 1e-3
+    # Without a proxy it makes no difference whether a default is given.
+    assert command("--learning-rate", "1e-3")["id"] == command()["id"]
