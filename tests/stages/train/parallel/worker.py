@@ -154,7 +154,7 @@ def pipeline_step(
 ) -> tuple[Step, float]:
     """What a trainer does with a pipeline, and the objective without gradients after it."""
     shape = (case.rows, micro_batches[0].ids_BT.shape[1])
-    pipeline = Pipeline(distributed, len(micro_batches), shape, getattr(torch, case.dtype))
+    pipeline = Pipeline(distributed, len(micro_batches), shape)
     goal = partial(objective, counted=counted)
     step = Step(float(sum(pipeline.step(micro_batches, goal, spread))), pipeline.counts())
     return step, float(sum(pipeline.evaluate(micro_batches, goal)))
@@ -221,7 +221,7 @@ def run(case: Case) -> dict[str, Any]:
     held = sum(local_part(parameter)[0].numel() for parameter in parameters(distributed))
     figures = {"loss": step.loss, "sent": sum(sent), "evaluated": evaluated or 0.0, "held": held}
     counts_LE, sums = sum_statistics(parallel, case.config.num_layers, step.counts, figures)
-    gradients = {name: gradient.clone() for name, gradient in full_tensors(distributed, gradients=True)}
+    gradients = {name: gradient.clone() for name, gradient in full_tensors(distributed, of=gradient_of)}
     result = {"same_without_overlap": same_without_overlap(case, distributed, batch, counted)} if case.again else {}
     result["norm"] = clip_gradients(parameters(distributed), parallel, CLIP)
     result["clipped_norm"] = gradient_norm(parameters(distributed), parallel)
@@ -229,6 +229,10 @@ def run(case: Case) -> dict[str, Any]:
     if parallel.is_first:
         result |= compare(case, rows, counted, sums, counts_LE, start, gradients, after)
     return result
+
+
+def gradient_of(parameter: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def parameters(distributed: Distributed) -> list[torch.nn.Parameter]:
