@@ -22,11 +22,12 @@ class Distributed:
     """What one process holds of a model: the whole of it, its shards of the whole, or one or two runs of its layers.
 
     `models` have the names of the whole model; stand-ins without parameters take the place of what others hold. `roots`
-    are what is called: the model itself or, under a pipeline, its stage.
+    are what is called: the model itself or, under a pipeline, its stage. `dtype` is that of the matrix products.
     """
 
     parallel: Parallel
     config: ModelConfig
+    dtype: torch.dtype
     stages: tuple[int, ...]
     models: tuple[LongcatFlash, ...]
     roots: tuple[nn.Module, ...]
@@ -95,4 +96,4 @@ def build_model(config: ModelConfig, parallel: Parallel, dtype: torch.dtype = to
         root.to_empty(device=parallel.device)
         models.append(model)
         roots.append(root)
-    return Distributed(parallel, config, stages, tuple(models), tuple(roots))
+    return Distributed(parallel, config, dtype, stages, tuple(models), tuple(roots))

@@ -27,14 +27,12 @@ class Pipeline:
     Make one for every number and shape of micro batches; `shape` is that of the rows given to `step` [B, T].
     """
 
-    def __init__(
-        self, distributed: Distributed, micro_batches: int, shape: tuple[int, int], dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, distributed: Distributed, micro_batches: int, shape: tuple[int, int]) -> None:
         options, parallel = distributed.parallel.options, distributed.parallel
         self._modules = [root for root in distributed.roots if isinstance(root, StageModule)]
         self._device = parallel.device
         self._micro_batches = micro_batches
-        hidden = torch.empty(*shape, distributed.config.hidden_size, dtype=dtype, device="meta")
+        hidden = torch.empty(*shape, distributed.config.hidden_size, dtype=distributed.dtype, device="meta")
         ids, loss = torch.empty(shape, dtype=torch.int64, device="meta"), torch.empty(1, device="meta")
         stages = [
             PipelineStage(

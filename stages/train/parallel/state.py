@@ -6,8 +6,12 @@ of a stack of experts are experts.
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+=======
+from collections.abc import Callable, Iterable, Iterator, Mapping
+>>>>>>> parallel
 
 import torch
 import torch.distributed as dist
@@ -21,6 +25,7 @@ from stages.train.parallel.build import Distributed
 from stages.train.parallel.stage import reduce_to_stage
 
 Source = Callable[[str, torch.Size, range], torch.Tensor]
+Part = Callable[[torch.Tensor], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
 
 
@@ -38,7 +43,7 @@ def initialize(distributed: Distributed, seed: int, std: Mapping[str, float] | N
     def source(name: str, shape: torch.Size, rows: range) -> torch.Tensor:
         return _initial_rows(partial(initial_value, distributed.config, seed, std=std), name, shape, rows)
 
-    fill(distributed, source)
+    fill(distributed.named_tensors(), source)
 
 
 def _initial_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.Size, rows: range) -> torch.Tensor:
@@ -58,13 +63,13 @@ def load_full_state(distributed: Distributed, tensors: Mapping[str, torch.Tensor
     Raises:
         KeyError: a tensor of the model is missing.
     """
-    fill(distributed, lambda name, _, rows: tensors[name][rows.start : rows.stop])
+    fill(distributed.named_tensors(), lambda name, _, rows: tensors[name][rows.start : rows.stop])
 
 
 @torch.no_grad()
-def fill(distributed: Distributed, source: Source) -> None:
-    """Set every parameter and buffer of this process from `source`."""
-    for name, tensor in distributed.named_tensors():
+def fill(tensors: Iterable[tuple[str, torch.Tensor]], source: Source) -> None:
+    """Set this process's part of named tensors from `source`: parameters, or what an optimizer holds for them."""
+    for name, tensor in tensors:
         local, bounds = local_part(tensor)
         if local.numel():
             values = source(name, tensor.shape, bounds[0])
@@ -99,17 +104,17 @@ def local_part(tensor: torch.Tensor) -> tuple[torch.Tensor, list[range]]:
 
 
 @torch.no_grad()
-def full_tensors(distributed: Distributed, gradients: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+def full_tensors(distributed: Distributed, of: Part | None = None) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, whole tensor on the processor) of the whole model one after another, on the first process; collective.
 
-    The others get empty tensors and must go through all of them too. `gradients` gives those of the parameters, zero
-    where there is none, in place of the values.
+    The others get empty tensors and must go through all of them too. With `of`, what it returns for every parameter
+    takes the place of parameters and buffers: gradients, or what an optimizer holds.
     """
     parallel = distributed.parallel
     for stage in range(parallel.options.stages):
         holds = stage in distributed.stages
-        for name, shape in _stage_shapes(distributed.config, stage, parallel.options.stages, gradients):
-            whole = _gather(distributed, stage, name, gradients) if holds else None
+        for name, shape in _stage_shapes(distributed.config, stage, parallel.options.stages, of is None):
+            whole = _gather(distributed, stage, name, of) if holds else None
             yield name, _at_first(parallel.rank, stage, distributed, whole, shape)
 
 
@@ -118,20 +123,20 @@ def full_state(distributed: Distributed) -> Tensors:
     return {name: tensor.clone() for name, tensor in full_tensors(distributed) if distributed.parallel.is_first}
 
 
-def _stage_shapes(config: ModelConfig, stage: int, stages: int, gradients: bool) -> list[tuple[str, torch.Size]]:
+def _stage_shapes(config: ModelConfig, stage: int, stages: int, buffers: bool) -> list[tuple[str, torch.Size]]:
     with torch.device("meta"):
         model = LongcatFlash(config)
     reduce_to_stage(model, stage, stages)
     named = [(name, parameter.shape) for name, parameter in model.named_parameters()]
-    return named if gradients else named + [(name, buffer.shape) for name, buffer in model.named_buffers()]
+    return named + [(name, buffer.shape) for name, buffer in model.named_buffers() if buffers]
 
 
-def _gather(distributed: Distributed, stage: int, name: str, gradient: bool) -> torch.Tensor:
+def _gather(distributed: Distributed, stage: int, name: str, of: Part | None) -> torch.Tensor:
     model = distributed.models[distributed.stages.index(stage)]
     path, _, last = name.rpartition(".")
     tensor: torch.Tensor = getattr(model.get_submodule(path), last)
-    if gradient:
-        tensor = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+    if of is not None:
+        tensor = of(tensor)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

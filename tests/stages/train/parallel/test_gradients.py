@@ -87,6 +87,12 @@ def test_loss_counts_and_norm_are_those_of_one_process(results: Results, case: s
     assert result["clipped_norm"] == pytest.approx(1e-2, rel=1e-3)
 
 
+@pytest.mark.parametrize("case", [case["name"] for case in CASES])
+def test_processes_hold_every_value_once_a_replica(results: Results, case: str) -> None:
+    options = next(line.get("options", {}) for line in CASES if line["name"] == case)
+    assert results[case]["sums"]["held"] == results[case]["values"] * options.get("data_replicate", 1)
+
+
 @pytest.mark.parametrize("case", STEPS)
 def test_initial_values_are_those_of_a_whole_model(results: Results, case: str) -> None:
     assert results[case]["same_start"]

@@ -37,7 +37,7 @@ from stages.train.parallel.reduce import sum_statistics
 from stages.train.parallel.rows import Rows, local_rows
 from stages.train.parallel.state import full_state, full_tensors, initialize, load_full_state, local_part
 
-PROCESSES = 4
+PROCESSES, SECONDS = 4, 240
 SEED, LENGTH, VOCABULARY, MTP_WEIGHT, CLIP = 5, 32, 67, 0.3, 1e-2
 TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -117,24 +117,31 @@ def objective(
     rows: Rows,
     counted: tuple[int, int],
     loss_sum: torch.Tensor | None = None,
+    shift: bool = False,
 ) -> torch.Tensor:
-    """`counted` are the targets of the whole step, of the model and of multi-token prediction."""
+    """`counted` are the targets of the whole step, of the model and of multi-token prediction.
+
+    With `shift` the model takes the next tokens from the rows by itself.
+    """
     if loss_sum is None:
         loss_sum, _ = model.loss_of(output.hidden_BTD, rows.targets_BT)
     if model.model.mtp is None:
         return loss_sum / counted[0]
-    further, _ = model.mtp_loss_of(
-        output.hidden_BTD, rows.next_ids_BT, rows.next_targets_BT, rows.cu_seqlens, rows.positions_T
-    )
+    if shift:
+        further, _ = model.mtp_loss(output.hidden_BTD, rows.ids_BT, rows.targets_BT, rows.cu_seqlens)
+    else:
+        further, _ = model.mtp_loss_of(
+            output.hidden_BTD, rows.next_ids_BT, rows.next_targets_BT, rows.cu_seqlens, rows.positions_T
+        )
     return loss_sum / counted[0] + MTP_WEIGHT * further / counted[1]
 
 
-def plain_step(model: LongcatFlash, micro_batches: list[Rows], counted: tuple[int, int]) -> Step:
+def plain_step(model: LongcatFlash, micro_batches: list[Rows], counted: tuple[int, int], shift: bool = False) -> Step:
     """What a trainer does without a pipeline."""
     step = Step(0.0, {})
     for rows in micro_batches:
         loss_sum, _, output = model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, rows.positions_T)
-        loss = objective(model, output, rows, counted, loss_sum)
+        loss = objective(model, output, rows, counted, loss_sum, shift)
         (loss + sum(spread(layer, routing) for layer, routing in enumerate(output.routing))).backward()
         step.loss += loss.item()
         for layer, routing in enumerate(output.routing):
@@ -147,7 +154,7 @@ def pipeline_step(
 ) -> tuple[Step, float]:
     """What a trainer does with a pipeline, and the objective without gradients after it."""
     shape = (case.rows, micro_batches[0].ids_BT.shape[1])
-    pipeline = Pipeline(distributed, len(micro_batches), shape, getattr(torch, case.dtype))
+    pipeline = Pipeline(distributed, len(micro_batches), shape)
     goal = partial(objective, counted=counted)
     step = Step(float(sum(pipeline.step(micro_batches, goal, spread))), pipeline.counts())
     return step, float(sum(pipeline.evaluate(micro_batches, goal)))
@@ -211,9 +218,10 @@ def run(case: Case) -> dict[str, Any]:
     sent, end = watch_exchanges()
     step, evaluated = distributed_step(case, distributed, batch, counted)
     end()
-    figures = {"loss": step.loss, "sent": float(sum(sent)), "evaluated": evaluated or 0.0}
+    held = sum(local_part(parameter)[0].numel() for parameter in parameters(distributed))
+    figures = {"loss": step.loss, "sent": sum(sent), "evaluated": evaluated or 0.0, "held": held}
     counts_LE, sums = sum_statistics(parallel, case.config.num_layers, step.counts, figures)
-    gradients = {name: gradient.clone() for name, gradient in full_tensors(distributed, gradients=True)}
+    gradients = {name: gradient.clone() for name, gradient in full_tensors(distributed, of=gradient_of)}
     result = {"same_without_overlap": same_without_overlap(case, distributed, batch, counted)} if case.again else {}
     result["norm"] = clip_gradients(parameters(distributed), parallel, CLIP)
     result["clipped_norm"] = gradient_norm(parameters(distributed), parallel)
@@ -221,6 +229,10 @@ def run(case: Case) -> dict[str, Any]:
     if parallel.is_first:
         result |= compare(case, rows, counted, sums, counts_LE, start, gradients, after)
     return result
+
+
+def gradient_of(parameter: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def parameters(distributed: Distributed) -> list[torch.nn.Parameter]:
@@ -284,7 +296,7 @@ def compare(
     initialize_whole(model, SEED)
     favour(model.router_biases(), case.favoured)
     same_start = same(start, model) if case.step else None
-    step = plain_step(model, rows, counted)
+    step = plain_step(model, rows, counted, shift=True)
     expected = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
     counts = torch.stack(list(step.counts.values()))
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP).item()
@@ -301,6 +313,7 @@ def compare(
         "expected": {"loss": step.loss, "norm": norm},
         "sums": sums,
         "same_counts": torch.equal(counts_LE, counts),
+        "values": sum(parameter.numel() for parameter in model.parameters()),
         "expert_slots": int(counts[:, : case.config.n_routed_experts].sum()),
     }
     return result | (compare_step(model, batch_of(case, 1), after) if case.step else {})
@@ -336,7 +349,7 @@ def work(rank: int, folder: Path, wanted: str) -> None:
     cases = [case for case in (Case(**line) for line in lines) if wanted in case.name]
     for world in sorted({case.world for case in cases if rank < case.world}):
         store = dist.FileStore(str(folder / f"store-{world}"), world)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=SECONDS))
         for case in (case for case in cases if case.world == world):
             result = run(case)
             if rank == 0:
@@ -357,6 +370,7 @@ def main(folder: str, wanted: str = "") -> int:
     while running:
         for sentinel in wait(list(running)):
             process = running.pop(sentinel)  # type: ignore[call-overload]
+            process.join()
             if process.exitcode:
                 for other in running.values():
                     other.kill()
