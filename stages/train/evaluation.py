@@ -61,7 +61,7 @@ class Evaluator:
 
         if self._pipeline is None:
             shape = (parts[0].ids_BT.shape[0], parts[0].ids_BT.shape[1])
-            self._pipeline = Pipeline(self.held, len(parts), shape, self.compute.dtype)
+            self._pipeline = Pipeline(self.held, len(parts), shape)
         return [loss.double().sum() for loss in self._pipeline.evaluate(parts, objective)]
 
     def _rows(self, first: int) -> Rows:

@@ -126,7 +126,7 @@ class BatchGradients:
         rows = [self.objective.rows(part) for part in parts]
         if self._pipeline is None:
             shape = (rows[0].ids_BT.shape[0], rows[0].ids_BT.shape[1])
-            self._pipeline = Pipeline(self.held, len(rows), shape, self.compute.dtype)
+            self._pipeline = Pipeline(self.held, len(rows), shape)
         with ExitStack() as stack:
             if recording is not None:
                 stack.enter_context(recording)

@@ -10,20 +10,20 @@ from stages.train.parallel.build import Distributed
 
 
 class ComputeModel:
-    """The model that forward passes run through: the master itself in float32, else a copy in `dtype`.
+    """The model that forward passes run through: the master itself in float32, else a copy in the dtype of products.
 
     Gradients of the copy are summed over micro batches in float32, in the gradients of the master, which is what the
     optimizer, the checkpoints and the bias controller see. Where parameters are sharded there is no copy: they are
     cast as they are gathered (`stages.train.parallel.fsdp`).
     """
 
-    def __init__(self, held: Distributed, dtype: torch.dtype) -> None:
-        self.dtype, self.models, self.layers = dtype, held.models, held.layer_modules()
+    def __init__(self, held: Distributed) -> None:
+        self.models, self.layers = held.models, held.layer_modules()
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        if dtype == torch.float32 or held.parallel.is_distributed:
+        if held.dtype == torch.float32 or held.parallel.is_distributed:
             return
-        copy = LongcatFlash(held.config).to(device=held.parallel.device, dtype=dtype)
+        copy = LongcatFlash(held.config).to(device=held.parallel.device, dtype=held.dtype)
         for router in copy.routers():
             router.float()
         self._pairs = list(zip(held.model.parameters(), copy.parameters(), strict=True))

@@ -37,7 +37,6 @@ from stages.train.plan import Plan, Start, Trained, Validation
 from stages.train.precision import ComputeModel
 from stages.train.prefetch import Prefetcher
 from stages.train.routing import Balance
-from stages.train.runtime import choose_dtype
 from stages.train.saves import Saves
 from stages.train.stability.spikes import Rewound, SpikeGuard, recorded
 from stages.train.transfer import learning_rate_factors
@@ -104,7 +103,7 @@ class Run:
         context: Context[Any],
     ) -> None:
         self.plan, self.options, self.held, self.data, self.context = plan, options, held, data, context
-        self.compute = ComputeModel(held, choose_dtype(options, held.parallel.device))
+        self.compute = ComputeModel(held)
         for model in self.compute.models:
             checkpoint_activations(model, options.activation_checkpointing)
             if options.compile:

@@ -33,11 +33,12 @@ def new_weights(
     config: ModelConfig, options: TrainingOptions, parallel: Parallel, std: Mapping[str, float]
 ) -> Distributed:
     """A new model, initialised from the options' seed; `std` as in `model.init.initialize`."""
+    dtype = choose_dtype(options, parallel.device)
     if parallel.is_distributed:
-        held = build_model(config, parallel, choose_dtype(options, parallel.device))
+        held = build_model(config, parallel, dtype)
         initialize_parts(held, options.seed, std)
         return held
-    return whole(new_model(config, options.seed, parallel.device, std), parallel.device)
+    return whole(new_model(config, options.seed, parallel.device, std), parallel.device, dtype)
 
 
 def new_model(config: ModelConfig, seed: int, device: torch.device, std: Mapping[str, float]) -> LongcatFlash:
@@ -54,9 +55,10 @@ def checkpoint_weights(checkpoint: Artifact, options: TrainingOptions, parallel:
 
 def spread(model: LongcatFlash, options: TrainingOptions, parallel: Parallel) -> Distributed:
     """Give every process its part of a whole model, which all of them have in host memory."""
+    dtype = choose_dtype(options, parallel.device)
     if not parallel.is_distributed:
-        return whole(model.to(parallel.device), parallel.device)
-    held = build_model(model.config, parallel, choose_dtype(options, parallel.device))
+        return whole(model.to(parallel.device), parallel.device, dtype)
+    held = build_model(model.config, parallel, dtype)
     load_full_state(held, model_tensors(model))
     return held
 

@@ -69,9 +69,9 @@ class Distributed:
         return [bias for model in self.models for bias in model.router_biases()]
 
 
-def whole(model: LongcatFlash, device: torch.device) -> Distributed:
+def whole(model: LongcatFlash, device: torch.device, dtype: torch.dtype) -> Distributed:
     """A plain model, as the only process of a run holds it."""
-    return Distributed(Parallel(device=device), model.config, (0,), (model,), (model,))
+    return Distributed(Parallel(device=device), model.config, dtype, (0,), (model,), (model,))
 
 
 def build_model(config: ModelConfig, parallel: Parallel, dtype: torch.dtype = torch.float32) -> Distributed:

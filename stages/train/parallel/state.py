@@ -6,12 +6,8 @@ of a stack of experts are experts.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-=======
 from collections.abc import Callable, Iterable, Iterator, Mapping
->>>>>>> parallel
+from functools import partial
 
 import torch
 import torch.distributed as dist

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from kernels.router import route
-from stages.train.balance import BiasController, Load
+from stages.train.balance import BiasController
 from stages.train.config import BalanceOptions
+from stages.train.routing import Load
 
 
 def controller(**options: float) -> BiasController:
@@ -50,7 +51,7 @@ def test_brings_a_skewed_router_to_the_target(target: float) -> None:
         logits_TE = skew_E + 0.4 * torch.randn(tokens, 12, generator=generator)
         counts_LE = route(logits_TE, bias_E, 3, 1.0).counts_E.unsqueeze(0)
         rule.update([bias_E], counts_LE, tokens, rule.gain(step / 400))
-    assert Load(counts_LE, torch.zeros(1), rule.experts).mean(tokens) == pytest.approx([target], rel=0.05)
+    assert Load(counts_LE, [0.0], rule.experts).mean(tokens) == pytest.approx([target], rel=0.05)
     shares = counts_LE[0, :8] / counts_LE[0, :8].sum()
     assert shares.tolist() == pytest.approx([1 / 8] * 8, rel=0.25)
     assert bias_E[8:].abs().max() == 0

@@ -11,18 +11,20 @@ import torch
 from safetensors.torch import load_file
 
 from model.init import initialize
+from model.moe import LayerRouting
 from model.presets import load_preset
 from model.transformer import LongcatFlash
 from pipeline.artifact import Artifact
 from pipeline.errors import InputError
 from stages.train.average import WeightAverage
-from stages.train.balance import Load
 from stages.train.checkpoint import changed_config, read_model, read_start
 from stages.train.config import ObjectiveOptions
 from stages.train.loader import Batch, Window
 from stages.train.metrics import read_metrics
-from stages.train.objective import Objective, Rows, Totals, hidden_z_loss
+from stages.train.objective import Objective, Terms, Totals
+from stages.train.parallel.mesh import Parallel
 from stages.train.prefetch import Prefetcher
+from stages.train.routing import Load, RoutingObserver
 
 Contents = Callable[[Artifact], dict[str, str]]
 
@@ -40,31 +42,34 @@ def make_batch(*lengths: int, length: int = 16, seed: int = 0) -> Batch:
     return Batch(ids, (starts[starts < length],))
 
 
-def test_hidden_z_loss_is_the_equation() -> None:
-    z_BTD = torch.randn(2, 3, 8, dtype=torch.float64) * 30
-    expected = sum(float(torch.log(torch.exp(z.abs()).sum()) ** 2) for z in z_BTD.flatten(0, 1))
-    assert float(hidden_z_loss(z_BTD)) == pytest.approx(expected, rel=1e-6)
-    assert torch.isfinite(hidden_z_loss(torch.full((1, 1, 4), 1e4)))
+def objective_of(model: LongcatFlash, **options: Any) -> Objective:
+    return Objective(ObjectiveOptions(**options), model.config, Parallel())
+
+
+def terms_of(objective: Objective, model: LongcatFlash, batch: Batch, totals: Totals) -> Terms:
+    rows = objective.rows(batch)
+    loss_sum, _, output = model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens)
+    return objective.terms(model, output, rows, totals, 1, loss_sum)
 
 
 def test_terms_add_up_over_micro_batches() -> None:
     """Shares of the whole batch: two halves give its loss and its gradients."""
     rows = [make_batch(5, 7, seed=seed) for seed in range(4)]
     whole = Batch(np.concatenate([row.ids for row in rows]), tuple(row.starts[0] for row in rows))
-    totals = Totals.of(whole)
-    objective = Objective(ObjectiveOptions(hidden_z_loss=1e-2, mtp_weight=0.5), {})
     model = make_model(num_nextn_predict_layers=1)
+    objective = objective_of(model, hidden_z_loss=1e-2, mtp_weight=0.5)
+    totals = objective.totals(whole, 4, 1)
     results = []
     for size in (4, 2):
         model.zero_grad()
         sums: dict[str, float] = {}
         for start in range(0, 4, size):
-            terms = objective(model, Rows.of(whole.rows(start, start + size), torch.device("cpu")), totals, step=1)
+            terms = terms_of(objective, model, whole.rows(start, start + size), totals)
             terms.total.backward()
             for name, value in terms.figures.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         results.append((sums, [parameter.grad.clone() for parameter in model.parameters()]))
-    assert set(results[0][0]) == {"loss", "mtp_loss", "hidden_z_loss"}
+    assert list(results[0][0]) == objective.names(1) == ["loss", "mtp_loss", "hidden_z_loss"]
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     for one, other in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -72,7 +77,8 @@ def test_terms_add_up_over_micro_batches() -> None:
 
 def test_totals_leave_out_what_lies_beyond_a_document() -> None:
     # Of 16 targets after next the last of the row has none, nor have the two before each inner end (5 and 12).
-    assert Totals.of(make_batch(5, 7)) == Totals(targets=16, mtp_targets=16 - 1 - 2 - 2, tokens=16)
+    objective = objective_of(make_model(num_nextn_predict_layers=1))
+    assert objective.totals(make_batch(5, 7), 1, 1) == Totals(targets=16, mtp_targets=16 - 1 - 2 - 2)
 
 
 def test_documents_do_not_see_each_other() -> None:
@@ -81,21 +87,11 @@ def test_documents_do_not_see_each_other() -> None:
     other.ids[0, :7] = 63 - other.ids[0, :7]
 
     def second(batch: Batch, mask: bool) -> torch.Tensor:
-        rows = Rows.of(batch, torch.device("cpu"))
-        bounds = rows.cu_seqlens if mask else None
-        return model(rows.input_ids_BT, bounds).logits[0, 8:]
+        rows = objective_of(model, document_mask=mask).rows(batch)
+        return model(rows.ids_BT, rows.cu_seqlens).logits[0, 8:]
 
     torch.testing.assert_close(second(one, True), second(other, True), rtol=1e-5, atol=1e-6)
     assert (second(one, False) - second(other, False)).abs().max() > 1e-3
-    terms = [
-        float(
-            Objective(ObjectiveOptions(document_mask=mask), {})(
-                model, Rows.of(one, torch.device("cpu")), Totals.of(one), 1
-            ).figures["loss"]
-        )
-        for mask in (True, False)
-    ]
-    assert terms[0] != terms[1]
 
 
 def test_multi_token_prediction_begins_at_its_step(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
@@ -126,7 +122,7 @@ def test_recomputing_keeps_less() -> None:
         checkpoint_activations(model, what)
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: (sizes.append(x.numel()), x)[1], lambda x: x):
-            Objective(ObjectiveOptions(), {})(model, Rows.of(batch, torch.device("cpu")), Totals.of(batch), 1)
+            terms_of(objective_of(model), model, batch, Totals(64, 0))
         return sum(sizes)
 
     assert kept("block") < kept("selective") < kept("none")
@@ -164,15 +160,15 @@ def test_averages_of_another_model_are_refused() -> None:
         WeightAverage(model, 0.9, {"nothing": torch.zeros(1)})
 
 
-def test_the_spread_counts_tokens() -> None:
-    """Two tokens with 3 and 1 FFN experts: mean 2, standard deviation 1."""
-    from model.moe import LayerRouting
-
+def test_the_load_adds_up_and_spreads_over_tokens() -> None:
+    """Two tokens with 3 and 1 FFN experts, seen twice: mean 2, standard deviation 1."""
+    model = make_model(num_layers=1, n_routed_experts=4, zero_expert_num=3, moe_topk=4)
     experts_TK = torch.tensor([[0, 1, 2, 5], [3, 4, 5, 6]])
-    routing = LayerRouting(
-        torch.ones(2, 4), experts_TK, torch.bincount(experts_TK.flatten(), minlength=7), torch.ones(1)
-    )
-    load = Load.total([Load.of([routing], 4), Load.of([routing], 4)])
+    counts_E = torch.bincount(experts_TK.flatten(), minlength=7)
+    observer = RoutingObserver(model.config, Parallel(), None, 2, None)
+    for _ in range(2):
+        assert observer(0, LayerRouting(torch.ones(2, 4), experts_TK, counts_E, torch.ones(1))) is None
+    load = Load(torch.stack([observer.counts[0]]), [float(observer.squares[0])], 4)
     assert (load.mean(4), load.spread(4)) == ([2.0], [1.0])
 
 
