@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 # Cells of all layers together, one byte each, and the fewest and most moments that are kept of a run.
-CELLS = 400_000
+CELLS = 250_000
 FEWEST, MOST = 24, 240
 # A load is stored in 64ths of the mean load of an expert, up to four times it.
 SCALE = 64

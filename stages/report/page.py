@@ -29,7 +29,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 def render_page(store: Store, runs: Sequence[Run]) -> str:
     """The whole page about these runs."""
     found = sections(runs)
-    data = {"runs": [axes(run) for run in runs], "sections": found, "loads": loads(runs)}
+    data = {"runs": [axes(run) for run in runs], "steps": _shared_steps(found), "sections": found, "loads": loads(runs)}
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     title = ", ".join(run.label for run in runs)
     template = (ASSETS / "page.html").read_text(encoding="utf-8")
@@ -48,6 +48,15 @@ def render_page(store: Store, runs: Sequence[Run]) -> str:
         name, _, after = piece.partition("}}")
         pieces += [parts[name], after]
     return "".join(pieces)
+
+
+def _shared_steps(found: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Put a number in the place of the steps of every curve; returns the lists of steps that the numbers stand for."""
+    numbers: dict[tuple[int, ...], int] = {}
+    for panel in (panel for section in found for panel in section["panels"]):
+        for line in panel.get("lines", ()):
+            line["x"] = numbers.setdefault(tuple(line["x"]), len(numbers))
+    return [list(steps) for steps in numbers]
 
 
 def safe_json(value: Any) -> str:

@@ -21,7 +21,7 @@ Panel = dict[str, Any]
 Line = dict[str, Any]
 
 # Points of all curves of a panel together, and the fewest and most of one.
-PANEL_POINTS, FEWEST_POINTS, MOST_POINTS = 9000, 120, 600
+PANEL_POINTS, FEWEST_POINTS, MOST_POINTS = 2400, 120, 480
 MOST_MARKS = 500
 # Up to so many heat maps stand side by side; with more there is one, with a choice of the layer.
 MAPS_SIDE_BY_SIDE = 6
@@ -43,7 +43,7 @@ class Kind:
 
 LOSSES = (
     Kind("loss", "Loss", note="nats a token", smooth=True, marks=True),
-    Kind("mtp_loss", "Loss of further tokens", note="multi-token prediction, nats a token", smooth=True),
+    Kind("mtp_loss", "Loss of further tokens", note="multi-token prediction", smooth=True),
     Kind("hidden_z_loss", "Hidden z-loss", smooth=True, log=True),
     Kind("balance_loss", "Balance loss", smooth=True),
 )
@@ -54,17 +54,17 @@ OPTIMIZATION = (
     Kind("balance_coefficient", "Coefficient of the balance loss", log=True),
 )
 EXPERTS = (
-    Kind("active_experts", "Activated FFN experts", note="mean over the tokens of a step", smooth=True),
-    Kind("active_experts_std", "Spread of activated experts", note="standard deviation over tokens", smooth=True),
+    Kind("active_experts", "Activated FFN experts", note="mean over tokens", smooth=True),
+    Kind("active_experts_std", "Spread of activated experts", note="deviation over tokens", smooth=True),
 )
 STABILITY = (
     Kind(
         "stability.balance_gradient_ratio",
-        "Gradient of balance loss over loss",
+        "Gradient ratio, balance over loss",
         log=True,
         bound=(0.1, "should stay below 0.1"),
     ),
-    Kind("stability.router_cosine", "Router similarity", note="mean cosine between weights of experts"),
+    Kind("stability.router_cosine", "Router similarity", note="mean cosine of experts"),
     Kind("stability.largest_activation", "Largest activation", log=True),
 )
 GROUPS = (
@@ -170,7 +170,8 @@ def _add_validation(panel: Panel, runs: Sequence[Run]) -> None:
     for number, steps, values in _columns(runs, "validation_loss"):
         name = "validation" if len(runs) == 1 else f"{runs[number].label}, validation"
         curve = reduced(steps, values[:, 0], MOST_POINTS)
-        panel["lines"].append({"run": number, "name": name, "hue": "run", "points": True, **curve})
+        hue = {"hue": "series", "place": 1} if len(runs) == 1 else {"hue": "run"}
+        panel["lines"].append({"run": number, "name": name, "points": True, **hue, **curve})
     if len(runs) == 1:
         panel["lines"][0]["name"] = "training"
         artifact = runs[0].artifact
@@ -218,7 +219,7 @@ def _group_panel(kind: Kind, runs: Sequence[Run]) -> Panel | None:
 
 def _expert_targets(runs: Sequence[Run]) -> list[dict[str, Any]]:
     targets = dict.fromkeys(rounded(run.target_active_experts) for run in runs if run.target_active_experts is not None)
-    return [{"value": target, "name": f"target K_e {target:g}"} for target in targets if target is not None]
+    return [{"value": target, "name": f"target Kₑ = {target:.4g}"} for target in targets if target is not None]
 
 
 def _load_panels(runs: Sequence[Run]) -> list[Panel | None]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.report.metrics import Floats, Steps
 
-DIGITS = 5
+DIGITS, BAND_DIGITS = 5, 4
 
 
 def reduced(steps: Steps, values: Floats, points: int) -> dict[str, Any]:
@@ -31,16 +31,16 @@ def reduced(steps: Steps, values: Floats, points: int) -> dict[str, Any]:
     return {
         "x": ends.tolist(),
         "y": [rounded(value) for value in mean.tolist()],
-        "low": [rounded(value) for value in low.tolist()],
-        "high": [rounded(value) for value in high.tolist()],
+        "low": [rounded(value, BAND_DIGITS) for value in low.tolist()],
+        "high": [rounded(value, BAND_DIGITS) for value in high.tolist()],
     }
 
 
-def rounded(value: float) -> float | int | None:
-    """A number with five digits, which is what a picture can show; None unless it is finite."""
+def rounded(value: float, digits: int = DIGITS) -> float | int | None:
+    """A number with as many digits as a picture can show; None unless it is finite."""
     if not math.isfinite(value):
         return None
-    short = float(f"{value:.{DIGITS}g}")
+    short = float(f"{value:.{digits}g}")
     return int(short) if short.is_integer() and abs(short) < 2**53 else short
 
 

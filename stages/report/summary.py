@@ -115,7 +115,7 @@ ROWS: tuple[tuple[str, str, Format], ...] = (
     ("perplexity", "Perplexity a token", lambda value: f"{value:,.2f}"),
     ("bits_per_token", "Bits a token", _fixed),
     ("active_experts", "Activated FFN experts", lambda value: f"{value:.3f}"),
-    ("target_active_experts", "Target of these (K_e)", lambda value: f"{value:.3f}"),
+    ("target_active_experts", "Target of these, Kₑ", lambda value: f"{value:.3f}"),
     ("skipped_steps", "Steps left out", _count),
     ("rewinds", "Rewinds", _count),
     ("tokens_per_second", "Tokens a second, median", lambda value: f"{value:,.0f}"),

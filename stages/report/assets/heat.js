@@ -22,7 +22,7 @@ class HeatPanel {
     this.layer = panel.layers[0];
     this.root = element("article", "panel");
     const head = element("div", "head");
-    head.append(element("h3", "", panel.title), element("span", "note", ""));
+    head.append(element("h3", "", panel.title), element("span", "note", this.load.network < this.load.experts ? "z: zero-computation" : ""));
     if (panel.layers.length > 1) head.append(this.choice());
     this.plot = element("div", "plot");
     this.tip = element("div", "tip");
@@ -102,8 +102,9 @@ class HeatPanel {
       make("text", { x, y: floor + 17, "text-anchor": x > right - 14 ? "end" : "middle" }, svg).textContent = si(tick, 6);
     }
     const every = Math.max(1, niceStep(experts, Math.floor((floor - TOP) / 26)));
-    for (let expert = 0; expert < network; expert += every) make("text", { x: left - 7, y: this.top(expert) + Math.min(row, 14) / 2 + 4, "text-anchor": "end" }, svg).textContent = String(expert);
-    if (network < experts) make("text", { class: "halo target-name", x: left + 6, y: Math.min(this.top(network) + 13, floor - 3) }, svg).textContent = "zero-computation experts";
+    const label = (expert, text) => { make("text", { x: left - 7, y: this.top(expert) + Math.min(row, 14) / 2 + 4, "text-anchor": "end" }, svg).textContent = text; };
+    for (let expert = 0; expert < network; expert += every) label(expert, String(expert));
+    for (let expert = network; expert < experts; expert += every) label(expert, `z${expert - network}`);
   }
 
   read(event) {

@@ -78,7 +78,7 @@ class LinesPanel {
 
   // What is drawn of a line: positions, the strong curve, and the pale one behind it.
   prepare(line) {
-    const span = this.panel.smooth && !line.points ? (view.smooth / 100) ** 2 * 0.12 * line.x.length : 0;
+    const span = this.panel.smooth && !line.points ? (view.smooth / 100) ** 2 * 0.1 * line.x.length : 0;
     const strong = span < 0.5 ? line.y : smoothed(line.y, span);
     return { line, at: positionsOf(line), strong, pale: strong === line.y ? null : line.y };
   }
@@ -191,7 +191,7 @@ class LinesPanel {
       });
       return;
     }
-    if (line.low) make("path", { class: "band", d: this.band(at, line), style: `fill:${colour}` }, group);
+    if (line.low) make("path", { class: "band", d: this.band(at, line), style: `fill:${colour};stroke:${colour}` }, group);
     else if (pale) make("path", { class: "line raw", d: this.path(at, pale), style }, group);
     make("path", { class: "line", d: this.path(at, strong), style }, group);
     if (at.length === 1 && strong[0] !== null) make("circle", { cx: this.x(at[0]), cy: this.y(strong[0]), r: 3, style: `fill:${colour}` }, group);

@@ -1,8 +1,9 @@
 // The page: what is looked at, and the panels that show it.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const view = { axis: "step", domain: null, smooth: 35, dark: false, hiddenRuns: new Set() };
+const view = { axis: "step", domain: null, smooth: 25, dark: false, hiddenRuns: new Set() };
 const panels = [];
+for (const panel of data.sections.flatMap((section) => section.panels)) for (const line of panel.lines || []) line.x = data.steps[line.x];
 
 const position = (run, step) => (view.axis === "step" ? step : tokensAt(run, step));
 
@@ -73,7 +74,7 @@ function fillRuns() {
 function fillSections() {
   const place = document.getElementById("sections");
   for (const section of data.sections) {
-    const part = element("section"), grid = element("div", "panels");
+    const part = element("section"), count = section.panels.length, grid = element("div", count === 2 || count % 3 === 1 ? "panels wide" : "panels");
     part.append(element("h2", "", section.title), grid);
     place.append(part);
     for (const item of section.panels) {

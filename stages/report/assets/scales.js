@@ -77,17 +77,22 @@ function tokensAt(run, step) {
   return tokens[low] + ((tokens[high] - tokens[low]) * (step - steps[low])) / (steps[high] - steps[low]);
 }
 
-// Exponential mean without a pull towards the first value; `span` is the number of points that it forgets over.
+// Mean of the points around each, with weights that fall to 1/e over `span` points on both sides: no lag behind the data.
 function smoothed(values, span) {
-  if (span <= 0) return values;
-  const keep = Math.exp(-1 / span);
-  let sum = 0, weight = 0;
-  return values.map((value) => {
-    if (value === null) return null;
-    sum = sum * keep + value * (1 - keep);
-    weight = weight * keep + (1 - keep);
-    return sum / weight;
-  });
+  const keep = Math.exp(-1 / span), count = values.length, sums = new Float64Array(count), weights = new Float64Array(count);
+  const pass = (from, step) => {
+    let sum = 0, weight = 0;
+    for (let i = from; i >= 0 && i < count; i += step) {
+      // A point counts itself in one of the two passes only.
+      if (step < 0) { sums[i] += sum * keep; weights[i] += weight * keep; }
+      sum = sum * keep + (values[i] ?? 0);
+      weight = weight * keep + (values[i] === null ? 0 : 1);
+      if (step > 0) { sums[i] += sum; weights[i] += weight; }
+    }
+  };
+  pass(0, 1);
+  pass(count - 1, -1);
+  return values.map((value, i) => (value === null ? null : sums[i] / weights[i]));
 }
 
 function nearest(list, value) {
