@@ -146,7 +146,7 @@ def _add(metrics: Metrics, name: str, step: int, value: Any) -> None:
 def read_run_log(path: Path) -> tuple[Metrics, dict[str, Any]]:
     """Speed and memory of a run by its log, and the log's line on what is watched (empty: none).
 
-    Lines that cannot be read are left out: the log may lose its last line in a crash, and it is not part of an artifact.
+    Lines that cannot be read are left out: the log is no part of an artifact and may lose its last line in a crash.
     """
     metrics, facts = Metrics(), dict[str, Any]()
     if not path.is_file():

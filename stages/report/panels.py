@@ -1,8 +1,8 @@
 """What is drawn: sections of panels, each a set of curves over the steps of one or several runs.
 
-A curve belongs to a run and has a hue: its run's colour, a place on the ramp of layers, or a colour of its own among the
-curves of the panel. With several runs the layers of each become one curve, their mean, with the span from the least to
-the greatest around it.
+A curve belongs to a run and has a hue: its run's colour, a place on the ramp of layers, or a colour of its own among
+the curves of the panel. With several runs the layers of each become one curve, their mean, with the span from the least
+to the greatest around it.
 """
 
 from __future__ import annotations

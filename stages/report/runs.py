@@ -21,7 +21,7 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Run:
-    """One run to draw. `artifact` is None until it is finished; `model` is its config.json; `facts` come from the log."""
+    """One run to draw. `artifact` is None until it is finished, `model` is its config.json, `facts` are of the log."""
 
     label: str
     identifier: str | None

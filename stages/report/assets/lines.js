@@ -1,6 +1,6 @@
 // A panel of curves: drawing, legend, read-outs, zoom.
 
-const SVG = "http://www.w3.org/2000/svg", PLOT_HEIGHT = 218, BOTTOM = 24, TOP = 8;
+const SVG = "http://www.w3.org/2000/svg", PLOT_HEIGHT = 218, BOTTOM = 24, TOP = 8, MOST_BANDS = 8;
 const RAMP = { light: [[62, 36, 110], [44, 112, 176], [38, 160, 120], [196, 148, 22]], dark: [[158, 128, 235], [98, 166, 240], [84, 204, 160], [240, 208, 92]] };
 
 function make(name, attributes = {}, parent = null) {
@@ -191,7 +191,8 @@ class LinesPanel {
       });
       return;
     }
-    if (line.low) make("path", { class: "band", d: this.band(at, line), style: `fill:${colour};stroke:${colour}` }, group);
+    // The bands of many curves would hide each other.
+    if (line.low && this.prepared.length <= MOST_BANDS) make("path", { class: "band", d: this.band(at, line), style: `fill:${colour};stroke:${colour}` }, group);
     else if (pale) make("path", { class: "line raw", d: this.path(at, pale), style }, group);
     make("path", { class: "line", d: this.path(at, strong), style }, group);
     if (at.length === 1 && strong[0] !== null) make("circle", { cx: this.x(at[0]), cy: this.y(strong[0]), r: 3, style: `fill:${colour}` }, group);

@@ -28,7 +28,9 @@ class ProfileWindow:
         self.snapshot = snapshot and cuda
         self._profiler: Any = None
         if snapshot and not cuda:
-            warn("watch.memory_snapshot records an accelerator, this run is on the processor: only the trace is written")
+            warn(
+                "watch.memory_snapshot records an accelerator, this run is on the processor: only the trace is written"
+            )
 
     def after(self, step: int) -> None:
         """Called when `step` is done, and with the step that a run resumes from."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ class Tracker:
 
     def open(self, start: Callable[[], Any]) -> None:
         """Begin or take up the run with `start`, which returns an object with `log` and `finish`."""
-        self._run = self._guarded(start)
+        self._run = self._guarded(start, aside=True)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Tell of a step. One that was told before a resume has the same values again and is left out."""
@@ -36,12 +38,14 @@ class Tracker:
 
     def close(self) -> None:
         if self._run is not None:
-            self._guarded(self._run.finish)
+            self._guarded(self._run.finish, aside=True)
             self._run = None
 
-    def _guarded(self, act: Callable[[], Any]) -> Any:
+    def _guarded(self, act: Callable[[], Any], *, aside: bool = False) -> Any:
         try:
-            return act()
+            # What services print when they begin and end is not the data that our standard output is for.
+            with redirect_stdout(sys.stderr) if aside else nullcontext():
+                return act()
         except Exception as error:  # whatever a service raises, training goes on
             self._run = None
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -148,9 +148,7 @@ def _bar_fields(record: Mapping[str, Any], timing: Timing) -> dict[str, str]:
     return fields | {"memory": f"{timing.memory_bytes / 1e9:.2f} GB"}
 
 
-def _open_trackers(
-    options: WatchOptions, watched: Watched, log_path: Path, logger: logging.Logger
-) -> list[Tracker]:
+def _open_trackers(options: WatchOptions, watched: Watched, log_path: Path, logger: logging.Logger) -> list[Tracker]:
     identifier = log_path.stem
     name = options.run_name or identifier[:NAME_DIGITS]
     modules = {tracker: load_tracker(tracker) for tracker in options.trackers}

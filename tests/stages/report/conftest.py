@@ -1,13 +1,21 @@
-"""Records of a run that never was, with every field that a run may write."""
+"""A run that never was, with every field that a run may write."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from pipeline.artifact import Artifact, Manifest
+from pipeline.store import Store
+
+Records = Callable[..., Iterator[dict[str, Any]]]
+MakeCheckpoint = Callable[..., Artifact]
+StartRun = Callable[..., Path]
 
 EXPERTS, ZERO_EXPERTS, TOPK = 12, 6, 6
 TOKENS_PER_STEP = 4096
@@ -32,7 +40,8 @@ def records(
             "gradient_norm": 0.35 + 1.6 * float(settled) + abs(float(random.normal(0, 0.06))),
             "balance_gain": 0.3 * (1 - done / 2),
             "active_experts": [
-                target + float(settled) * (1.1 - 0.5 * layer) + float(random.normal(0, 0.02)) for layer in range(layers)
+                target + float(settled) * (1.1 - 1.4 * layer / layers) + float(random.normal(0, 0.02))
+                for layer in range(layers)
             ],
         }
         if rich:
@@ -93,9 +102,69 @@ def run_log(steps: int, *, seed: int = 0) -> Iterator[dict[str, Any]]:
         yield line | {"mfu": speed / 22_000, "memory_bytes": 2_100_000_000 + 1000 * step}
 
 
-def write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> Path:
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
         for line in lines:
             stream.write(json.dumps(line) + "\n")
     return path
+
+
+@pytest.fixture
+def made_up() -> Records:
+    """The lines of metrics.jsonl of a run; see `records`."""
+    return records
+
+
+@pytest.fixture
+def metrics_file(tmp_path: Path) -> Callable[[Iterable[dict[str, Any]]], Path]:
+    """Write a metrics.jsonl."""
+    return lambda lines: write_lines(tmp_path / "alone" / "metrics.jsonl", lines)
+
+
+@pytest.fixture
+def start_run(store: Store) -> StartRun:
+    """Put a run in progress into the store; returns its metrics file."""
+
+    def start(identifier: str, lines: Iterable[dict[str, Any]], *, name: str, stretch: str = "training") -> Path:
+        log = [{"event": "start", "name": name, "stage": "train"}, *list(run_log(20))[1:]]
+        write_lines(store.log_path(identifier), log)
+        return write_lines(store.staging(identifier).work / stretch / "metrics.jsonl", lines)
+
+    return start
+
+
+@pytest.fixture
+def make_checkpoint(store: Store) -> MakeCheckpoint:
+    """Publish a checkpoint that holds nothing but a config.json and, unless None is given, these metrics."""
+
+    def make(lines: Iterable[dict[str, Any]] | None, *, name: str, identifier: str = "c0ffee0000000001") -> Artifact:
+        with store.making(identifier) as staging:
+            model = {"n_routed_experts": EXPERTS, "zero_expert_num": ZERO_EXPERTS, "moe_topk": TOPK}
+            (staging.output / "config.json").write_text(json.dumps(model))
+            if lines is not None:
+                write_lines(staging.output / "metrics.jsonl", lines)
+            manifest = Manifest(
+                id=identifier,
+                kind="checkpoint",
+                stage="grow" if lines is None else "train",
+                revision=1,
+                inputs={},
+                sources={},
+                config={"balance": {"target_active_experts": None}, "note": "</script><b>&"},
+                files=store.seal(staging),
+                counts={"parameters": 1234},
+                metrics={"unigram_loss": 6.0},
+                performance={},
+                seed=0,
+                code_version="",
+                environment={"python": "3.12"},
+                started="2025-01-01T00:00:00Z",
+                duration_seconds=75.0,
+            )
+            made = store.publish(staging, manifest)
+        write_lines(store.log_path(identifier), run_log(20))
+        store.refs.publish(name, identifier, "checkpoint", "2025-01-01T00:00:00Z")
+        return made
+
+    return make
