@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -19,7 +19,7 @@ from model.accounting import count, training_flops
 from model.config import ModelConfig
 
 TERA = 1e12
-MEASURED_SIZE = 1024
+CPU_SIZE, CUDA_SIZE = 512, 4096
 MEASURED_SECONDS = 0.25
 
 # Dense peaks in TFLOP/s by the name that torch gives a device: bfloat16 tensor cores, float32 without them (torch's
@@ -94,16 +94,34 @@ def known_peak(name: str, dtype: torch.dtype) -> float | None:
     return None
 
 
-@torch.no_grad()
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """The best FLOP/s of square matrix products over a quarter of a second, with the threads that training has."""
+    """FLOP/s in square matrix products of `dtype`, the best of a quarter of a second.
+
+    A processor is measured by the time that one thread computes, times the threads that training has: what other
+    processes take away meanwhile does not count.
+    """
+    if device.type == "cuda":
+
+        def finish() -> float:
+            torch.cuda.synchronize(device)
+            return time.perf_counter()
+
+        return _best_product(device, dtype, CUDA_SIZE, finish)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return threads * _best_product(device, dtype, CPU_SIZE, time.thread_time)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def _best_product(device: torch.device, dtype: torch.dtype, size: int, clock: Callable[[], float]) -> float:
     # Constant matrices: the random state of the run stays as it is.
-    x_NN = torch.full((MEASURED_SIZE, MEASURED_SIZE), 0.5, device=device, dtype=dtype)
+    x_NN = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best, stop = float("inf"), time.perf_counter() + MEASURED_SECONDS
     while best == float("inf") or time.perf_counter() < stop:
-        began = time.perf_counter()
+        began = clock()
         torch.mm(x_NN, x_NN)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * MEASURED_SIZE**3 / best
+        best = min(best, clock() - began)
+    return 2 * size**3 / best

@@ -36,7 +36,9 @@ def records(
             "step": step,
             "tokens": step * TOKENS_PER_STEP,
             "loss": 2.6 + 6.4 * (1 + 60 * done) ** -0.55 + float(random.normal(0, 0.04)),
-            "learning_rate": 1e-3 * min(1, step / (0.05 * steps + 1)) * (1 if done < 0.8 else (1 - done) / 0.2 + 0.1),
+            "learning_rate": 1e-3
+            * min(1, step / (0.05 * steps + 1))
+            * (1 if done < 0.8 else max(0.1, (1 - done) / 0.2)),
             "gradient_norm": 0.35 + 1.6 * float(settled) + abs(float(random.normal(0, 0.06))),
             "balance_gain": 0.3 * (1 - done / 2),
             "active_experts": [

@@ -120,10 +120,11 @@ def test_peaks_are_found_by_the_name_of_the_device(name: str, bfloat16: float | 
     assert known_peak(name, torch.bfloat16) == bfloat16
 
 
-def test_measuring_the_peak_leaves_the_random_state_alone() -> None:
-    before = torch.get_rng_state()
+def test_measuring_the_peak_leaves_the_process_as_it_was() -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
     assert measured_peak(torch.device("cpu"), torch.float32) > 1e8
     assert torch.equal(before, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
 
 
 def test_event_files_show_every_step_once_after_a_resume(open_watch: Open, tmp_path: Path) -> None:
