@@ -93,7 +93,7 @@ def read_metrics_files(paths: Iterable[Path], *, growing: bool) -> Metrics:
         for number, record in _records(path, growing=growing):
             try:
                 _add_record(metrics, record)
-            except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
                 raise IntegrityError(
                     f"not a line of a run's metrics: {error.__class__.__name__} {error}", where=f"{path}:{number}"
                 ) from None

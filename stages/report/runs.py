@@ -89,12 +89,19 @@ def _of_artifact(store: Store, artifact: Artifact, label: str) -> Run:
     names = store.names_of(artifact.id)
     chosen = label if label in names or not names else names[-1]
     model = read_json(artifact.path / "config.json") if (artifact.path / "config.json").is_file() else {}
-    return Run(chosen, artifact.id, artifact, read_metrics_files([path], growing=False), speed, model, facts)
+    return Run(chosen, artifact.id, artifact, _read([path], growing=False), speed, model, facts)
 
 
 def _of_files(label: str, identifier: str | None, paths: list[Path], log: Path | None) -> Run:
     speed, facts = read_run_log(log) if log else (Metrics(), {})
-    return Run(label, identifier, None, read_metrics_files(paths, growing=True), speed, {}, facts)
+    return Run(label, identifier, None, _read(paths, growing=True), speed, {}, facts)
+
+
+def _read(paths: list[Path], *, growing: bool) -> Metrics:
+    metrics = read_metrics_files(paths, growing=growing)
+    if not metrics.columns:
+        raise InputError("no step is recorded yet", where=str(paths[0]), hint="try again once the run has done one")
+    return metrics
 
 
 def _unfinished(store: Store, reference: str) -> Run | None:

@@ -64,7 +64,7 @@ class HeatPanel {
     this.x = makeScale(domain[0], domain[1], left, right, false);
     const row = (floor - TOP - gap) / experts;
     this.top = (expert) => TOP + expert * row + (expert >= network ? gap : 0);
-    this.edges = [position(run, Math.max(run.steps[0] - 1, 0)), ...ends.map((step) => position(run, step))];
+    this.edges = [position(run, Math.max((run.steps[0] ?? ends[0]) - 1, 0)), ...ends.map((step) => position(run, step))];
     const canvas = element("canvas"), ratio = window.devicePixelRatio || 1;
     Object.assign(canvas, { width: width * ratio, height: PLOT_HEIGHT * ratio });
     Object.assign(canvas.style, { width: `${width}px`, height: `${PLOT_HEIGHT}px` });

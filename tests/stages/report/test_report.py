@@ -84,6 +84,7 @@ def test_load_history_is_bounded_and_loses_no_slot() -> None:
             "metrics.jsonl:3: .*'active_experts': 1 values, 3 in the lines before",
         ),
         ('{"step": 3, "expert_load": [[1, 2], [3]]}', "metrics.jsonl:3: "),
+        ('{"step": 3, "expert_load": []}', "metrics.jsonl:3: "),
         ('{"step": 3, "stability": 4}', "metrics.jsonl:3: "),
         ('{"step": 3, "rewound": {}}', "metrics.jsonl:3: .*from_step"),
     ],
@@ -236,10 +237,13 @@ def test_a_run_in_progress_goes_by_name_and_id(made_up: Any, store: Store, start
         find_run(store, "nobody")
 
 
-def test_what_was_not_trained_is_refused(store: Store, make_checkpoint: Any) -> None:
+def test_what_was_not_trained_is_refused(store: Store, make_checkpoint: Any, start_run: Any) -> None:
     make_checkpoint(None, name="grown")
     with pytest.raises(InputError, match="grow trains nothing"):
         find_run(store, "grown")
+    start_run("abcd00000000ffff", [], name="fresh")
+    with pytest.raises(InputError, match="no step is recorded yet"):
+        find_run(store, "fresh")
 
 
 def test_a_metrics_file_is_a_run_too(made_up: Any, store: Store, metrics_file: Any, make_checkpoint: Any) -> None:
