@@ -120,9 +120,9 @@ class LinesPanel {
     this.frame = { left, right: width - 10, width };
     const svg = make("svg", { width, height: PLOT_HEIGHT, role: "img", "aria-label": this.panel.title });
     this.drawGrid(svg, ticks, names, domain);
-    const inside = make("g", { "clip-path": `inset(0 10px ${BOTTOM - 2}px ${left}px)` }, svg);
-    // clip-path needs the whole plot as its box.
-    make("rect", { width, height: PLOT_HEIGHT, fill: "none" }, inside);
+    const window = `plot-${panels.indexOf(this)}`, clip = make("clipPath", { id: window }, svg);
+    make("rect", { x: left - 1, y: 0, width: width - left - 8, height: PLOT_HEIGHT - BOTTOM + 2 }, clip);
+    const inside = make("g", { "clip-path": `url(#${window})` }, svg);
     this.drawMarks(inside);
     for (const item of this.prepared) this.drawLine(inside, item);
     this.drawTargets(svg, range);
