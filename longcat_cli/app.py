@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from longcat_cli import artifacts, convert, data, doctor, evaluate, extend, generate, grow, model, recipes, serve, train
+from longcat_cli import (
+    artifacts,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    extend,
+    generate,
+    grow,
+    model,
+    recipes,
+    report,
+    serve,
+    train,
+)
 from longcat_cli.settings import DEFAULT_STORE, EngineName, Settings
 
 app = typer.Typer(
@@ -66,7 +80,21 @@ def settings(
     )
 
 
-for module in (data, train, grow, extend, evaluate, generate, serve, model, convert, recipes, artifacts, doctor):
+for module in (
+    data,
+    train,
+    grow,
+    extend,
+    report,
+    evaluate,
+    generate,
+    serve,
+    model,
+    convert,
+    recipes,
+    artifacts,
+    doctor,
+):
     module.register(app)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipeline.progress import Bar, Progress
 
 PLAIN_INTERVAL_SECONDS = 10.0
+# The time left is worked out from what was done in so many seconds: long enough for steps of minutes.
+RATE_SECONDS = 600.0
 GIGA = 1024**3
 
 
@@ -65,22 +67,32 @@ def make_progress(*, quiet: bool) -> Progress:
 
 
 class RichProgress:
-    """A live bar with count, rate, figures and time left."""
+    """A live bar with count and time left, and below it the figures, so that both fit on a narrow terminal."""
 
     @contextmanager
     def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Bar]:
+        from rich.console import RenderableType
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
+        from rich.text import Text
+
+        class WithFigures(Progress):
+            def get_renderables(self) -> Iterator[RenderableType]:
+                yield self.make_tasks_table(self.tasks)
+                for figures in (task.fields["figures"] for task in self.tasks):
+                    if figures:
+                        yield Text(f"  {figures}", style="cyan", no_wrap=True, overflow="ellipsis")
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{unit} [cyan]{{task.fields[figures]}}"),
+            TextColumn(unit),
             TimeElapsedColumn(),
             Remaining(),
+            TextColumn("[dim]left"),
         )
-        with Progress(*columns, console=err(), transient=True) as progress:
+        with WithFigures(*columns, console=err(), transient=True, speed_estimate_period=RATE_SECONDS) as progress:
             identifier = progress.add_task(description, total=total, figures="")
 
             class Live:
@@ -109,9 +121,12 @@ class _PlainBar:
         self.done = 0.0
         self.fields: dict[str, float | str] = {}
         self.started = self.said = time.monotonic()
+        self.first: tuple[float, float] | None = None  # when the first amount came, and how much it was
 
     def advance(self, amount: float = 1) -> None:
         self.done += amount
+        if self.first is None:  # a run that goes on begins with all that was done before, in no time
+            self.first = time.monotonic(), amount
         if time.monotonic() - self.said > PLAIN_INTERVAL_SECONDS:
             self.say()
 
@@ -123,8 +138,9 @@ class _PlainBar:
         elapsed = self.said - self.started
         of = f" of {self.total:g}" if self.total is not None else ""
         left = ""
-        if self.total and 0 < self.done < self.total:
-            left = f", {duration(elapsed * (self.total - self.done) / self.done)} left"
+        if self.total and self.done < self.total and self.first and self.done > self.first[1]:
+            began, before = self.first
+            left = f", {duration((self.said - began) * (self.total - self.done) / (self.done - before))} left"
         figures = f", {_figures(self.fields)}" if self.fields else ""
         sys.stderr.write(f"  {self.description}: {self.done:g}{of} {self.unit}{figures}, {duration(elapsed)}{left}\n")
 

@@ -1,5 +1,6 @@
 """How large a model is and what it costs, counted on the meta device: every tensor has a shape and none has memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -113,6 +114,18 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
         expanded_kv_bytes_per_token=modules * _expanded_width(config) * CACHE_BYTES_PER_VALUE,
         memory=_memory(model),
     )
+
+
+def training_flops(sizes: Accounting, config: ModelConfig, active_experts: Sequence[float], *, mtp: bool) -> float:
+    """FLOPs a token of a training step in which it used `active_experts` FFN experts on average, layer by layer.
+
+    `sizes` is `count(config, context)` with the length of the step's sequences as context; with `mtp` the prediction of
+    further tokens is trained too. Recomputation of activations counts nothing, as in MFU.
+    """
+    parameters_of_expert = sizes.parameters["experts"] / config.n_routed_experts / config.num_layers
+    surplus = sum(active_experts) - config.num_layers * sizes.mean_ffn_experts
+    flops = sizes.flops_per_token_train + 2 * TRAINING_PASSES * surplus * parameters_of_expert
+    return flops + (sizes.mtp_flops_per_token_train if mtp else 0)
 
 
 def _part(name: str, shape: torch.Size) -> str:

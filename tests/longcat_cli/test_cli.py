@@ -81,6 +81,7 @@ def test_train_and_what_stands_below_it_load_when_called(capfd: pytest.CaptureFi
         "train verify",
         "grow",
         "extend",
+        "report",
         "eval",
         "generate",
         "chat",
@@ -265,3 +266,25 @@ def test_a_closed_pipe_is_no_error(store_path: Path) -> None:
     assert "Traceback" not in process.stderr.read().decode()
     process.stderr.close()
     process.wait(timeout=60)
+
+
+def test_a_report_is_one_page_and_its_figures(
+    capfd: pytest.CaptureFixture[str], store_path: Path, tmp_path: Path
+) -> None:
+    metrics, page = tmp_path / "run" / "metrics.jsonl", tmp_path / "page.html"
+    metrics.parent.mkdir()
+    metrics.write_text("".join(f'{{"step":{step},"loss":{6 - step},"tokens":{8 * step}}}\n' for step in (1, 2, 3)))
+    arguments = ("report", str(metrics), "--output", str(page))
+    code, out, _ = longcat(capfd, store_path, *arguments, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert (result["output"], result["bytes"]) == (str(page), page.stat().st_size)
+    assert result["runs"][0]["total_tokens"] == 24
+    assert "<title>run" in page.read_text()
+    with metrics.open("a") as stream:
+        stream.write("broken\n")
+    page.unlink()
+    code, _, told = longcat(capfd, store_path, *arguments)
+    assert (code, page.exists()) == (5, False)
+    assert "metrics.jsonl:4: not a line of JSON" in told
+    assert longcat(capfd, store_path, "report", "nobody")[0] == 4

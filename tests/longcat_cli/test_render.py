@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
+import pytest
 from rich.console import Console
 
+from longcat_cli import console as console_module
+from longcat_cli.console import PlainProgress, RichProgress
 from longcat_cli.render import _records
+
+FIGURES = {"loss": "3.2145", "tokens/s": "12,345", "MFU": "41.2%", "memory": "2.10 GB"}
 
 
 def test_a_list_of_records_is_a_table_with_a_column_a_key() -> None:
@@ -24,3 +31,33 @@ def test_a_long_list_is_cut_with_a_hint() -> None:
     console = Console(width=100, record=True)
     console.print(_records("sources", [{"source": str(number)} for number in range(100)]))
     assert "... 40 more with --json" in console.export_text()
+
+
+def test_a_narrow_terminal_shows_count_time_left_and_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(console_module, "err", lambda: Console(file=stream, width=80, force_terminal=True))
+    with RichProgress().task("extending to 32768", total=4000, unit="steps") as bar:
+        bar.set(**FIGURES)
+        bar.advance(500)
+    shown = stream.getvalue()
+    for part in ("500/4000", "left", "loss 3.2145  tokens/s 12,345  MFU 41.2%  memory 2.10 GB"):
+        assert part in shown
+
+
+def test_plain_lines_reckon_the_time_left_from_what_this_process_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: clock[0])
+    with PlainProgress().task("training", total=1000, unit="steps") as bar:
+        bar.advance(400)  # done before
+        for _ in range(100):
+            clock[0] += 1
+            bar.set(**FIGURES)
+            bar.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith(
+        "  training: 500 of 1000 steps, loss 3.2145  tokens/s 12,345  MFU 41.2%  memory 2.10 GB"
+    )
+    assert lines[-1].endswith("1 min 40 s, 8 min 20 s left")

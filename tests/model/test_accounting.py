@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.accounting import count
+from model.accounting import count, training_flops
 from model.checkpoint import save_pretrained
 from model.config import ModelConfig
 from model.layout import published_tensors
@@ -120,3 +120,15 @@ def test_the_weights_take_the_bytes_that_are_said(build_model: BuildModel, tmp_p
     assert memory.optimizer == 8 * parameters
     assert memory.training_fp32 == memory.weights_fp32 + 12 * parameters
     assert dataclasses.asdict(memory)["training_bf16"] == memory.weights_bf16 + 14 * parameters
+
+
+def test_a_step_costs_what_the_experts_that_ran_cost(config: ModelConfig) -> None:
+    config = config.model_copy(update={"num_nextn_predict_layers": 1})
+    sizes = count(config, 64)
+    usual = [sizes.mean_ffn_experts] * config.num_layers
+    assert training_flops(sizes, config, usual, mtp=False) == sizes.flops_per_token_train
+    one_more = [usual[0] + 1, *usual[1:]]
+    expert = 3 * config.hidden_size * config.expert_ffn_hidden_size
+    assert training_flops(sizes, config, one_more, mtp=False) == pytest.approx(sizes.flops_per_token_train + 6 * expert)
+    further = training_flops(sizes, config, usual, mtp=True) - sizes.flops_per_token_train
+    assert further == sizes.mtp_flops_per_token_train > 0

@@ -1,0 +1,59 @@
+"""`longcat report`: one page about training runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longcat_cli.settings import settings_of
+
+
+def register(root: typer.Typer) -> None:
+    """Add the command."""
+    root.command("report")(report)
+
+
+def report(
+    ctx: typer.Context,
+    references: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="A checkpoint (name, name@version, id prefix, folder), a run in progress (its name or id prefix) "
+            "or a metrics.jsonl; several are laid over each other.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="Where the page goes; replaced if it is there.")
+    ] = Path("report.html"),
+    open_page: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures of each run as JSON on stdout.")] = False,
+) -> None:
+    """Write one HTML page of the curves and figures of training runs; it needs no network and no server.
+
+    Examples:
+
+      [cyan]longcat report base[/cyan]
+
+      [cyan]longcat report base grown-trained --output both.html --open[/cyan]
+    """
+    from longcat_cli.console import out, print_json, size
+    from pipeline.files import atomic_write
+    from stages.report.page import render_page
+    from stages.report.runs import find_run
+    from stages.report.summary import figures
+
+    store = settings_of(ctx).open_store()
+    runs = [find_run(store, reference) for reference in references]
+    page = render_page(store, runs).encode()
+    atomic_write(output, page)
+    if as_json:
+        print_json({"output": str(output.absolute()), "bytes": len(page), "runs": [figures(run) for run in runs]})
+    else:
+        out().print(f"{output}  {size(len(page))}", soft_wrap=True)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(output.absolute().as_uri())

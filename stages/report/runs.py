@@ -1,0 +1,140 @@
+"""What a word on the command line means: a checkpoint, a run that is not finished, or a file of metrics."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.artifact import MANIFEST_NAME, Artifact, load_artifact
+from pipeline.errors import InputError, MissingArtifactError, UsageError
+from pipeline.files import read_json
+from pipeline.store import MIN_PREFIX, Store
+from stages.report.metrics import Metrics, read_metrics_files, read_run_log
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to draw. `artifact` is None until it is finished, `model` is its config.json, `facts` are of the log."""
+
+    label: str
+    identifier: str | None
+    artifact: Artifact | None
+    metrics: Metrics
+    speed: Metrics
+    model: dict[str, Any]
+    facts: dict[str, Any]
+
+    @property
+    def experts(self) -> tuple[int, int] | None:
+        """Experts with a network and zero-computation experts of a layer, if known."""
+        if "n_routed_experts" in self.model:
+            return self.model["n_routed_experts"], self.model.get("zero_expert_num") or 0
+        if "experts" in self.facts:
+            return self.facts["experts"], self.facts["zero_experts"]
+        return None
+
+    @property
+    def target_active_experts(self) -> float | None:
+        """FFN experts a token should use on average, K_e, if known."""
+        config = self.artifact.manifest.config if self.artifact else {}
+        target = config.get("balance", {}).get("target_active_experts") or self.facts.get("target_active_experts")
+        if target is None and self.experts is not None and "moe_topk" in self.model:
+            target = self.model["moe_topk"] * self.experts[0] / max(1, sum(self.experts))
+        return target
+
+
+def find_run(store: Store, reference: str) -> Run:
+    """The run that `reference` means: a metrics.jsonl, an artifact as elsewhere, or the id prefix or name of a run that
+    the store has in progress.
+
+    Raises:
+        MissingArtifactError: it means nothing. InputError: what it means was not trained. IntegrityError: see
+            `read_metrics_files`.
+    """
+    path = Path(reference).expanduser()
+    if path.suffix == ".jsonl" and path.is_file():
+        if (path.parent / MANIFEST_NAME).is_file():
+            return _of_artifact(store, load_artifact(path.parent.absolute()), path.parent.name)
+        return _of_files(path.parent.name or reference, None, [path], None)
+    try:
+        artifact = store.resolve(reference)
+    except MissingArtifactError as error:
+        unfinished = _unfinished(store, reference)
+        if unfinished is None:
+            raise MissingArtifactError(
+                error.what, hint=f"{error.hint or 'see `longcat artifacts list`'}; a run in progress goes by its id too"
+            ) from None
+        return unfinished
+    return _of_artifact(store, artifact, reference)
+
+
+def _of_artifact(store: Store, artifact: Artifact, label: str) -> Run:
+    path = artifact.path / METRICS_FILE
+    if not path.is_file():
+        raise InputError(
+            f"the {artifact.kind} {artifact.id} has no {METRICS_FILE}: {artifact.manifest.stage} trains nothing",
+            hint="name a checkpoint made by train or extend",
+        )
+    log = store.log_path(artifact.id)
+    if not log.is_file():
+        log = artifact.path.parents[1] / "logs" / log.name
+    speed, facts = read_run_log(log)
+    names = store.names_of(artifact.id)
+    chosen = label if label in names or not names else names[-1]
+    model = read_json(artifact.path / "config.json") if (artifact.path / "config.json").is_file() else {}
+    return Run(chosen, artifact.id, artifact, _read([path], growing=False), speed, model, facts)
+
+
+def _of_files(label: str, identifier: str | None, paths: list[Path], log: Path | None) -> Run:
+    speed, facts = read_run_log(log) if log else (Metrics(), {})
+    return Run(label, identifier, None, _read(paths, growing=True), speed, {}, facts)
+
+
+def _read(paths: list[Path], *, growing: bool) -> Metrics:
+    metrics = read_metrics_files(paths, growing=growing)
+    if not metrics.columns:
+        raise InputError("no step is recorded yet", where=str(paths[0]), hint="try again once the run has done one")
+    return metrics
+
+
+def _unfinished(store: Store, reference: str) -> Run | None:
+    found = []
+    for folder in sorted((store.root / ".staging").glob("*/work")):
+        identifier = folder.parent.name
+        name = read_name(store, identifier)
+        if reference == name or (len(reference) >= MIN_PREFIX and identifier.startswith(reference)):
+            found.append((identifier, name, folder))
+    if len(found) > 1:
+        raise UsageError(f"{reference!r} means several runs in progress: {', '.join(item[0] for item in found)}")
+    if not found:
+        return None
+    identifier, name, folder = found[0]
+    paths = sorted(folder.glob(f"*/{METRICS_FILE}"), key=_stretch)
+    if not paths:
+        raise InputError(f"the run {identifier} has done no step yet", hint="try again once it has")
+    return _of_files(f"{name or identifier} (in progress)", identifier, paths, store.log_path(identifier))
+
+
+def _stretch(path: Path) -> tuple[int, str]:
+    """phase-2 comes before phase-10."""
+    number = re.search(r"\d+$", path.parent.name)
+    return int(number[0]) if number else 0, path.parent.name
+
+
+def read_name(store: Store, identifier: str) -> str | None:
+    """The name that a run in progress will be published under, by its log."""
+    path, name = store.log_path(identifier), None
+    if path.is_file():
+        with path.open("rb") as stream:
+            for line in stream:
+                if b'"start"' in line:
+                    with suppress(ValueError, AttributeError):
+                        name = orjson.loads(line).get("name")
+    return name

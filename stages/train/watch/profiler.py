@@ -1,0 +1,69 @@
+"""torch.profiler over a window of steps; outside the window a step costs one comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ALLOCATIONS_KEPT = 1_000_000
+
+
+class ProfileWindow:
+    """Records steps `first` to `first + count - 1`, as metrics.jsonl numbers them.
+
+    Writes `trace-FIRST-LAST.json` (Chrome's format, for Perfetto or TensorBoard) and, when a memory snapshot is asked
+    for and the device is CUDA, `memory-FIRST-LAST.pickle` for PyTorch's memory viewer. A window that was already under
+    way when the run was resumed is not recorded.
+    """
+
+    def __init__(
+        self, folder: Path, window: tuple[int, int], *, snapshot: bool, cuda: bool, warn: Callable[[str], None]
+    ) -> None:
+        self.folder, self.warn = folder, warn
+        self.first, self.last = window[0], window[0] + window[1] - 1
+        self.cuda = cuda
+        self.snapshot = snapshot and cuda
+        self._profiler: Any = None
+        if snapshot and not cuda:
+            warn(
+                "watch.memory_snapshot records an accelerator, this run is on the processor: only the trace is written"
+            )
+
+    def after(self, step: int) -> None:
+        """Called when `step` is done, and with the step that a run resumes from."""
+        if self._profiler is not None and step >= self.last:
+            self._end()
+        elif step + 1 == self.first:
+            self._begin()
+
+    def close(self) -> None:
+        """Write what was recorded of a window that the run did not finish."""
+        if self._profiler is not None:
+            self._end()
+
+    def _begin(self) -> None:
+        from torch.profiler import ProfilerActivity, profile
+
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])]
+        if self.snapshot:
+            torch.cuda.memory._record_memory_history(max_entries=ALLOCATIONS_KEPT)
+        self._profiler = profile(activities=activities, profile_memory=True, record_shapes=True)
+        self._profiler.start()
+
+    def _end(self) -> None:
+        profiler, self._profiler = self._profiler, None
+        profiler.stop()
+        window = f"{self.first}-{self.last}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(self.folder / f"trace-{window}.json"))
+            if self.snapshot:
+                torch.cuda.memory._dump_snapshot(str(self.folder / f"memory-{window}.pickle"))
+        except (OSError, RuntimeError) as error:  # the profiler raises RuntimeError for any file it cannot write
+            self.warn(f"the profile of steps {window} is lost: {error}")
+        finally:
+            if self.snapshot:
+                torch.cuda.memory._record_memory_history(enabled=None)
