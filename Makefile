@@ -79,6 +79,7 @@ format: setup ## Format the code
 bench: setup ## Run the benchmarks (CORPUS=folder of HTML, PEER=python with datatrove, ITEMS=benchmark file:fields)
 	$(BIN)/python benchmarks/command_line.py
 	$(BIN)/python benchmarks/model_load.py
+	$(BIN)/python benchmarks/train_checkpoint.py
 	$(BIN)/python benchmarks/model_batch_invariance.py
 	$(BIN)/python benchmarks/model_speed.py
 	$(BIN)/python benchmarks/kernel_experts.py

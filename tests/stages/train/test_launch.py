@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,11 +17,12 @@ import psutil
 import pytest
 
 from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, LongcatError
 from pipeline.files import read_json
+from pipeline.runner import Session, execute, plan_named
 from pipeline.store import Store
 from stages.train.launch_config import LaunchOptions
-from stages.train.launch_files import describe, rebuilt_error
+from stages.train.launch_files import Launch, describe, rebuilt_error
 from stages.train.worker import check_agreement
 
 ROOT = Path(__file__).parents[3]
@@ -119,13 +121,18 @@ def test_killed_stopped_and_resumed_it_makes_the_bytes_of_one_process(
     assert contents(artifact) == hashes
 
 
-def test_two_nodes_on_one_machine(store: Store, start: Start, tmp_path: Path) -> None:
-    import socket
+def two_nodes(port: int) -> list[str]:
+    return ["--nproc-per-node", "1", "--nnodes", "2", "--rendezvous", f"127.0.0.1:{port}", "--name", "base"]
 
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--nproc-per-node", "1", "--nnodes", "2", "--rendezvous", f"127.0.0.1:{port}", "--name", "base"]
+        return int(probe.getsockname()[1])
+
+
+def test_two_nodes_on_one_machine(store: Store, start: Start) -> None:
+    options = two_nodes(free_port())
     other = start(*options, "--node-rank", "1")
     main = start(*options)
     answers = []
@@ -136,6 +143,35 @@ def test_two_nodes_on_one_machine(store: Store, start: Start, tmp_path: Path) ->
     assert answers[0]["id"] == answers[1]["id"]
     assert store.resolve("base@1").id == answers[0]["id"]
     assert store.resolve("base").manifest.config["nnodes"] == 2
+
+
+@pytest.mark.slow
+def test_a_rank_killed_on_one_node_is_named_on_both(store: Store, start: Start) -> None:
+    options = two_nodes(free_port())
+    nodes = [start(*options, "--node-rank", "1", steps=2000), start(*options, steps=2000)]
+    until(lambda: steps_done(store) > 5)
+    of_rank(store, 1).kill()
+    for process in nodes:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1, err
+        assert "rank 1 of 2 failed: it was killed by SIGKILL" in err
+    assert not workers(store)
+
+
+def test_a_node_with_other_options_or_without_node_0_says_so(
+    store: Store, tokens: Artifact, session: Session, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    given = tiny | {"nnodes": 2, "rendezvous": "localhost:1", "collective_timeout": 0.3}
+    plan = plan_named(session, "train", given | {"node_rank": 1}, {"tokens": tokens})
+    with pytest.raises(LongcatError, match=r"node 0 has not begun within 0.3 s"):
+        execute(plan, session)
+    leader = plan_named(session, "train", given | {"nproc_per_node": 4}, {"tokens": tokens})
+    staging = store.staging(plan.id)
+    assert leader.id == plan.id
+    config = leader.config.model_dump(mode="json")
+    Launch("train", config, {}, str(staging.output), str(staging.work), str(tmp_path / "log"), "attempt").write()
+    with pytest.raises(ConfigError, match=r"nproc_per_node = 1 here, 4 on node 0"):
+        execute(plan, session)
 
 
 def test_an_error_of_a_rank_keeps_its_kind(store: Store, start: Start) -> None:

@@ -135,7 +135,7 @@ def check_sharded(folder: Path, replicas: int) -> None:
         assert torch.equal(whole_tensor(found[name]), tensor), name
 
 
-@pytest.mark.parametrize(("writers", "replicas"), [(2, 1), (4, 2), (4, 1)])
+@pytest.mark.parametrize(("writers", "replicas"), [(2, 1), (4, 2)])
 def test_any_number_of_processes_reads_what_others_wrote(tmp_path: Path, writers: int, replicas: int) -> None:
     in_processes(writers, save_sharded, tmp_path, replicas)
     names = sorted(path.name for path in (tmp_path / "checkpoints/step-000000003").iterdir())
@@ -145,7 +145,7 @@ def test_any_number_of_processes_reads_what_others_wrote(tmp_path: Path, writers
     pieces = {key for path in tmp_path.glob("checkpoints/*/optimizer-*") for key in load_file(path)}
     assert written == len(pieces)  # what several hold is written once
     check_sharded(tmp_path, 1)
-    for readers, copies in ((2, 1), (4, 1), (4, 2)):
+    for readers, copies in ((2, 1), (4, 2)):
         in_processes(readers, check_sharded, tmp_path, copies)
 
 
