@@ -10,6 +10,7 @@ from pipeline.config import RUNTIME, StageConfig
 from stages.train.launch_config import LaunchOptions
 from stages.train.parallel.config import ParallelOptions
 from stages.train.stability.config import BalanceLossOptions, StabilityOptions
+from stages.train.watch.config import WatchOptions
 
 
 class ScheduleOptions(StageConfig):
@@ -109,6 +110,7 @@ class TrainingOptions(LaunchOptions):
     balance_loss: BalanceLossOptions = BalanceLossOptions()
     stability: StabilityOptions = StabilityOptions()
     parallel: ParallelOptions = Field(default=ParallelOptions(), json_schema_extra=RUNTIME)
+    watch: WatchOptions = Field(default=WatchOptions(), json_schema_extra=RUNTIME)
     activation_checkpointing: Literal["none", "selective", "block"] = Field(
         default="none",
         description="what backward computes again to save memory: nothing, the feed-forward networks, all layers",

@@ -18,6 +18,7 @@ from stages.train.checkpoint import (
 from stages.train.group import control
 from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
 from stages.train.parallel.config import check_fits
+from stages.train.parallel.mesh import Parallel
 from stages.train.plan import Counters, Plan, Start, Trained
 from stages.train.run import (
     check_fills_a_batch,
@@ -46,10 +47,11 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         model = read_model(checkpoint)
         check_options(config, model.config)
         start = start_of(config, checkpoint)
-        plans = _plans(context, state)
+        parallel = join(config)
+        plans = _plans(context, state, parallel)
         done: list[Trained] = []
         for phase, source, plan in zip(config.phases, sources, plans, strict=True):
-            trained = _train_phase(context, phase, plan, model, start, source)
+            trained = _train_phase(context, phase, plan, parallel, model, start, source)
             model, start = trained.whole_model, trained.end
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
@@ -64,13 +66,13 @@ def _train_phase(
     context: Context[ExtendConfig],
     phase: Phase,
     plan: Plan,
+    parallel: Parallel,
     model: LongcatFlash,
     start: Start,
     source: WindowSource,
 ) -> Trained:
     length = max(phase.sequence_length, model.config.max_position_embeddings)
     model = rebuilt(model, {"rope_theta": phase.rope_theta, "max_position_embeddings": length})
-    parallel = join(context.config)
     if parallel.is_distributed:
         check_fits(
             context.config.parallel,
@@ -110,7 +112,7 @@ def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition
     )
 
 
-def _plans(context: Context[ExtendConfig], state: TrainingState) -> list[Plan]:
+def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Parallel) -> list[Plan]:
     """One plan a phase; each begins where the one before it ends, and all share one schedule."""
     config = context.config
     position = schedule_start(config, state)
@@ -126,7 +128,7 @@ def _plans(context: Context[ExtendConfig], state: TrainingState) -> list[Plan]:
             steps=phase.step_count,
             sequence_length=phase.sequence_length,
             batch_size=phase.batch_size,
-            micro_batch_size=micro_batch(phase.batch_size, phase.micro_batch_size),
+            micro_batch_size=micro_batch(phase.batch_size, phase.micro_batch_size, parallel),
             schedule=schedule,
             schedule_start=position,
             data_start=state.data.start_for(order) if state.data and number == 1 else 0,

@@ -29,6 +29,7 @@ from stages.train.loader import open_tokens, training_windows, validation_window
 from stages.train.metrics import unigram_loss
 from stages.train.parallel.build import Distributed
 from stages.train.parallel.config import check_fits
+from stages.train.parallel.mesh import Parallel
 from stages.train.plan import Counters, Plan, Start, Trained, Validation
 from stages.train.routing import Balance
 from stages.train.runtime import reproducible
@@ -58,7 +59,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             sequence_length=config.sequence_length,
             min_document_tokens=config.min_document_tokens,
         )
-        plan = _plan(config, state, order, context.work, scale)
+        plan = _plan(config, state, order, context.work, scale, held.parallel)
         validation = Validation(
             *validation_windows(
                 open_tokens(tokens.path, "validation"), config.sequence_length, config.evaluation.windows
@@ -132,7 +133,7 @@ def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, sc
             architecture,
             sequence_length=config.sequence_length,
             batch_size=config.batch_size,
-            micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size),
+            micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size, parallel),
         )
     if checkpoint is not None:
         return checkpoint_weights(checkpoint, config, parallel)
@@ -168,12 +169,16 @@ def schedule_start(options: TrainingOptions, state: TrainingState) -> int:
     return state.schedule_position if options.schedule.position == "continue" else 0
 
 
-def micro_batch(batch_size: int, micro_batch_size: int | None) -> int:
-    """Sequences a forward pass."""
-    return min(batch_size, micro_batch_size or batch_size)
+def micro_batch(batch_size: int, micro_batch_size: int | None, parallel: Parallel) -> int:
+    """Sequences a forward pass; all that a process reads, or with a pipeline one at a time, where nothing is said."""
+    if micro_batch_size is not None:
+        return min(batch_size, micro_batch_size)
+    return 1 if parallel.sizes.pipeline > 1 else max(1, batch_size // parallel.sizes.data)
 
 
-def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float) -> Plan:
+def _plan(
+    config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float, parallel: Parallel
+) -> Plan:
     steps = step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
     position = schedule_start(config, state)
     return Plan(
@@ -182,7 +187,7 @@ def _plan(config: TrainConfig, state: TrainingState, order: DataPosition, work: 
         steps=steps,
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
-        micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size),
+        micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size, parallel),
         schedule=Schedule.of(config.schedule, config.learning_rate, position + steps),
         schedule_start=position,
         data_start=state.data.start_for(order) if state.data else 0,

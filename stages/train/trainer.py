@@ -40,6 +40,7 @@ from stages.train.routing import Balance
 from stages.train.saves import Saves
 from stages.train.stability.spikes import Rewound, SpikeGuard, recorded
 from stages.train.transfer import learning_rate_factors
+from stages.train.watch.watch import Watch, Watched
 
 
 def run_training(
@@ -85,7 +86,7 @@ def run_training(
 class Outcome:
     """What came of a step: the figures for the progress bar, and the way back if the run has diverged."""
 
-    shown: dict[str, float]
+    shown: dict[str, str]
     rewound: Rewound | None = None
 
 
@@ -122,8 +123,22 @@ class Run:
         self.share = held.parallel.batch_share(plan.batch_size, plan.micro_batch_size)
         self.batches = Prefetcher(self._batch, plan.batch_size, options.loader_workers)
         self.guard = SpikeGuard(options.stability.spikes)
+        self.watch = self._open_watch() if control().leads else None
         self.rewound: Rewound | None = None
         self.steps_timed, self.seconds = 0, 0.0
+
+    def _open_watch(self) -> Watch:
+        watched = Watched(
+            model=self.held.config,
+            device=self.held.parallel.device,
+            dtype=self.held.dtype,
+            sequence_length=self.plan.sequence_length,
+            tokens_per_step=self.plan.tokens_per_step,
+            target_active_experts=self.controller.target,
+            devices=self.held.parallel.world,
+            config=self.options.model_dump(mode="json"),
+        )
+        return Watch(self.options.watch, watched, self.context.log_path, self.context.logger)
 
     def _own(self, start: Start) -> Start:
         """What of `start` belongs to the layers that this process holds."""
@@ -138,6 +153,7 @@ class Run:
         saved = self.saves.newest(self.metrics, self.context.logger)
         if saved is None:
             self.metrics.cut(None)
+            self._watch_from(0)
             return 0
         self._load(saved.step)
         self.context.logger.info("going on from step %d of %d", saved.step, self.plan.steps)
@@ -166,6 +182,11 @@ class Run:
         self.compute.refresh()
         control().barrier()  # the leading process has cut the file that all read now
         self.guard = SpikeGuard(self.options.stability.spikes, read_metrics(self.metrics.path))
+        self._watch_from(done)
+
+    def _watch_from(self, done: int) -> None:
+        if self.watch is not None:
+            self.watch.resume(self.plan.counters(done).step)
 
     def save(self, done: int) -> None:
         state: dict[str, Any] = {"metrics": self.metrics.mark()}
@@ -177,6 +198,8 @@ class Run:
         self.saves.close()
         self.batches.close()
         self.metrics.close()
+        if self.watch is not None:
+            self.watch.close()
 
     def result(self) -> Trained:
         records, skipped = read_metrics(self.metrics.path), self.guard.samples_skipped
@@ -196,7 +219,7 @@ class Run:
             saves = [plan.before.step + save for save in self.saves.steps()]
             self._drop_gradients()
             rewound = self.guard.rewind(verdict, counters.step, saves, plan.batch_size)
-            return Outcome({"loss": taken.figures["loss"]}, rewound)
+            return Outcome({}, rewound)
         rate = plan.schedule.learning_rate(position)
         gain = self.controller.gain(plan.schedule.progress(position))
         if verdict.action == "take":
@@ -243,9 +266,7 @@ class Run:
         self.metrics.append(record)
         self.guard.add(record)
         self.steps_timed, self.seconds = self.steps_timed + 1, self.seconds + seconds
-        speed = self.plan.tokens_per_step / seconds
-        self._log({"event": "step", "step": record["step"], "seconds": seconds, "tokens_per_second": speed})
-        return Outcome({"loss": round(record["loss"] or math.nan, 4), "tokens_per_second": round(speed)})
+        return Outcome({} if self.watch is None else self.watch.step(record, seconds))
 
     def _log(self, line: dict[str, Any]) -> None:
         if control().leads:

@@ -70,7 +70,7 @@ def run_width(task: dict[str, Any]) -> dict[str, Any]:
         steps: list[dict[str, float]] = []
         with Probe(model).attached() as probe:
             for step in range(config.steps + 1):
-                ids = torch.from_numpy(batch(data, step * config.batch_size, config.batch_size)).to(device)
+                ids = torch.from_numpy(batch(data, step * config.batch_size, config.batch_size).ids).to(device)
                 loss_sum, count, output = model.loss(ids[:, :-1], ids[:, 1:])
                 loss = loss_sum / count
                 figures = dict(sorted((probe.read(output) | {"loss": loss.item()}).items()))

@@ -12,7 +12,7 @@ from pipeline.config import StageConfig
 class BalanceLossOptions(StageConfig):
     """The device-level balance loss; see `stages.train.balance_loss`."""
 
-    enabled: bool = Field(default=False, description="whether the loss is part of the objective")
+    enabled: bool = Field(default=True, description="whether the loss is part of the objective")
     groups: int | None = Field(
         default=None,
         ge=1,

@@ -20,8 +20,10 @@ from stages.train.checkpoint import new_architecture
 from stages.train.config import TrainConfig
 from stages.train.errors import DivergedError
 from stages.train.plot import Curve, line_plot
+from stages.train.stability.config import SpikeOptions
 from stages.train.sweep import INITIAL_STD, Point, SweepConfig, grid_axes, grid_points, point_configs
 from stages.train.transfer import PROXY_FILE
+from stages.train.watch.config import WatchOptions
 
 SWEEP_FILE = "sweep.json"
 PLOT_FILE = "loss.svg"
@@ -66,7 +68,7 @@ def run_point(task: dict[str, Any]) -> dict[str, Any]:
     from stages.train.run import train_checkpoint
 
     folder, tokens = Path(task["folder"]), load_artifact(Path(task["tokens"]))
-    context = point_context(TrainConfig.model_validate(task["config"]), tokens, folder)
+    context = point_context(_point(TrainConfig.model_validate(task["config"])), tokens, folder)
     try:
         metrics = train_checkpoint(context).metrics
     except DivergedError as error:
@@ -76,6 +78,12 @@ def run_point(task: dict[str, Any]) -> dict[str, Any]:
         found = {"loss": loss, "train_loss": metrics["train_loss"], "diverged": False, "note": ""}
     shutil.rmtree(folder)
     return found
+
+
+def _point(config: TrainConfig) -> TrainConfig:
+    """A point as it is trained: nobody watches it, and a divergence is a result and nothing to be mended."""
+    stability = config.stability.model_copy(update={"spikes": SpikeOptions(action="none")})
+    return config.model_copy(update={"stability": stability, "watch": WatchOptions(tensorboard=False)})
 
 
 def point_context(config: TrainConfig, tokens: Artifact, folder: Path) -> Context[TrainConfig]:

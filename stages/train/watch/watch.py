@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -142,7 +143,8 @@ def _log_line(step: int, timing: Timing) -> dict[str, Any]:
 
 
 def _bar_fields(record: Mapping[str, Any], timing: Timing) -> dict[str, str]:
-    fields = {"loss": f"{record['loss']:.4f}", "tokens/s": f"{timing.tokens_per_second:,.0f}"}
+    loss = math.nan if record["loss"] is None else record["loss"]  # null in a step that was left out
+    fields = {"loss": f"{loss:.4f}", "tokens/s": f"{timing.tokens_per_second:,.0f}"}
     if timing.mfu is not None:
         fields["MFU"] = f"{timing.mfu:.1%}"
     return fields | {"memory": f"{timing.memory_bytes / 1e9:.2f} GB"}

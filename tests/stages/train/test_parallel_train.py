@@ -1,0 +1,115 @@
+"""`longcat train` in several processes: the numbers of one, whatever shares the work, and checkpoints for any number."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.artifact import Artifact
+from stages.train.metrics import read_metrics
+
+# Two micro batches of one row for each of two data ranks; eps keeps rounding from turning into Adam steps.
+OPTIONS = (
+    *("--preset", "smoke", "--steps", "6", "--batch-size", "4", "--micro-batch-size", "1", "--sequence-length", "32"),
+    *("--threads", "1", "--device", "cpu", "--checkpoint-every", "2", "--set", "optimizer.eps=1e-6"),
+    *("--set", "model.num_nextn_predict_layers=1", "--set", "evaluation.windows=3", "--set", "stability.every=3"),
+    *("--set", "optimizer.average_decay=0.5", "--set", "watch.tensorboard=false", "--set", "model.num_layers=2"),
+)
+
+
+def train(root: Path, tokens: Artifact, *more: str, expect: int = 0) -> dict[str, Any]:
+    """Run the command in a store of its own that has the same tokens; returns what it printed."""
+    done = subprocess.run([*command(root, tokens), *more, "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == expect, done.stderr
+    return dict(json.loads(done.stdout)) if not expect else {"error": done.stderr}
+
+
+def command(root: Path, tokens: Artifact) -> list[str]:
+    if not (folder := root / "tokens" / tokens.id).exists():
+        shutil.copytree(tokens.path, folder)
+    return [sys.executable, "-m", "longcat_cli", "--store", str(root), "train", "--tokens", tokens.id, *OPTIONS]
+
+
+def sets(**options: Any) -> list[str]:
+    return [part for name, value in options.items() for part in ("--set", f"parallel.{name}={value}")]
+
+
+def assert_close(one: dict[str, Any], other: dict[str, Any], relative: float = 1e-5) -> None:
+    """The same weights, moments and averages, and the same lines of metrics.jsonl, up to rounding."""
+    for file in ("model.safetensors", "training/optimizer.safetensors", "training/average.safetensors"):
+        first, second = (load_file(Path(run["path"]) / file) for run in (one, other))
+        assert first.keys() == second.keys()
+        for name, tensor in first.items():
+            scale = tensor.float().norm().clamp(min=1e-6)
+            assert (second[name] - tensor).float().norm() / scale < relative, name
+    for a, b in zip(*(read_metrics(Path(run["path"]) / "metrics.jsonl") for run in (one, other)), strict=True):
+        assert a.keys() == b.keys()
+        assert a["expert_load"] == b["expert_load"] if "expert_load" in a else True
+        for key in ("loss", "mtp_loss", "hidden_z_loss", "balance_loss", "gradient_norm", "active_experts"):
+            assert b[key] == pytest.approx(a[key], rel=1e-4), key
+        for key, value in a.get("stability", {}).items():
+            assert b["stability"][key] == pytest.approx(value, rel=1e-3, abs=1e-6), key
+    last = [read_metrics(Path(run["path"]) / "metrics.jsonl")[-1] for run in (one, other)]
+    for key in ("validation_loss", "validation_loss_of_average"):
+        assert last[1][key] == pytest.approx(last[0][key], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def store_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the run of one process is made once."""
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.mark.parametrize(
+    ("processes", "options"),
+    [
+        (2, {}),
+        (2, {"expert": 2}),
+        (2, {"context": 2}),
+        (2, {"pipeline": 2}),
+        (4, {"expert": 2, "context": 2}),
+    ],
+    ids=["fsdp", "expert", "context", "pipeline", "expert and context"],
+)
+def test_any_share_of_the_work_gives_the_same(
+    processes: int, options: dict[str, int], store_of_one: Path, tmp_path: Path, tokens: Artifact
+) -> None:
+    one = train(store_of_one, tokens)
+    many = train(tmp_path, tokens, "--nproc-per-node", str(processes), *sets(**options))
+    assert one["id"] == many["id"]
+    assert_close(one, many)
+
+
+def test_two_processes_then_one_then_four(store_of_one: Path, tmp_path: Path, tokens: Artifact) -> None:
+    """A run that is stopped goes on with any other number of processes: the same batches, the same weights."""
+    one = train(store_of_one, tokens)
+    stopped_after(2, tmp_path, tokens, "2")
+    stopped_after(4, tmp_path, tokens, "1")
+    many = train(tmp_path, tokens, "--nproc-per-node", "4")
+    assert_close(one, many, relative=1e-6)
+
+
+def stopped_after(step: int, root: Path, tokens: Artifact, processes: str) -> None:
+    """Run until that step is saved, then SIGKILL, which takes the workers along."""
+    run = subprocess.Popen([*command(root, tokens), "--nproc-per-node", processes], stderr=subprocess.DEVNULL)
+    pattern = f".staging/*/work/training/checkpoints/step-{step:09d}"
+    deadline = time.monotonic() + 60
+    while not list(root.glob(pattern)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    run.kill()
+    run.wait(timeout=30)
+    assert list(root.glob(pattern))
+
+
+def test_a_batch_that_cannot_be_dealt_out(tmp_path: Path, tokens: Artifact) -> None:
+    options = ("--nproc-per-node", "2", "--batch-size", "3")
+    error = train(tmp_path, tokens, *options, expect=3)["error"]
+    assert "batch_size = 3 is no multiple of 2 data groups" in error
