@@ -202,12 +202,14 @@ def transfer(model: LongcatFlash, optimizer: torch.optim.Optimizer, scale: float
     Norms are no matrices and keep theirs. Every parameter group gets the `factor` on its learning rate.
     """
     embedding = model.model.embed_tokens.weight
-    matrices, vectors = optimizer.param_groups
-    matrices["params"] = [parameter for parameter in matrices["params"] if parameter is not embedding]
-    for parameter in matrices["params"]:
-        parameter.mul_(scale**-0.5)
-    matrices["factor"], vectors["factor"] = 1 / scale, 1.0
-    optimizer.add_param_group({**matrices, "params": [embedding], "factor": 1.0})
+    groups = []
+    for group in optimizer.param_groups:
+        narrowed = [parameter for parameter in group["params"] if parameter.ndim >= 2 and parameter is not embedding]
+        for parameter in narrowed:
+            parameter.mul_(scale**-0.5)
+        unchanged = [parameter for parameter in group["params"] if parameter.ndim < 2 or parameter is embedding]
+        groups += [{**group, "params": narrowed, "factor": 1 / scale}, {**group, "params": unchanged, "factor": 1.0}]
+    optimizer.param_groups[:] = [group for group in groups if group["params"]]
 
 
 def run_and_keep(run: Run, text: Text, folder: Path) -> Figures:
