@@ -37,10 +37,10 @@ def gap_panel(results: Results, first: str, second: str) -> Panel:
     return Panel(f"{first} minus {second}", "step", [line])
 
 
-def loss_table(results: Results, first: str, second: str) -> str:
-    """Training losses on the way, validation losses at the end, and their difference."""
+def loss_table(results: Results, *pairs: tuple[str, str]) -> str:
+    """Training losses on the way, validation losses at the end, and the differences of pairs."""
     losses = curves(results)
-    steps = len(losses[first][0])
+    steps = len(next(iter(losses.values()))[0])
     rows = [
         [
             label,
@@ -52,5 +52,8 @@ def loss_table(results: Results, first: str, second: str) -> str:
         for label, runs in results.items()
     ]
     head = ["model", "parameters", f"training loss at step {steps // 4}", f"at step {steps}", "validation loss"]
-    both = [[run["validation_loss"] for run in results[label]] for label in (first, second)]
-    return f"{markdown(head, rows)}\nValidation loss, {first} minus {second}: {difference(*both)}\n"
+    table = markdown(head, rows)
+    for pair in pairs:
+        both = [[run["validation_loss"] for run in results[label]] for label in pair]
+        table += f"\nValidation loss, {pair[0]} minus {pair[1]}: {difference(*both)}\n"
+    return table

@@ -24,7 +24,7 @@ def plan(seeds: range) -> list[Run]:
 
 def report(results: Results, plot: Path) -> str:
     draw(plot, [loss_panel(results), gap_panel(results, SCALED, PLAIN)])
-    return loss_table(results, SCALED, PLAIN)
+    return loss_table(results, (SCALED, PLAIN))
 
 
 EXPERIMENT = Experiment("mla_scale", __doc__ or "", 4, plan, report)

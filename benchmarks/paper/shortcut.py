@@ -23,7 +23,7 @@ def plan(seeds: range) -> list[Run]:
 
 def report(results: Results, plot: Path) -> str:
     draw(plot, [loss_panel(results), gap_panel(results, SHORTCUT, INTERLEAVED)])
-    return loss_table(results, SHORTCUT, INTERLEAVED)
+    return loss_table(results, (SHORTCUT, INTERLEAVED))
 
 
 EXPERIMENT = Experiment("shortcut", __doc__ or "", 4, plan, report)
