@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 120
 SOURCES := longcat_cli stages pipeline model kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-slow lint format bench kernels-report docs clean fuzz test-ray
+.PHONY: help setup demo smoke test test-slow lint format bench paper kernels-report docs clean fuzz test-ray
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -99,6 +99,10 @@ endif
 else
 	@echo "The data benchmarks need pages: make bench CORPUS=FOLDER [PEER=PYTHON] [ITEMS=FILE:FIELD]"
 endif
+
+paper: setup ## Six ablations of the LongCat-Flash report in small, minutes each; results in paper-runs/
+	for name in zero_experts shortcut mla_scale hidden_z_loss adam_epsilon learning_rate_transfer; do \
+		$(BIN)/python benchmarks/paper/$$name.py || exit; done
 
 kernels-report: setup ## Compile every Triton kernel for sm_90, sm_100 and gfx942 and show what each uses; needs no GPU
 	$(BIN)/python -m kernels.report

@@ -1,0 +1,33 @@
+"""Figures of several seeds as text: mean and standard deviation, and differences seed by seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+Figures = dict[str, object]
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """`mean ± standard deviation` over seeds; what is not finite is counted apart."""
+    finite = [value for value in values if math.isfinite(value)]
+    lost = f", {len(values) - len(finite)} diverged" if len(finite) < len(values) else ""
+    if not finite:
+        return "diverged"
+    deviation = statistics.stdev(finite) if len(finite) > 1 else 0.0
+    return f"{statistics.fmean(finite):.{digits}f} ± {deviation:.{digits}f}{lost}"
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> str:
+    """`first - second` seed by seed: mean, standard error of the mean, and in how many seeds the first is lower."""
+    gaps = [one - other for one, other in zip(first, second, strict=True)]
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+    lower = sum(gap < 0 for gap in gaps)
+    return f"{statistics.fmean(gaps):+.4f} ± {error:.4f} (standard error), lower in {lower} of {len(gaps)} seeds"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

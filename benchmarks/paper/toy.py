@@ -1,0 +1,297 @@
+"""Trains toy models by the project's own parts: model, AdamW, schedule and the controller of the router biases.
+
+A `Run` is one configuration with one seed. Runs of the same seed see the same windows in the same order, and equal
+matrices begin with equal values, so that differences between configurations can be taken seed by seed. Each run has a
+process and a thread of its own, and leaves a JSON file behind: a script that was killed goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from text import Text, library_text, packed_text
+
+from model.config import ModelConfig
+from model.init import initialize
+from model.transformer import LongcatFlash, TrunkOutput
+from stages.train.balance import BiasController
+from stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions
+from stages.train.optimizer import build_optimizer
+from stages.train.runtime import reproducible
+from stages.train.schedule import Schedule
+
+Figures = dict[str, Any]
+VALIDATION_ROWS = 128
+VALIDATION_BATCH = 32
+PROBED_STEPS = 3
+QUICK_STEPS = 2
+
+# Two shortcut layers; 4 of 6 selected experts have a network on average, as 8 of 12 do in LongCat-Flash. The factor on
+# routing weights is ffn_hidden_size / expert_ffn_hidden_size, as published. Initial values are wider than 0.02 because
+# their effect goes with the root of the width: 0.05 * sqrt(64) lies near 0.02 * sqrt(768), the report's proxy.
+BASE: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 128,
+    "expert_ffn_hidden_size": 32,
+    "n_routed_experts": 16,
+    "zero_expert_num": 8,
+    "moe_topk": 6,
+    "routed_scaling_factor": 4.0,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.05,
+}
+
+
+# The values of `BASE` that grow with the width; sizes of heads and numbers of experts and layers stay.
+WIDTHS = (
+    *("hidden_size", "ffn_hidden_size", "expert_ffn_hidden_size", "num_attention_heads"),
+    *("q_lora_rank", "kv_lora_rank"),
+)
+
+
+def of_width(width: int) -> dict[str, Any]:
+    """`BASE` with another hidden size; at least 16."""
+    return {key: BASE[key] * width // BASE["hidden_size"] for key in WIDTHS}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. `model` replaces values of `BASE`; `width_scale` is s of the report's table 1, 1: no transfer."""
+
+    label: str
+    seed: int
+    model: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float = 8e-3
+    eps: float = 1e-16
+    hidden_z_loss: float = 0.0
+    width_scale: float = 1.0
+    steps: int = 400
+    batch_size: int = 8
+    sequence_length: int = 128
+
+    def architecture(self, vocab_size: int) -> ModelConfig:
+        return ModelConfig(**{**BASE, **self.model, "vocab_size": vocab_size})
+
+    def name(self, text: Text) -> str:
+        """The same only for the same run on the same text."""
+        digest = hashlib.sha256(json.dumps([asdict(self), text.fingerprint], sort_keys=True).encode()).hexdigest()
+        return f"{digest[:20]}.json"
+
+
+Results = dict[str, list[Figures]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`plan` makes the runs of some seeds; `report` draws a plot at a path and returns a table in Markdown."""
+
+    name: str
+    description: str
+    seeds: int
+    plan: Callable[[range], list[Run]]
+    report: Callable[[Results, Path], str]
+
+
+def train(run: Run, text: Text) -> Figures:
+    """Train one model on one thread. Series have a value a step; a loss that is not finite ends the run."""
+    began = time.process_time()
+    with reproducible(threads=1):
+        trainer = Trainer(run, text)
+        records: list[Figures] = []
+        while len(records) < run.steps and not (records and not math.isfinite(records[-1]["loss"])):
+            records.append(trainer.step(len(records)))
+        validation = trainer.validation_loss() if math.isfinite(records[-1]["loss"]) else math.nan
+    return {
+        "run": asdict(run),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "validation_loss": validation,
+        "cpu_seconds": time.process_time() - began,
+        **{key: [record[key] for record in records] for key in records[0]},
+    }
+
+
+class Trainer:
+    """A model, its optimizer and its controller."""
+
+    def __init__(self, run: Run, text: Text) -> None:
+        self.run, self.text = run, text
+        config = run.architecture(text.vocab_size)
+        self.model = LongcatFlash(config)
+        initialize(self.model, run.seed)
+        self.optimizer = build_optimizer(self.model, OptimizerOptions(eps=run.eps))
+        transfer(self.model, self.optimizer, run.width_scale)
+        self.schedule = Schedule.of(ScheduleOptions(), run.learning_rate, run.steps)
+        self.controller = BiasController.of(
+            BalanceOptions(),
+            experts=config.n_routed_experts,
+            zero_experts=config.zero_expert_num,
+            topk=config.moe_topk,
+        )
+
+    def step(self, step: int) -> Figures:
+        run, tokens = self.run, self.run.batch_size * self.run.sequence_length
+        rows = torch.from_numpy(self.text.batch(run.seed, step, run.batch_size, run.sequence_length))
+        loss_sum, _, output = self.model.loss(rows[:, :-1], rows[:, 1:])
+        loss = loss_sum / tokens
+        (loss + run.hidden_z_loss * hidden_z(output)).backward()
+        figures = {"loss": loss.item(), "gradient_rms": self.gradient_rms()}
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), OptimizerOptions().gradient_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate(step) * group["factor"]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        gain = self.controller.gain(self.schedule.progress(step))
+        self.controller.update(self.model.router_biases(), output.expert_counts_LE, tokens, gain)
+        return figures | self.routing(output) | states(output)
+
+    def gradient_rms(self) -> float:
+        """Over all matrices, before clipping."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None and p.ndim >= 2]
+        return math.sqrt(sum(g.square().sum().item() for g in gradients) / sum(g.numel() for g in gradients))
+
+    def routing(self, output: TrunkOutput) -> Figures:
+        """Mean number of FFN experts a token used, and its standard deviation over tokens, layer by layer."""
+        active_LT = torch.stack([(r.experts_TK < self.controller.experts).sum(dim=1) for r in output.routing]).double()
+        return {"active": active_LT.mean(dim=1).tolist(), "active_std": active_LT.std(dim=1, correction=0).tolist()}
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        run = self.run
+        rows = torch.from_numpy(self.text.held_out(VALIDATION_ROWS, run.sequence_length))
+        sums = [self.model.loss(part[:, :-1], part[:, 1:])[0].item() for part in rows.split(VALIDATION_BATCH)]
+        return math.fsum(sums) / (VALIDATION_ROWS * run.sequence_length)
+
+
+def hidden_z(output: TrunkOutput) -> torch.Tensor:
+    """Mean over tokens of `(log sum_i exp |z_i|)^2`, z the hidden states before the final norm (report, eq. 10)."""
+    return output.residual_BTD.abs().logsumexp(dim=-1).square().mean()
+
+
+def states(output: TrunkOutput) -> Figures:
+    """Mean L2 norm and largest entry of the hidden states before the final norm."""
+    z_BTD = output.residual_BTD.detach()
+    return {"state_norm": z_BTD.norm(dim=-1).mean().item(), "largest_state": z_BTD.abs().max().item()}
+
+
+@torch.no_grad()
+def transfer(model: LongcatFlash, optimizer: torch.optim.Optimizer, scale: float) -> None:
+    """Table 1 of the report for a model `scale` times as wide: variance and learning rate / scale, except embedding.
+
+    Norms are no matrices and keep theirs. Every parameter group gets the `factor` on its learning rate.
+    """
+    embedding = model.model.embed_tokens.weight
+    groups = []
+    for group in optimizer.param_groups:
+        narrowed = [parameter for parameter in group["params"] if parameter.ndim >= 2 and parameter is not embedding]
+        for parameter in narrowed:
+            parameter.mul_(scale**-0.5)
+        unchanged = [parameter for parameter in group["params"] if parameter.ndim < 2 or parameter is embedding]
+        groups += [{**group, "params": narrowed, "factor": 1 / scale}, {**group, "params": unchanged, "factor": 1.0}]
+    optimizer.param_groups[:] = [group for group in groups if group["params"]]
+
+
+def run_and_keep(run: Run, text: Text, folder: Path) -> Figures:
+    """`train`, or what it left behind in `folder`."""
+    path = folder / run.name(text)
+    if not path.is_file():
+        figures = train(run, text)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(figures), encoding="utf-8")
+        partial.replace(path)
+    kept: Figures = json.loads(path.read_text(encoding="utf-8"))
+    return kept
+
+
+def run_all(runs: Sequence[Run], text: Text, folder: Path, workers: int) -> Results:
+    """All runs, by label and in order of their seeds; `workers` at a time, 0 for this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left = [run for run in runs if not (folder / run.name(text)).is_file()]
+    print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before", file=sys.stderr)
+    if left and workers:
+        print(f"about {estimate(left, text) / workers / 60:.1f} minutes", file=sys.stderr)
+    if workers:
+        # Read by the libraries of a child when it starts: one run must not take the core of another.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            futures = {pool.submit(run_and_keep, run, text, folder): run for run in left}
+            for future in as_completed(futures):
+                done = future.result()
+                print(f"{done['run']['label']} {done['run']['seed']}: {done['validation_loss']:.4f}", file=sys.stderr)
+    results: Results = {}
+    for run in runs:
+        results.setdefault(run.label, []).append(run_and_keep(run, text, folder))
+    return results
+
+
+def estimate(runs: Sequence[Run], text: Text) -> float:
+    """Processor seconds of all runs, from a few steps of each size."""
+    seconds: dict[str, float] = {}
+    for run in runs:
+        size = json.dumps([run.model, run.batch_size, run.sequence_length])
+        if size not in seconds:
+            with reproducible(threads=1):
+                trainer = Trainer(run, text)
+                trainer.step(0)
+                began = time.process_time()
+                for step in range(1, PROBED_STEPS):
+                    trainer.step(step)
+                seconds[size] = (time.process_time() - began) / (PROBED_STEPS - 1)
+    return sum(run.steps * seconds[json.dumps([run.model, run.batch_size, run.sequence_length])] for run in runs)
+
+
+def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
+    """The command line of an experiment; writes OUTPUT/NAME.md, .json and .svg."""
+    parser = argparse.ArgumentParser(
+        description=experiment.description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("paper-runs"), help="folder of results and of what is kept")
+    parser.add_argument("--seeds", type=int, default=experiment.seeds, help="seeds of every configuration")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, of one thread each; 0: in this process")
+    parser.add_argument("--tokens", type=Path, help="a tokens artifact in place of the standard library's source")
+    parser.add_argument("--quick", action="store_true", help="a few steps of one seed, to see that it works")
+    given = parser.parse_args(arguments)
+    given.output.mkdir(parents=True, exist_ok=True)
+    cache = given.output / ("tokens-quick.npz" if given.quick else "tokens.npz")
+    text = packed_text(given.tokens) if given.tokens else library_text(cache, given.quick)
+    runs = experiment.plan(range(1 if given.quick else given.seeds))
+    if given.quick:
+        runs = [replace(run, steps=QUICK_STEPS, batch_size=2, sequence_length=32) for run in runs]
+    results = run_all(runs, text, given.output / experiment.name, 0 if given.quick else given.workers)
+    table = experiment.report(results, given.output / f"{experiment.name}.svg")
+    seconds = sum(figures["cpu_seconds"] for same in results.values() for figures in same)
+    table += f"\n{len(runs)} runs, {seconds / 60:.1f} processor minutes\n"
+    (given.output / f"{experiment.name}.md").write_text(table, encoding="utf-8")
+    (given.output / f"{experiment.name}.json").write_text(json.dumps(summary(results), indent=1), encoding="utf-8")
+    print(table)
+
+
+def summary(results: Results) -> Figures:
+    """What a table is made of: the last figures of every run."""
+    return {
+        label: [
+            {key: value[-1] if isinstance(value, list) else value for key, value in figures.items()} for figures in runs
+        ]
+        for label, runs in results.items()
+    }

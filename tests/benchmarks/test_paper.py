@@ -1,0 +1,94 @@
+"""The toy reproductions: all of them work, and what they measure is what they say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
+NAMES = ("zero_experts", "shortcut", "mla_scale", "hidden_z_loss", "adam_epsilon", "learning_rate_transfer")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _importable():
+    """The scripts import their neighbours by bare names, which must not outlive these tests."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+    for name in set(sys.modules) - before:
+        if (FOLDER / f"{name}.py").is_file():
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("paper")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quick_run_writes_plot_table_and_figures(name, output, capsys):
+    toy, script = importlib.import_module("toy"), importlib.import_module(name)
+    toy.main(script.EXPERIMENT, ["--quick", "--output", str(output)])
+    table = (output / f"{name}.md").read_text(encoding="utf-8")
+    assert table in capsys.readouterr().out
+    svg = ElementTree.parse(output / f"{name}.svg").getroot()  # noqa: S314
+    assert len(svg.findall(".//{http://www.w3.org/2000/svg}polyline")) >= 2
+    figures = json.loads((output / f"{name}.json").read_text(encoding="utf-8"))
+    assert len(figures) >= 2
+    for runs in figures.values():
+        assert 6 < runs[0]["validation_loss"] < 12
+
+
+def test_what_is_done_is_not_done_again(output):
+    toy, script = importlib.import_module("toy"), importlib.import_module("shortcut")
+    times = []
+    for _ in range(2):
+        toy.main(script.EXPERIMENT, ["--quick", "--output", str(output)])
+        times.append({path: path.stat().st_mtime_ns for path in (output / "shortcut").glob("*.json")})
+    assert times[0] == times[1]
+    assert len(times[0]) == 2
+
+
+def test_runs_repeat_bit_by_bit(output):
+    toy, text = importlib.import_module("toy"), importlib.import_module("text")
+    tokens = text.library_text(output / "tokens-quick.npz", quick=True)
+    run = toy.Run("twice", seed=3, steps=3, batch_size=2, sequence_length=16)
+    one, other = (toy.train(run, tokens) for _ in range(2))
+    for figures in (one, other):
+        del figures["cpu_seconds"]
+    assert one == other
+    assert len(one["loss"]) == 3
+
+
+def test_windows_of_an_epoch_cover_the_stream_once():
+    text = importlib.import_module("text").Text.of(*(torch.arange(101, dtype=torch.int32).numpy(),) * 2, 128)
+    rows = [text.batch(seed=0, step=step, rows=2, length=10) for step in range(5)]
+    assert sorted(int(token) for batch in rows for row in batch for token in row[:-1]) == list(range(100))
+    assert all((row[1:] == row[:-1] + 1).all() for batch in rows for row in batch)
+
+
+def test_transfer_scales_all_matrices_but_the_embedding():
+    toy = importlib.import_module("toy")
+    text = importlib.import_module("text").Text.of(*(torch.arange(101, dtype=torch.int32).numpy(),) * 2, 128)
+    plain, scaled = (toy.Trainer(toy.Run("", 0, width_scale=scale), text) for scale in (1.0, 4.0))
+    factors = {id(p): group["factor"] for group in scaled.optimizer.param_groups for p in group["params"]}
+    for (name, one), other in zip(plain.model.named_parameters(), scaled.model.parameters(), strict=True):
+        narrowed = one.ndim >= 2 and "embed_tokens" not in name
+        assert torch.equal(other, one / 2 if narrowed else one), name
+        assert factors[id(other)] == (0.25 if narrowed else 1.0), name
+
+
+def test_optimum_is_the_vertex_of_a_parabola_in_the_logarithm():
+    script = importlib.import_module("learning_rate_transfer")
+    logs = torch.tensor(script.RATES).log()
+    centre = 0.7 * logs[2] + 0.3 * logs[3]
+    row = [(float(log - centre)) ** 2 for log in logs]
+    assert script.optimum(row) == pytest.approx(float(centre.exp()))
+    assert script.optimum([3.0, 2.0, 1.0, 0.5, float("nan")]) == script.RATES[3]
