@@ -1,14 +1,17 @@
 """The experts' contribution to few tokens without gradient, one selected expert after another.
 
 Generation has so few rows that reading the weights is all the work: grouped products would start one product for each
-expert, selected or not, and sorting rows would cost more than the rows. Tokens are columns here: products from the left
-stream the weights at the full rate of memory, and nothing is transposed between the two of an expert.
+expert, selected or not. So every selected expert is two products, in the form that streams its weights, and all that
+lies between and behind them is done once for the rows of all experts together.
+
+Names beside those of the operation: R rows, the slots with a network, ordered by expert.
 """
 
 import torch
 import torch.nn.functional as F
 
 from kernels.expert_mixture import reference
+from kernels.linear.cpu import few_rows
 
 FEW_TOKENS = 16
 
@@ -21,32 +24,32 @@ def expert_mixture(
     down_NDF: torch.Tensor,
 ) -> torch.Tensor:
     """See `kernels.expert_mixture.expert_mixture`."""
-    if torch.is_grad_enabled() or x_TD.shape[0] > FEW_TOKENS or x_TD.dtype != weights_TK.dtype:
+    tokens, topk = experts_TK.shape
+    if torch.is_grad_enabled() or tokens > FEW_TOKENS or x_TD.dtype != weights_TK.dtype:
         return reference.expert_mixture(x_TD, weights_TK, experts_TK, gate_up_NGD, down_NDF)
-    y_DT = x_TD.new_zeros(x_TD.shape[1], x_TD.shape[0])
-    experts, lengths, slots = _columns(experts_TK, down_NDF.shape[0])
+    experts, lengths, slots = _rows(experts_TK, down_NDF.shape[0])
     if not experts:
-        return y_DT.t()
-    slot_C = torch.tensor(slots)
-    token_C = slot_C // experts_TK.shape[1]
-    x_CD, weights_C = x_TD[token_C], weights_TK.flatten()[slot_C]
-    parts = zip(experts, x_CD.split(lengths), weights_C.split(lengths), token_C.split(lengths), strict=True)
-    for expert, own_CD, own_C, tokens_C in parts:
-        # A single column goes in twice: the libraries have a slow path of their own for a vector.
-        gate_FC, up_FC = torch.mm(gate_up_NGD[expert], _columns_of(own_CD)).chunk(2)
-        out_DC = torch.mm(down_NDF[expert], F.silu(gate_FC).mul_(up_FC))[:, : len(own_C)]
-        y_DT.index_add_(1, tokens_C, out_DC.mul_(own_C))
-    return y_DT.t().contiguous()
+        return torch.zeros_like(x_TD)
+    slot_R = torch.tensor(slots)
+    token_R = slot_R // topk
+    rows_RD = x_TD.expand(len(slots), -1) if tokens == 1 else x_TD.index_select(0, token_R)
+    gate_RF, up_RF = _each(gate_up_NGD, experts, rows_RD.split(lengths)).chunk(2, dim=1)
+    out_RD = _each(down_NDF, experts, F.silu(gate_RF).mul_(up_RF).split(lengths))
+    # The weighted sums by token are one small product.
+    weights_R = weights_TK.flatten().index_select(0, slot_R)
+    spread_TR = weights_R.new_zeros(tokens, len(slots)).scatter_(0, token_R.unsqueeze(0), weights_R.unsqueeze(0))
+    return torch.mm(spread_TR, out_RD)
 
 
-def _columns(experts_TK: torch.Tensor, num_experts: int) -> tuple[list[int], list[int], list[int]]:
+def _each(weights_NOI: torch.Tensor, experts: list[int], rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The rows of every expert times its matrix, one below the other."""
+    return torch.cat([few_rows(own, weights_NOI[expert]) for expert, own in zip(experts, rows, strict=True)])
+
+
+def _rows(experts_TK: torch.Tensor, num_experts: int) -> tuple[list[int], list[int], list[int]]:
     """The selected experts with a network, how many slots `t * K + k` each has, and these slots, expert by expert."""
     pairs = sorted((expert, slot) for slot, expert in enumerate(experts_TK.flatten().tolist()) if expert < num_experts)
     lengths: dict[int, int] = {}
     for expert, _ in pairs:
         lengths[expert] = lengths.get(expert, 0) + 1
     return list(lengths), list(lengths.values()), [slot for _, slot in pairs]
-
-
-def _columns_of(x_CD: torch.Tensor) -> torch.Tensor:
-    return (x_CD if x_CD.shape[0] > 1 else torch.cat((x_CD, x_CD))).t()
