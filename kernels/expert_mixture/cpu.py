@@ -7,6 +7,8 @@ lies between and behind them is done once for the rows of all experts together.
 Names beside those of the operation: R rows, the slots with a network, ordered by expert.
 """
 
+from collections import Counter
+
 import torch
 import torch.nn.functional as F
 
@@ -24,21 +26,21 @@ def expert_mixture(
     down_NDF: torch.Tensor,
 ) -> torch.Tensor:
     """See `kernels.expert_mixture.expert_mixture`."""
-    tokens, topk = experts_TK.shape
+    tokens = x_TD.shape[0]
     if torch.is_grad_enabled() or tokens > FEW_TOKENS or x_TD.dtype != weights_TK.dtype:
         return reference.expert_mixture(x_TD, weights_TK, experts_TK, gate_up_NGD, down_NDF)
-    experts, lengths, slots = _rows(experts_TK, down_NDF.shape[0])
+    experts, lengths, token_R, weights_R = _rows(weights_TK, experts_TK, down_NDF.shape[0])
     if not experts:
         return torch.zeros_like(x_TD)
-    slot_R = torch.tensor(slots)
-    token_R = slot_R // topk
-    rows_RD = x_TD.expand(len(slots), -1) if tokens == 1 else x_TD.index_select(0, token_R)
+    rows_RD = x_TD.expand(len(token_R), -1) if tokens == 1 else x_TD.index_select(0, torch.tensor(token_R))
     gate_RF, up_RF = _each(gate_up_NGD, experts, rows_RD.split(lengths)).chunk(2, dim=1)
     out_RD = _each(down_NDF, experts, F.silu(gate_RF).mul_(up_RF).split(lengths))
     # The weighted sums by token are one small product.
-    weights_R = weights_TK.flatten().index_select(0, slot_R)
-    spread_TR = weights_R.new_zeros(tokens, len(slots)).scatter_(0, token_R.unsqueeze(0), weights_R.unsqueeze(0))
-    return torch.mm(spread_TR, out_RD)
+    spread_TR = [
+        [weight if token == own else 0.0 for own, weight in zip(token_R, weights_R, strict=True)]
+        for token in range(tokens)
+    ]
+    return torch.mm(torch.tensor(spread_TR, dtype=x_TD.dtype), out_RD)
 
 
 def _each(weights_NOI: torch.Tensor, experts: list[int], rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -46,10 +48,16 @@ def _each(weights_NOI: torch.Tensor, experts: list[int], rows: tuple[torch.Tenso
     return torch.cat([few_rows(own, weights_NOI[expert]) for expert, own in zip(experts, rows, strict=True)])
 
 
-def _rows(experts_TK: torch.Tensor, num_experts: int) -> tuple[list[int], list[int], list[int]]:
-    """The selected experts with a network, how many slots `t * K + k` each has, and these slots, expert by expert."""
-    pairs = sorted((expert, slot) for slot, expert in enumerate(experts_TK.flatten().tolist()) if expert < num_experts)
-    lengths: dict[int, int] = {}
-    for expert, _ in pairs:
-        lengths[expert] = lengths.get(expert, 0) + 1
-    return list(lengths), list(lengths.values()), [slot for _, slot in pairs]
+def _rows(
+    weights_TK: torch.Tensor, experts_TK: torch.Tensor, num_experts: int
+) -> tuple[list[int], list[int], list[int], list[float]]:
+    """The selected experts with a network, how many rows each has, and the token and the weight of every row."""
+    slots = zip(experts_TK.tolist(), weights_TK.tolist(), strict=True)
+    rows = sorted(
+        (expert, token, weight)
+        for token, (experts_K, weights_K) in enumerate(slots)
+        for expert, weight in zip(experts_K, weights_K, strict=True)
+        if expert < num_experts
+    )
+    lengths = Counter(expert for expert, _, _ in rows)
+    return list(lengths), list(lengths.values()), [token for _, token, _ in rows], [weight for _, _, weight in rows]

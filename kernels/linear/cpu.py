@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# GB/s of weights with two threads, 1,024 x 512 plain, by oneDNN and from the left: one row 10, 19 and 36; two rows 7, 15
-# and 31; four rows 7, 13 and 21; eight rows 9, 13 and 14. The transposed shape with eight rows: 10, 15 and 9.
+# GB/s of weights with two threads, 1,024 x 512 plain, by oneDNN and from the left: one row 10, 19 and 36; two rows 7,
+# 15 and 31; four rows 7, 13 and 21; eight rows 9, 13 and 14. The transposed shape with eight rows: 10, 15 and 9.
 FEW_ROWS = 8
 STREAMED_ROWS = 2  # beyond, the form from the left falls behind where a matrix has more inputs than outputs
 
@@ -39,26 +39,31 @@ class _Linear(torch.autograd.Function):
 
 def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
     """See `kernels.linear.linear`."""
-    plain = x_NI.dtype == weight_OI.dtype == torch.float32 and weight_OI.is_contiguous()
-    if not (plain and _is_amd() and x_NI.numel()):
+    if not _takes(x_NI, weight_OI):
         return F.linear(x_NI, weight_OI)
-    if not torch.is_grad_enabled():
-        return _without_gradient(x_NI, weight_OI)
     flat_NI = x_NI.reshape(-1, x_NI.shape[-1])
-    if x_NI.requires_grad or weight_OI.requires_grad:
+    if torch.is_grad_enabled() and (x_NI.requires_grad or weight_OI.requires_grad):
         y_NO: torch.Tensor = _Linear.apply(flat_NI, weight_OI)
     else:
-        y_NO = _onednn(flat_NI, weight_OI)
-    return y_NO.view(*x_NI.shape[:-1], -1)
+        y_NO = _without_gradient(flat_NI, weight_OI)
+    return y_NO.contiguous().view(*x_NI.shape[:-1], -1)
+
+
+def product(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    """`linear` of a matrix of rows, without gradient; the result may lie by columns."""
+    return _without_gradient(x_NI, weight_OI) if _takes(x_NI, weight_OI) else F.linear(x_NI, weight_OI)
+
+
+def _takes(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> bool:
+    plain = x_NI.dtype == weight_OI.dtype == torch.float32 and weight_OI.is_contiguous()
+    return plain and _is_amd() and x_NI.numel() > 0
 
 
 def _without_gradient(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    outputs, inputs = weight_OI.shape
-    shape = (*x_NI.shape[:-1], outputs)
-    x_NI = x_NI.reshape(-1, inputs)
-    few = x_NI.shape[0] <= (FEW_ROWS if outputs >= inputs else STREAMED_ROWS)
-    y_NO = few_rows(x_NI, weight_OI) if few else _onednn(x_NI, weight_OI)
-    return y_NO.reshape(shape)
+    rows, (outputs, inputs) = x_NI.shape[0], weight_OI.shape
+    if rows <= STREAMED_ROWS or (rows <= FEW_ROWS and outputs >= inputs):
+        return few_rows(x_NI, weight_OI)
+    return _onednn(x_NI, weight_OI)
 
 
 def few_rows(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
@@ -66,7 +71,7 @@ def few_rows(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
     outputs, inputs = weight_OI.shape
     blocks = 1 << (2 * torch.get_num_threads() - 1).bit_length()
     if x_NI.shape[0] > 1:
-        return torch.mm(weight_OI, x_NI.t()).t()
+        return torch.mm(weight_OI, x_NI.contiguous().t()).t()
     if outputs % blocks:
         return F.linear(x_NI, weight_OI)
     # As a column of a transposed matrix; by the strides that a view has, the library would take a slow path.

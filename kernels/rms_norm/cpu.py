@@ -1,5 +1,6 @@
 """RMS normalisation with a hand-written backward: it keeps one number a row instead of four copies of the input."""
 
+import math
 from typing import Any
 
 import torch
@@ -35,20 +36,20 @@ def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
     if x_ND.dtype != accumulation_dtype(x_ND.dtype) or weight_D.dtype != x_ND.dtype:
         return reference.rms_norm(x_ND, weight_D, eps)
     if not torch.is_grad_enabled():
-        return _one_row(x_ND, weight_D, eps) if x_ND.numel() == x_ND.shape[-1] else _rows(x_ND, weight_D, eps)
+        return normalize(x_ND, weight_D, eps)
     normed_ND: torch.Tensor = _RMSNorm.apply(x_ND, weight_D, eps)
     return normed_ND
 
 
-def _one_row(x_D: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-    """A row's factor is a number of Python, which is sooner there than a tensor of one value."""
-    flat_D = x_D.reshape(-1)
+def normalize(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float, scale: float = 1.0) -> torch.Tensor:
+    """`scale` times the normalised rows, without gradient."""
+    if x_ND.numel() != weight_D.shape[0]:
+        normed_ND = torch.rms_norm(x_ND, (weight_D.shape[0],), weight_D, eps)
+        return normed_ND if scale == 1.0 else normed_ND.mul_(scale)
+    # The factor of a single row is there sooner as a number of Python than as a tensor of one value.
+    flat_D = x_ND.reshape(-1)
     mean = torch.dot(flat_D, flat_D).item() / flat_D.shape[0]
-    return (x_D * weight_D).mul_((mean + eps) ** -0.5)
-
-
-def _rows(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-    return (x_ND * _inverse(x_ND, eps)).mul_(weight_D)
+    return (x_ND * weight_D).mul_(scale / math.sqrt(mean + eps) if mean + eps else math.inf)
 
 
 def _inverse(x_ND: torch.Tensor, eps: float) -> torch.Tensor:
