@@ -1,5 +1,7 @@
 """Angles of the rotary position embedding."""
 
+from functools import lru_cache
+
 import torch
 
 
@@ -8,6 +10,12 @@ def rope_angles(start: int, tokens: int, width: int, theta: float, device: torch
 
     In float64, because float32 leaves an error of 0.005 radians at position 131,072.
     """
-    exponents_P = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
     positions_T = torch.arange(start, start + tokens, dtype=torch.float64, device=device)
-    return torch.outer(positions_T, theta**-exponents_P)
+    return torch.outer(positions_T, _frequencies(width, theta, device))
+
+
+@lru_cache(maxsize=16)
+def _frequencies(width: int, theta: float, device: torch.device) -> torch.Tensor:
+    """Radians a position, float64 [width / 2]."""
+    exponents_P = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
+    return theta**-exponents_P

@@ -38,4 +38,4 @@ def mla_decode(
     if batch * tokens == 1:  # from the left the library reads the matrices as they lie
         return torch.bmm(w_value_HVC, mixed_YHC.permute(1, 2, 0)).view(1, 1, heads, -1)
     o_HYV = torch.bmm(mixed_YHC.transpose(0, 1), w_value_HVC.mT)
-    return o_HYV.transpose(0, 1).reshape(batch, tokens, heads, -1)
+    return o_HYV.transpose(0, 1).reshape(batch, tokens, heads, w_value_HVC.shape[1])
