@@ -26,8 +26,13 @@ def mla_decode(
     q_HYN = q_nope_BTHN.reshape(batch * tokens, heads, nope_width).transpose(0, 1)
     # Heads share keys and values here, so queries of all heads form one matrix a batch row.
     q_latent_BXC = torch.bmm(q_HYN, w_key_HNC).transpose(0, 1).reshape(batch, tokens * heads, -1)
-    scores_BXS = torch.bmm(q_latent_BXC, latent_BSC.mT)
-    scores_BXS.baddbmm_(q_rope_BTHR.reshape(batch, tokens * heads, -1), k_rope_BSR.mT, beta=scale, alpha=scale)
+    q_rope_BXR = q_rope_BTHR.reshape(batch, tokens * heads, -1)
+    if tokens == 1:  # few columns: from the left the library reads the cache twice as fast
+        scores_BSX = torch.bmm(latent_BSC, q_latent_BXC.mT)
+        scores_BXS = scores_BSX.baddbmm_(k_rope_BSR, q_rope_BXR.mT, beta=scale, alpha=scale).mT.contiguous()
+    else:
+        scores_BXS = torch.bmm(q_latent_BXC, latent_BSC.mT)
+        scores_BXS.baddbmm_(q_rope_BXR, k_rope_BSR.mT, beta=scale, alpha=scale)
     wide_BXS = scores_BXS.to(accumulation_dtype(scores_BXS.dtype))
     if tokens > 1:
         hidden_TS = ~causal_mask(tokens, latent_BSC.shape[1], latent_BSC.device)
