@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from kernels.swiglu import swiglu
+from kernels.feed_forward import feed_forward
 from model.linear import Linear
 
 
@@ -17,4 +17,4 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(inner, hidden_size)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(swiglu(self.gate_proj(x_BTD), self.up_proj(x_BTD)))
+        return feed_forward(x_BTD, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)

@@ -1,5 +1,7 @@
 """Angles of the rotary position embedding."""
 
+from functools import lru_cache
+
 import torch
 
 
@@ -13,5 +15,11 @@ def rope_angles(start: int, tokens: int, width: int, theta: float, device: torch
 
 def rope_angles_at(positions_T: torch.Tensor, width: int, theta: float) -> torch.Tensor:
     """`rope_angles` of any positions."""
-    exponents_P = torch.arange(0, width, 2, dtype=torch.float64, device=positions_T.device) / width
-    return torch.outer(positions_T.double(), theta**-exponents_P)
+    return torch.outer(positions_T.double(), _frequencies(width, theta, positions_T.device))
+
+
+@lru_cache(maxsize=16)
+def _frequencies(width: int, theta: float, device: torch.device) -> torch.Tensor:
+    """Radians a position, float64 [width / 2]."""
+    exponents_P = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
+    return theta**-exponents_P

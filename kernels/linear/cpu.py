@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# GB/s of weights with two threads, 16,384 x 512, plain, by oneDNN and from the left: one row 11, 23 and 20; two rows
-# 5, 20 and 38; four rows 7, 17 and 24; eight rows 7, 15 and 16.
-FEW_ROWS = 4
-SMALL_MATRIX = 1 << 18  # values; below, one row is done before the copies around the other way would be
+# GB/s of weights with two threads, 1,024 x 512 plain, by oneDNN and from the left: one row 10, 19 and 36; two rows 7,
+# 15 and 31; four rows 7, 13 and 21; eight rows 9, 13 and 14. A step of decode with eight sequences is 5 % faster so.
+FEW_ROWS = 8
 
 
 class _Linear(torch.autograd.Function):
@@ -39,31 +38,46 @@ class _Linear(torch.autograd.Function):
 
 def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
     """See `kernels.linear.linear`."""
-    plain = x_NI.dtype == weight_OI.dtype == torch.float32 and weight_OI.is_contiguous()
-    if not (plain and _is_amd() and x_NI.numel()):
+    if not _takes(x_NI, weight_OI):
         return F.linear(x_NI, weight_OI)
     flat_NI = x_NI.reshape(-1, x_NI.shape[-1])
     if torch.is_grad_enabled() and (x_NI.requires_grad or weight_OI.requires_grad):
         y_NO: torch.Tensor = _Linear.apply(flat_NI, weight_OI)
     else:
         y_NO = _without_gradient(flat_NI, weight_OI)
-    return y_NO.view(*x_NI.shape[:-1], -1)
+    return y_NO.contiguous().view(*x_NI.shape[:-1], -1)
+
+
+def product(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    """`linear` of a matrix of rows, without gradient; the result may lie by columns."""
+    return _without_gradient(x_NI, weight_OI) if _takes(x_NI, weight_OI) else F.linear(x_NI, weight_OI)
+
+
+def _takes(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> bool:
+    plain = x_NI.dtype == weight_OI.dtype == torch.float32 and weight_OI.is_contiguous()
+    return plain and _is_amd() and x_NI.numel() > 0
 
 
 def _without_gradient(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    rows = x_NI.shape[0]
-    if rows > FEW_ROWS:
-        return _onednn(x_NI, weight_OI)
-    if rows == 1 and weight_OI.numel() < SMALL_MATRIX:
+    return few_rows(x_NI, weight_OI) if x_NI.shape[0] <= FEW_ROWS else _onednn(x_NI, weight_OI)
+
+
+def few_rows(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    """`x_NI weight_OI^T` from the left: of several rows, of one in blocks of the matrix that form a batch."""
+    if x_NI.shape[0] > 1:
+        return torch.mm(weight_OI, x_NI.contiguous().t()).t()
+    outputs, inputs = weight_OI.shape
+    blocks = 1 << (2 * torch.get_num_threads() - 1).bit_length()
+    if outputs % blocks:
         return F.linear(x_NI, weight_OI)
-    # Two columns at least: the libraries have a slow path of their own for a vector.
-    columns_NI = x_NI if rows > 1 else torch.cat((x_NI, x_NI))
-    return torch.mm(weight_OI, columns_NI.t())[:, :rows].t().contiguous()
+    # As a column of a transposed matrix; by the strides that a view has, the library would take a slow path.
+    column_XI1 = x_NI.contiguous().as_strided((blocks, inputs, 1), (0, 1, inputs))
+    return torch.bmm(weight_OI.view(blocks, -1, inputs), column_XI1).view(1, outputs)
 
 
 def _onednn(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, None, "none", [], "")
-    return product
+    y_NO: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, None, "none", [], "")
+    return y_NO
 
 
 @lru_cache(maxsize=1)

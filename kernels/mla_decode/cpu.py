@@ -22,18 +22,25 @@ def mla_decode(
     scale: float,
 ) -> torch.Tensor:
     """See `kernels.mla_decode.mla_decode`."""
-    batch, tokens, heads, _ = q_nope_BTHN.shape
-    q_latent_HYC = torch.bmm(q_nope_BTHN.flatten(0, 1).transpose(0, 1), w_key_HNC)
+    batch, tokens, heads, nope_width = q_nope_BTHN.shape
+    q_HYN = q_nope_BTHN.reshape(batch * tokens, heads, nope_width).transpose(0, 1)
     # Heads share keys and values here, so queries of all heads form one matrix a batch row.
-    q_latent_BXC = q_latent_HYC.transpose(0, 1).reshape(batch, tokens * heads, -1)
-    scores_BXS = torch.bmm(q_latent_BXC, latent_BSC.transpose(1, 2))
-    scores_BXS = scores_BXS.baddbmm_(q_rope_BTHR.flatten(1, 2), k_rope_BSR.transpose(1, 2), beta=scale, alpha=scale)
+    q_latent_BXC = torch.bmm(q_HYN, w_key_HNC).transpose(0, 1).reshape(batch, tokens * heads, -1)
+    q_rope_BXR = q_rope_BTHR.reshape(batch, tokens * heads, -1)
+    if tokens == 1:  # few columns: from the left the library reads the cache twice as fast
+        scores_BSX = torch.bmm(latent_BSC, q_latent_BXC.mT)
+        scores_BXS = scores_BSX.baddbmm_(k_rope_BSR, q_rope_BXR.mT, beta=scale, alpha=scale).mT.contiguous()
+    else:
+        scores_BXS = torch.bmm(q_latent_BXC, latent_BSC.mT)
+        scores_BXS.baddbmm_(q_rope_BXR, k_rope_BSR.mT, beta=scale, alpha=scale)
     wide_BXS = scores_BXS.to(accumulation_dtype(scores_BXS.dtype))
     if tokens > 1:
         hidden_TS = ~causal_mask(tokens, latent_BSC.shape[1], latent_BSC.device)
         wide_BXS.view(batch, tokens, heads, -1).masked_fill_(hidden_TS.unsqueeze(1), float("-inf"))
     probabilities_BXS = wide_BXS.softmax(dim=-1).to(latent_BSC.dtype)
     mixed_BXC = torch.bmm(probabilities_BXS, latent_BSC)
-    mixed_HYC = mixed_BXC.view(batch * tokens, heads, -1).transpose(0, 1)
-    o_HYV = torch.bmm(mixed_HYC, w_value_HVC.transpose(1, 2))
-    return o_HYV.transpose(0, 1).unflatten(0, (batch, tokens))
+    mixed_YHC = mixed_BXC.view(batch * tokens, heads, -1)
+    if batch * tokens == 1:  # from the left the library reads the matrices as they lie
+        return torch.bmm(w_value_HVC, mixed_YHC.permute(1, 2, 0)).view(1, 1, heads, -1)
+    o_HYV = torch.bmm(mixed_YHC.transpose(0, 1), w_value_HVC.mT)
+    return o_HYV.transpose(0, 1).reshape(batch, tokens, heads, w_value_HVC.shape[1])

@@ -1,5 +1,7 @@
 """RMS normalisation with a hand-written backward: it keeps one number a row instead of four copies of the input."""
 
+import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -35,11 +37,28 @@ def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
     if x_ND.dtype != accumulation_dtype(x_ND.dtype) or weight_D.dtype != x_ND.dtype:
         return reference.rms_norm(x_ND, weight_D, eps)
     if not torch.is_grad_enabled():
-        return (x_ND * _inverse(x_ND, eps)).mul_(weight_D)
+        return normalize(x_ND, weight_D, eps)
     normed_ND: torch.Tensor = _RMSNorm.apply(x_ND, weight_D, eps)
     return normed_ND
 
 
-def _inverse(x_ND: torch.Tensor, eps: float) -> torch.Tensor:
+def normalize(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float, scale: float = 1.0) -> torch.Tensor:
+    """`scale` times the normalised rows, without gradient."""
+    if x_ND.numel() != weight_D.shape[0]:
+        return (x_ND * _inverse(x_ND, eps, scale)).mul_(weight_D)
+    # A single row is one pass once its factor is a number of Python.
+    row_D = x_ND.reshape(-1)
+    root = math.sqrt(torch.dot(row_D, row_D).item() / row_D.shape[0] + eps)
+    return torch.addcmul(_constant(0.0, x_ND.dtype), x_ND, weight_D, value=scale / (root or math.inf))
+
+
+def _inverse(x_ND: torch.Tensor, eps: float, scale: float = 1.0) -> torch.Tensor:
+    """`scale / sqrt(mean(x^2) + eps)` of every row, in few calls: with few rows they cost more than the arithmetic."""
     norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
-    return norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+    shift = _constant(eps / scale**2, x_ND.dtype)
+    return torch.addcmul(shift, norm_N1, norm_N1, value=1 / (x_ND.shape[-1] * scale**2)).rsqrt_()
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float, dtype: torch.dtype) -> torch.Tensor:
+    return torch.tensor(value, dtype=dtype)

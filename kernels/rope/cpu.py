@@ -11,12 +11,19 @@ _last: tuple[torch.Tensor, int, torch.dtype, torch.Tensor] | None = None
 def rope(x_BTHR: torch.Tensor, angles_TP: torch.Tensor) -> torch.Tensor:
     """See `kernels.rope.rope`."""
     wide = accumulation_dtype(x_BTHR.dtype)
-    turn_T1P = _turns(angles_TP, wide)
+    turn_T1P = turns(angles_TP, wide)
+    if not torch.is_grad_enabled() and x_BTHR.dtype == wide:
+        return rotate(x_BTHR, turn_T1P)
     pairs_BTHP = torch.view_as_complex(_paired(x_BTHR.to(wide)).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs_BTHP * turn_T1P).flatten(-2).to(x_BTHR.dtype)
 
 
-def _turns(angles_TP: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+def rotate(x_BTHR: torch.Tensor, turn_T1P: torch.Tensor) -> torch.Tensor:
+    """The same by fewer calls, which have no gradient: `turn_T1P` are those of `turns` in the precision of `x_BTHR`."""
+    return (_paired(x_BTHR).view(turn_T1P.dtype) * turn_T1P).view(x_BTHR.dtype)
+
+
+def turns(angles_TP: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
     """The unit complex numbers of the angles, [T, 1, P]."""
     global _last  # noqa: PLW0603
     last = _last

@@ -16,9 +16,7 @@ class _Route(torch.autograd.Function):
     def forward(
         ctx: Any, logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores_TE = logits_TE.softmax(dim=-1)
-        experts_TK = top_experts(scores_TE + bias_E, topk)
-        weights_TK = scores_TE.gather(1, experts_TK).mul_(scaling)
+        scores_TE, weights_TK, experts_TK = _choose(logits_TE, bias_E, topk, scaling)
         ctx.save_for_backward(scores_TE, experts_TK, weights_TK)
         ctx.mark_non_differentiable(experts_TK)
         return weights_TK, experts_TK
@@ -35,8 +33,20 @@ class _Route(torch.autograd.Function):
 
 def route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: float) -> Routing:
     """See `kernels.router.route`."""
-    weights_TK, experts_TK = _Route.apply(logits_TE, bias_E, topk, scaling)
+    if torch.is_grad_enabled():
+        weights_TK, experts_TK = _Route.apply(logits_TE, bias_E, topk, scaling)
+    else:
+        _, weights_TK, experts_TK = _choose(logits_TE, bias_E, topk, scaling)
     return Routing(weights_TK, experts_TK, reference.count(experts_TK, logits_TE.shape[-1]))
+
+
+def _choose(
+    logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(scores_TE, weights_TK, experts_TK)."""
+    scores_TE = logits_TE.softmax(dim=-1)
+    experts_TK = top_experts(scores_TE + bias_E, topk)
+    return scores_TE, scores_TE.gather(1, experts_TK).mul_(scaling), experts_TK
 
 
 def top_experts(choice_TE: torch.Tensor, topk: int) -> torch.Tensor:

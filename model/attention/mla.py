@@ -15,7 +15,7 @@ from torch import nn
 
 from kernels.mla_attention import mla_attention
 from kernels.mla_decode import mla_decode
-from kernels.rope import rope
+from kernels.mla_project import Projections, mla_project
 from model.cache import LatentCache
 from model.config import ModelConfig
 from model.linear import Linear
@@ -53,8 +53,7 @@ class MultiHeadLatentAttention(nn.Module):
         cu_seqlens: torch.Tensor | None = None,
         cache: LatentCache | None = None,
     ) -> torch.Tensor:
-        q_nope_BTHN, q_rope_BTHR = self._queries(x_BTD, angles_TP)
-        latent_BSC, k_rope_BSR = self._latents(x_BTD, angles_TP)
+        q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR = mla_project(x_BTD, angles_TP, self._projections())
         if cache is not None:
             latent_BSC, k_rope_BSR = cache.store(self.slot, latent_BSC, k_rope_BSR)
         if cache is not None and self._absorbing_is_cheaper(x_BTD.shape[1], latent_BSC.shape[1]):
@@ -63,17 +62,18 @@ class MultiHeadLatentAttention(nn.Module):
             o_BTHV = self._attend_expanded(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, cu_seqlens)
         return self.o_proj(o_BTHV.flatten(2))
 
-    def _queries(self, x_BTD: torch.Tensor, angles_TP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        q_latent_BTL = self.q_a_layernorm(self.q_a_proj(x_BTD)) * self.query_scale
-        q_BTHQ = self.q_b_proj(q_latent_BTL).unflatten(-1, (self.heads, -1))
-        q_nope_BTHN, q_rope_BTHR = q_BTHQ.split((self.nope_width, self.rope_width), dim=-1)
-        return q_nope_BTHN, rope(q_rope_BTHR, angles_TP)
-
-    def _latents(self, x_BTD: torch.Tensor, angles_TP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        joint_BTX = self.kv_a_proj_with_mqa(x_BTD)
-        latent_BTC, k_rope_BTR = joint_BTX.split((self.latent_width, self.rope_width), dim=-1)
-        latent_BTC = self.kv_a_layernorm(latent_BTC) * self.latent_scale
-        return latent_BTC, rope(k_rope_BTR.unsqueeze(2), angles_TP).squeeze(2)
+    def _projections(self) -> Projections:
+        return Projections(
+            self.q_a_proj.weight,
+            self.q_a_layernorm.weight,
+            self.q_b_proj.weight,
+            self.kv_a_proj_with_mqa.weight,
+            self.kv_a_layernorm.weight,
+            self.heads,
+            self.query_scale,
+            self.latent_scale,
+            LATENT_NORM_EPS,
+        )
 
     def _attend_expanded(
         self,

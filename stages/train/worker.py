@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import stages  # noqa: F401  declares the stages
 from pipeline.engine import LocalEngine
@@ -28,8 +28,8 @@ from stages.train.relay import RelayedProgress, RelayHandler
 PACKAGES = ("longcat_cli", "pipeline", "stages", "model", "kernels")
 
 
-def main(path: Path) -> int:
-    """Run one rank; returns its exit code."""
+def main(path: Path) -> NoReturn:
+    """Run one rank and end the process."""
     end_with_parent()
     rank, stop = int(os.environ["RANK"]), StopSignal()
     launch = Launch.read(path)
@@ -45,7 +45,10 @@ def main(path: Path) -> int:
                 traceback.print_exc()
             sys.stderr.flush()
             os._exit(error.exit_code if isinstance(error, InterruptedRunError) else 1)
-    return 0
+    # All is written. Taking the interpreter down can abort in the threads that the process groups leave behind.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _run(launch: Launch, folder: LaunchFolder, content: bytes, rank: int, stop: StopSignal) -> None:
@@ -113,4 +116,4 @@ def source_digest() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

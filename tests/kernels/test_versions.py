@@ -11,11 +11,13 @@ from kernels import (
     cross_entropy,
     expert_combine,
     expert_gather,
+    feed_forward,
     grouped_mlp,
     linear,
     linear_cross_entropy,
     mla_attention,
     mla_decode,
+    mla_project,
     rms_norm,
     rope,
     router,
@@ -28,6 +30,7 @@ OPERATIONS = (
     rms_norm,
     linear,
     swiglu,
+    feed_forward,
     rope,
     router,
     grouped_mlp,
@@ -35,6 +38,7 @@ OPERATIONS = (
     expert_combine,
     mla_attention,
     mla_decode,
+    mla_project,
     cross_entropy,
     linear_cross_entropy,
 )
@@ -70,6 +74,32 @@ def linear_case(rows: tuple[int, ...], inputs: int, outputs: int) -> Case:
 
 def swiglu_case(*shape: int) -> Case:
     return Case(f"swiglu{shape}", swiglu.swiglu, [randn(*shape), randn(*shape)])
+
+
+def feed_forward_case(rows: tuple[int, ...], width: int, inner: int) -> Case:
+    inputs = [randn(*rows, width), randn(inner, width), randn(inner, width), randn(width, inner)]
+    return Case(f"feed_forward({rows},{width},{inner})", feed_forward.feed_forward, inputs)
+
+
+def project_case(batch: int, tokens: int, heads: int) -> Case:
+    """The four results side by side, as one tensor of a row a token."""
+    width, query, latent, nope, rotary = 12, 6, 8, 5, 4
+    angles = randn(tokens, rotary // 2) * 100
+
+    def call(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        projections = mla_project.Projections(*weights, heads, 1.5, 0.75, 1e-6)
+        results = mla_project.mla_project(x, angles, projections)
+        return torch.cat([result.flatten(2) for result in results], dim=-1)
+
+    inputs = [
+        randn(batch, tokens, width),
+        randn(query, width),
+        randn(query),
+        randn(heads * (nope + rotary), query),
+        randn(latent + rotary, width),
+        randn(latent),
+    ]
+    return Case(f"mla_project({batch},{tokens},{heads})", call, inputs)
 
 
 def rope_case(batch: int, tokens: int, heads: int, width: int, before: int) -> Case:
@@ -163,6 +193,7 @@ def all_cases() -> list[Case]:
         *(norm_case(*shape) for shape in [(1, 2), (3, 5), (2, 7, 64), (33, 192), (0, 8)]),
         *(linear_case(*sizes) for sizes in [((3,), 5, 7), ((2, 40), 12, 9), ((0,), 4, 3), ((64,), 1, 1)]),
         *(swiglu_case(*shape) for shape in [(1, 1), (2, 9, 33), (0, 4)]),
+        *(feed_forward_case(rows, 8, 12) for rows in [(1, 1), (2, 1), (3, 4), (0, 2)]),
         *(
             rope_case(*sizes)
             for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0), (3, 70, 3, 8, 2)]
@@ -194,7 +225,8 @@ def all_cases() -> list[Case]:
         attention_case(2, 16, 16, 2, (6, 4), [0, 3, 3, 20, 32]),
         attention_case(1, 300, 300, 1, (64, 16), [0, 100, 127, 128, 257, 300]),
         attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700]),
-        *(decode_case(*sizes) for sizes in [(2, 1, 9, 3), (1, 4, 9, 2), (1, 3, 3, 1), (1, 2, 260, 1)]),
+        *(project_case(*sizes) for sizes in [(1, 1, 2), (3, 1, 2), (2, 5, 3), (1, 0, 2)]),
+        *(decode_case(*sizes) for sizes in [(1, 1, 9, 3), (2, 1, 9, 3), (1, 4, 9, 2), (1, 3, 3, 1), (1, 2, 260, 1)]),
         loss_case("plain", [3, 0, 10, 5], 11),
         loss_case("some ignored", [3, -100, 10, -100, 0], 11),
         loss_case("all ignored", [-100, -100], 11),
@@ -247,6 +279,24 @@ def test_version_agrees_with_float64(case: Case, setting: str, monkeypatch: pyte
         assert result.shape == exact.shape
         error = torch.linalg.vector_norm(result.double() - exact)
         assert error <= TOLERANCE * torch.linalg.vector_norm(exact) + case.absolute, f"result {index}"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("case", "setting"), forced("cpu", CASES))
+def test_few_rows_without_gradient_agree(
+    case: Case, setting: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradient many versions take other calls, and others again for few rows."""
+    monkeypatch.setattr("kernels.linear.cpu._is_amd", torch.backends.mkldnn.is_available)
+    monkeypatch.setenv("LONGCAT_KERNELS", "reference")
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        exact = case.call(*case.inputs)
+        monkeypatch.setenv("LONGCAT_KERNELS", setting)
+        result = case.call(*(x.float() for x in case.inputs))
+    assert result.shape == exact.shape
+    error = torch.linalg.vector_norm(result.double() - exact)
+    assert error <= TOLERANCE * torch.linalg.vector_norm(exact) + case.absolute
 
 
 @every_version

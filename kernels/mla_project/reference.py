@@ -1,0 +1,40 @@
+"""The projections from the operations that they are made of; each of them picks its version by device."""
+
+from typing import NamedTuple
+
+import torch
+
+from kernels.linear import linear
+from kernels.rms_norm import rms_norm
+from kernels.rope import rope
+
+
+class Projections(NamedTuple):
+    """The matrices and norms, how many heads the queries have, the two factors alpha, and the epsilon of both norms."""
+
+    q_a_LD: torch.Tensor
+    q_norm_L: torch.Tensor
+    q_b_XL: torch.Tensor
+    kv_a_YD: torch.Tensor
+    kv_norm_C: torch.Tensor
+    heads: int
+    query_scale: float
+    latent_scale: float
+    eps: float
+
+
+Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def mla_project(x_BTD: torch.Tensor, angles_TP: torch.Tensor, weights: Projections) -> Results:
+    """See `kernels.mla_project.mla_project`."""
+    q_latent_BTL = rms_norm(linear(x_BTD, weights.q_a_LD), weights.q_norm_L, weights.eps) * weights.query_scale
+    q_BTHQ = linear(q_latent_BTL, weights.q_b_XL).unflatten(-1, (weights.heads, -1))
+    joint_BTY = linear(x_BTD, weights.kv_a_YD)
+    latent_width = weights.kv_norm_C.shape[0]
+    rope_width = joint_BTY.shape[-1] - latent_width
+    q_nope_BTHN, q_rope_BTHR = q_BTHQ.split((q_BTHQ.shape[-1] - rope_width, rope_width), dim=-1)
+    latent_BTC, k_rope_BTR = joint_BTY.split((latent_width, rope_width), dim=-1)
+    latent_BTC = rms_norm(latent_BTC, weights.kv_norm_C, weights.eps) * weights.latent_scale
+    k_rope_BTR = rope(k_rope_BTR.unsqueeze(2), angles_TP).squeeze(2)
+    return q_nope_BTHN, rope(q_rope_BTHR, angles_TP), latent_BTC, k_rope_BTR
