@@ -71,7 +71,7 @@ def _start(config: GrowConfig, source: Artifact, layers: int) -> Start:
 
     start = read_start(source)
     moments = {} if config.optimizer == "zero" else stack_state(start.moments, layers, config.factor)
-    return Start(moments, stack_state(start.average, layers, config.factor))
+    return Start(moments, stack_state(start.average, layers, config.factor), start.balance_coefficient)
 
 
 def _state(config: GrowConfig, state: TrainingState, source: Artifact, mapping: list[int]) -> TrainingState:

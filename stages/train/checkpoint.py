@@ -53,7 +53,7 @@ class TrainingState(BaseModel):
 
     Counts are totals since initialisation, through growth and every continuation. `config` is the configuration of
     the last stretch, `growth` the stackings in their order. `width_scale` is the s of `stages.train.transfer`, by which
-    the learning rates stay apart as long as the model is trained.
+    the learning rates stay apart as long as the model is trained, `balance_coefficient` where the balance loss stands.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +66,7 @@ class TrainingState(BaseModel):
     config: dict[str, Any] = {}
     growth: list[dict[str, Any]] = []
     width_scale: float = Field(default=1.0, gt=0)
+    balance_coefficient: float | None = None
 
 
 def read_state(checkpoint: Artifact | None) -> TrainingState:
@@ -92,7 +93,11 @@ def read_start(checkpoint: Artifact) -> Start:
     Raises:
         IntegrityError: a file is damaged.
     """
-    return Start(_read_tensors(checkpoint.path / OPTIMIZER_FILE), _read_tensors(checkpoint.path / AVERAGE_FILE))
+    return Start(
+        _read_tensors(checkpoint.path / OPTIMIZER_FILE),
+        _read_tensors(checkpoint.path / AVERAGE_FILE),
+        read_state(checkpoint).balance_coefficient,
+    )
 
 
 def _read_tensors(path: Path) -> Tensors:

@@ -49,10 +49,10 @@ class BatchGradients:
         self.objective = Objective(options.objective, held.config, held.parallel)
         self._pipeline: Pipeline | None = None
 
-    def take(self, batch: Batch, step: int, done: int) -> Taken:
+    def take(self, batch: Batch, step: int) -> Taken:
         """Gradients of the batch of which `batch` is this process's share, at step `step` of the model's life.
 
-        `done` steps of the plan were made before. Collective.
+        Collective.
 
         Raises:
             LongcatError: a layer computed again came out otherwise.
@@ -60,7 +60,7 @@ class BatchGradients:
         totals = self.objective.totals(batch, self.plan.batch_size, step)
         micro = self.plan.micro_batch_size
         parts = [batch.rows(first, first + micro) for first in range(0, len(batch.ids), micro)]
-        measured = due(self.options.stability.every, done) or (
+        measured = due(self.options.stability.every, step - 1) or (
             self.balance is not None and self.balance.coefficient.wants_measurement
         )
         watched = self.balance is not None and measured
@@ -69,7 +69,7 @@ class BatchGradients:
         observer = RoutingObserver(self.config, self.parallel, self.balance, everywhere, gradients)
         with ExitStack() as stack:
             largest = stack.enter_context(largest_activations(self.compute.layers)) if measured else {}
-            recording = self._recording(done)
+            recording = self._recording(step - 1)
             terms = self._run(parts, totals, step, observer, recording)
         if recording is not None:
             recording.compare(step)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +169,16 @@ class _Node:
         """What rank 0 reported, on node 0; raises for what went wrong."""
         self._record_killed()
         failures = self.folder.failures(self.plan.attempt)
-        if self.context.stop_requested() or any(failure["kind"] == "InterruptedRunError" for failure in failures):
+        stopped = self.context.stop_requested()
+        # When one rank fails, torchrun stops the others, so that they end as if somebody had asked for it.
+        causes = [failure for failure in failures if not _was_stopped(failure)]
+        if stopped or (failures and not causes):
             raise InterruptedRunError("interrupted", hint="run the same command again to go on from here")
-        if failures:
-            killed = [failure for failure in failures if failure["kind"] == "killed"]
-            raise rebuilt_error((killed or failures)[0], self.options.world_size, self.log)
+        if causes:
+            # A rank that knows what is wrong comes first; one that others can no longer reach knows less than its killer.
+            known = [failure for failure in causes if failure["kind"] not in ("", "killed")]
+            killed = [failure for failure in causes if failure["kind"] == "killed"]
+            raise rebuilt_error((known or killed or causes)[0], self.options.world_size, self.log)
         result = self.folder.read_result()
         if code != 0 or result is None:
             raise LongcatError(f"the processes ended with exit code {code}", hint=f"see {self.log}")
@@ -190,6 +196,10 @@ class _Node:
             else:
                 what = f"it ended with exit code {code}"
             self.folder.write_ending(int(rank), self.plan.attempt, {"kind": "killed", "what": what})
+
+
+def _was_stopped(failure: Mapping[str, Any]) -> bool:
+    return failure["kind"] == "InterruptedRunError" or "SIGTERM" in failure.get("what", "")
 
 
 def _environment(options: LaunchOptions) -> dict[str, str]:

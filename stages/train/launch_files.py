@@ -26,6 +26,7 @@ from pipeline.files import atomic_write, canonical_json, pretty_json, read_json
 from pipeline.interrupt import StopSignal
 from pipeline.progress import Progress
 from pipeline.stage import Context, Result, registry
+from stages.train.errors import DivergedError
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 def rebuilt_error(failure: Mapping[str, Any], world_size: int, log: Path) -> Exception:
     """The error that `describe` took, with the rank that met it."""
     rank = f"rank {failure['rank']} of {world_size}"
-    kind = getattr(errors, failure["kind"], None) if failure["kind"] else None
+    kind = {**vars(errors), DivergedError.__name__: DivergedError}.get(failure["kind"])
     if failure["kind"] == "OSError":
         return OSError(failure["errno"], f"{failure['what']} ({rank})", failure["where"])
     if kind is InterruptedRunError:

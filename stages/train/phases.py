@@ -56,7 +56,7 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
         if control().leads:
-            after = state_after(state, plans[-1], order, config, done[-1].samples_skipped)
+            after = state_after(state, plans[-1], order, config, done[-1])
             write_checkpoint(context.output, model, start, after, tokens)
             write_metrics(context.output, *done)
         return _result(config, plans, done)

@@ -63,10 +63,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Start:
-    """What training begins with beside the weights: optimizer moments and averaged weights, by name; empty: none."""
+    """What training begins with beside the weights: optimizer moments and averaged weights, by name; empty: none.
+
+    `balance_coefficient` is that of the balance loss where it moves by itself; None: still to be found.
+    """
 
     moments: Tensors
     average: Tensors
+    balance_coefficient: float | None = None
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             )
         )
         trained = run_training(plan, config, held, start_of(config, checkpoint), data, validation, context)
-        after = state_after(state, plan, order, config, trained.samples_skipped)
+        after = state_after(state, plan, order, config, trained)
         if control().leads:
             write_checkpoint(context.output, trained.whole_model, trained.end, after, tokens)
             write_metrics(context.output, trained)
@@ -197,19 +197,21 @@ def _plan(
 
 
 def state_after(
-    before: TrainingState, plan: Plan, order: DataPosition, config: TrainingOptions, samples_skipped: int
+    before: TrainingState, plan: Plan, order: DataPosition, config: TrainingOptions, trained: Trained
 ) -> TrainingState:
-    """The training state once `plan` is done, on data of which `samples_skipped` were left out."""
+    """The training state once `plan` is done."""
     counters = plan.counters(plan.steps)
+    position = plan.data_start + plan.steps * plan.batch_size + trained.samples_skipped
     return TrainingState(
         step=counters.step,
         tokens=counters.tokens,
         samples=counters.samples,
         schedule_position=plan.schedule_start + plan.steps,
-        data=order.model_copy(update={"position": plan.data_start + plan.steps * plan.batch_size + samples_skipped}),
+        data=order.model_copy(update={"position": position}),
         config=identity_values(config),
         growth=before.growth,
         width_scale=plan.width_scale,
+        balance_coefficient=trained.end.balance_coefficient,
     )
 
 

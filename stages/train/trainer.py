@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.errors import InputError
@@ -116,6 +116,8 @@ class Run:
         self.average = None if decay is None else WeightAverage(held, decay, start.average)
         self.controller = controller_of(options, held.config)
         self.balance = Balance.of(options.balance_loss, self.controller)
+        if self.balance is not None and start.balance_coefficient is not None:
+            self.balance.coefficient.restore({"coefficient": start.balance_coefficient})
         self.gradients = BatchGradients(plan, options, held, self.compute, self.balance)
         self.evaluator = Evaluator(held, self.compute, validation, plan.micro_batch_size)
         self.saves = Saves(plan.work / "checkpoints", options.keep_last, self._log)
@@ -146,7 +148,8 @@ class Run:
             return start
         names = {name for name, _ in self.held.named_parameters()}
         moments = {name: tensor for name, tensor in start.moments.items() if name.rpartition(".")[0] in names}
-        return Start(moments, {name: tensor for name, tensor in start.average.items() if name in names})
+        average = {name: tensor for name, tensor in start.average.items() if name in names}
+        return replace(start, moments=moments, average=average)
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if there is one; returns the steps it has done."""
@@ -204,6 +207,8 @@ class Run:
     def result(self) -> Trained:
         records, skipped = read_metrics(self.metrics.path), self.guard.samples_skipped
         model, end = self.saves.whole(self.plan.steps, self.held, self.optimizer, self.average)
+        if self.balance is not None:
+            end = replace(end, balance_coefficient=self.balance.coefficient.value)
         return Trained(model, end, self.metrics.path, records, skipped, self.speed())
 
     def step(self, done: int) -> Outcome:
@@ -211,7 +216,7 @@ class Run:
         plan, began = self.plan, time.perf_counter()
         position, counters = plan.schedule_start + done, plan.counters(done + 1)
         coefficient = self.balance.coefficient.value if self.balance else None
-        taken = self.gradients.take(self.batches.get(self._first_sample(done)), counters.step, done)
+        taken = self.gradients.take(self.batches.get(self._first_sample(done)), counters.step)
         parameters = [parameter for _, parameter in self.held.named_parameters()]
         norm = clip_gradients(parameters, self.held.parallel, self.options.optimizer.gradient_clip)
         verdict = self.guard.judge(counters.step, taken.figures["loss"], norm)

@@ -6,7 +6,7 @@ Names: B batch, T tokens, D hidden, V vocabulary, H heads, N width without posit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -35,16 +35,13 @@ class Probe:
     def attached(self) -> Iterator[Probe]:
         """Within it every forward pass of the model is measured."""
         trunk = self.model.model
-        handles = [trunk.embed_tokens.register_forward_hook(self._keep("embedding"))]
-        for index, layer in enumerate(trunk.layers):
-            handles.append(layer.register_forward_hook(self._keep(f"layer {index}")))
-            for place, attention in enumerate(cast(nn.ModuleList, layer.self_attn)):
-                handles.extend(self._watch_attention(attention, f"layer {index} attention {place}"))
-        try:
+        with ExitStack() as stack:
+            stack.callback(trunk.embed_tokens.register_forward_hook(self._keep("embedding")).remove)
+            for index, layer in enumerate(trunk.layers):
+                stack.callback(layer.register_forward_hook(self._keep(f"layer {index}")).remove)
+                for place, attention in enumerate(cast(nn.ModuleList, layer.self_attn)):
+                    stack.enter_context(self._watch_attention(attention, f"layer {index} attention {place}"))
             yield self
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def read(self, output: TrunkOutput) -> dict[str, float]:
@@ -61,21 +58,26 @@ class Probe:
 
         return hook
 
-    def _watch_attention(self, attention: nn.Module, name: str) -> Iterator[Any]:
+    @contextmanager
+    def _watch_attention(self, attention: nn.Module, name: str) -> Iterator[None]:
         """The output, and the logits' part that does not depend on the position."""
         if not isinstance(attention, MultiHeadLatentAttention):
             raise TypeError(f"{name} is a {type(attention).__name__}, whose logits are not known")
-        kept: dict[str, torch.Tensor] = {}
+        attend = attention._attend_expanded
 
-        def keep_queries(module: nn.Module, inputs: Any, q_BTX: torch.Tensor) -> None:
-            q_THX = q_BTX[0, :TOKENS].detach().unflatten(-1, (attention.heads, -1))
-            kept["q"] = q_THX[..., : attention.nope_width]
+        def measured(q_nope_BTHN: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                latent_BTC = others[1]
+                kv_THX = attention.kv_b_proj(latent_BTC[:1, :TOKENS])[0].unflatten(-1, (attention.heads, -1))
+                k_THN = kv_THX[..., : attention.nope_width]
+                logits_HTS = torch.einsum("thn,shn->hts", q_nope_BTHN[0, :TOKENS], k_THN)
+                self.found[f"{name} logits"] = rms(logits_HTS * attention.softmax_scale)
+            return attend(q_nope_BTHN, *others)
 
-        def join_keys(module: nn.Module, inputs: Any, kv_BTX: torch.Tensor) -> None:
-            k_THX = kv_BTX[0, :TOKENS].detach().unflatten(-1, (attention.heads, -1))
-            logits_HTS = torch.einsum("thn,shn->hts", kept.pop("q"), k_THX[..., : attention.nope_width])
-            self.found[f"{name} logits"] = rms(logits_HTS * attention.softmax_scale)
-
-        yield attention.register_forward_hook(self._keep(name))
-        yield attention.q_b_proj.register_forward_hook(keep_queries)
-        yield attention.kv_b_proj.register_forward_hook(join_keys)
+        handle = attention.register_forward_hook(self._keep(name))
+        attention._attend_expanded = measured  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            handle.remove()
+            del attention._attend_expanded

@@ -122,7 +122,7 @@ def test_a_coefficient_that_was_set_stays() -> None:
     coefficient.update([100.0])
     coefficient.restore({"coefficient": 5.0})
     assert coefficient.value == 0.01
-    assert BalanceCoefficient(BalanceLossOptions(coefficient=0.01)).value == 0.0  # not enabled
+    assert BalanceCoefficient(BalanceLossOptions(enabled=False, coefficient=0.01)).value == 0.0
 
 
 def test_options_out_of_range() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import stages.train.coordinates.run
+from kernels.mla_project import mla_project
 from model.init import initialize
 from model.presets import load_preset
 from model.transformer import LongcatFlash
@@ -33,8 +34,7 @@ def test_the_probe_reads_what_flows() -> None:
         attention = model.model.layers[0].self_attn[0]
         x_BTD = model.model.layers[0].input_layernorm[0](model.model.embed_tokens(ids_BT))
         angles_TP = model._angles(0, ids_BT)
-        q_BTHN, _ = attention._queries(x_BTD, angles_TP)
-        latent_BTC, _ = attention._latents(x_BTD, angles_TP)
+        q_BTHN, _, latent_BTC, _ = mla_project(x_BTD, angles_TP, attention._projections())
         k_BTHN = attention.kv_b_proj(latent_BTC).unflatten(-1, (2, -1))[..., :16]
         logits = torch.einsum("thn,shn->hts", q_BTHN[0], k_BTHN[0]) * attention.softmax_scale
     assert found["layer 0 attention 0 logits"] == pytest.approx(rms(logits), rel=1e-5)

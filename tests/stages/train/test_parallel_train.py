@@ -48,9 +48,11 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], relative: float = 1
     for file in ("model.safetensors", "training/optimizer.safetensors", "training/average.safetensors"):
         first, second = (load_file(Path(run["path"]) / file) for run in (one, other))
         assert first.keys() == second.keys()
+        # Moments are small differences of gradients, which round first.
+        limit = relative if file == "model.safetensors" else 10 * relative
         for name, tensor in first.items():
             scale = tensor.float().norm().clamp(min=1e-6)
-            assert (second[name] - tensor).float().norm() / scale < relative, name
+            assert (second[name] - tensor).float().norm() / scale < limit, name
     for a, b in zip(*(read_metrics(Path(run["path"]) / "metrics.jsonl") for run in (one, other)), strict=True):
         assert a.keys() == b.keys()
         assert a["expert_load"] == b["expert_load"] if "expert_load" in a else True

@@ -112,15 +112,15 @@ def test_a_loss_that_stays_infinite_calls_for_a_rewind_at_once() -> None:
 def test_the_way_back_leads_before_the_first_bad_step() -> None:
     verdict = Verdict("rewind", "the loss is inf", 71)
     rewound = guard().rewind(verdict, step=80, saves=[40, 60, 71, 80], batch_size=BATCH)
-    assert rewound == Rewound(from_step=80, to_step=60, samples_skipped=20 * BATCH)
+    assert rewound == Rewound(from_step=80, to_step=60, samples_skipped=20 * BATCH, rewinds=1)
     with pytest.raises(LongcatError, match=r"steps 71 to 80 were bad.*no save is older.*keep_last"):
         guard().rewind(verdict, step=80, saves=[71, 80], batch_size=BATCH)
 
 
 def test_no_more_rewinds_than_allowed() -> None:
     one = guard(max_rewinds=2)
-    for _ in range(2):
-        one.add(record(61, 2.0, rewound=Rewound(80, 60, 20 * BATCH).record()))
+    for rewinds in (1, 2):
+        one.add(record(61, 2.0, rewound=Rewound(80, 60, rewinds * 20 * BATCH, rewinds).record()))
     assert (one.rewinds, one.samples_skipped) == (2, 40 * BATCH)
     with pytest.raises(LongcatError, match=r"after 2 rewinds .*lower learning_rate"):
         one.rewind(Verdict("rewind", "the loss is inf", 71), 80, [60], BATCH)
@@ -128,7 +128,7 @@ def test_no_more_rewinds_than_allowed() -> None:
 
 def test_after_a_rewind_the_undone_steps_are_forgotten() -> None:
     undone = [record(step, 4.0, 1.0) for step in range(71, 101)]
-    back = record(71, 2.0, rewound=Rewound(100, 70, 0).record())
+    back = record(71, 2.0, rewound=Rewound(100, 70, 0, 1).record())
     whole = SpikeGuard(SpikeOptions(), [*calm(70), *undone, back])
     cut = SpikeGuard(SpikeOptions(), [*calm(70), back])
     for loss in (2.5, 2.7):
@@ -137,10 +137,10 @@ def test_after_a_rewind_the_undone_steps_are_forgotten() -> None:
 
 
 def test_a_rewind_leaves_the_history_that_was_there_before() -> None:
-    young = SpikeGuard(SpikeOptions(), [*calm(70), record(31, 2.0, rewound=Rewound(70, 30, 0).record())])
+    young = SpikeGuard(SpikeOptions(), [*calm(70), record(31, 2.0, rewound=Rewound(70, 30, 0, 1).record())])
     assert young.judge(32, 5.0, 1.0).action == "take"  # 31 steps are less than the least history
     bad = [record(step, 5.0, skipped=True) for step in (71, 72)]
-    back = record(71, 5.0, skipped=True, rewound=Rewound(73, 70, 0).record())
+    back = record(71, 5.0, skipped=True, rewound=Rewound(73, 70, 0, 1).record())
     again = SpikeGuard(SpikeOptions(diverged_after=3), [*calm(70), *bad, back])
     assert again.judge(72, 5.0, 1.0) == Verdict("skip", "the loss of 5 exceeds 2.6", 71)
 
