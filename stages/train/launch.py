@@ -175,7 +175,7 @@ class _Node:
         if stopped or (failures and not causes):
             raise InterruptedRunError("interrupted", hint="run the same command again to go on from here")
         if causes:
-            # A rank that knows what is wrong comes first; one that others can no longer reach knows less than its killer.
+            # A rank that knows what is wrong comes first; one that lost its neighbours knows less than who was killed.
             known = [failure for failure in causes if failure["kind"] not in ("", "killed")]
             killed = [failure for failure in causes if failure["kind"] == "killed"]
             raise rebuilt_error((known or killed or causes)[0], self.options.world_size, self.log)

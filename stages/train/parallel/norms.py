@@ -16,12 +16,12 @@ from stages.train.parallel.mesh import Parallel
 def gradient_norm(parameters: Iterable[nn.Parameter], parallel: Parallel) -> float:
     """The norm of all gradients together, the same on every process; collective.
 
-    Squares are added in float64. Every value of a gradient lies on as many processes as there are replicas, whatever
-    mesh it is sharded over, so one sum over all processes has each that many times.
+    Squares of the parameters' norms are added in float64. Every value of a gradient lies on as many processes as there are
+    replicas, whatever mesh it is sharded over, so one sum over all processes has each that many times.
     """
     total = torch.zeros((), dtype=torch.float64, device=parallel.device)
-    for gradient in _local_gradients(parameters):
-        total += torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+    if gradients := _local_gradients(parameters):
+        total += torch.stack(torch._foreach_norm(gradients)).double().square().sum()
     if parallel.is_distributed:
         dist.all_reduce(total)
     return float((total / parallel.sizes.data_replicate).sqrt())
