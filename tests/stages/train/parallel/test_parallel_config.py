@@ -10,7 +10,7 @@ import torch
 from model.config import ModelConfig
 from model.presets import load_preset
 from pipeline.errors import ConfigError
-from stages.train.parallel.config import Degrees, ParallelOptions, check_fits, degrees
+from stages.train.parallel.config import Degrees, ParallelOptions, check_batch, check_fits, degrees
 from stages.train.parallel.mesh import Parallel
 
 BATCH: dict[str, Any] = {"sequence_length": 64, "batch_size": 32, "micro_batch_size": 2}
@@ -87,4 +87,4 @@ def test_ranks_share_the_batch_in_whole_micro_batches() -> None:
     ]
     assert [place.batch_share(8, 2) for place in places] == [range(4), range(4), range(4, 8), range(4, 8)] * 2
     with pytest.raises(ConfigError, match=r"batch_size = 6 .* multiple of 4"):
-        places[0].batch_share(6, 2)
+        check_batch(sizes, 6, 2)
