@@ -99,6 +99,19 @@ def load_pretrained(
     return model
 
 
+@contextmanager
+def reading(folder: Path | str) -> Iterator[tuple[ModelConfig, Callable[[str], torch.Tensor]]]:
+    """The configuration of a checkpoint folder, and a function from published key to tensor, as stored.
+
+    Tensors are maps of the files, open for as long as the context: for who needs parts of a model. As strict as
+    `load_pretrained`, and raises as it does.
+    """
+    config, weights = _open(Path(folder))
+    _check(weights, config, dict(published_tensors(_meta_model(config))))
+    with weights.reader() as read:
+        yield config, read
+
+
 class Conversion:
     """A checkpoint on disk and how it is to be written: in which layout, and in which dtype (None: as stored).
 

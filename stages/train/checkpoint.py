@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import load_config, load_pretrained, save_pretrained
+from model.checkpoint import load_config, load_pretrained, reading, save_pretrained
 from model.config import ModelConfig
 from model.errors import CheckpointError, ModelConfigError
 from model.presets import load_preset
@@ -21,6 +21,8 @@ from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError, InputError, IntegrityError
 from pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
 from stages.data.tokenizer.special import TOKENIZER_FILES
+from stages.train.parallel.build import Distributed
+from stages.train.parallel.state import load_published
 from stages.train.plan import Start, Tensors
 
 OPTIMIZER_FILE = "training/optimizer.safetensors"
@@ -121,6 +123,15 @@ def read_model(checkpoint: Artifact, device: torch.device | str = "cpu") -> Long
         return load_pretrained(checkpoint.path, device=device)
     except ModelConfigError as error:
         raise ConfigError(str(error)) from None
+    except CheckpointError as error:
+        raise IntegrityError(str(error)) from None
+
+
+def read_parts(checkpoint: Artifact, held: Distributed) -> None:
+    """Give a process its part of the weights of a checkpoint; raises as `read_model`."""
+    try:
+        with reading(checkpoint.path) as (_, read):
+            load_published(held, read)
     except CheckpointError as error:
         raise IntegrityError(str(error)) from None
 

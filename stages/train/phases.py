@@ -52,11 +52,11 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         done: list[Trained] = []
         for phase, source, plan in zip(config.phases, sources, plans, strict=True):
             trained = _train_phase(context, phase, plan, parallel, model, start, source)
-            model, start = trained.whole_model, trained.end
+            model, start = trained.whole()
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
         if control().leads:
-            after = state_after(state, plans[-1], order, config, done[-1])
+            after = state_after(state, plans[-1], order, config, done[-1].samples_skipped, start)
             write_checkpoint(context.output, model, start, after, tokens)
             write_metrics(context.output, *done)
         return _result(config, plans, done)

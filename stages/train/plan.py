@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,15 @@ class Validation:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished stretch: the model and what the next stretch starts with, metrics.jsonl, the speed of this process.
+    """A finished stretch: metrics.jsonl, the speed of this process, and what it leaves.
+
+    `whole` gives the whole model and what goes on with it, in host memory; of several processes each that asks reads
+    them.
 
     `samples_skipped` is how far the data ran ahead of the steps, because a rewind jumped over some.
     """
 
-    whole_model: LongcatFlash
-    end: Start
+    whole: Callable[[], tuple[LongcatFlash, Start]]
     metrics_path: Path
     records: list[dict[str, Any]]
     samples_skipped: int

@@ -66,9 +66,10 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             )
         )
         trained = run_training(plan, config, held, start_of(config, checkpoint), data, validation, context)
-        after = state_after(state, plan, order, config, trained)
         if control().leads:
-            write_checkpoint(context.output, trained.whole_model, trained.end, after, tokens)
+            model, end = trained.whole()
+            after = state_after(state, plan, order, config, trained.samples_skipped, end)
+            write_checkpoint(context.output, model, end, after, tokens)
             write_metrics(context.output, trained)
         return Result(
             counts=counts_of(plan) | {"parameters": parameter_count(held.config)},
@@ -197,11 +198,16 @@ def _plan(
 
 
 def state_after(
-    before: TrainingState, plan: Plan, order: DataPosition, config: TrainingOptions, trained: Trained
+    before: TrainingState,
+    plan: Plan,
+    order: DataPosition,
+    config: TrainingOptions,
+    samples_skipped: int,
+    end: Start,
 ) -> TrainingState:
     """The training state once `plan` is done."""
     counters = plan.counters(plan.steps)
-    position = plan.data_start + plan.steps * plan.batch_size + trained.samples_skipped
+    position = plan.data_start + plan.steps * plan.batch_size + samples_skipped
     return TrainingState(
         step=counters.step,
         tokens=counters.tokens,
@@ -211,7 +217,7 @@ def state_after(
         config=identity_values(config),
         growth=before.growth,
         width_scale=plan.width_scale,
-        balance_coefficient=trained.end.balance_coefficient,
+        balance_coefficient=end.balance_coefficient,
     )
 
 

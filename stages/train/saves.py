@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from model.config import ModelConfig
 from model.transformer import LongcatFlash
 from stages.train.average import WeightAverage
 from stages.train.metrics import MetricsFile
 from stages.train.optimizer import moment_names, moments, moments_like
 from stages.train.parallel.build import Distributed
-from stages.train.plan import Start
+from stages.train.plan import Start, Tensors
 from stages.train.state import RunCheckpoints, Saved, model_tensors
 from stages.train.weights import empty_whole
 
@@ -72,20 +73,26 @@ class Saves:
 
     def whole(
         self, done: int, held: Distributed, optimizer: torch.optim.Optimizer, average: WeightAverage | None
-    ) -> tuple[LongcatFlash, Start]:
-        """The whole model after `done` steps, with moments and averages, in host memory.
+    ) -> Callable[[], tuple[LongcatFlash, Start]]:
+        """A function that gives the whole model after `done` steps, with moments and averages, in host memory.
 
-        One process by itself has them; of several, each reads them from the checkpoint that was just written.
+        One process by itself has them; of several, each that calls it reads them from the checkpoint of that step.
         """
-        averages = {} if average is None else average.tensors()
         if not held.parallel.is_distributed:
-            return held.model, Start(moments(held, optimizer), averages)
-        saved, model = self.at(done), empty_whole(held.config)
-        saved.reader("model").load(model_tensors(model))
-        stored = saved.reader("optimizer")
-        state = {name: torch.empty(stored.shapes[name]) for name in moment_names(model) if name in stored.shapes}
-        stored.load(state)
-        if average is not None:
-            averages = {name: torch.empty_like(parameter) for name, parameter in model.named_parameters()}
-            saved.reader("average").load(averages)
-        return model, Start(state, averages)
+            averages = {} if average is None else average.tensors()
+            return lambda: (held.model, Start(moments(held, optimizer), averages))
+        saved = self.at(done)
+        return lambda: _read_whole(saved, held.config, with_average=average is not None)
+
+
+def _read_whole(saved: Saved, config: ModelConfig, *, with_average: bool) -> tuple[LongcatFlash, Start]:
+    model = empty_whole(config)
+    saved.reader("model").load(model_tensors(model))
+    stored = saved.reader("optimizer")
+    state = {name: torch.empty(stored.shapes[name]) for name in moment_names(model) if name in stored.shapes}
+    stored.load(state)
+    averages: Tensors = {}
+    if with_average:
+        averages = {name: torch.empty_like(parameter) for name, parameter in model.named_parameters()}
+        saved.reader("average").load(averages)
+    return model, Start(state, averages)

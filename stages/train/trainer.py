@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from model.transformer import LongcatFlash
 from pipeline.errors import InputError
 from pipeline.files import append_jsonl
 from pipeline.stage import Context
@@ -206,10 +207,14 @@ class Run:
 
     def result(self) -> Trained:
         records, skipped = read_metrics(self.metrics.path), self.guard.samples_skipped
-        model, end = self.saves.whole(self.plan.steps, self.held, self.optimizer, self.average)
-        if self.balance is not None:
-            end = replace(end, balance_coefficient=self.balance.coefficient.value)
-        return Trained(model, end, self.metrics.path, records, skipped, self.speed())
+        read = self.saves.whole(self.plan.steps, self.held, self.optimizer, self.average)
+        coefficient = self.balance.coefficient.value if self.balance is not None else None
+
+        def whole() -> tuple[LongcatFlash, Start]:
+            model, end = read()
+            return model, replace(end, balance_coefficient=coefficient)
+
+        return Trained(whole, self.metrics.path, records, skipped, self.speed())
 
     def step(self, done: int) -> Outcome:
         """The optimizer step after `done` steps."""

@@ -10,7 +10,7 @@ from model.config import ModelConfig
 from model.init import initialize
 from model.transformer import LongcatFlash
 from pipeline.artifact import Artifact
-from stages.train.checkpoint import read_model
+from stages.train.checkpoint import read_model, read_model_config, read_parts
 from stages.train.config import TrainingOptions
 from stages.train.parallel.build import Distributed, build_model, whole
 from stages.train.parallel.mesh import Parallel
@@ -50,7 +50,11 @@ def new_model(config: ModelConfig, seed: int, device: torch.device, std: Mapping
 
 def checkpoint_weights(checkpoint: Artifact, options: TrainingOptions, parallel: Parallel) -> Distributed:
     """The model of a checkpoint; raises as `stages.train.checkpoint.read_model`."""
-    return spread(read_model(checkpoint), options, parallel)
+    if not parallel.is_distributed:
+        return spread(read_model(checkpoint), options, parallel)
+    held = build_model(read_model_config(checkpoint), parallel, choose_dtype(options, parallel.device))
+    read_parts(checkpoint, held)
+    return held
 
 
 def spread(model: LongcatFlash, options: TrainingOptions, parallel: Parallel) -> Distributed:

@@ -37,12 +37,13 @@ def initialize(distributed: Distributed, seed: int, std: Mapping[str, float] | N
     check_seed(seed)
 
     def source(name: str, shape: torch.Size, rows: range) -> torch.Tensor:
-        return _initial_rows(partial(initial_value, distributed.config, seed, std=std), name, shape, rows)
+        return _published_rows(partial(initial_value, distributed.config, seed, std=std), name, shape, rows)
 
     fill(distributed.named_tensors(), source)
 
 
-def _initial_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.Size, rows: range) -> torch.Tensor:
+def _published_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.Size, rows: range) -> torch.Tensor:
+    """Rows of a tensor from a function of published key and shape, which knows no stacks of experts."""
     if not name.endswith((GATE_UP, DOWN)):
         return value(name, shape)[rows.start : rows.stop]
     prefix, _, kind = name.rpartition(".")
@@ -51,6 +52,15 @@ def _initial_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.Si
     half = (shape[1] // 2, shape[2])
     parts = [[value(f"{prefix}.{e}.{p}_proj.weight", half) for p in ("gate", "up")] for e in rows]
     return torch.stack([torch.cat(pair) for pair in parts])
+
+
+def load_published(distributed: Distributed, read: Callable[[str], torch.Tensor]) -> None:
+    """Take this process's part out of a published checkpoint; `read` gives a tensor by its published key."""
+
+    def source(name: str, shape: torch.Size, rows: range) -> torch.Tensor:
+        return _published_rows(lambda key, _: read(key), name, shape, rows)
+
+    fill(distributed.named_tensors(), source)
 
 
 def load_full_state(distributed: Distributed, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -33,10 +33,10 @@ def train(root: Path, tokens: Artifact, *more: str, expect: int = 0) -> dict[str
     return dict(json.loads(done.stdout)) if not expect else {"error": done.stderr}
 
 
-def command(root: Path, tokens: Artifact) -> list[str]:
+def command(root: Path, tokens: Artifact, stage: str = "train", options: tuple[str, ...] = OPTIONS) -> list[str]:
     if not (folder := root / "tokens" / tokens.id).exists():
         shutil.copytree(tokens.path, folder)
-    return [sys.executable, "-m", "longcat_cli", "--store", str(root), "train", "--tokens", tokens.id, *OPTIONS]
+    return [sys.executable, "-m", "longcat_cli", "--store", str(root), stage, "--tokens", tokens.id, *options]
 
 
 def sets(**options: Any) -> list[str]:
@@ -110,6 +110,31 @@ def stopped_after(step: int, root: Path, tokens: Artifact, processes: str) -> No
     run.kill()
     run.wait(timeout=30)
     assert list(root.glob(pattern))
+
+
+@pytest.mark.parametrize(("stage", "options"), [("train", {"expert": 2}), ("extend", {"context": 2})])
+def test_going_on_from_a_checkpoint(
+    stage: str, options: dict[str, int], store_of_one: Path, tmp_path: Path, tokens: Artifact
+) -> None:
+    """Each process takes its part of the weights, moments and averages; extension hands them from phase to phase."""
+    base = train(store_of_one, tokens)
+    shutil.copytree(base["path"], tmp_path / "checkpoint" / base["id"])
+    phases = "[{sequence_length: 32, rope_theta: 5e6, steps: 2, batch_size: 2}, "
+    phases += "{sequence_length: 64, rope_theta: 1e7, steps: 2, batch_size: 2}]"
+    common = ("--threads", "1", "--set", "optimizer.eps=1e-6", "--set", "optimizer.average_decay=0.5")
+    own = {
+        "train": ("--steps", "2", "--batch-size", "4", "--micro-batch-size", "1", "--sequence-length", "32"),
+        "extend": ("--set", f"phases={phases}", "--long-document-fraction", "0"),
+    }
+    given = ("--checkpoint", base["id"], *common, *own[stage])
+    results = []
+    for root, more in ((store_of_one, []), (tmp_path, ["--nproc-per-node", "2", *sets(**options)])):
+        call = [*command(root, tokens, stage, given), *more, "--json"]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    assert results[0]["id"] == results[1]["id"]
+    assert_close(*results)
 
 
 def test_a_batch_that_cannot_be_dealt_out(tmp_path: Path, tokens: Artifact) -> None:
