@@ -58,7 +58,7 @@ class ExtendConfig(TrainingOptions):
 
 @stage(
     "extend",
-    revision=1,
+    revision=2,
     inputs={"checkpoint": "checkpoint", "tokens": "tokens"},
     output="checkpoint",
     follows=follows,

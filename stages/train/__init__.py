@@ -9,7 +9,7 @@ from stages.train.launch import follows, is_launched, launch
 
 @stage(
     "train",
-    revision=1,
+    revision=2,
     inputs={"tokens": "tokens", "checkpoint": "checkpoint?", "proxy": "checkpoint|report?"},
     output="checkpoint",
     follows=follows,

@@ -142,7 +142,9 @@ class TrainConfig(TrainingOptions):
     sequence_length: int = Field(default=256, ge=1, description="tokens a sequence")
     batch_size: int = Field(default=8, ge=1, description="sequences an optimizer step")
     micro_batch_size: int | None = Field(
-        default=None, ge=1, description="sequences a forward pass; smaller needs less memory; null: the batch"
+        default=None,
+        ge=1,
+        description="sequences a forward pass; smaller needs less memory; null: all that a process reads",
     )
     min_document_tokens: int = Field(
         default=0, ge=0, description="train only on documents of at least this many tokens"

@@ -163,18 +163,19 @@ def test_train_resumes_a_curriculum_at_the_step_it_stopped(session: Session, cur
         "batch_size": 2,
         "device": "cpu",
         "threads": 1,
+        "loader_workers": 0,
         "evaluation": {"windows": 2},
         "schedule": {"kind": "constant", "warmup_steps": 0},
     }
     seen: list[int] = []
-    original = loader.StagedWindows.window
+    original = loader.StagedWindows.sample
 
-    def window(self: loader.StagedWindows, sample: int) -> np.ndarray:
-        seen.append(sample)
-        return original(self, sample)
+    def sample(self: loader.StagedWindows, number: int) -> loader.Window:
+        seen.append(number)
+        return original(self, number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader.StagedWindows, "window", window)
+        patch.setattr(loader.StagedWindows, "sample", sample)
         first = run_stage(
             session, "train", {**settings, "preset": "smoke", "steps": 2}, {"tokens": curriculum}
         ).artifact
