@@ -144,7 +144,7 @@ class TrainConfig(TrainingOptions):
     micro_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="sequences a forward pass; smaller needs less memory; null: all that a process reads",
+        description="sequences a forward pass; fewer need less memory; null: all that a process reads",
     )
     min_document_tokens: int = Field(
         default=0, ge=0, description="train only on documents of at least this many tokens"
