@@ -167,6 +167,8 @@ class _Node:
 
     def _result(self, code: int) -> Result:
         """What rank 0 reported, on node 0; raises for what went wrong."""
+        if code == 0 and follows(self.options):
+            return Result()  # node 0 has it, and may have published by now, with all that lay in the work folder
         self._record_killed()
         failures = self.folder.failures(self.plan.attempt)
         stopped = self.context.stop_requested()
@@ -187,6 +189,8 @@ class _Node:
     def _record_killed(self) -> None:
         """Write down the ranks here that were killed, which could not do it themselves."""
         known = {failure["rank"] for failure in self.folder.failures(self.plan.attempt)}
+        if not self.log.exists():
+            return
         for rank, code in FAILURE.findall(self.log.read_text(errors="replace")):
             if int(rank) in known or self.context.stop_requested():
                 continue
