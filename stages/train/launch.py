@@ -29,6 +29,7 @@ from stages.train.processes import descendants, end_with_parent, kill_tree
 from stages.train.relay import Listener
 
 WORKER = "stages.train.worker"
+KILLED = "it was killed by"
 POLL_SECONDS = 0.1
 # How long the ranks of this node may go on once another rank has failed, or torchrun waits before it kills.
 GRACE_SECONDS = 5
@@ -179,7 +180,8 @@ class _Node:
         if causes:
             # A rank that knows what is wrong comes first; one that lost its neighbours knows less than who was killed.
             known = [failure for failure in causes if failure["kind"] not in ("", "killed")]
-            killed = [failure for failure in causes if failure["kind"] == "killed"]
+            killed = [failure for failure in causes if failure["kind"] == "killed" and KILLED in failure["what"]]
+            killed.sort(key=lambda failure: "SIGABRT" in failure["what"])  # gloo aborts when a neighbour is gone
             raise rebuilt_error((known or killed or causes)[0], self.options.world_size, self.log)
         result = self.folder.read_result()
         if code != 0 or result is None:
@@ -196,7 +198,7 @@ class _Node:
                 continue
             if int(code) < 0:
                 name = signal.Signals(-int(code)).name
-                what = f"it was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+                what = f"{KILLED} {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
             else:
                 what = f"it ended with exit code {code}"
             self.folder.write_ending(int(rank), self.plan.attempt, {"kind": "killed", "what": what})
