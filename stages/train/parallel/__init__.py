@@ -9,5 +9,5 @@ expert.py      experts on other processes; all_to_all.py: how rows reach them be
 context.py     attention over rows that several processes hold parts of
 pipeline.py    layers on other processes
 norms.py       the norm of a gradient that lies in shards;  reduce.py: sums over all processes
-state.py       initial values, checkpoints and whole tensors of a model in shards
+state.py       initial values of a model in shards, and values out of checkpoints
 """

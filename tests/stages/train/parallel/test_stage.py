@@ -14,7 +14,7 @@ from stages.train.parallel.mesh import Parallel
 from stages.train.parallel.norms import by_mesh, clip_gradients
 from stages.train.parallel.reduce import sum_statistics
 from stages.train.parallel.stage import attach, layers_of_stage, reduce_to_stage
-from stages.train.parallel.state import full_state, initialize
+from stages.train.parallel.state import initialize
 
 
 @pytest.mark.parametrize(("layers", "stages"), [(4, 4), (7, 3), (28, 8)])
@@ -54,7 +54,7 @@ def test_one_process_has_a_plain_model_and_needs_no_groups() -> None:
     initialize(distributed, 7)
     whole = LongcatFlash(config)
     initialize_whole(whole, 7)
-    state = full_state(distributed)
+    state = dict(distributed.named_tensors())
     expected = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import yaml
+from gathering import full_state, full_tensors
 from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
@@ -35,7 +36,7 @@ from stages.train.parallel.norms import by_mesh, clip_gradients, gradient_norm
 from stages.train.parallel.pipeline import Pipeline
 from stages.train.parallel.reduce import sum_statistics
 from stages.train.parallel.rows import Rows, local_rows
-from stages.train.parallel.state import full_state, full_tensors, initialize, load_full_state, local_part
+from stages.train.parallel.state import initialize, load_full_state, local_part
 
 PROCESSES, SECONDS = 4, 240
 SEED, LENGTH, VOCABULARY, MTP_WEIGHT, CLIP = 5, 32, 67, 0.3, 1e-2
