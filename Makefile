@@ -33,7 +33,7 @@ ifeq ($(TORCH),cpu)
 else
 	$(PIP) install --quiet --editable '.[dev,gpu]'
 endif
-	$(BIN)/python -m stages.data.language
+	$(BIN)/python -P -m longcat.stages.data.language
 	@touch $@
 
 demo: setup ## Run the whole chain: crawl to evaluated, extended model
@@ -51,10 +51,10 @@ smoke: setup ## The same stages in under three minutes, in a store of their own
 	$(BIN)/longcat --store $(VENV)/smoke-store artifacts verify
 
 test: setup ## Run the tests
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow'
 
 test-slow: setup ## The minutes-long tests, e.g. twenty kills of the smoke recipe
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(BIN)/pytest -m slow --timeout 3600
 
 fuzz: setup ## Fuzz the readers and page extraction, FUZZ_SECONDS each
 	$(PIP) install --quiet --editable '.[fuzz]'
@@ -63,7 +63,7 @@ fuzz: setup ## Fuzz the readers and page extraction, FUZZ_SECONDS each
 
 test-ray: setup ## The tests of the Ray engine on a local cluster (installs Ray into .venv)
 	$(PIP) install --quiet --editable '.[ray]'
-	$(BIN)/python -m pytest tests/pipeline/test_engine_ray.py tests/pipeline/test_engine_ray_cluster.py
+	$(BIN)/pytest tests/pipeline/test_engine_ray.py tests/pipeline/test_engine_ray_cluster.py
 
 lint: setup ## ruff, mypy and the import directions
 	$(BIN)/ruff check .
@@ -105,7 +105,7 @@ paper: setup ## Six ablations of the LongCat-Flash report in small, minutes each
 		$(BIN)/python benchmarks/paper/$$name.py || exit; done
 
 kernels-report: setup ## Compile every Triton kernel for sm_90, sm_100 and gfx942 and show what each uses; needs no GPU
-	$(BIN)/python -m kernels.report
+	$(BIN)/python -P -m longcat.kernels.report
 
 docs: setup ## Build the documentation into site/
 	$(PIP) install --quiet --editable '.[docs]'

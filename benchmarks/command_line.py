@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def commands(store: Path | None, recipe: str) -> dict[str, list[str]]:
-    longcat = [sys.executable, "-m", "longcat_cli"]
+    longcat = [sys.executable, "-m", "longcat.cli"]
     found = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "import torch": [sys.executable, "-c", "import torch"],

@@ -26,11 +26,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.data.decontaminate.config import DecontaminateConfig
-from stages.data.decontaminate.index import build_index
-from stages.data.decontaminate.items import Part, read_parts
-from stages.data.decontaminate.match import Scanner
-from stages.data.decontaminate.words import word_spans, words_of
+from longcat.stages.data.decontaminate.config import DecontaminateConfig
+from longcat.stages.data.decontaminate.index import build_index
+from longcat.stages.data.decontaminate.items import Part, read_parts
+from longcat.stages.data.decontaminate.match import Scanner
+from longcat.stages.data.decontaminate.words import word_spans, words_of
 
 PLANT_WORDS = 400
 Disguise = Callable[[str, random.Random], str]

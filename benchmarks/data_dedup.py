@@ -82,7 +82,7 @@ def texts_of(corpus: Path, limit: int) -> list[str]:
 
 def write_shards(folder: Path, texts: Iterable[str], size: int = 100_000) -> int:
     """Documents `d0000000`, ... in shards of `size` documents in the store's format; returns how many."""
-    from pipeline.documents import Document, shard_name, write_documents
+    from longcat.pipeline.documents import Document, shard_name, write_documents
 
     total = 0
 
@@ -114,12 +114,12 @@ def child(shards: Path, work: Path, config: dict[str, Any]) -> None:
     """Run the stage `data.dedup` over the shards and print what it used."""
     import pyarrow.parquet  # noqa: F401
 
-    import stages  # noqa: F401
-    from pipeline.config import StageConfig
-    from pipeline.engine import LocalEngine
-    from pipeline.runner import Session, run_stage
-    from pipeline.stage import Context, Result, Stage, registry
-    from pipeline.store import Store
+    import longcat.stages  # noqa: F401
+    from longcat.pipeline.config import StageConfig
+    from longcat.pipeline.engine import LocalEngine
+    from longcat.pipeline.runner import Session, run_stage
+    from longcat.pipeline.stage import Context, Result, Stage, registry
+    from longcat.pipeline.store import Store
 
     def link(context: Context[StageConfig]) -> Result:
         for path in sorted(shards.iterdir()):
@@ -205,7 +205,7 @@ def edited(generator: random.Random, text: str, rate: float) -> str:
 
 def true_pairs(texts: list[str], least: float) -> dict[tuple[int, int], float]:
     """All pairs whose sets of word 5-grams, kept as strings, have a Jaccard similarity of at least `least`."""
-    from stages.data.dedup.words import normalised_words
+    from longcat.stages.data.dedup.words import normalised_words
 
     numbers: dict[tuple[str, ...], int] = {}
     postings: list[list[int]] = []

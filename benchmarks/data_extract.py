@@ -85,7 +85,7 @@ class Peer:
 
 
 def ours(page: str) -> tuple[str, float]:
-    from stages.data.extract.html import extract_page
+    from longcat.stages.data.extract.html import extract_page
 
     data = page.encode(errors="replace")
     started = time.process_time()
@@ -94,7 +94,7 @@ def ours(page: str) -> tuple[str, float]:
 
 
 def read_pages(path: Path, truth: Path | None, most: int) -> list[dict[str, Any]]:
-    from stages.data.extract.decode import decode
+    from longcat.stages.data.extract.decode import decode
 
     if truth is None:
         files = sorted(file for file in path.rglob("*.html") if file.is_file())

@@ -81,8 +81,8 @@ class Ours:
     """All families at once, as the stage runs, and each by itself for its decision."""
 
     def __init__(self) -> None:
-        from stages.data.filter.config import FilterConfig
-        from stages.data.filter.rules import judge
+        from longcat.stages.data.filter.config import FilterConfig
+        from longcat.stages.data.filter.rules import judge
 
         def configure(*on: str) -> FilterConfig:
             names = ("language", "code", *FAMILIES)
@@ -95,7 +95,7 @@ class Ours:
         self._each = {family: configure(family) for family in FAMILIES}
 
     def seconds(self, texts: list[str]) -> float:
-        from pipeline.documents import Document
+        from longcat.pipeline.documents import Document
 
         documents = [Document("", text, "") for text in texts]
         started = time.process_time()
@@ -105,7 +105,7 @@ class Ours:
 
     def judge(self, text: str, family: str) -> tuple[str | None, float | None, float | None]:
         """The reason, and the value and threshold it stands on."""
-        from pipeline.documents import Document
+        from longcat.pipeline.documents import Document
 
         config = self._each[family]
         verdict = self._judge(Document("", text, ""), config, None)

@@ -26,14 +26,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import stages  # noqa: F401  declares the stages
-from pipeline.artifact import Artifact
-from pipeline.documents import document_shards, read_documents
-from pipeline.engine import LocalEngine
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
-from stages.data.pack.encode import BATCH_CHARACTERS, BATCH_DOCUMENTS
-from stages.tokenizer import load_tokenizer
+import longcat.stages  # noqa: F401  declares the stages
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import document_shards, read_documents
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
+from longcat.stages.data.pack.encode import BATCH_CHARACTERS, BATCH_DOCUMENTS
+from longcat.stages.tokenizer import load_tokenizer
 
 SUFFIXES = {".html", ".htm", ".txt", ".md", ".rst"}
 PACK_LENGTH = 2048

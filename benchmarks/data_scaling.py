@@ -31,14 +31,14 @@ from typing import Any
 
 import psutil
 
-import stages  # noqa: F401  declares the stages
-from pipeline.artifact import Artifact
-from pipeline.engine import LocalEngine
-from pipeline.errors import LongcatError
-from pipeline.files import folder_bytes
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
-from stages.data.tokenizer.special import TOKENIZER_FILES
+import longcat.stages  # noqa: F401  declares the stages
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import LongcatError
+from longcat.pipeline.files import folder_bytes
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
+from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
 
 WARM_UP_BYTES = 2 << 20
 RESOLUTION_SECONDS = 0.01

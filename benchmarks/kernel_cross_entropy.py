@@ -21,8 +21,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.cross_entropy import cpu as cross_entropy
-from kernels.linear_cross_entropy import cpu as linear_cross_entropy
+from longcat.kernels.cross_entropy import cpu as cross_entropy
+from longcat.kernels.linear_cross_entropy import cpu as linear_cross_entropy
 
 IGNORE = -100
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from kernels.grouped_mlp import grouped_mlp
-from kernels.linear import linear
-from kernels.swiglu import swiglu
+from longcat.kernels.grouped_mlp import grouped_mlp
+from longcat.kernels.linear import linear
+from longcat.kernels.swiglu import swiglu
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

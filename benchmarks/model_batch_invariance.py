@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from model.cache import LatentCache
-from model.deterministic import batch_invariant
-from model.init import initialize
-from model.presets import load_preset
-from model.transformer import LongcatFlash
+from longcat.model.cache import LatentCache
+from longcat.model.deterministic import batch_invariant
+from longcat.model.init import initialize
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
 
 SETTINGS = {"default": nullcontext, "batch_invariant": batch_invariant}
 

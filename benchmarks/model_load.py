@@ -29,7 +29,7 @@ def peak():
 
 who, what, source, target = sys.argv[1:]
 if who == "longcat":
-    from model.checkpoint import Conversion, load_pretrained, save_pretrained
+    from longcat.model.checkpoint import Conversion, load_pretrained, save_pretrained
 else:
     from transformers import LongcatFlashForCausalLM
     load_pretrained = lambda folder: LongcatFlashForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -57,10 +57,10 @@ CASES = (
 
 def prepare(preset: str, folder: Path) -> dict[str, Path]:
     """The same random weights in both layouts."""
-    from model.checkpoint import save_pretrained
-    from model.init import initialize
-    from model.presets import load_preset
-    from model.transformer import LongcatFlash
+    from longcat.model.checkpoint import save_pretrained
+    from longcat.model.init import initialize
+    from longcat.model.presets import load_preset
+    from longcat.model.transformer import LongcatFlash
 
     model = LongcatFlash(load_preset(preset))
     initialize(model, 0)

@@ -44,11 +44,11 @@ class Ours:
     def __init__(self) -> None:
         import torch
 
-        from model.init import initialize
-        from model.presets import load_preset
-        from model.transformer import LongcatFlash
-        from stages.train.config import OptimizerOptions
-        from stages.train.optimizer import build_optimizer
+        from longcat.model.init import initialize
+        from longcat.model.presets import load_preset
+        from longcat.model.transformer import LongcatFlash
+        from longcat.stages.train.config import OptimizerOptions
+        from longcat.stages.train.optimizer import build_optimizer
 
         self.config = load_preset(PRESET)
         self.model = LongcatFlash(self.config)
@@ -70,7 +70,7 @@ class Ours:
         return seconds
 
     def prefill(self, batch: int, length: int) -> float:
-        from model.cache import LatentCache
+        from longcat.model.cache import LatentCache
 
         tokens = tokens_of(batch, length, self.config.vocab_size)
         with self.torch.no_grad():
@@ -80,7 +80,7 @@ class Ours:
             return time.perf_counter() - started
 
     def decode(self, batch: int, length: int) -> float:
-        from model.cache import LatentCache
+        from longcat.model.cache import LatentCache
 
         tokens = tokens_of(batch, length, self.config.vocab_size)
         with self.torch.no_grad():
@@ -97,7 +97,7 @@ class Transformers:
         import torch
         from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
-        from model.presets import load_preset
+        from longcat.model.presets import load_preset
 
         self.vocabulary = load_preset(PRESET).vocab_size
         self.model = LongcatFlashForCausalLM(LongcatFlashConfig(**load_preset(PRESET).to_dict())).float()
@@ -202,8 +202,8 @@ def tokens_in(task: str) -> int:
 
 def training_flops(length: int, selected: float) -> float:
     """Of a token: three passes over the matrices that it used, and causal attention."""
-    from model.accounting import count
-    from model.presets import load_preset
+    from longcat.model.accounting import count
+    from longcat.model.presets import load_preset
 
     config = load_preset(PRESET)
     counted = count(config, context=length)
@@ -214,8 +214,8 @@ def training_flops(length: int, selected: float) -> float:
 
 def decode_bytes(batch: int, context: int) -> float:
     """That one step of decode must read: dense weights, the experts that are selected on average, and the cache."""
-    from model.accounting import count
-    from model.presets import load_preset
+    from longcat.model.accounting import count
+    from longcat.model.presets import load_preset
 
     config = load_preset(PRESET)
     counted = count(config)

@@ -29,12 +29,12 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 
-from model.init import initialize
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from stages.train.config import OptimizerOptions
-from stages.train.optimizer import build_optimizer, moments, set_learning_rate
-from stages.train.state import RunCheckpoints, model_tensors
+from longcat.model.init import initialize
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.config import OptimizerOptions
+from longcat.stages.train.optimizer import build_optimizer, moments, set_learning_rate
+from longcat.stages.train.state import RunCheckpoints, model_tensors
 
 Figures = dict[str, float]
 

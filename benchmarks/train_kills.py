@@ -28,7 +28,7 @@ TRIAL_STEPS = 20
 
 def command(store: Path, options: argparse.Namespace, steps: int, name: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "longcat_cli", "--store", str(store), "train", "--tokens", options.tokens),
+        *(sys.executable, "-m", "longcat.cli", "--store", str(store), "train", "--tokens", options.tokens),
         *("--preset", options.preset, "--steps", str(steps), "--threads", "1", "--batch-size", "8"),
         *("--checkpoint-every", str(max(10, steps // 60)), "--name", name, "--json"),
     ]
@@ -36,7 +36,7 @@ def command(store: Path, options: argparse.Namespace, steps: int, name: str) -> 
 
 def copy_tokens(source: Path, target: Path, reference: str) -> None:
     """A store that holds the tokens alone, under the same name."""
-    shown = [sys.executable, "-m", "longcat_cli", "--store", str(source), "artifacts", "show", reference, "--json"]
+    shown = [sys.executable, "-m", "longcat.cli", "--store", str(source), "artifacts", "show", reference, "--json"]
     path = Path(json.loads(subprocess.run(shown, check=True, capture_output=True, text=True).stdout)["path"])
     shutil.copytree(path, target / path.parent.name / path.name)
     (target / "refs").mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def write_tokens(prefix: Path, total: int, vocabulary: int, filled: bool) -> Non
     """A token file of documents of 200 to 2,000 tokens; `filled` with random ids, else a sparse file of zeros."""
     import numpy as np
 
-    from pipeline.tokens import TokenWriter
+    from longcat.pipeline.tokens import TokenWriter
 
     generator = np.random.default_rng(0)
     lengths = generator.integers(200, 2000, size=total // 1100)
@@ -45,8 +45,8 @@ def write_tokens(prefix: Path, total: int, vocabulary: int, filled: bool) -> Non
 
 def time_loader(folder: Path, tokens: int) -> dict[str, float]:
     """Seconds to open a token file and make its first batch, and to make one later."""
-    from pipeline.tokens import TokenFile
-    from stages.train.loader import TokenWindows, batch
+    from longcat.pipeline.tokens import TokenFile
+    from longcat.stages.train.loader import TokenWindows, batch
 
     write_tokens(folder / "large", tokens, 16384, filled=False)
     began = time.perf_counter()
@@ -67,8 +67,8 @@ class Bare:
     def __init__(self) -> None:
         import torch
 
-        from stages.train.config import OptimizerOptions
-        from stages.train.optimizer import build_optimizer
+        from longcat.stages.train.config import OptimizerOptions
+        from longcat.stages.train.optimizer import build_optimizer
 
         self.model = new_model()
         self.optimizer = build_optimizer(self.model, OptimizerOptions())
@@ -88,17 +88,17 @@ class Trainer:
     def __init__(self, folder: Path, objective: dict[str, Any]) -> None:
         import torch
 
-        from pipeline.engine import LocalEngine
-        from pipeline.interrupt import StopSignal
-        from pipeline.progress import SilentProgress
-        from pipeline.stage import Context
-        from pipeline.tokens import TokenFile
-        from stages.train.config import TrainConfig
-        from stages.train.loader import TokenWindows, validation_windows
-        from stages.train.parallel.build import whole
-        from stages.train.plan import Counters, Plan, Start, Validation
-        from stages.train.schedule import Schedule
-        from stages.train.trainer import Run
+        from longcat.pipeline.engine import LocalEngine
+        from longcat.pipeline.interrupt import StopSignal
+        from longcat.pipeline.progress import SilentProgress
+        from longcat.pipeline.stage import Context
+        from longcat.pipeline.tokens import TokenFile
+        from longcat.stages.train.config import TrainConfig
+        from longcat.stages.train.loader import TokenWindows, validation_windows
+        from longcat.stages.train.parallel.build import whole
+        from longcat.stages.train.plan import Counters, Plan, Start, Validation
+        from longcat.stages.train.schedule import Schedule
+        from longcat.stages.train.trainer import Run
 
         held = whole(new_model(), torch.device("cpu"), torch.float32)
         # The weights have to stay, as those of the bare step do: a router that learns sends tokens to more experts.
@@ -140,9 +140,9 @@ class Trainer:
 
 
 def new_model() -> Any:
-    from model.init import initialize
-    from model.presets import load_preset
-    from model.transformer import LongcatFlash
+    from longcat.model.init import initialize
+    from longcat.model.presets import load_preset
+    from longcat.model.transformer import LongcatFlash
 
     model = LongcatFlash(load_preset(PRESET))
     initialize(model, seed=0)
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    from stages.train.runtime import reproducible
+    from longcat.stages.train.runtime import reproducible
 
     with tempfile.TemporaryDirectory() as name, reproducible(options.threads):
         folder = Path(name)

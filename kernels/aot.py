@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kernels.chips import Chip
+from longcat.kernels.chips import Chip
 
 ALIGNMENT = 16  # bytes or elements that launches of real sizes are divisible by
 

@@ -1,4 +1,4 @@
-"""`python -m kernels.report`: every Triton kernel compiled for every chip, with what it uses of each.
+"""`python -m longcat.kernels.report`: every Triton kernel compiled for every chip, with what it uses of each.
 
 Ends with 1 where a kernel does not compile, spills registers or needs more than the chip has. Needs no GPU.
 """
@@ -17,8 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from kernels.aot import Launch, Usage, compile_launch
-from kernels.chips import CHIPS, Chip
+from longcat.kernels.aot import Launch, Usage, compile_launch
+from longcat.kernels.chips import CHIPS, Chip
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def operations() -> list[str]:
 
 def launches(operation: str, chip: Chip) -> list[Launch]:
     """The launches of an operation as it would make them on `chip`."""
-    module: Any = import_module(f"kernels.{operation}.triton")
+    module: Any = import_module(f"longcat.kernels.{operation}.triton")
     return list(module.launches(chip))
 
 
@@ -93,7 +93,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m longcat.kernels.report", description=__doc__)
     parser.add_argument("--operation", action="append", choices=operations(), help="only this one; may be repeated")
     parser.add_argument("--chip", action="append", choices=tuple(CHIPS), help="only this one; may be repeated")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="kernels compiled at a time")

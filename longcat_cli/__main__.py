@@ -1,6 +1,6 @@
-"""`python -m longcat_cli` is `longcat`."""
+"""`python -m longcat.cli` is `longcat`."""
 
-from longcat_cli.app import main
+from longcat.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from longcat_cli import (
+from longcat.cli import (
     artifacts,
     convert,
     data,
@@ -25,7 +25,7 @@ from longcat_cli import (
     serve,
     train,
 )
-from longcat_cli.settings import DEFAULT_STORE, EngineName, Settings
+from longcat.cli.settings import DEFAULT_STORE, EngineName, Settings
 
 app = typer.Typer(
     name="longcat",
@@ -65,7 +65,7 @@ def settings(
     version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
 ) -> None:
     if version:
-        from pipeline.environment import code_version
+        from longcat.pipeline.environment import code_version
 
         typer.echo(f"longcat {code_version()}")
         raise typer.Exit
@@ -108,8 +108,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 usage, 3 bad config or input,
     4 artifact missing, 5 integrity, 130 interrupted."""
-    from pipeline.errors import LongcatError
-    from pipeline.interrupt import StopSignal
+    from longcat.pipeline.errors import LongcatError
+    from longcat.pipeline.interrupt import StopSignal
 
     debug = "--debug" in arguments
     stop = StopSignal()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longcat_cli.settings import settings_of
+from longcat.cli.settings import settings_of
 
 app = typer.Typer(no_args_is_help=True, help="List, show, trace, compare, verify and clear artifacts.")
 
@@ -29,9 +29,9 @@ def list_artifacts(
 
     Example: [cyan]longcat artifacts list --kind checkpoint[/cyan]
     """
-    from longcat_cli.render import print_artifacts
-    from pipeline.artifact import KINDS
-    from pipeline.errors import UsageError
+    from longcat.cli.render import print_artifacts
+    from longcat.pipeline.artifact import KINDS
+    from longcat.pipeline.errors import UsageError
 
     if kind is not None and kind not in KINDS:
         raise UsageError(f"no kind of artifact is called {kind!r}", hint=f"kinds: {', '.join(KINDS)}")
@@ -45,8 +45,8 @@ def show(ctx: typer.Context, reference: Reference, as_json: Json = False) -> Non
 
     Example: [cyan]longcat artifacts show filtered@2[/cyan]
     """
-    from longcat_cli.console import print_json
-    from longcat_cli.render import artifact_json, print_manifest
+    from longcat.cli.console import print_json
+    from longcat.cli.render import artifact_json, print_manifest
 
     store = settings_of(ctx).open_store()
     artifact = store.resolve(reference)
@@ -73,10 +73,10 @@ def lineage(
 
       [cyan]longcat artifacts lineage tokens --counts[/cyan]
     """
-    from longcat_cli.console import out, print_json
-    from longcat_cli.render import lineage_tree, print_flows
-    from pipeline.lineage import ancestry, document_flows
-    from pipeline.lineage import lineage as trace
+    from longcat.cli.console import out, print_json
+    from longcat.cli.render import lineage_tree, print_flows
+    from longcat.pipeline.lineage import ancestry, document_flows
+    from longcat.pipeline.lineage import lineage as trace
 
     store = settings_of(ctx).open_store()
     artifact = store.resolve(reference)
@@ -96,9 +96,9 @@ def diff(ctx: typer.Context, before: Reference, after: Reference, as_json: Json 
 
     Example: [cyan]longcat artifacts diff filtered@1 filtered@2[/cyan]
     """
-    from longcat_cli.console import print_json
-    from longcat_cli.render import print_difference
-    from pipeline.lineage import difference
+    from longcat.cli.console import print_json
+    from longcat.cli.render import print_difference
+    from longcat.pipeline.lineage import difference
 
     store = settings_of(ctx).open_store()
     changes = difference(store.resolve(before), store.resolve(after))
@@ -120,8 +120,8 @@ def verify(
 
     Example: [cyan]longcat artifacts verify[/cyan]
     """
-    from longcat_cli.render import print_verification
-    from pipeline.errors import IntegrityError
+    from longcat.cli.render import print_verification
+    from longcat.pipeline.errors import IntegrityError
 
     store = settings_of(ctx).open_store()
     chosen = [store.resolve(reference) for reference in references] if references else list(store.artifacts())
@@ -149,8 +149,8 @@ def gc(
     """
     import shutil
 
-    from longcat_cli.render import print_garbage
-    from pipeline.lineage import garbage
+    from longcat.cli.render import print_garbage
+    from longcat.pipeline.lineage import garbage
 
     store = settings_of(ctx).open_store()
     found = garbage(store, keep_versions=keep, damaged=damaged)

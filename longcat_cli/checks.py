@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -11,12 +10,13 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
-from longcat_cli.console import size
-from pipeline.engine.local import available_cores
-from pipeline.environment import package_version
-from pipeline.store import Store
+from longcat.cli.console import size
+from longcat.pipeline.engine.local import available_cores
+from longcat.pipeline.environment import package_version
+from longcat.pipeline.processes import import_root
+from longcat.pipeline.store import Store
 
-OUR_PACKAGES = ("longcat_cli", "stages", "pipeline", "model", "kernels")
+DISTRIBUTION, PACKAGE = "longcat-cli", "longcat"
 MIN_FREE_BYTES = 2 << 30
 
 
@@ -34,7 +34,7 @@ def run_checks(store: Store) -> list[Check]:
     """All checks, in a fixed order."""
     checks: tuple[Callable[[], Check], ...] = (
         _python,
-        _shadowing,
+        _ownership,
         _torch,
         _accelerator,
         _triton,
@@ -52,16 +52,23 @@ def _python() -> Check:
     return Check("python", "ok", f"{version} at {sys.prefix}")
 
 
-def _shadowing() -> Check:
-    home = Path(__file__).resolve().parent.parent
-    strangers = []
-    for name in OUR_PACKAGES:
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.origin or Path(spec.origin).resolve().parent.parent != home:
-            strangers.append(f"{name} is {spec.origin if spec else 'missing'}")
+def _ownership() -> Check:
+    """Which distributions own files of our one import name, and whether what runs is ours."""
+    owners = sorted(
+        {
+            str(dist.metadata["Name"])
+            for dist in distributions()
+            if any(file.parts[0] == PACKAGE for file in dist.files or ()) or dist.metadata["Name"] == DISTRIBUTION
+        }
+    )
+    home = import_root() / PACKAGE
+    found = f"{home}, owned by {', '.join(owners) or 'no distribution'}"
+    if owners == [DISTRIBUTION]:
+        return Check("import name", "ok", found)
+    strangers = ", ".join(name for name in owners if name != DISTRIBUTION)
     if strangers:
-        return Check("our packages", "problem", "; ".join(strangers), "use an environment of its own: make setup")
-    return Check("our packages", "ok", str(home))
+        return Check("import name", "problem", found, f"uninstall {strangers}, then reinstall {DISTRIBUTION}")
+    return Check("import name", "note", found, f"not installed: pip install {DISTRIBUTION}")
 
 
 def _torch() -> Check:
@@ -110,8 +117,8 @@ def _fasttext() -> Check:
 
 
 def _language_model() -> Check:
-    from pipeline.errors import LongcatError
-    from stages.data.language import ensure_language_model
+    from longcat.pipeline.errors import LongcatError
+    from longcat.stages.data.language import ensure_language_model
 
     try:
         return Check("language model", "ok", str(ensure_language_model()))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.progress import Bar, Progress
+    from longcat.pipeline.progress import Bar, Progress
 
 PLAIN_INTERVAL_SECONDS = 10.0
 # The time left is worked out from what was done in so many seconds: long enough for steps of minutes.
@@ -59,7 +59,7 @@ def make_logger(*, quiet: bool, debug: bool) -> logging.Logger:
 
 def make_progress(*, quiet: bool) -> Progress:
     """Bars on a terminal, a line every ten seconds elsewhere, nothing with `--quiet`."""
-    from pipeline.progress import SilentProgress
+    from longcat.pipeline.progress import SilentProgress
 
     if quiet:
         return SilentProgress()

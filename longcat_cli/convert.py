@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from longcat_cli.inference_options import checkpoint_folder
-from longcat_cli.settings import settings_of
-from longcat_cli.stage_command import Spec, add_stage_command
+from longcat.cli.inference_options import checkpoint_folder
+from longcat.cli.settings import settings_of
+from longcat.cli.stage_command import Spec, add_stage_command
 
 
 class LayoutName(StrEnum):
@@ -66,8 +66,8 @@ def export(
 
       [cyan]longcat export extended --output extended-vllm --dtype bfloat16[/cyan]
     """
-    from longcat_cli.console import make_progress, print_json
-    from stages.convert import export_checkpoint
+    from longcat.cli.console import make_progress, print_json
+    from longcat.stages.convert import export_checkpoint
 
     settings = settings_of(ctx)
     result = export_checkpoint(
@@ -84,7 +84,7 @@ def export(
 
 
 def _print(checkpoint: str, result: dict[str, Any]) -> None:
-    from longcat_cli.console import out, size
+    from longcat.cli.console import out, size
 
     console = out()
     console.print(f"[bold]{checkpoint}[/bold]  {result['layout']} layout, {size(result['weight_bytes'])} of weights")

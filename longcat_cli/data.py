@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from longcat_cli.settings import settings_of
-from longcat_cli.stage_command import Spec, add_stage_command
+from longcat.cli.settings import settings_of
+from longcat.cli.stage_command import Spec, add_stage_command
 
 app = typer.Typer(
     no_args_is_help=True, help="Collect, extract, filter, dedup, decontaminate, train a tokenizer, score, pack, mix."
@@ -62,11 +62,11 @@ def inspect_filtered(
 
     Example: [cyan]longcat data inspect filtered --set gopher_quality.min_words=80[/cyan]
     """
-    from longcat_cli.console import err, print_json
-    from longcat_cli.filter_report import print_report
-    from pipeline.config import parse_assignments
-    from pipeline.errors import MissingArtifactError
-    from stages.data.inspect.report import report
+    from longcat.cli.console import err, print_json
+    from longcat.cli.filter_report import print_report
+    from longcat.pipeline.config import parse_assignments
+    from longcat.pipeline.errors import MissingArtifactError
+    from longcat.stages.data.inspect.report import report
 
     store = settings_of(ctx).open_store()
     artifact = store.resolve(reference)

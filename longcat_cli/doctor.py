@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longcat_cli.settings import settings_of
+from longcat.cli.settings import settings_of
 
 
 def register(root: typer.Typer) -> None:
@@ -23,9 +23,9 @@ def doctor(
 
     Example: [cyan]longcat doctor[/cyan]
     """
-    from longcat_cli.checks import run_checks
-    from longcat_cli.console import out, print_json
-    from longcat_cli.render import table
+    from longcat.cli.checks import run_checks
+    from longcat.cli.console import out, print_json
+    from longcat.cli.render import table
 
     found = run_checks(settings_of(ctx).open_store())
     if as_json:

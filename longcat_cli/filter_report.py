@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from longcat_cli.console import out
-from longcat_cli.render import table
+from longcat.cli.console import out
+from longcat.cli.render import table
 
 BAR = 40
 

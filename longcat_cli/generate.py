@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longcat_cli.inference_options import (
+from longcat.cli.inference_options import (
     Checkpoint,
     Device,
     Dtype,
@@ -22,8 +22,8 @@ from longcat_cli.inference_options import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stages.serve.chat import ChatSession
-    from stages.serve.sampling import SamplingParams
+    from longcat.stages.serve.chat import ChatSession
+    from longcat.stages.serve.sampling import SamplingParams
 
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 
@@ -57,8 +57,8 @@ def generate(
 
       [cyan]echo "A list is" | longcat generate --checkpoint extended --temperature 0 --json[/cyan]
     """
-    from longcat_cli.console import print_json
-    from stages.serve.generate import generate as continuation
+    from longcat.cli.console import print_json
+    from longcat.stages.serve.generate import generate as continuation
 
     text = prompt if prompt is not None else sys.stdin.read(1 << 20)
     params = _params(max_tokens, temperature, top_p, top_k, seed, tuple(stop or ()))
@@ -89,7 +89,7 @@ def chat(
 
     Example: [cyan]longcat chat --checkpoint extended --system "Answer briefly."[/cyan]
     """
-    from stages.serve.chat import ChatSession
+    from longcat.stages.serve.chat import ChatSession
 
     folder = checkpoint_folder(ctx, checkpoint)
     session = ChatSession(folder, system, device=_word(device), dtype=_word(dtype), threads=threads)
@@ -97,7 +97,7 @@ def chat(
 
 
 def _converse(session: ChatSession, params: SamplingParams) -> None:
-    from pipeline.errors import InputError
+    from longcat.pipeline.errors import InputError
 
     while True:
         try:
@@ -125,7 +125,7 @@ def _stream(pieces: Iterator[str]) -> None:
 def _params(
     max_tokens: int, temperature: float, top_p: float, top_k: int | None, seed: int | None, stop: tuple[str, ...] = ()
 ) -> SamplingParams:
-    from stages.serve.sampling import SamplingParams
+    from longcat.stages.serve.sampling import SamplingParams
 
     return SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k or 0, seed=seed, stop=stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from longcat_cli.stage_command import Spec, add_stage_command
+from longcat.cli.stage_command import Spec, add_stage_command
 
 
 def register(root: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from longcat_cli.settings import settings_of
+from longcat.cli.settings import settings_of
 
 Checkpoint = Annotated[
     str, typer.Option("--checkpoint", metavar="REF", help="A checkpoint: name, name@version, id prefix or folder.")
@@ -28,7 +28,7 @@ def checkpoint_folder(ctx: typer.Context, reference: str) -> Path:
         MissingArtifactError: it means nothing.
         UsageError: it means an artifact of another kind.
     """
-    from pipeline.errors import UsageError
+    from longcat.pipeline.errors import UsageError
 
     folder = Path(reference).expanduser()
     # A folder that another tool wrote has weights and no manifest.

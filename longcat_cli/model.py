@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from model.config import ModelConfig
+    from longcat.model.config import ModelConfig
 
 app = typer.Typer(no_args_is_help=True, help="List the architectures that come with longcat, and account for any.")
 
@@ -25,10 +25,10 @@ def list_presets(as_json: Json = False) -> None:
 
     Example: [cyan]longcat model list[/cyan]
     """
-    from longcat_cli.console import print_json
-    from longcat_cli.model_report import print_presets
-    from model.accounting import count
-    from model.presets import load_preset, preset_description, preset_names
+    from longcat.cli.console import print_json
+    from longcat.cli.model_report import print_presets
+    from longcat.model.accounting import count
+    from longcat.model.presets import load_preset, preset_description, preset_names
 
     found = [(name, preset_description(name), count(load_preset(name))) for name in preset_names()]
     if as_json:
@@ -66,9 +66,9 @@ def describe(
     """
     from dataclasses import asdict
 
-    from longcat_cli.console import print_json
-    from longcat_cli.model_report import print_accounting
-    from model.accounting import count
+    from longcat.cli.console import print_json
+    from longcat.cli.model_report import print_accounting
+    from longcat.model.accounting import count
 
     config, description = _find(ctx, model)
     sizes = count(config, context)
@@ -85,11 +85,11 @@ def _find(ctx: typer.Context, model: str) -> tuple[ModelConfig, str]:
         MissingArtifactError: it means nothing.
         ConfigError: config.json is missing, damaged or of another architecture.
     """
-    from longcat_cli.inference_options import checkpoint_folder
-    from model.checkpoint import load_config
-    from model.errors import ModelError
-    from model.presets import load_preset, preset_description, preset_names
-    from pipeline.errors import ConfigError, MissingArtifactError
+    from longcat.cli.inference_options import checkpoint_folder
+    from longcat.model.checkpoint import load_config
+    from longcat.model.errors import ModelError
+    from longcat.model.presets import load_preset, preset_description, preset_names
+    from longcat.pipeline.errors import ConfigError, MissingArtifactError
 
     if model in preset_names():
         return load_preset(model), preset_description(model)

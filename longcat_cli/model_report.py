@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from longcat_cli.console import out, size
-from longcat_cli.render import table
+from longcat.cli.console import out, size
+from longcat.cli.render import table
 
 if TYPE_CHECKING:
-    from model.accounting import Accounting
-    from model.config import ModelConfig
+    from longcat.model.accounting import Accounting
+    from longcat.model.config import ModelConfig
 
 Row = Sequence[str]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longcat_cli.settings import settings_of
+from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Recipe
+    from longcat.pipeline.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with longcat.")
 
@@ -45,9 +45,9 @@ def run(
 
       [cyan]longcat run demo --set base.steps=800 --until base[/cyan]
     """
-    from longcat_cli.render import print_outcomes, print_recipe_plan
-    from pipeline.config import parse_assignments
-    from pipeline.recipe import plan_recipe, run_steps, with_settings
+    from longcat.cli.render import print_outcomes, print_recipe_plan
+    from longcat.pipeline.config import parse_assignments
+    from longcat.pipeline.recipe import plan_recipe, run_steps, with_settings
 
     session = settings_of(ctx).open_session()
     path = find_recipe(recipe)
@@ -67,8 +67,8 @@ def list_recipes(as_json: Json = False) -> None:
 
     Example: [cyan]longcat recipes list[/cyan]
     """
-    from longcat_cli.console import out, print_json
-    from longcat_cli.render import table
+    from longcat.cli.console import out, print_json
+    from longcat.cli.render import table
 
     found = [_load(path) for path in sorted(shipped_folder().glob("*.yaml"))]
     if as_json:
@@ -86,7 +86,7 @@ def show(recipe: RecipeName, as_json: Json = False) -> None:
 
     Example: [cyan]longcat recipes show demo[/cyan]
     """
-    from longcat_cli.console import print_json
+    from longcat.cli.console import print_json
 
     path = find_recipe(recipe)
     loaded = _load(path)
@@ -104,8 +104,8 @@ def copy(
 
     Example: [cyan]longcat recipes copy demo mine.yaml[/cyan]
     """
-    from pipeline.errors import InputError
-    from pipeline.files import atomic_write
+    from longcat.pipeline.errors import InputError
+    from longcat.pipeline.files import atomic_write
 
     source = find_recipe(recipe)
     if target.is_dir():
@@ -120,9 +120,9 @@ def copy(
 
 def shipped_folder() -> Path:
     """Where the recipes of the distribution lie."""
-    import stages.recipes
+    from longcat.stages import recipes
 
-    return Path(next(iter(stages.recipes.__path__)))
+    return Path(next(iter(recipes.__path__)))
 
 
 def find_recipe(name: str) -> Path:
@@ -131,7 +131,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         InputError: there is neither.
     """
-    from pipeline.errors import InputError
+    from longcat.pipeline.errors import InputError
 
     shipped = shipped_folder() / f"{name}.yaml"
     if "/" not in name and shipped.is_file():
@@ -144,7 +144,7 @@ def find_recipe(name: str) -> Path:
 
 
 def _load(path: Path) -> Recipe:
-    import stages  # noqa: F401  declares the stages
-    from pipeline.recipe import load_recipe
+    import longcat.stages  # noqa: F401  declares the stages
+    from longcat.pipeline.recipe import load_recipe
 
     return load_recipe(path)

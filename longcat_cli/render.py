@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.tree import Tree
 
-from longcat_cli.console import brief, duration, out, print_json, size
+from longcat.cli.console import brief, duration, out, print_json, size
 
 if TYPE_CHECKING:
-    from pipeline.artifact import Artifact
-    from pipeline.lineage import DocumentFlow, Garbage
-    from pipeline.recipe import PlannedStep, Recipe
-    from pipeline.runner import Outcome, Plan
-    from pipeline.stage import Stage
-    from pipeline.store import Store
+    from longcat.pipeline.artifact import Artifact
+    from longcat.pipeline.lineage import DocumentFlow, Garbage
+    from longcat.pipeline.recipe import PlannedStep, Recipe
+    from longcat.pipeline.runner import Outcome, Plan
+    from longcat.pipeline.stage import Stage
+    from longcat.pipeline.store import Store
 
 
 def table(*columns: str) -> Table:
@@ -65,7 +65,7 @@ def _records(title: str, records: Sequence[Mapping[str, Any]], limit: int = 60) 
 
 
 def _leaves(values: Mapping[str, Any], limit: int = 40) -> list[tuple[str, str]]:
-    from pipeline.lineage import flatten
+    from longcat.pipeline.lineage import flatten
 
     rows = []
     for key, value in flatten(values).items():
@@ -82,7 +82,7 @@ def print_plan(
     store: Store, plan: Plan, *, as_json: bool, preview: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
 ) -> None:
     """One planned stage, not run; `preview` holds records about it by title."""
-    from pipeline.recipe import state_of
+    from longcat.pipeline.recipe import state_of
 
     print_steps([(plan.name or plan.stage.name, plan, state_of(store, plan))], as_json=as_json, preview=preview or {})
 
@@ -133,7 +133,7 @@ def print_outcomes(store: Store, outcomes: Sequence[Outcome], *, as_json: bool, 
     if as_json:
         print_json({"recipe": recipe, "artifacts": [outcome.summary() for outcome in outcomes]})
         return
-    from pipeline.lineage import document_flows
+    from longcat.pipeline.lineage import document_flows
 
     rows = table("artifact", "kind", "id", ">size", ">time", "counts", "metrics")
     for outcome in outcomes:
@@ -237,7 +237,7 @@ def _flow_json(store: Store, flow: DocumentFlow) -> dict[str, Any]:
 
 def print_settings(stage: Stage, given: Mapping[str, Any], *, as_json: bool) -> None:
     """Every configuration key of a stage: its value as given or by default, and what it means."""
-    from pipeline.lineage import flatten
+    from longcat.pipeline.lineage import flatten
 
     fields = _fields(stage.config)
     values = flatten(given)

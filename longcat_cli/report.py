@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from longcat_cli.settings import settings_of
+from longcat.cli.settings import settings_of
 
 
 def register(root: typer.Typer) -> None:
@@ -39,11 +39,11 @@ def report(
 
       [cyan]longcat report base grown-trained --output both.html --open[/cyan]
     """
-    from longcat_cli.console import out, print_json, size
-    from pipeline.files import atomic_write
-    from stages.report.page import render_page
-    from stages.report.runs import find_run
-    from stages.report.summary import figures
+    from longcat.cli.console import out, print_json, size
+    from longcat.pipeline.files import atomic_write
+    from longcat.stages.report.page import render_page
+    from longcat.stages.report.runs import find_run
+    from longcat.stages.report.summary import figures
 
     store = settings_of(ctx).open_store()
     runs = [find_run(store, reference) for reference in references]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from longcat_cli.inference_options import Checkpoint, Device, Dtype, Threads, checkpoint_folder
+from longcat.cli.inference_options import Checkpoint, Device, Dtype, Threads, checkpoint_folder
 
 
 def register(root: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def serve(
     """
     import sys
 
-    from stages.serve.server import serve as run_server
+    from longcat.stages.serve.server import serve as run_server
 
     choices: dict[str, Any] = {"device": device, "dtype": dtype}
     run_server(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.engine import Engine
-    from pipeline.interrupt import StopSignal
-    from pipeline.runner import Session
-    from pipeline.store import Store
+    from longcat.pipeline.engine import Engine
+    from longcat.pipeline.interrupt import StopSignal
+    from longcat.pipeline.runner import Session
+    from longcat.pipeline.store import Store
 
 DEFAULT_STORE = Path("longcat-store")
 
@@ -38,7 +38,7 @@ class Settings:
     stop: StopSignal | None = None
 
     def open_store(self) -> Store:
-        from pipeline.store import Store
+        from longcat.pipeline.store import Store
 
         return Store(self.store)
 
@@ -48,11 +48,11 @@ class Settings:
         Raises:
             UsageError: Ray was asked for and is not installed, or its address is given to another engine.
         """
-        from pipeline.engine import LocalEngine
-        from pipeline.errors import UsageError
+        from longcat.pipeline.engine import LocalEngine
+        from longcat.pipeline.errors import UsageError
 
         if self.engine is EngineName.RAY:
-            from pipeline.engine.ray import RayEngine
+            from longcat.pipeline.engine.ray import RayEngine
 
             return RayEngine(self.workers, self.ray_address)
         if self.ray_address is not None:
@@ -61,10 +61,10 @@ class Settings:
 
     def open_session(self) -> Session:
         """A session with progress on stderr and signals handled."""
-        import stages  # noqa: F401  declares the stages
-        from longcat_cli.console import make_logger, make_progress
-        from pipeline.interrupt import StopSignal
-        from pipeline.runner import Session
+        import longcat.stages  # noqa: F401  declares the stages
+        from longcat.cli.console import make_logger, make_progress
+        from longcat.pipeline.interrupt import StopSignal
+        from longcat.pipeline.runner import Session
 
         return Session(
             store=self.open_store(),

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from longcat_cli.settings import settings_of
+from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from pipeline.stage import Stage
+    from longcat.pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def build_command(name: str, spec: Spec, commands: Mapping[str, str] | None = No
 
     Its help lists `commands` (name -> summary), those that stand below it.
     """
-    import stages  # noqa: F401  declares the stages
-    from pipeline.stage import registry
+    import longcat.stages  # noqa: F401  declares the stages
+    from longcat.pipeline.stage import registry
 
     stage = registry.get(spec.stage)
     parameters = [*_role_parameters(stage, spec), *_field_parameters(stage, spec), *_common_parameters()]
@@ -240,9 +240,9 @@ def _common_parameters() -> list[inspect.Parameter]:
 
 
 def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -> None:
-    from longcat_cli.render import print_outcome, print_plan, print_settings
-    from pipeline.config import build_config, load_mapping, merge, parse_assignments
-    from pipeline.runner import execute, plan_named
+    from longcat.cli.render import print_outcome, print_plan, print_settings
+    from longcat.pipeline.config import build_config, load_mapping, merge, parse_assignments
+    from longcat.pipeline.runner import execute, plan_named
 
     given = {name.removeprefix("config__"): value for name, value in values.items() if name.startswith("config__")}
     config = load_mapping(values["config_file"]) if values["config_file"] else {}

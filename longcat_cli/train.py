@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from longcat_cli.settings import settings_of
-from longcat_cli.stage_command import Spec, add_stage_command, add_stage_group
+from longcat.cli.settings import settings_of
+from longcat.cli.stage_command import Spec, add_stage_command, add_stage_group
 
 app = typer.Typer()
 
@@ -25,19 +25,19 @@ def _keep_what_is_given(config: dict[str, Any], inputs: Mapping[str, Any]) -> di
     """With a proxy: what the user gave stays, even where it is the default."""
     if "proxy" not in inputs:
         return config
-    from stages.train.transfer import given_settings
+    from longcat.stages.train.transfer import given_settings
 
     return config | {"keep_own": sorted({*config.get("keep_own", ()), *given_settings(config)})}
 
 
 def _grid(config: Any) -> dict[str, list[dict[str, Any]]]:
-    from stages.train.sweep import grid_points
+    from longcat.stages.train.sweep import grid_points
 
     return {"grid": [dict(point) for point in grid_points(config)]}
 
 
 def _widths(config: Any) -> dict[str, list[dict[str, Any]]]:
-    from stages.train.coordinates import width_table
+    from longcat.stages.train.coordinates import width_table
 
     return {"widths": width_table(config)}
 
@@ -57,10 +57,10 @@ def verify(
 
     Example: [cyan]longcat train verify base --steps 20[/cyan]
     """
-    from longcat_cli.console import out, print_json
-    from longcat_cli.render import table
-    from pipeline.errors import IntegrityError
-    from stages.train.verify import verify_training
+    from longcat.cli.console import out, print_json
+    from longcat.cli.render import table
+    from longcat.pipeline.errors import IntegrityError
+    from longcat.stages.train.verify import verify_training
 
     session = settings_of(ctx).open_session()
     found = verify_training(session, session.store.resolve(reference), steps=steps, twice=twice)

@@ -6,9 +6,9 @@ from itertools import groupby
 
 import torch
 
-from model.config import ModelConfig
-from model.layout import published_tensors
-from model.transformer import LongcatFlash
+from longcat.model.config import ModelConfig
+from longcat.model.layout import published_tensors
+from longcat.model.transformer import LongcatFlash
 
 PRETRAINING_LENGTH = 8192  # tokens, the published length of sequences
 TRAINING_PASSES = 3  # forward, gradient of inputs, gradient of weights

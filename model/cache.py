@@ -5,8 +5,8 @@ Names: B batch, S cached positions, C latent width, R rotary width.
 
 import torch
 
-from model.config import ModelConfig
-from model.errors import ModelError
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelError
 
 
 class LatentCache:

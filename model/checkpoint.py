@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from model.config import MODEL_TYPE, ModelConfig
-from model.errors import CheckpointError, ModelConfigError
-from model.layout import Layout, idle_tensors, is_router_key, published_tensors
-from model.transformer import LongcatFlash
-from model.weights import (
+from longcat.model.config import MODEL_TYPE, ModelConfig
+from longcat.model.errors import CheckpointError, ModelConfigError
+from longcat.model.layout import Layout, idle_tensors, is_router_key, published_tensors
+from longcat.model.transformer import LongcatFlash
+from longcat.model.weights import (
     CONFIG_FILE,
     DTYPES,
     MAX_CONFIG_BYTES,

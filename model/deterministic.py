@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels.precision import accumulation_dtype
-from kernels.select import ENVIRONMENT_VARIABLE
-from model.errors import ModelError
+from longcat.kernels.precision import accumulation_dtype
+from longcat.kernels.select import ENVIRONMENT_VARIABLE
+from longcat.model.errors import ModelError
 
 ROWS, DEPTH, COLUMNS = 16, 256, 256
 LANES, FUNCTION_VALUES = 64, 1 << 14

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.linear import unset_parameter
+from longcat.model.linear import unset_parameter
 
 
 class TokenEmbedding(nn.Module):

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from kernels.feed_forward import feed_forward
-from model.linear import Linear
+from longcat.kernels.feed_forward import feed_forward
+from longcat.model.linear import Linear
 
 
 class FeedForward(nn.Module):

@@ -9,10 +9,10 @@ be stacked. V begins at zero, where the model is the one without residuals.
 import torch
 import torch.nn.functional as F
 
-from model.config import ModelConfig
-from model.linear import Linear
-from model.null_experts import NullExpertRouter
-from model.router import Router
+from longcat.model.config import ModelConfig
+from longcat.model.linear import Linear
+from longcat.model.null_experts import NullExpertRouter
+from longcat.model.router import Router
 
 
 class GatingResidualRouter(Router):

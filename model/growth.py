@@ -8,9 +8,9 @@ import re
 
 import torch
 
-from model.config import ModelConfig
-from model.errors import ModelError
-from model.transformer import LongcatFlash
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelError
+from longcat.model.transformer import LongcatFlash
 
 _LAYER_KEY = re.compile(r"model\.layers\.(\d+)\.(.+)")
 

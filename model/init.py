@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from model.config import ModelConfig
-from model.errors import ModelError
-from model.layout import published_tensors
-from model.parameter_kinds import parameter_kind
-from model.transformer import LongcatFlash
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelError
+from longcat.model.layout import published_tensors
+from longcat.model.parameter_kinds import parameter_kind
+from longcat.model.transformer import LongcatFlash
 
 
 @torch.no_grad()

@@ -12,12 +12,12 @@ Names: B batch, T tokens, D hidden, P rotary pairs, E experts of both kinds.
 import torch
 from torch import nn
 
-from model.attention import build_attention
-from model.cache import LatentCache
-from model.config import ModelConfig
-from model.ffn import FeedForward
-from model.moe import LayerRouting, MixtureOfExperts
-from model.norm import RMSNorm
+from longcat.model.attention import build_attention
+from longcat.model.cache import LatentCache
+from longcat.model.config import ModelConfig
+from longcat.model.ffn import FeedForward
+from longcat.model.moe import LayerRouting, MixtureOfExperts
+from longcat.model.norm import RMSNorm
 
 
 class InterleavedLayer(nn.Module):

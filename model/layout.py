@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
-from model.config import ModelConfig
-from model.transformer import LongcatFlash
+from longcat.model.config import ModelConfig
+from longcat.model.transformer import LongcatFlash
 
 Layout = Literal["published", "transformers5"]
 

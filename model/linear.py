@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from kernels.linear import linear
+from longcat.kernels.linear import linear
 
 
 def unset_parameter(*shape: int) -> nn.Parameter:

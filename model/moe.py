@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from kernels.expert_mixture import expert_mixture
-from kernels.router import Routing
-from model.config import ModelConfig
-from model.gating_residual import GatingResidualNullRouter, GatingResidualRouter
-from model.linear import unset_parameter
-from model.null_experts import NullExpertRouter
-from model.router import Router
-from model.zero_experts import build_zero_experts
+from longcat.kernels.expert_mixture import expert_mixture
+from longcat.kernels.router import Routing
+from longcat.model.config import ModelConfig
+from longcat.model.gating_residual import GatingResidualNullRouter, GatingResidualRouter
+from longcat.model.linear import unset_parameter
+from longcat.model.null_experts import NullExpertRouter
+from longcat.model.router import Router
+from longcat.model.zero_experts import build_zero_experts
 
 # By whether the experts without a network are null experts, and whether the router has gating residuals.
 ROUTERS = {

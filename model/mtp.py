@@ -15,14 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from kernels.cross_entropy import IGNORE_INDEX
-from model.attention import build_attention
-from model.cache import LatentCache
-from model.config import ModelConfig
-from model.embedding import TokenEmbedding
-from model.ffn import FeedForward
-from model.linear import Linear
-from model.norm import RMSNorm
+from longcat.kernels.cross_entropy import IGNORE_INDEX
+from longcat.model.attention import build_attention
+from longcat.model.cache import LatentCache
+from longcat.model.config import ModelConfig
+from longcat.model.embedding import TokenEmbedding
+from longcat.model.ffn import FeedForward
+from longcat.model.linear import Linear
+from longcat.model.norm import RMSNorm
 
 
 class MTPOutput(NamedTuple):

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from kernels.rms_norm import rms_norm
-from model.linear import unset_parameter
+from longcat.kernels.rms_norm import rms_norm
+from longcat.model.linear import unset_parameter
 
 
 class RMSNorm(nn.Module):

@@ -8,9 +8,9 @@ So a token's weights sum to `scaling` however many true experts it selected, unl
 
 import torch
 
-from kernels.router import Routing
-from model.config import ModelConfig
-from model.router import Router
+from longcat.kernels.router import Routing
+from longcat.model.config import ModelConfig
+from longcat.model.router import Router
 
 
 class NullExpertRouter(Router):

@@ -6,11 +6,11 @@ Names: T tokens, D hidden, E experts of both kinds.
 import torch
 from torch import nn
 
-from kernels.linear import linear
-from kernels.precision import accumulation_dtype
-from kernels.router import Routing, route
-from model.config import ModelConfig
-from model.linear import Linear
+from longcat.kernels.linear import linear
+from longcat.kernels.precision import accumulation_dtype
+from longcat.kernels.router import Routing, route
+from longcat.model.config import ModelConfig
+from longcat.model.linear import Linear
 
 
 class Router(nn.Module):

@@ -11,19 +11,19 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from kernels.linear import linear
-from kernels.linear_cross_entropy import linear_cross_entropy
-from model.cache import LatentCache
-from model.config import ModelConfig
-from model.embedding import TokenEmbedding
-from model.errors import ModelError
-from model.layer import build_layer
-from model.linear import Linear
-from model.moe import LayerRouting
-from model.mtp import MTPOutput, MultiTokenPrediction, targets_after_next
-from model.norm import RMSNorm
-from model.rope import rope_angles, rope_angles_at
-from model.router import Router
+from longcat.kernels.linear import linear
+from longcat.kernels.linear_cross_entropy import linear_cross_entropy
+from longcat.model.cache import LatentCache
+from longcat.model.config import ModelConfig
+from longcat.model.embedding import TokenEmbedding
+from longcat.model.errors import ModelError
+from longcat.model.layer import build_layer
+from longcat.model.linear import Linear
+from longcat.model.moe import LayerRouting
+from longcat.model.mtp import MTPOutput, MultiTokenPrediction, targets_after_next
+from longcat.model.norm import RMSNorm
+from longcat.model.rope import rope_angles, rope_angles_at
+from longcat.model.router import Router
 
 
 class TrunkOutput(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
-from model.errors import CheckpointError
-from model.files import read_bounded, write_aside
+from longcat.model.errors import CheckpointError
+from longcat.model.files import read_bounded, write_aside
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 64 << 20

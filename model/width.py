@@ -7,8 +7,8 @@ experts are kept. Source: the proxy of LongCat-Flash (report, section 2.3.1), of
 
 from fractions import Fraction
 
-from model.config import ModelConfig
-from model.errors import ModelConfigError
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError
 
 WIDTHS = (
     *("hidden_size", "num_attention_heads", "ffn_hidden_size", "expert_ffn_hidden_size"),

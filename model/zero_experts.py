@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from kernels.precision import accumulation_dtype
-from kernels.router import Routing
-from model.config import ModelConfig
-from model.linear import Linear, unset_parameter
+from longcat.kernels.precision import accumulation_dtype
+from longcat.kernels.router import Routing
+from longcat.model.config import ModelConfig
+from longcat.model.linear import Linear, unset_parameter
 
 
 class IdentityExperts(nn.Module):

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import IntegrityError
-from pipeline.files import canonical_json, pretty_json, read_json, sha256_file
+from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.files import canonical_json, pretty_json, read_json, sha256_file
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"

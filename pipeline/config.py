@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.errors import ConfigError, UsageError
+from longcat.pipeline.errors import ConfigError, UsageError
 
 MAX_YAML_BYTES = 4 << 20
 

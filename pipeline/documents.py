@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import zstandard
 
-from pipeline.artifact import Artifact
-from pipeline.errors import IntegrityError
-from pipeline.files import atomic_path
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.files import atomic_path
 
 SUFFIX = ".jsonl.zst"
 COMPRESSION_LEVEL = 3

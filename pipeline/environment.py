@@ -31,7 +31,7 @@ def package_version(name: str) -> str | None:
 @lru_cache(maxsize=1)
 def environment() -> dict[str, str]:
     """Python, platform, processor, its cores and the versions of the packages that shape results."""
-    from pipeline.engine.local import available_cores
+    from longcat.pipeline.engine.local import available_cores
 
     found = {
         "python": platform.python_version(),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifact import Artifact
-from pipeline.errors import IntegrityError
-from pipeline.files import folder_bytes
-from pipeline.store import Store
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.files import folder_bytes
+from longcat.pipeline.store import Store
 
 
 def lineage(store: Store, artifact: Artifact) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def garbage(store: Store, *, keep_versions: int | None = None, damaged: bool = F
 
 
 def _load_all(store: Store) -> tuple[list[Artifact], list[Path]]:
-    from pipeline.artifact import KINDS
+    from longcat.pipeline.artifact import KINDS
 
     whole, broken = [], []
     for folder in (folder for kind in KINDS for folder in sorted((store.root / kind).glob("*"))):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import BusyError
+from longcat.pipeline.errors import BusyError
 
 POLL_SECONDS = 0.2
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.config import build_config, load_mapping, merge
-from pipeline.errors import ConfigError, UsageError
-from pipeline.refs import NAME_PATTERN, check_name
-from pipeline.runner import Outcome, Plan, PlannedInput, Session, execute, plan_stage, planned_input
-from pipeline.stage import Stage, registry
-from pipeline.store import Store
+from longcat.pipeline.config import build_config, load_mapping, merge
+from longcat.pipeline.errors import ConfigError, UsageError
+from longcat.pipeline.refs import NAME_PATTERN, check_name
+from longcat.pipeline.runner import Outcome, Plan, PlannedInput, Session, execute, plan_stage, planned_input
+from longcat.pipeline.stage import Stage, registry
+from longcat.pipeline.store import Store
 
 
 class Step(BaseModel):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import IntegrityError, MissingArtifactError, UsageError
-from pipeline.files import atomic_write, pretty_json, read_json
-from pipeline.lock import locked
+from longcat.pipeline.errors import IntegrityError, MissingArtifactError, UsageError
+from longcat.pipeline.files import atomic_write, pretty_json, read_json
+from longcat.pipeline.lock import locked
 
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 

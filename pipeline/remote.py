@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import InputError
-from pipeline.remote_web import PassingError, WebSource
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.remote_web import PassingError, WebSource
 
 WEB_SCHEMES = ("http", "https")
 OBJECT_STORES = {"s3": "s3fs", "gs": "gcsfs"}

@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from pipeline.errors import InputError
+from longcat.pipeline.errors import InputError
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0

@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.artifact import Artifact, InputRef, Manifest, artifact_id
-from pipeline.config import StageConfig, build_config, identity_values
-from pipeline.engine import Engine, LocalEngine
-from pipeline.environment import code_version, environment
-from pipeline.errors import IntegrityError, LongcatError, UsageError
-from pipeline.files import append_jsonl
-from pipeline.interrupt import StopSignal
-from pipeline.progress import Progress, SilentProgress
-from pipeline.refs import Named, check_name
-from pipeline.stage import Context, Result, Stage, registry, seed_of
-from pipeline.store import Staging, Store, utc_now
+from longcat.pipeline.artifact import Artifact, InputRef, Manifest, artifact_id
+from longcat.pipeline.config import StageConfig, build_config, identity_values
+from longcat.pipeline.engine import Engine, LocalEngine
+from longcat.pipeline.environment import code_version, environment
+from longcat.pipeline.errors import IntegrityError, LongcatError, UsageError
+from longcat.pipeline.files import append_jsonl
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.progress import Progress, SilentProgress
+from longcat.pipeline.refs import Named, check_name
+from longcat.pipeline.stage import Context, Result, Stage, registry, seed_of
+from longcat.pipeline.store import Staging, Store, utc_now
 
 # Above this size inputs are checked by size only before a stage reads them; `artifacts verify` checks all bytes.
 VERIFY_BYTES = 4 << 30

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.engine import Engine
-from pipeline.files import atomic_write, canonical_json, read_json
-from pipeline.progress import Bar
+from longcat.pipeline.engine import Engine
+from longcat.pipeline.files import atomic_write, canonical_json, read_json
+from longcat.pipeline.progress import Bar
 
 T = TypeVar("T")
 

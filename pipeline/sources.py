@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.files import canonical_json, sha256_file
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.files import canonical_json, sha256_file
 
 if TYPE_CHECKING:
-    from pipeline.remote import RemoteFile
+    from longcat.pipeline.remote import RemoteFile
 
 
 def fingerprint_paths(paths: Iterable[str | Path | RemoteFile]) -> dict[str, str]:

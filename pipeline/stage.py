@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
-from pipeline.artifact import KINDS, Artifact
-from pipeline.config import C, StageConfig
-from pipeline.engine import Engine
-from pipeline.errors import UsageError
-from pipeline.interrupt import StopSignal
-from pipeline.progress import Progress
-from pipeline.shards import map_shards
+from longcat.pipeline.artifact import KINDS, Artifact
+from longcat.pipeline.config import C, StageConfig
+from longcat.pipeline.engine import Engine
+from longcat.pipeline.errors import UsageError
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.progress import Progress
+from longcat.pipeline.shards import map_shards
 
 T = TypeVar("T")
 ROLE = re.compile(r"(?P<kinds>[a-z]+(\|[a-z]+)*)(?P<many>[?+*]?)")

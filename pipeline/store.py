@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.artifact import ID_LENGTH, KINDS, MANIFEST_NAME, Artifact, FileEntry, Manifest, load_artifact
-from pipeline.errors import IntegrityError, MissingArtifactError
-from pipeline.files import atomic_write, fsync_file, fsync_folder, is_temporary, sha256_file
-from pipeline.lock import is_locked, locked
-from pipeline.refs import Named, Refs
+from longcat.pipeline.artifact import ID_LENGTH, KINDS, MANIFEST_NAME, Artifact, FileEntry, Manifest, load_artifact
+from longcat.pipeline.errors import IntegrityError, MissingArtifactError
+from longcat.pipeline.files import atomic_write, fsync_file, fsync_folder, is_temporary, sha256_file
+from longcat.pipeline.lock import is_locked, locked
+from longcat.pipeline.refs import Named, Refs
 
 MIN_PREFIX = 4
 ID_PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},{ID_LENGTH}}}")

@@ -14,8 +14,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InputError, IntegrityError
-from pipeline.files import fsync_folder
+from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.files import fsync_folder
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

@@ -1,26 +1,26 @@
 """The rooms: what the user runs. Each stage's module is imported when the stage is first asked for."""
 
-from pipeline.stage import registry
+from longcat.pipeline.stage import registry
 
 registry.declare(
     {
-        "data.collect.local": "stages.data.collect",
-        "data.collect.urls": "stages.data.collect",
-        "data.extract": "stages.data.extract",
-        "data.filter": "stages.data.filter",
-        "data.train-quality": "stages.data.quality",
-        "data.dedup": "stages.data.dedup",
-        "data.decontaminate": "stages.data.decontaminate",
-        "data.tokenizer": "stages.data.tokenizer",
-        "data.score": "stages.data.score",
-        "data.pack": "stages.data.pack",
-        "data.mix": "stages.data.mixture",
-        "train": "stages.train",
-        "train.sweep": "stages.train.sweep",
-        "train.coordinates": "stages.train.coordinates",
-        "grow": "stages.grow",
-        "extend": "stages.extend",
-        "evaluate": "stages.evaluate",
-        "import": "stages.convert",
+        "data.collect.local": "longcat.stages.data.collect",
+        "data.collect.urls": "longcat.stages.data.collect",
+        "data.extract": "longcat.stages.data.extract",
+        "data.filter": "longcat.stages.data.filter",
+        "data.train-quality": "longcat.stages.data.quality",
+        "data.dedup": "longcat.stages.data.dedup",
+        "data.decontaminate": "longcat.stages.data.decontaminate",
+        "data.tokenizer": "longcat.stages.data.tokenizer",
+        "data.score": "longcat.stages.data.score",
+        "data.pack": "longcat.stages.data.pack",
+        "data.mix": "longcat.stages.data.mixture",
+        "train": "longcat.stages.train",
+        "train.sweep": "longcat.stages.train.sweep",
+        "train.coordinates": "longcat.stages.train.coordinates",
+        "grow": "longcat.stages.grow",
+        "extend": "longcat.stages.extend",
+        "evaluate": "longcat.stages.evaluate",
+        "import": "longcat.stages.convert",
     }
 )

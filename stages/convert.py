@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.errors import ConfigError, InputError
-from pipeline.files import atomic_path, fsync_folder
-from pipeline.progress import Progress
-from pipeline.stage import Context, Result, stage
-from stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.files import atomic_path, fsync_folder
+from longcat.pipeline.progress import Progress
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
 
 if TYPE_CHECKING:
-    from model.checkpoint import Conversion
+    from longcat.model.checkpoint import Conversion
 
 Layout = Literal["published", "transformers5"]
 Dtype = Literal["stored", "float32", "bfloat16", "float16"]
@@ -34,7 +34,7 @@ class ImportConfig(StageConfig):
 
 
 def _sources(config: ImportConfig) -> dict[str, str]:
-    from pipeline.sources import fingerprint_paths
+    from longcat.pipeline.sources import fingerprint_paths
 
     folder = _folder(config.folder)
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
@@ -54,9 +54,9 @@ def import_checkpoint(context: Context[ImportConfig]) -> Result:
             tokenizer has more tokens than the model.
         ConfigError: its config.json is of another architecture.
     """
-    from model.accounting import count
-    from model.checkpoint import Conversion
-    from stages.train.checkpoint import clear
+    from longcat.model.accounting import count
+    from longcat.model.checkpoint import Conversion
+    from longcat.stages.train.checkpoint import clear
 
     folder, started = _folder(context.config.folder), time.perf_counter()
     clear(context.output)
@@ -95,7 +95,7 @@ def export_checkpoint(
     """
     import torch
 
-    from model.checkpoint import Conversion
+    from longcat.model.checkpoint import Conversion
 
     output = output.expanduser().resolve()
     _check_free(output)
@@ -146,7 +146,7 @@ def _beside(output: Path) -> Iterator[Path]:
 @contextmanager
 def _told() -> Iterator[None]:
     """What is wrong with a folder from elsewhere is the input's fault."""
-    from model.errors import CheckpointError, ModelConfigError
+    from longcat.model.errors import CheckpointError, ModelConfigError
 
     try:
         yield
@@ -172,7 +172,7 @@ def _copy_tokenizer(source: Path, output: Path) -> list[str]:
 
 def _check_tokenizer(context: Context[ImportConfig], folder: Path, rows: int) -> None:
     """Warn where text cannot be made of the checkpoint, refuse where the tokenizer is that of another model."""
-    from stages.tokenizer import load_tokenizer
+    from longcat.stages.tokenizer import load_tokenizer
 
     try:
         size = load_tokenizer(folder).vocab_size

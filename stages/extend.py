@@ -6,10 +6,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config import StageConfig
-from pipeline.stage import Context, Result, stage
-from stages.train.config import TrainingOptions, check_one_length, step_count
-from stages.train.launch import follows, is_launched, launch
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.train.config import TrainingOptions, check_one_length, step_count
+from longcat.stages.train.launch import follows, is_launched, launch
 
 
 class Phase(StageConfig):
@@ -70,6 +70,6 @@ def extend(context: Context[ExtendConfig]) -> Result:
     """
     if is_launched(context.config):
         return launch(context, "extend")
-    from stages.train.phases import extend_checkpoint
+    from longcat.stages.train.phases import extend_checkpoint
 
     return extend_checkpoint(context)

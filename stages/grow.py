@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.stage import Context, Result, stage
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.stage import Context, Result, stage
 
 if TYPE_CHECKING:
-    from pipeline.artifact import Artifact
-    from stages.train.checkpoint import TrainingState
-    from stages.train.plan import Start
+    from longcat.pipeline.artifact import Artifact
+    from longcat.stages.train.checkpoint import TrainingState
+    from longcat.stages.train.plan import Start
 
 
 class GrowConfig(StageConfig):
@@ -34,8 +34,8 @@ def grow(context: Context[GrowConfig]) -> Result:
     Layers 1..n become 1..n, 1..n again and so on; embedding, final norm and output projection are copied. Counters and
     schedule position are kept, so that `train` goes on from there.
     """
-    from model.growth import layer_mapping, stack_layers
-    from stages.train.checkpoint import parameter_count, read_model, read_state, write_checkpoint
+    from longcat.model.growth import layer_mapping, stack_layers
+    from longcat.stages.train.checkpoint import parameter_count, read_model, read_state, write_checkpoint
 
     config, source = context.config, context.input("checkpoint")
     model = read_model(source)
@@ -65,9 +65,9 @@ def grow(context: Context[GrowConfig]) -> Result:
 
 def _start(config: GrowConfig, source: Artifact, layers: int) -> Start:
     """What training of the grown model begins with; no moments let AdamW begin afresh, its step count included."""
-    from model.growth import stack_state
-    from stages.train.checkpoint import read_start
-    from stages.train.plan import Start
+    from longcat.model.growth import stack_state
+    from longcat.stages.train.checkpoint import read_start
+    from longcat.stages.train.plan import Start
 
     start = read_start(source)
     moments = {} if config.optimizer == "zero" else stack_state(start.moments, layers, config.factor)

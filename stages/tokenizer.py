@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
+from longcat.pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Spawned workers unpickle functions of test modules. Last on the path: `kernels` may be another distribution's name.
+sys.path.append(str(Path(__file__).parent.parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Triton decides when it decorates a kernel whether to interpret it, so this must precede every import of one.
 os.environ["TRITON_INTERPRET"] = "1"
 
-import stages  # noqa: F401  declares the stages
-from pipeline.artifact import Artifact
-from pipeline.engine import LocalEngine
-from pipeline.runner import Session
-from pipeline.runner import run_stage as run
-from pipeline.store import Store
+import longcat.stages  # noqa: F401  declares the stages
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.runner import Session
+from longcat.pipeline.runner import run_stage as run
+from longcat.pipeline.store import Store
 
 RunStage = Callable[..., Artifact]
 

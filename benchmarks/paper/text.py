@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.tokenizer.bpe import train
-from stages.data.tokenizer.config import TokenizerConfig
-from stages.data.tokenizer.special import END_ID
-from stages.train.loader import open_tokens
+from longcat.stages.data.tokenizer.bpe import train
+from longcat.stages.data.tokenizer.config import TokenizerConfig
+from longcat.stages.data.tokenizer.special import END_ID
+from longcat.stages.train.loader import open_tokens
 
 Ids = npt.NDArray[np.int32]
 VOCABULARY = 1024

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from text import Text, library_text, packed_text
 
-from model.config import ModelConfig
-from model.init import initialize
-from model.transformer import LongcatFlash, TrunkOutput
-from stages.train.balance import BiasController
-from stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions
-from stages.train.optimizer import build_optimizer
-from stages.train.runtime import reproducible
-from stages.train.schedule import Schedule
+from longcat.model.config import ModelConfig
+from longcat.model.init import initialize
+from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.stages.train.balance import BiasController
+from longcat.stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions
+from longcat.stages.train.optimizer import build_optimizer
+from longcat.stages.train.runtime import reproducible
+from longcat.stages.train.schedule import Schedule
 
 Figures = dict[str, Any]
 VALIDATION_ROWS = 128

@@ -5,13 +5,13 @@ Names: T tokens, V vocabulary.
 
 import torch
 
-from kernels.cross_entropy import cpu, reference
-from kernels.select import deferred, select
+from longcat.kernels.cross_entropy import cpu, reference
+from longcat.kernels.select import deferred, select
 
 VERSIONS = {
     "reference": reference.cross_entropy,
     "cpu": cpu.cross_entropy,
-    "triton": deferred("kernels.cross_entropy.triton", "cross_entropy"),
+    "triton": deferred("longcat.kernels.cross_entropy.triton", "cross_entropy"),
 }
 
 IGNORE_INDEX = -100

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from kernels.aot import Launch
-from kernels.chips import Chip
-from kernels.cross_entropy import reference
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip
+from longcat.kernels.cross_entropy import reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_BLOCK = 8192

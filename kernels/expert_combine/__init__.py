@@ -5,14 +5,14 @@ Names: T tokens, K slots a token, R rows, D width.
 
 import torch
 
-from kernels.expert_combine import cpu, reference
-from kernels.expert_order import ExpertOrder
-from kernels.select import deferred, select
+from longcat.kernels.expert_combine import cpu, reference
+from longcat.kernels.expert_order import ExpertOrder
+from longcat.kernels.select import deferred, select
 
 VERSIONS = {
     "reference": reference.expert_combine,
     "cpu": cpu.expert_combine,
-    "triton": deferred("kernels.expert_combine.triton", "expert_combine"),
+    "triton": deferred("longcat.kernels.expert_combine.triton", "expert_combine"),
 }
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from kernels.expert_order import ExpertOrder
-from kernels.precision import accumulation_dtype
+from longcat.kernels.expert_order import ExpertOrder
+from longcat.kernels.precision import accumulation_dtype
 
 
 class _ExpertCombine(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.expert_order import ExpertOrder
+from longcat.kernels.expert_order import ExpertOrder
 
 
 def expert_combine(rows_RD: torch.Tensor, weights_TK: torch.Tensor, order: ExpertOrder) -> torch.Tensor:

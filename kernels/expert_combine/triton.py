@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from kernels.aot import Launch
-from kernels.chips import Chip
-from kernels.expert_combine import reference
-from kernels.expert_order import ExpertOrder
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip
+from longcat.kernels.expert_combine import reference
+from longcat.kernels.expert_order import ExpertOrder
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_BLOCK = 2048  # values of a row that a program holds: 16 bytes a load and thread in half precision

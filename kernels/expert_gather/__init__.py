@@ -5,14 +5,14 @@ Names: T tokens, R rows, D width.
 
 import torch
 
-from kernels.expert_gather import cpu, reference
-from kernels.expert_order import ExpertOrder
-from kernels.select import deferred, select
+from longcat.kernels.expert_gather import cpu, reference
+from longcat.kernels.expert_order import ExpertOrder
+from longcat.kernels.select import deferred, select
 
 VERSIONS = {
     "reference": reference.expert_gather,
     "cpu": cpu.expert_gather,
-    "triton": deferred("kernels.expert_gather.triton", "expert_gather"),
+    "triton": deferred("longcat.kernels.expert_gather.triton", "expert_gather"),
 }
 
 

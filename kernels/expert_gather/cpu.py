@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from kernels.expert_order import ExpertOrder
+from longcat.kernels.expert_order import ExpertOrder
 
 
 class _ExpertGather(torch.autograd.Function):

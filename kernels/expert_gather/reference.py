@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.expert_order import ExpertOrder
+from longcat.kernels.expert_order import ExpertOrder
 
 
 def expert_gather(x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:

@@ -5,8 +5,8 @@ Names: T tokens, D model width, K slots a token, N experts with a network, F exp
 
 import torch
 
-from kernels.expert_mixture import cpu, reference
-from kernels.select import select
+from longcat.kernels.expert_mixture import cpu, reference
+from longcat.kernels.select import select
 
 VERSIONS = {"reference": reference.expert_mixture, "cpu": cpu.expert_mixture}
 

@@ -12,8 +12,8 @@ from collections import Counter
 import torch
 import torch.nn.functional as F
 
-from kernels.expert_mixture import reference
-from kernels.linear.cpu import few_rows
+from longcat.kernels.expert_mixture import reference
+from longcat.kernels.linear.cpu import few_rows
 
 FEW_TOKENS = 16
 

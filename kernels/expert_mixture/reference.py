@@ -2,10 +2,10 @@
 
 import torch
 
-from kernels.expert_combine import expert_combine
-from kernels.expert_gather import expert_gather
-from kernels.expert_order import expert_order
-from kernels.grouped_mlp import grouped_mlp
+from longcat.kernels.expert_combine import expert_combine
+from longcat.kernels.expert_gather import expert_gather
+from longcat.kernels.expert_order import expert_order
+from longcat.kernels.grouped_mlp import grouped_mlp
 
 
 def expert_mixture(

@@ -5,9 +5,9 @@ Names: T tokens, K slots a token, N experts with a network, R rows (slots that c
 
 import torch
 
-from kernels.expert_order import reference, sort
-from kernels.expert_order.reference import ExpertOrder
-from kernels.select import select
+from longcat.kernels.expert_order import reference, sort
+from longcat.kernels.expert_order.reference import ExpertOrder
+from longcat.kernels.select import select
 
 __all__ = ["ExpertOrder", "expert_order"]
 

@@ -6,7 +6,7 @@ share of the experts' work. Counting and selecting by mask, as the plain version
 
 import torch
 
-from kernels.expert_order.reference import ExpertOrder
+from longcat.kernels.expert_order.reference import ExpertOrder
 
 
 def expert_order(experts_TK: torch.Tensor, num_experts: int) -> ExpertOrder:

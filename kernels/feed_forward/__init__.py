@@ -5,8 +5,8 @@ Names: N rows (any leading shape), D model width, F inner width.
 
 import torch
 
-from kernels.feed_forward import cpu, reference
-from kernels.select import select
+from longcat.kernels.feed_forward import cpu, reference
+from longcat.kernels.select import select
 
 VERSIONS = {"reference": reference.feed_forward, "cpu": cpu.feed_forward}
 

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from kernels.feed_forward import reference
-from kernels.linear.cpu import FEW_ROWS, product
+from longcat.kernels.feed_forward import reference
+from longcat.kernels.linear.cpu import FEW_ROWS, product
 
 
 def feed_forward(x_ND: torch.Tensor, gate_FD: torch.Tensor, up_FD: torch.Tensor, down_DF: torch.Tensor) -> torch.Tensor:

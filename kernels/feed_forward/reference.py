@@ -2,8 +2,8 @@
 
 import torch
 
-from kernels.linear import linear
-from kernels.swiglu import swiglu
+from longcat.kernels.linear import linear
+from longcat.kernels.swiglu import swiglu
 
 
 def feed_forward(x_ND: torch.Tensor, gate_FD: torch.Tensor, up_FD: torch.Tensor, down_DF: torch.Tensor) -> torch.Tensor:

@@ -5,13 +5,13 @@ Names: R rows, N experts, D model width, F expert width.
 
 import torch
 
-from kernels.grouped_mlp import cpu, reference
-from kernels.select import KernelError, deferred, select
+from longcat.kernels.grouped_mlp import cpu, reference
+from longcat.kernels.select import KernelError, deferred, select
 
 VERSIONS = {
     "reference": reference.grouped_mlp,
     "cpu": cpu.grouped_mlp,
-    "triton": deferred("kernels.grouped_mlp.triton", "grouped_mlp"),
+    "triton": deferred("longcat.kernels.grouped_mlp.triton", "grouped_mlp"),
     "torch": cpu.grouped_mlp,  # torch.nn.functional.grouped_mm, which is not for processors alone
 }
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from kernels.grouped_mlp import reference
-from kernels.select import KernelError
-from kernels.swiglu.cpu import backward as swiglu_backward
+from longcat.kernels.grouped_mlp import reference
+from longcat.kernels.select import KernelError
+from longcat.kernels.swiglu.cpu import backward as swiglu_backward
 
 ROW_ALIGNMENT = 16  # bytes, what torch.nn.functional.grouped_mm asks of every row stride
 GROUPED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

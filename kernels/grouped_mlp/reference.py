@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from kernels.select import KernelError
+from longcat.kernels.select import KernelError
 
 
 def grouped_mlp(

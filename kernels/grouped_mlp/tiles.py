@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.chips import Chip
+from longcat.kernels.chips import Chip
 
 FEW_ROWS = 32  # rows an expert at or below which a program takes few of them
 

@@ -17,10 +17,10 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from kernels.aot import Launch
-from kernels.chips import Chip, chip_of
-from kernels.grouped_mlp import reference
-from kernels.grouped_mlp.tiles import EXACT, FEW, Tile, choose, many_rows, schedule
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip, chip_of
+from longcat.kernels.grouped_mlp import reference
+from longcat.kernels.grouped_mlp.tiles import EXACT, FEW, Tile, choose, many_rows, schedule
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The interpreter holds bfloat16 as 16-bit integers and multiplies those.

@@ -5,8 +5,8 @@ Names: N rows (any leading shape), I inputs, O outputs.
 
 import torch
 
-from kernels.linear import cpu, reference
-from kernels.select import select
+from longcat.kernels.linear import cpu, reference
+from longcat.kernels.select import select
 
 VERSIONS = {"reference": reference.linear, "cpu": cpu.linear}
 

@@ -10,14 +10,14 @@ Names: T tokens, D width, V vocabulary, C rows of a chunk.
 
 import torch
 
-from kernels.cross_entropy import IGNORE_INDEX
-from kernels.linear_cross_entropy import cpu, reference
-from kernels.select import KernelError, deferred, select
+from longcat.kernels.cross_entropy import IGNORE_INDEX
+from longcat.kernels.linear_cross_entropy import cpu, reference
+from longcat.kernels.select import KernelError, deferred, select
 
 VERSIONS = {
     "reference": reference.linear_cross_entropy,
     "cpu": cpu.linear_cross_entropy,
-    "triton": deferred("kernels.linear_cross_entropy.triton", "linear_cross_entropy"),
+    "triton": deferred("longcat.kernels.linear_cross_entropy.triton", "linear_cross_entropy"),
 }
 
 

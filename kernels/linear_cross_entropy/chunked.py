@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.precision import accumulation_dtype
+from longcat.kernels.precision import accumulation_dtype
 
 # Of (logits_CV, targets_C, ignore_index, z_coefficient, gradient): (loss_C with its z-loss, z_C); where the gradient is
 # wanted, it is written over the logits.

@@ -2,9 +2,9 @@
 
 import torch
 
-from kernels.cross_entropy.cpu import block_rows
-from kernels.linear_cross_entropy.chunked import chunked_linear_cross_entropy
-from kernels.precision import accumulation_dtype
+from longcat.kernels.cross_entropy.cpu import block_rows
+from longcat.kernels.linear_cross_entropy.chunked import chunked_linear_cross_entropy
+from longcat.kernels.precision import accumulation_dtype
 
 CHUNK_MIB = 64  # more is no faster; what fits altogether is one chunk
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from kernels.cross_entropy.reference import cross_entropy
+from longcat.kernels.cross_entropy.reference import cross_entropy
 
 
 def linear_cross_entropy(

@@ -5,11 +5,11 @@ The products are plain and large, which no kernel of ours would do better; chunk
 
 import torch
 
-from kernels.aot import Launch
-from kernels.chips import Chip
-from kernels.cross_entropy import triton as cross_entropy
-from kernels.linear_cross_entropy import reference
-from kernels.linear_cross_entropy.chunked import chunked_linear_cross_entropy
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip
+from longcat.kernels.cross_entropy import triton as cross_entropy
+from longcat.kernels.linear_cross_entropy import reference
+from longcat.kernels.linear_cross_entropy.chunked import chunked_linear_cross_entropy
 
 CHUNK_MIB = 1024  # with 131,072 tokens of bfloat16, 4,096 rows: the weight's gradient is read and written once for them
 

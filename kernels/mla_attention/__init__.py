@@ -7,14 +7,14 @@ import itertools
 
 import torch
 
-from kernels.mla_attention import cpu, reference
-from kernels.select import KernelError, deferred, select
+from longcat.kernels.mla_attention import cpu, reference
+from longcat.kernels.select import KernelError, deferred, select
 
 VERSIONS = {
     "reference": reference.mla_attention,
     "cpu": cpu.mla_attention,
-    "triton": deferred("kernels.mla_attention.triton", "mla_attention"),
-    "torch": deferred("kernels.mla_attention.sdpa", "mla_attention"),
+    "triton": deferred("longcat.kernels.mla_attention.triton", "mla_attention"),
+    "torch": deferred("longcat.kernels.mla_attention.sdpa", "mla_attention"),
 }
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.mla_attention.sdpa import by_document, flash
-from kernels.precision import accumulation_dtype
+from longcat.kernels.mla_attention.sdpa import by_document, flash
+from longcat.kernels.precision import accumulation_dtype
 
 # Measured at widths 96 and 64 on one core, 512 keys, forward and backward of 32 heads: 109 ms; blocks of 64 and 256
 # queries 115 and 127 ms; 32 heads at once 126 ms; flash attention 165 ms.

@@ -9,10 +9,10 @@ import torch
 import triton
 from torch.autograd.function import once_differentiable
 
-from kernels.aot import Launch
-from kernels.chips import Chip, chip_of
-from kernels.mla_attention import reference
-from kernels.mla_attention.triton_kernels import delta_kernel, forward_kernel, keys_kernel, queries_kernel
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip, chip_of
+from longcat.kernels.mla_attention import reference
+from longcat.kernels.mla_attention.triton_kernels import delta_kernel, forward_kernel, keys_kernel, queries_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 256

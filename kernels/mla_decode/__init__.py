@@ -6,13 +6,13 @@ C latent width.
 
 import torch
 
-from kernels.mla_decode import cpu, reference
-from kernels.select import KernelError, deferred, select
+from longcat.kernels.mla_decode import cpu, reference
+from longcat.kernels.select import KernelError, deferred, select
 
 VERSIONS = {
     "reference": reference.mla_decode,
     "cpu": cpu.mla_decode,
-    "triton": deferred("kernels.mla_decode.triton", "mla_decode"),
+    "triton": deferred("longcat.kernels.mla_decode.triton", "mla_decode"),
 }
 
 

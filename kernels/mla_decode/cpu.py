@@ -8,8 +8,8 @@ Names beside those of the operation: Y rows of batch and queries together, X que
 
 import torch
 
-from kernels.mla_attention.reference import causal_mask
-from kernels.precision import accumulation_dtype
+from longcat.kernels.mla_attention.reference import causal_mask
+from longcat.kernels.precision import accumulation_dtype
 
 
 def mla_decode(

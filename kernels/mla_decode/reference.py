@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.mla_attention import reference
+from longcat.kernels.mla_attention import reference
 
 
 def mla_decode(

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.aot import Launch
-from kernels.chips import Chip
-from kernels.mla_decode import reference
-from kernels.mla_paged_decode import triton as paged
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip
+from longcat.kernels.mla_decode import reference
+from longcat.kernels.mla_paged_decode import triton as paged
 
 
 class _Decode(torch.autograd.Function):

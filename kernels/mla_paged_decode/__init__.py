@@ -9,12 +9,12 @@ C latent width, E width of what is cached, the latent and then the rotary key.
 
 import torch
 
-from kernels.mla_paged_decode import reference
-from kernels.select import KernelError, deferred, select
+from longcat.kernels.mla_paged_decode import reference
+from longcat.kernels.select import KernelError, deferred, select
 
 VERSIONS = {
     "reference": reference.mla_paged_decode,
-    "triton": deferred("kernels.mla_paged_decode.triton", "mla_paged_decode"),
+    "triton": deferred("longcat.kernels.mla_paged_decode.triton", "mla_paged_decode"),
 }
 
 

@@ -5,8 +5,8 @@ On a processor this is also the fast way: the products of one sequence are large
 
 import torch
 
-from kernels.mla_attention.reference import causal_mask
-from kernels.precision import accumulation_dtype
+from longcat.kernels.mla_attention.reference import causal_mask
+from longcat.kernels.precision import accumulation_dtype
 
 
 def mla_paged_decode(

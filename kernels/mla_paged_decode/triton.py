@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import triton
 
-from kernels.aot import Launch
-from kernels.chips import Chip, chip_of
-from kernels.mla_paged_decode import reference
-from kernels.mla_paged_decode.triton_kernels import part_kernel, sum_kernel
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip, chip_of
+from longcat.kernels.mla_paged_decode import reference
+from longcat.kernels.mla_paged_decode.triton_kernels import part_kernel, sum_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_LATENT, MAX_ROPE = 512, 128

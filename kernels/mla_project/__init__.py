@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from kernels.mla_project import cpu, reference
-from kernels.mla_project.reference import Projections
-from kernels.select import select
+from longcat.kernels.mla_project import cpu, reference
+from longcat.kernels.mla_project.reference import Projections
+from longcat.kernels.select import select
 
 __all__ = ["Projections", "mla_project"]
 

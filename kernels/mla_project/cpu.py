@@ -2,11 +2,11 @@
 
 import torch
 
-from kernels.linear.cpu import FEW_ROWS, product
-from kernels.mla_project import reference
-from kernels.mla_project.reference import Projections, Results
-from kernels.rms_norm.cpu import normalize
-from kernels.rope.cpu import rotate, turns
+from longcat.kernels.linear.cpu import FEW_ROWS, product
+from longcat.kernels.mla_project import reference
+from longcat.kernels.mla_project.reference import Projections, Results
+from longcat.kernels.rms_norm.cpu import normalize
+from longcat.kernels.rope.cpu import rotate, turns
 
 
 def mla_project(x_BTD: torch.Tensor, angles_TP: torch.Tensor, weights: Projections) -> Results:

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import torch
 
-from kernels.linear import linear
-from kernels.rms_norm import rms_norm
-from kernels.rope import rope
+from longcat.kernels.linear import linear
+from longcat.kernels.rms_norm import rms_norm
+from longcat.kernels.rope import rope
 
 
 class Projections(NamedTuple):

@@ -5,13 +5,13 @@ Names: N rows, D normalised width.
 
 import torch
 
-from kernels.rms_norm import cpu, reference
-from kernels.select import deferred, select
+from longcat.kernels.rms_norm import cpu, reference
+from longcat.kernels.select import deferred, select
 
 VERSIONS = {
     "reference": reference.rms_norm,
     "cpu": cpu.rms_norm,
-    "triton": deferred("kernels.rms_norm.triton", "rms_norm"),
+    "triton": deferred("longcat.kernels.rms_norm.triton", "rms_norm"),
 }
 
 

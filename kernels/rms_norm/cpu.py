@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.precision import accumulation_dtype
-from kernels.rms_norm import reference
+from longcat.kernels.precision import accumulation_dtype
+from longcat.kernels.rms_norm import reference
 
 
 class _RMSNorm(torch.autograd.Function):

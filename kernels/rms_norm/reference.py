@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.precision import accumulation_dtype
+from longcat.kernels.precision import accumulation_dtype
 
 
 def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

@@ -5,13 +5,13 @@ Names: B batch, T tokens, H heads, R rotary width, P = R / 2 pairs.
 
 import torch
 
-from kernels.rope import cpu, reference
-from kernels.select import KernelError, deferred, select
+from longcat.kernels.rope import cpu, reference
+from longcat.kernels.select import KernelError, deferred, select
 
 VERSIONS = {
     "reference": reference.rope,
     "cpu": cpu.rope,
-    "triton": deferred("kernels.rope.triton", "rope"),
+    "triton": deferred("longcat.kernels.rope.triton", "rope"),
 }
 
 

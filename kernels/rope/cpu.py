@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.precision import accumulation_dtype
+from longcat.kernels.precision import accumulation_dtype
 
 # The attention modules of one forward pass share their angles: (angles, their version, dtype, turns) of the last call.
 _last: tuple[torch.Tensor, int, torch.dtype, torch.Tensor] | None = None

@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.precision import accumulation_dtype
+from longcat.kernels.precision import accumulation_dtype
 
 
 def rope(x_BTHR: torch.Tensor, angles_TP: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from kernels.aot import Launch
-from kernels.chips import Chip
-from kernels.rope import reference
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip
+from longcat.kernels.rope import reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE = 4096  # values a program, so that each of its 128 threads has loads of 16 bytes

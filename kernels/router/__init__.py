@@ -5,16 +5,16 @@ Names: T tokens, E = N + Z experts (N with a feed-forward network, then Z zero-c
 
 import torch
 
-from kernels.router import cpu, reference
-from kernels.router.reference import Routing
-from kernels.select import KernelError, deferred, select
+from longcat.kernels.router import cpu, reference
+from longcat.kernels.router.reference import Routing
+from longcat.kernels.select import KernelError, deferred, select
 
 __all__ = ["Routing", "route"]
 
 VERSIONS = {
     "reference": reference.route,
     "cpu": cpu.route,
-    "triton": deferred("kernels.router.triton", "route"),
+    "triton": deferred("longcat.kernels.router.triton", "route"),
 }
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.router import reference
-from kernels.router.reference import Routing
+from longcat.kernels.router import reference
+from longcat.kernels.router.reference import Routing
 
 FEW_CHOICES = 1 << 12  # below, one full sort is cheaper than the operations that make its keys
 

@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from kernels.aot import Launch
-from kernels.chips import Chip
-from kernels.router import reference
-from kernels.router.reference import Routing
+from longcat.kernels.aot import Launch
+from longcat.kernels.chips import Chip
+from longcat.kernels.router import reference
+from longcat.kernels.router.reference import Routing
 
 MAX_EXPERTS = 4096
 PROGRAMS = 2048  # about sixteen for every multiprocessor

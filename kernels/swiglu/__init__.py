@@ -5,8 +5,8 @@ Names: N rows (any leading shape), F inner width.
 
 import torch
 
-from kernels.select import select
-from kernels.swiglu import cpu, reference
+from longcat.kernels.select import select
+from longcat.kernels.swiglu import cpu, reference
 
 VERSIONS = {"reference": reference.swiglu, "cpu": cpu.swiglu}
 

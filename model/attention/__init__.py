@@ -1,7 +1,7 @@
 """Kinds of attention, one module each; `attention_method` of the configuration names the kind."""
 
-from model.attention.mla import MultiHeadLatentAttention
-from model.config import ModelConfig
+from longcat.model.attention.mla import MultiHeadLatentAttention
+from longcat.model.config import ModelConfig
 
 METHODS = {"MLA": MultiHeadLatentAttention}
 

@@ -13,13 +13,13 @@ position, V value width, P = R / 2.
 import torch
 from torch import nn
 
-from kernels.mla_attention import mla_attention
-from kernels.mla_decode import mla_decode
-from kernels.mla_project import Projections, mla_project
-from model.cache import LatentCache
-from model.config import ModelConfig
-from model.linear import Linear
-from model.norm import RMSNorm
+from longcat.kernels.mla_attention import mla_attention
+from longcat.kernels.mla_decode import mla_decode
+from longcat.kernels.mla_project import Projections, mla_project
+from longcat.model.cache import LatentCache
+from longcat.model.config import ModelConfig
+from longcat.model.linear import Linear
+from longcat.model.norm import RMSNorm
 
 # The published models normalise latents with this value, not with rms_norm_eps.
 LATENT_NORM_EPS = 1e-6

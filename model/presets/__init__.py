@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from model.config import ModelConfig
-from model.errors import ModelConfigError
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError
 
 MAX_PRESET_BYTES = 1 << 16
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from pipeline.errors import LongcatError
+from longcat.pipeline.errors import LongcatError
+from longcat.pipeline.processes import end_with_parent
 
 WORKER_MEMORY_BYTES = 1 << 30
 POLL_SECONDS = 0.2
@@ -100,17 +100,8 @@ def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("RAYON_NUM_THREADS", "1")
-    if sys.platform == "linux":
-        _die_with_parent()
+    end_with_parent()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this worker at the moment its parent is killed."""
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _watch(parent: int) -> None:

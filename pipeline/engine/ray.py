@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.local import available_cores
-from pipeline.errors import LongcatError, UsageError
+from longcat.pipeline.engine.local import available_cores
+from longcat.pipeline.errors import LongcatError, UsageError
 
 MAX_RETRIES = 3
 POLL_SECONDS = 0.2

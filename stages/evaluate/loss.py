@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.transformer import LongcatFlash
-from pipeline.errors import InputError, LongcatError
-from pipeline.tokens import TokenFile
-from stages.train.loader import IGNORED, Ids, validation_windows
-from stages.train.metrics import unigram_loss
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.errors import InputError, LongcatError
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.train.loader import IGNORED, Ids, validation_windows
+from longcat.stages.train.metrics import unigram_loss
 
 # Differences in the last bits, as between numbers of threads, should not show in a report.
 DIGITS = 6

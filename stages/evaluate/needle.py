@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.tokens import TokenFile
-from stages.serve.tokenizer import EngineTokenizer
-from stages.train.loader import Ids
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.serve.tokenizer import EngineTokenizer
+from longcat.stages.train.loader import Ids
 
 PLACES = (
     *("Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Vienna", "Ottawa", "Lima", "Cairo", "Athens"),

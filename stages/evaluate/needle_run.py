@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.errors import InputError
-from stages.evaluate.config import NeedleOptions
-from stages.evaluate.loss import DIGITS
-from stages.evaluate.needle import Case, Outcome, TooShortError, draw_cases, rank_of
-from stages.serve.engine import InferenceEngine
-from stages.serve.sampling import SamplingParams
-from stages.train.loader import Ids
+from longcat.pipeline.errors import InputError
+from longcat.stages.evaluate.config import NeedleOptions
+from longcat.stages.evaluate.loss import DIGITS
+from longcat.stages.evaluate.needle import Case, Outcome, TooShortError, draw_cases, rank_of
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.sampling import SamplingParams
+from longcat.stages.train.loader import Ids
 
 
 def run_needles(

@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from model.accounting import count
-from model.config import ModelConfig
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError
-from pipeline.files import atomic_write, canonical_json, pretty_json, read_json
-from pipeline.progress import Bar
-from pipeline.stage import Context, Result
-from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.loss import Windows, baseline_loss, model_loss, read_windows
-from stages.evaluate.needle import read_haystack
-from stages.evaluate.needle_run import run_needles
-from stages.evaluate.report import render_report
-from stages.evaluate.samples import run_samples
-from stages.serve.engine import InferenceEngine
-from stages.serve.loading import load_engine
-from stages.serve.tokenizer import EngineTokenizer
-from stages.train.checkpoint import check_same_tokenizer, read_model_config, read_state
-from stages.train.loader import Ids, open_tokens
-from stages.train.runtime import reproducible
+from longcat.model.accounting import count
+from longcat.model.config import ModelConfig
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.files import atomic_write, canonical_json, pretty_json, read_json
+from longcat.pipeline.progress import Bar
+from longcat.pipeline.stage import Context, Result
+from longcat.stages.evaluate.config import EvaluateConfig
+from longcat.stages.evaluate.loss import Windows, baseline_loss, model_loss, read_windows
+from longcat.stages.evaluate.needle import read_haystack
+from longcat.stages.evaluate.needle_run import run_needles
+from longcat.stages.evaluate.report import render_report
+from longcat.stages.evaluate.samples import run_samples
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.loading import load_engine
+from longcat.stages.serve.tokenizer import EngineTokenizer
+from longcat.stages.train.checkpoint import check_same_tokenizer, read_model_config, read_state
+from longcat.stages.train.loader import Ids, open_tokens
+from longcat.stages.train.runtime import reproducible
 
 # Logits of one window must fit in memory.
 LONGEST_DEFAULT = 4096

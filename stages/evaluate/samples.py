@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.evaluate.config import SampleOptions
-from stages.serve.engine import InferenceEngine
-from stages.serve.sampling import SamplingParams
+from longcat.stages.evaluate.config import SampleOptions
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.sampling import SamplingParams
 
 
 def run_samples(engine: InferenceEngine, options: SampleOptions, seed: int) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from pipeline.errors import IntegrityError
-from stages.report.load import LoadHistory
+from longcat.pipeline.errors import IntegrityError
+from longcat.stages.report.load import LoadHistory
 
 Floats = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]

@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import Store
-from stages.report.panels import axes, loads, sections
-from stages.report.runs import Run
-from stages.report.summary import (
+from longcat.pipeline.store import Store
+from longcat.stages.report.panels import axes, loads, sections
+from longcat.stages.report.runs import Run
+from longcat.stages.report.summary import (
     Table,
     configuration_table,
     environment_table,

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.report.metrics import Floats, Metrics, Steps
-from stages.report.reduce import bends, reduced, rounded
-from stages.report.runs import Run
+from longcat.stages.report.metrics import Floats, Metrics, Steps
+from longcat.stages.report.reduce import bends, reduced, rounded
+from longcat.stages.report.runs import Run
 
 Panel = dict[str, Any]
 Line = dict[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.report.metrics import Floats, Steps
+from longcat.stages.report.metrics import Floats, Steps
 
 DIGITS, BAND_DIGITS = 5, 4
 

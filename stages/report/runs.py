@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-from pipeline.artifact import MANIFEST_NAME, Artifact, load_artifact
-from pipeline.errors import InputError, MissingArtifactError, UsageError
-from pipeline.files import read_json
-from pipeline.store import MIN_PREFIX, Store
-from stages.report.metrics import Metrics, read_metrics_files, read_run_log
+from longcat.pipeline.artifact import MANIFEST_NAME, Artifact, load_artifact
+from longcat.pipeline.errors import InputError, MissingArtifactError, UsageError
+from longcat.pipeline.files import read_json
+from longcat.pipeline.store import MIN_PREFIX, Store
+from longcat.stages.report.metrics import Metrics, read_metrics_files, read_run_log
 
 METRICS_FILE = "metrics.jsonl"
 

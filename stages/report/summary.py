@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.lineage import flatten, lineage
-from pipeline.store import Store
-from stages.report.metrics import Metrics
-from stages.report.runs import Run
+from longcat.pipeline.lineage import flatten, lineage
+from longcat.pipeline.store import Store
+from longcat.stages.report.metrics import Metrics
+from longcat.stages.report.runs import Run
 
 RECENT_STEPS = 20
 

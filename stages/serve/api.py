@@ -14,21 +14,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from stages.serve import metrics as prometheus
-from stages.serve.auth import key_check
-from stages.serve.body import read_request
-from stages.serve.chat_completions import ChatRun
-from stages.serve.completions import CompletionRun
-from stages.serve.engine import InferenceEngine
-from stages.serve.errors import ApiError, invalid, unavailable
-from stages.serve.metrics import ServerMetrics
-from stages.serve.observe import Observe
-from stages.serve.plan import Plan, plan_chat, plan_completion
-from stages.serve.protocol import ChatCompletion, ChatRequest, Completion, CompletionRequest, ModelCard, ModelList
-from stages.serve.settings import ServerSettings
-from stages.serve.stream import EventStream
-from stages.serve.submission import Submission, refusals
-from stages.serve.worker import DecodeWorker
+from longcat.stages.serve import metrics as prometheus
+from longcat.stages.serve.auth import key_check
+from longcat.stages.serve.body import read_request
+from longcat.stages.serve.chat_completions import ChatRun
+from longcat.stages.serve.completions import CompletionRun
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.errors import ApiError, invalid, unavailable
+from longcat.stages.serve.metrics import ServerMetrics
+from longcat.stages.serve.observe import Observe
+from longcat.stages.serve.plan import Plan, plan_chat, plan_completion
+from longcat.stages.serve.protocol import (
+    ChatCompletion,
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    ModelCard,
+    ModelList,
+)
+from longcat.stages.serve.settings import ServerSettings
+from longcat.stages.serve.stream import EventStream
+from longcat.stages.serve.submission import Submission, refusals
+from longcat.stages.serve.worker import DecodeWorker
 
 
 class Service:

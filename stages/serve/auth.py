@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 
-from stages.serve.errors import ApiError
+from longcat.stages.serve.errors import ApiError
 
 
 def key_check(key: str | None) -> Callable[[Request], Awaitable[None]]:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from stages.serve.errors import ApiError, invalid
-from stages.serve.settings import ServerSettings
+from longcat.stages.serve.errors import ApiError, invalid
+from longcat.stages.serve.settings import ServerSettings
 
 M = TypeVar("M", bound=BaseModel)
 MAX_OBJECT_KEYS = 1024

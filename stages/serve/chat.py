@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.errors import InputError
-from stages.serve.engine import InferenceEngine, TokenCache
-from stages.serve.loading import Device, Dtype, load_engine
-from stages.serve.sampling import SamplingParams
+from longcat.pipeline.errors import InputError
+from longcat.stages.serve.engine import InferenceEngine, TokenCache
+from longcat.stages.serve.loading import Device, Dtype, load_engine
+from longcat.stages.serve.sampling import SamplingParams
 
 Turn = dict[str, str]
 # Room kept beyond what a turn needs, so that the next turn seldom has to read the conversation again.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
-from stages.serve.engine import Delta, TokenEntry
-from stages.serve.protocol import (
+from longcat.stages.serve.engine import Delta, TokenEntry
+from longcat.stages.serve.protocol import (
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -19,10 +19,10 @@ from stages.serve.protocol import (
     TopLogprob,
     Usage,
 )
-from stages.serve.stream import encode
-from stages.serve.submission import Submission
-from stages.serve.tokenizer import EngineTokenizer
-from stages.serve.worker import PromptDelta
+from longcat.stages.serve.stream import encode
+from longcat.stages.serve.submission import Submission
+from longcat.stages.serve.tokenizer import EngineTokenizer
+from longcat.stages.serve.worker import PromptDelta
 
 
 @dataclass

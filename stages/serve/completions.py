@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
-from stages.serve.engine import TokenEntry
-from stages.serve.protocol import Completion, CompletionChoice, CompletionRequest, LegacyLogprobs, Usage
-from stages.serve.sampling import TokenLogprobs
-from stages.serve.stream import encode
-from stages.serve.submission import Submission
-from stages.serve.text import TextStream
-from stages.serve.tokenizer import EngineTokenizer
-from stages.serve.worker import PromptDelta, PromptScores
+from longcat.stages.serve.engine import TokenEntry
+from longcat.stages.serve.protocol import Completion, CompletionChoice, CompletionRequest, LegacyLogprobs, Usage
+from longcat.stages.serve.sampling import TokenLogprobs
+from longcat.stages.serve.stream import encode
+from longcat.stages.serve.submission import Submission
+from longcat.stages.serve.text import TextStream
+from longcat.stages.serve.tokenizer import EngineTokenizer
+from longcat.stages.serve.worker import PromptDelta, PromptScores
 
 
 @dataclass

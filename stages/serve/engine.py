@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pipeline.errors import InputError
-from stages.serve.sampling import Sampler, SamplingParams, TokenLogprobs, token_logprobs
-from stages.serve.text import TextStream
+from longcat.pipeline.errors import InputError
+from longcat.stages.serve.sampling import Sampler, SamplingParams, TokenLogprobs, token_logprobs
+from longcat.stages.serve.text import TextStream
 
 if TYPE_CHECKING:
-    from model.cache import LatentCache
-    from model.config import ModelConfig
-    from model.transformer import LongcatFlash
-    from stages.serve.tokenizer import EngineTokenizer
+    from longcat.model.cache import LatentCache
+    from longcat.model.config import ModelConfig
+    from longcat.model.transformer import LongcatFlash
+    from longcat.stages.serve.tokenizer import EngineTokenizer
 
 # Bounds the memory of the logits and the time until a cancellation is noticed.
 PREFILL_TOKENS = 256
@@ -108,7 +108,7 @@ class InferenceEngine:
 
     def new_cache(self, capacity: int) -> TokenCache:
         """An empty cache for `capacity` tokens."""
-        from model.cache import LatentCache
+        from longcat.model.cache import LatentCache
 
         dtype = self.model.output_weight.dtype
         return TokenCache(LatentCache(self.config, 1, capacity, dtype=dtype, device=self.device))

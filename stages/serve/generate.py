@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.serve.engine import InferenceEngine
-from stages.serve.loading import Device, Dtype, load_engine
-from stages.serve.sampling import SamplingParams
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.loading import Device, Dtype, load_engine
+from longcat.stages.serve.sampling import SamplingParams
 
 
 def generate(

@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
-from model.checkpoint import load_pretrained
-from model.errors import CheckpointError, ModelConfigError
-from model.transformer import LongcatFlash
-from pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
-from pipeline.files import read_json
-from stages.serve.engine import InferenceEngine
-from stages.serve.tokenizer import EngineTokenizer
+from longcat.model.checkpoint import load_pretrained
+from longcat.model.errors import CheckpointError, ModelConfigError
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
+from longcat.pipeline.files import read_json
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.tokenizer import EngineTokenizer
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stages.serve.errors import internal_error
-from stages.serve.metrics import ServerMetrics
+from longcat.stages.serve.errors import internal_error
+from longcat.stages.serve.metrics import ServerMetrics
 
 logger = logging.getLogger(__name__)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

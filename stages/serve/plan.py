@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipeline.errors import InputError
-from stages.serve.engine import InferenceEngine
-from stages.serve.errors import ApiError, invalid
-from stages.serve.protocol import ChatRequest, CompletionRequest, Prompt
-from stages.serve.sampling import SamplingParams
-from stages.serve.settings import ServerSettings
+from longcat.pipeline.errors import InputError
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.errors import ApiError, invalid
+from longcat.stages.serve.protocol import ChatRequest, CompletionRequest, Prompt
+from longcat.stages.serve.sampling import SamplingParams
+from longcat.stages.serve.settings import ServerSettings
 
 T = TypeVar("T")
 # OpenAI's newer name for the same turn.

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from stages.serve.settings import (
+from longcat.stages.serve.settings import (
     MAX_CHOICES,
     MAX_LOGIT_BIAS,
     MAX_MESSAGES,

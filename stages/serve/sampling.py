@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline.errors import InputError, LongcatError
+from longcat.pipeline.errors import InputError, LongcatError
 
 MAX_SEED = 2**63 - 1
 

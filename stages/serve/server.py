@@ -13,20 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from pipeline.config import build_config
-from pipeline.errors import InputError, UsageError
+from longcat.pipeline.config import build_config
+from longcat.pipeline.errors import InputError, UsageError
 
 try:
     import uvicorn
 
-    from stages.serve.api import create_app
+    from longcat.stages.serve.api import create_app
 except ModuleNotFoundError as missing:
     if missing.name not in ("fastapi", "uvicorn", "starlette"):
         raise
     raise UsageError(f"serving needs {missing.name}", hint='pip install "longcat-cli[serve]"') from None
 
-from stages.serve.loading import Device, Dtype, load_engine
-from stages.serve.settings import ServerSettings
+from longcat.stages.serve.loading import Device, Dtype, load_engine
+from longcat.stages.serve.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 KEY_VARIABLE = "LONGCAT_API_KEY"

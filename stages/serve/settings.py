@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
+from longcat.pipeline.config import StageConfig
 
 # Bounds that belong to the protocol: no checkpoint or machine makes larger values useful.
 MAX_CHOICES = 16

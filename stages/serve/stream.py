@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from stages.serve.errors import ApiError, internal_error
-from stages.serve.submission import Submission
+from longcat.stages.serve.errors import ApiError, internal_error
+from longcat.stages.serve.submission import Submission
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 
 from starlette.types import Receive
 
-from pipeline.errors import InputError
-from stages.serve.engine import CancelledError
-from stages.serve.errors import ApiError, internal_error, invalid, too_busy, unavailable
-from stages.serve.sampling import SamplingParams
-from stages.serve.settings import ServerSettings
-from stages.serve.worker import ClosedError, DeadlineError, DecodeWorker, Event, Finished, Job, QueueFullError
+from longcat.pipeline.errors import InputError
+from longcat.stages.serve.engine import CancelledError
+from longcat.stages.serve.errors import ApiError, internal_error, invalid, too_busy, unavailable
+from longcat.stages.serve.sampling import SamplingParams
+from longcat.stages.serve.settings import ServerSettings
+from longcat.stages.serve.worker import ClosedError, DeadlineError, DecodeWorker, Event, Finished, Job, QueueFullError
 
 
 class Submission:

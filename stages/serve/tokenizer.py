@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
-from stages.tokenizer import MAX_TOKENIZER_BYTES, Message, Tokenizer, load_tokenizer
+from longcat.pipeline.errors import InputError
+from longcat.stages.tokenizer import MAX_TOKENIZER_BYTES, Message, Tokenizer, load_tokenizer
 
 # The longest composition of Unicode's NFC makes one character of four.
 NORMALISED_CHARACTERS = 4

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.errors import LongcatError
-from stages.serve.engine import CancelledError, Delta, InferenceEngine
-from stages.serve.metrics import ServerMetrics
-from stages.serve.sampling import SamplingParams, TokenLogprobs
+from longcat.pipeline.errors import LongcatError
+from longcat.stages.serve.engine import CancelledError, Delta, InferenceEngine
+from longcat.stages.serve.metrics import ServerMetrics
+from longcat.stages.serve.sampling import SamplingParams, TokenLogprobs
 
 logger = logging.getLogger(__name__)
 JOIN_SECONDS = 30.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.stage import Context, Result, stage
-from stages.train.config import TrainConfig
-from stages.train.launch import follows, is_launched, launch
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.train.config import TrainConfig
+from longcat.stages.train.launch import follows, is_launched, launch
 
 
 @stage(
@@ -18,6 +18,6 @@ def train(context: Context[TrainConfig]) -> Result:
     """Train a model on packed tokens."""
     if is_launched(context.config):
         return launch(context, "train")
-    from stages.train.run import train_checkpoint
+    from longcat.stages.train.run import train_checkpoint
 
     return train_checkpoint(context)

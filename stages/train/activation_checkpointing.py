@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from torch.utils.checkpoint import checkpoint
 
-from model.ffn import FeedForward
-from model.moe import Experts
-from model.transformer import LongcatFlash
+from longcat.model.ffn import FeedForward
+from longcat.model.moe import Experts
+from longcat.model.transformer import LongcatFlash
 
 ActivationCheckpointing = Literal["none", "selective", "block"]
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
-from pipeline.errors import IntegrityError
-from stages.train.optimizer import Named
-from stages.train.parallel.state import copy_part, local_part
-from stages.train.plan import Tensors
+from longcat.pipeline.errors import IntegrityError
+from longcat.stages.train.optimizer import Named
+from longcat.stages.train.parallel.state import copy_part, local_part
+from longcat.stages.train.plan import Tensors
 
 
 class WeightAverage:

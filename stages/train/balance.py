@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import torch
 
-from model.config import ModelConfig
-from stages.train.config import BalanceOptions, TrainingOptions
+from longcat.model.config import ModelConfig
+from longcat.stages.train.config import BalanceOptions, TrainingOptions
 
 
 @dataclass(frozen=True)

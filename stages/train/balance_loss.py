@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stages.train.stability.config import BalanceLossOptions
+from longcat.stages.train.stability.config import BalanceLossOptions
 
 DEFAULT_GROUPS = 8
 LARGEST_MOVE = 2.0

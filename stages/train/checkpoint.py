@@ -12,18 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import load_config, load_pretrained, reading, save_pretrained
-from model.config import ModelConfig
-from model.errors import CheckpointError, ModelConfigError
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError, IntegrityError
-from pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
-from stages.data.tokenizer.special import TOKENIZER_FILES
-from stages.train.parallel.build import Distributed
-from stages.train.parallel.state import load_published
-from stages.train.plan import Start, Tensors
+from longcat.model.checkpoint import load_config, load_pretrained, reading, save_pretrained
+from longcat.model.config import ModelConfig
+from longcat.model.errors import CheckpointError, ModelConfigError
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
+from longcat.pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
+from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.state import load_published
+from longcat.stages.train.plan import Start, Tensors
 
 OPTIMIZER_FILE = "training/optimizer.safetensors"
 AVERAGE_FILE = "training/average.safetensors"

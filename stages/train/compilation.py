@@ -6,8 +6,8 @@ from typing import cast
 
 import torch
 
-from model.layer import Layer
-from model.transformer import LongcatFlash
+from longcat.model.layer import Layer
+from longcat.model.transformer import LongcatFlash
 
 
 def compile_blocks(model: LongcatFlash) -> None:

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config import RUNTIME, StageConfig
-from stages.train.launch_config import LaunchOptions
-from stages.train.parallel.config import ParallelOptions
-from stages.train.stability.config import BalanceLossOptions, StabilityOptions
-from stages.train.watch.config import WatchOptions
+from longcat.pipeline.config import RUNTIME, StageConfig
+from longcat.stages.train.launch_config import LaunchOptions
+from longcat.stages.train.parallel.config import ParallelOptions
+from longcat.stages.train.stability.config import BalanceLossOptions, StabilityOptions
+from longcat.stages.train.watch.config import WatchOptions
 
 
 class ScheduleOptions(StageConfig):

@@ -1,6 +1,6 @@
 """Errors of training that other stages tell apart."""
 
-from pipeline.errors import LongcatError
+from longcat.pipeline.errors import LongcatError
 
 
 class DivergedError(LongcatError):

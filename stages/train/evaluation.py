@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from model.transformer import LongcatFlash, TrunkOutput
-from stages.train.loader import IGNORED, Ids
-from stages.train.parallel.build import Distributed
-from stages.train.parallel.pipeline import Pipeline
-from stages.train.parallel.rows import Rows, local_rows
-from stages.train.plan import Validation
-from stages.train.precision import ComputeModel
+from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.stages.train.loader import IGNORED, Ids
+from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.pipeline import Pipeline
+from longcat.stages.train.parallel.rows import Rows, local_rows
+from longcat.stages.train.plan import Validation
+from longcat.stages.train.precision import ComputeModel
 
 
 class Evaluator:

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from model.transformer import LongcatFlash, TrunkOutput
-from stages.train.config import TrainingOptions
-from stages.train.loader import Batch
-from stages.train.objective import Objective, Terms, Totals
-from stages.train.parallel.build import Distributed
-from stages.train.parallel.pipeline import Pipeline
-from stages.train.parallel.reduce import sum_statistics
-from stages.train.parallel.rows import Rows
-from stages.train.plan import Plan
-from stages.train.precision import ComputeModel
-from stages.train.routing import Balance, Load, RoutingObserver
-from stages.train.stability.corruption import LayerRecording, layer_to_check
-from stages.train.stability.measure import due, largest_activations, layer_figures, parameter_figures
-from stages.train.stability.router_gradients import RouterGradients, scaled
+from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.stages.train.config import TrainingOptions
+from longcat.stages.train.loader import Batch
+from longcat.stages.train.objective import Objective, Terms, Totals
+from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.pipeline import Pipeline
+from longcat.stages.train.parallel.reduce import sum_statistics
+from longcat.stages.train.parallel.rows import Rows
+from longcat.stages.train.plan import Plan
+from longcat.stages.train.precision import ComputeModel
+from longcat.stages.train.routing import Balance, Load, RoutingObserver
+from longcat.stages.train.stability.corruption import LayerRecording, layer_to_check
+from longcat.stages.train.stability.measure import due, largest_activations, layer_figures, parameter_figures
+from longcat.stages.train.stability.router_gradients import RouterGradients, scaled
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.files import canonical_json
+from longcat.pipeline.files import canonical_json
 
 # A checkpoint's slowest writer may take long; a writer that died is noticed by its broken connection.
 BACKGROUND_TIMEOUT = timedelta(hours=2)

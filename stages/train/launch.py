@@ -12,23 +12,21 @@ import re
 import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline.engine.local import available_cores
-from pipeline.errors import ConfigError, InterruptedRunError, LongcatError
-from pipeline.stage import Context, Result
-from stages.train.launch_config import LaunchOptions
-from stages.train.launch_files import Launch, LaunchFolder, launch_path, rebuilt_error
-from stages.train.processes import descendants, end_with_parent, kill_tree
-from stages.train.relay import Listener
+from longcat.pipeline.engine.local import available_cores
+from longcat.pipeline.errors import ConfigError, InterruptedRunError, LongcatError
+from longcat.pipeline.processes import descendants, end_with_parent, kill_tree, safe_environment, safe_python
+from longcat.pipeline.stage import Context, Result
+from longcat.stages.train.launch_config import LaunchOptions
+from longcat.stages.train.launch_files import Launch, LaunchFolder, launch_path, rebuilt_error
+from longcat.stages.train.relay import Listener
 
-WORKER = "stages.train.worker"
+WORKER = "longcat.stages.train.worker"
 KILLED = "it was killed by"
 POLL_SECONDS = 0.1
 # How long the ranks of this node may go on once another rank has failed, or torchrun waits before it kills.
@@ -127,7 +125,7 @@ class _Node:
 
     def _command(self) -> list[str]:
         options = self.options
-        command = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=0"]
+        command = [*safe_python(), "-m", "torch.distributed.run", "--max-restarts=0"]
         command += [f"--nproc-per-node={options.nproc_per_node}", f"--nnodes={options.nnodes}"]
         command += [f"--shutdown-timeout={GRACE_SECONDS}"]
         if options.nnodes > 1:
@@ -211,6 +209,4 @@ def _was_stopped(failure: Mapping[str, Any]) -> bool:
 def _environment(options: LaunchOptions) -> dict[str, str]:
     """The environment of the ranks: the same code as here, and the cores shared out."""
     threads = max(1, available_cores() // options.nproc_per_node)
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"OMP_NUM_THREADS": str(threads)} | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return {"OMP_NUM_THREADS": str(threads)} | os.environ | safe_environment()

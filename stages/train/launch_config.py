@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config import RUNTIME, StageConfig
+from longcat.pipeline.config import RUNTIME, StageConfig
 
 
 class LaunchOptions(StageConfig):

@@ -17,16 +17,16 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-from pipeline import errors
-from pipeline.artifact import load_artifact
-from pipeline.config import StageConfig
-from pipeline.engine import Engine
-from pipeline.errors import IntegrityError, InterruptedRunError, LongcatError
-from pipeline.files import atomic_write, canonical_json, pretty_json, read_json
-from pipeline.interrupt import StopSignal
-from pipeline.progress import Progress
-from pipeline.stage import Context, Result, registry
-from stages.train.errors import DivergedError
+from longcat.pipeline import errors
+from longcat.pipeline.artifact import load_artifact
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.engine import Engine
+from longcat.pipeline.errors import IntegrityError, InterruptedRunError, LongcatError
+from longcat.pipeline.files import atomic_write, canonical_json, pretty_json, read_json
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.progress import Progress
+from longcat.pipeline.stage import Context, Result, registry
+from longcat.stages.train.errors import DivergedError
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InputError
-from pipeline.tokens import TokenFile
-from stages.data.mixture.curriculum import read_curriculum
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.data.mixture.curriculum import read_curriculum
 
 Ids = npt.NDArray[np.int64]
 IGNORED = -100

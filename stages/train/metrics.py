@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from pipeline.errors import IntegrityError
-from pipeline.files import canonical_json
-from pipeline.tokens import TokenFile
-from stages.train.loader import IGNORED, Ids
+from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.files import canonical_json
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.train.loader import IGNORED, Ids
 
 # Enough for any unigram distribution, and quick to count.
 UNIGRAM_TOKENS = 1 << 28

@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 import torch
 
-from kernels.cross_entropy import IGNORE_INDEX
-from model.config import ModelConfig
-from model.mtp import targets_after_next
-from model.transformer import LongcatFlash, TrunkOutput
-from stages.train.config import ObjectiveOptions
-from stages.train.group import control
-from stages.train.loader import Batch
-from stages.train.parallel.mesh import Parallel
-from stages.train.parallel.rows import Rows, local_rows
-from stages.train.stability.hidden_z_loss import hidden_z_loss
+from longcat.kernels.cross_entropy import IGNORE_INDEX
+from longcat.model.config import ModelConfig
+from longcat.model.mtp import targets_after_next
+from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.stages.train.config import ObjectiveOptions
+from longcat.stages.train.group import control
+from longcat.stages.train.loader import Batch
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.parallel.rows import Rows, local_rows
+from longcat.stages.train.stability.hidden_z_loss import hidden_z_loss
 
 
 class Totals(NamedTuple):

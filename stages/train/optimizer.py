@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from model.parameter_kinds import parameter_kind
-from pipeline.errors import IntegrityError
-from stages.train.config import OptimizerOptions
-from stages.train.parallel.norms import by_mesh
-from stages.train.parallel.state import copy_part
+from longcat.model.parameter_kinds import parameter_kind
+from longcat.pipeline.errors import IntegrityError
+from longcat.stages.train.config import OptimizerOptions
+from longcat.stages.train.parallel.norms import by_mesh
+from longcat.stages.train.parallel.state import copy_part
 
 Tensors = dict[str, torch.Tensor]
 STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from model.transformer import LongcatFlash
-from pipeline.artifact import Artifact
-from pipeline.stage import Context, Result
-from stages.extend import ExtendConfig, Phase
-from stages.train.checkpoint import (
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.stage import Context, Result
+from longcat.stages.extend import ExtendConfig, Phase
+from longcat.stages.train.checkpoint import (
     DataPosition,
     TrainingState,
     check_same_tokenizer,
@@ -15,12 +15,12 @@ from stages.train.checkpoint import (
     rebuilt,
     write_checkpoint,
 )
-from stages.train.group import control
-from stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
-from stages.train.parallel.config import check_fits
-from stages.train.parallel.mesh import Parallel
-from stages.train.plan import Counters, Plan, Start, Trained
-from stages.train.run import (
+from longcat.stages.train.group import control
+from longcat.stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
+from longcat.stages.train.parallel.config import check_fits
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.plan import Counters, Plan, Start, Trained
+from longcat.stages.train.run import (
     check_fills_a_batch,
     check_options,
     micro_batch,
@@ -30,10 +30,10 @@ from stages.train.run import (
     state_after,
     write_metrics,
 )
-from stages.train.runtime import reproducible
-from stages.train.schedule import Schedule
-from stages.train.trainer import run_training
-from stages.train.weights import join, spread
+from longcat.stages.train.runtime import reproducible
+from longcat.stages.train.schedule import Schedule
+from longcat.stages.train.trainer import run_training
+from longcat.stages.train.weights import join, spread
 
 
 def extend_checkpoint(context: Context[ExtendConfig]) -> Result:

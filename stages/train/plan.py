@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from model.transformer import LongcatFlash
-from stages.train.loader import Ids
-from stages.train.schedule import Schedule
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.loader import Ids
+from longcat.stages.train.schedule import Schedule
 
 RECENT_STEPS = 20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from model.transformer import LongcatFlash
-from stages.train.parallel.build import Distributed
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.parallel.build import Distributed
 
 
 class ComputeModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from stages.train.loader import Batch
+from longcat.stages.train.loader import Batch
 
 AHEAD = 2
 

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.files import append_jsonl
-from pipeline.progress import Bar, Progress
+from longcat.pipeline.files import append_jsonl
+from longcat.pipeline.progress import Bar, Progress
 
 
 class RelayedProgress:

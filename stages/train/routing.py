@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from model.config import ModelConfig
-from model.moe import LayerRouting
-from stages.train.balance import BiasController
-from stages.train.balance_loss import BalanceCoefficient, ExpertGroups, balance_loss
-from stages.train.parallel.mesh import Parallel
-from stages.train.stability.config import BalanceLossOptions
-from stages.train.stability.router_gradients import RouterGradients
+from longcat.model.config import ModelConfig
+from longcat.model.moe import LayerRouting
+from longcat.stages.train.balance import BiasController
+from longcat.stages.train.balance_loss import BalanceCoefficient, ExpertGroups, balance_loss
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.stability.config import BalanceLossOptions
+from longcat.stages.train.stability.router_gradients import RouterGradients
 
 
 class Load(NamedTuple):

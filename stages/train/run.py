@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from model.config import ModelConfig
-from pipeline.artifact import Artifact
-from pipeline.config import identity_values
-from pipeline.errors import ConfigError, InputError
-from pipeline.stage import Context, Result
-from stages.train.balance import controller_of
-from stages.train.checkpoint import (
+from longcat.model.config import ModelConfig
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.config import identity_values
+from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.stage import Context, Result
+from longcat.stages.train.balance import controller_of
+from longcat.stages.train.checkpoint import (
     METRICS_FILE,
     DataPosition,
     TrainingState,
@@ -23,20 +23,20 @@ from stages.train.checkpoint import (
     read_state,
     write_checkpoint,
 )
-from stages.train.config import TrainConfig, TrainingOptions, step_count
-from stages.train.group import control
-from stages.train.loader import open_tokens, training_windows, validation_windows
-from stages.train.metrics import unigram_loss
-from stages.train.parallel.build import Distributed
-from stages.train.parallel.config import check_fits
-from stages.train.parallel.mesh import Parallel
-from stages.train.plan import Counters, Plan, Start, Trained, Validation
-from stages.train.routing import Balance
-from stages.train.runtime import reproducible
-from stages.train.schedule import Schedule
-from stages.train.trainer import run_training
-from stages.train.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
-from stages.train.weights import checkpoint_weights, join, new_weights
+from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
+from longcat.stages.train.group import control
+from longcat.stages.train.loader import open_tokens, training_windows, validation_windows
+from longcat.stages.train.metrics import unigram_loss
+from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.config import check_fits
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.plan import Counters, Plan, Start, Trained, Validation
+from longcat.stages.train.routing import Balance
+from longcat.stages.train.runtime import reproducible
+from longcat.stages.train.schedule import Schedule
+from longcat.stages.train.trainer import run_training
+from longcat.stages.train.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
+from longcat.stages.train.weights import checkpoint_weights, join, new_weights
 
 
 def train_checkpoint(context: Context[TrainConfig]) -> Result:
@@ -250,6 +250,6 @@ def metrics_of(
 
 def write_metrics(output: Path, *stretches: Trained) -> None:
     """Write metrics.jsonl: the lines of every stretch, in order."""
-    from pipeline.files import atomic_write
+    from longcat.pipeline.files import atomic_write
 
     atomic_write(output / METRICS_FILE, b"".join(trained.metrics_path.read_bytes() for trained in stretches))

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from pipeline.engine.local import available_cores
-from pipeline.errors import ConfigError
-from stages.train.config import TrainingOptions
+from longcat.pipeline.engine.local import available_cores
+from longcat.pipeline.errors import ConfigError
+from longcat.stages.train.config import TrainingOptions
 
 
 def choose_device(options: TrainingOptions) -> torch.device:

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from model.config import ModelConfig
-from model.transformer import LongcatFlash
-from stages.train.average import WeightAverage
-from stages.train.metrics import MetricsFile
-from stages.train.optimizer import moment_names, moments, moments_like
-from stages.train.parallel.build import Distributed
-from stages.train.plan import Start, Tensors
-from stages.train.state import RunCheckpoints, Saved, model_tensors
-from stages.train.weights import empty_whole
+from longcat.model.config import ModelConfig
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.average import WeightAverage
+from longcat.stages.train.metrics import MetricsFile
+from longcat.stages.train.optimizer import moment_names, moments, moments_like
+from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.plan import Start, Tensors
+from longcat.stages.train.state import RunCheckpoints, Saved, model_tensors
+from longcat.stages.train.weights import empty_whole
 
 
 class Saves:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from stages.train.config import ScheduleOptions
+from longcat.stages.train.config import ScheduleOptions
 
 MAX_DEFAULT_WARMUP = 2000
 DEFAULT_WARMUP_FRACTION = 0.05

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import IntegrityError
-from stages.train.group import Group
+from longcat.pipeline.errors import IntegrityError
+from longcat.stages.train.group import Group
 
 WRITE_BYTES = 8 << 20
 HEADER_ALIGNMENT = 8

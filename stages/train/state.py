@@ -32,11 +32,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import IntegrityError, LongcatError
-from pipeline.files import canonical_json, fsync_file, fsync_folder, read_json, sha256_file
-from stages.train import group as processes
-from stages.train.group import Group
-from stages.train.shards import Part, Piece, Plan, ShardReader, Snapshot, piece_of
+from longcat.pipeline.errors import IntegrityError, LongcatError
+from longcat.pipeline.files import canonical_json, fsync_file, fsync_folder, read_json, sha256_file
+from longcat.stages.train import group as processes
+from longcat.stages.train.group import Group
+from longcat.stages.train.shards import Part, Piece, Plan, ShardReader, Snapshot, piece_of
 
 STEP_FOLDER = re.compile(r"step-(\d{9})")
 STATE_FILE = "state.json"

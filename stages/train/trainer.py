@@ -16,32 +16,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.transformer import LongcatFlash
-from pipeline.errors import InputError
-from pipeline.files import append_jsonl
-from pipeline.stage import Context
-from stages.train.activation_checkpointing import checkpoint_activations
-from stages.train.average import WeightAverage
-from stages.train.balance import controller_of
-from stages.train.compilation import compile_blocks
-from stages.train.config import TrainingOptions
-from stages.train.errors import DivergedError
-from stages.train.evaluation import Evaluator
-from stages.train.gradients import BatchGradients, Taken
-from stages.train.group import control, stop_everywhere
-from stages.train.loader import Batch, WindowSource, batch
-from stages.train.metrics import MetricsFile, read_metrics
-from stages.train.optimizer import build_optimizer, load_moments, set_learning_rate
-from stages.train.parallel.build import Distributed
-from stages.train.parallel.norms import clip_gradients
-from stages.train.plan import Plan, Start, Trained, Validation
-from stages.train.precision import ComputeModel
-from stages.train.prefetch import Prefetcher
-from stages.train.routing import Balance
-from stages.train.saves import Saves
-from stages.train.stability.spikes import Rewound, SpikeGuard, recorded
-from stages.train.transfer import learning_rate_factors
-from stages.train.watch.watch import Watch, Watched
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.files import append_jsonl
+from longcat.pipeline.stage import Context
+from longcat.stages.train.activation_checkpointing import checkpoint_activations
+from longcat.stages.train.average import WeightAverage
+from longcat.stages.train.balance import controller_of
+from longcat.stages.train.compilation import compile_blocks
+from longcat.stages.train.config import TrainingOptions
+from longcat.stages.train.errors import DivergedError
+from longcat.stages.train.evaluation import Evaluator
+from longcat.stages.train.gradients import BatchGradients, Taken
+from longcat.stages.train.group import control, stop_everywhere
+from longcat.stages.train.loader import Batch, WindowSource, batch
+from longcat.stages.train.metrics import MetricsFile, read_metrics
+from longcat.stages.train.optimizer import build_optimizer, load_moments, set_learning_rate
+from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.norms import clip_gradients
+from longcat.stages.train.plan import Plan, Start, Trained, Validation
+from longcat.stages.train.precision import ComputeModel
+from longcat.stages.train.prefetch import Prefetcher
+from longcat.stages.train.routing import Balance
+from longcat.stages.train.saves import Saves
+from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded
+from longcat.stages.train.transfer import learning_rate_factors
+from longcat.stages.train.watch.watch import Watch, Watched
 
 
 def run_training(

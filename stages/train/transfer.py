@@ -19,15 +19,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.config import ModelConfig
-from model.errors import ModelConfigError
-from model.parameter_kinds import KINDS, Kind
-from model.width import WIDTHS
-from pipeline.artifact import Artifact
-from pipeline.config import build_config, merge
-from pipeline.errors import ConfigError, InputError, IntegrityError
-from pipeline.files import read_json
-from stages.train.config import TrainConfig
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError
+from longcat.model.parameter_kinds import KINDS, Kind
+from longcat.model.width import WIDTHS
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.config import build_config, merge
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
+from longcat.pipeline.files import read_json
+from longcat.stages.train.config import TrainConfig
 
 PROXY_FILE = "proxy.json"
 
@@ -124,7 +124,7 @@ def read_proxy(artifact: Artifact) -> Proxy:
             return Proxy.model_validate({**found, "id": artifact.id})
         except (ValueError, ValidationError) as error:
             raise IntegrityError(str(error).splitlines()[0], where=str(artifact.file(PROXY_FILE))) from None
-    from stages.train.checkpoint import read_model_config, read_state
+    from longcat.stages.train.checkpoint import read_model_config, read_state
 
     state = read_state(artifact)
     if not state.config:

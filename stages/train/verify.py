@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifact import Artifact
-from pipeline.config import StageConfig, build_config
-from pipeline.environment import code_version, environment
-from pipeline.errors import InputError
-from pipeline.runner import Session
-from pipeline.stage import Context, Stage, registry
-from stages.extend import ExtendConfig
-from stages.train.checkpoint import METRICS_FILE, read_state
-from stages.train.config import TrainConfig, TrainingOptions, step_count
-from stages.train.metrics import read_metrics
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.config import StageConfig, build_config
+from longcat.pipeline.environment import code_version, environment
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.runner import Session
+from longcat.pipeline.stage import Context, Stage, registry
+from longcat.stages.extend import ExtendConfig
+from longcat.stages.train.checkpoint import METRICS_FILE, read_state
+from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
+from longcat.stages.train.metrics import read_metrics
 
 Records = Sequence[Mapping[str, Any]]
 SAME = "same"
@@ -130,7 +130,7 @@ def _steps(config: TrainConfig | ExtendConfig) -> int:
 
 def _position(options: TrainingOptions, inputs: Mapping[str, Sequence[Artifact]]) -> int:
     """Where in the schedule the run began."""
-    from stages.train.run import schedule_start
+    from longcat.stages.train.run import schedule_start
 
     return schedule_start(options, read_state(next(iter(inputs.get("checkpoint", ())), None)))
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 import torch
 
-from model.config import ModelConfig
-from model.init import initialize
-from model.transformer import LongcatFlash
-from pipeline.artifact import Artifact
-from stages.train.checkpoint import read_model, read_model_config, read_parts
-from stages.train.config import TrainingOptions
-from stages.train.parallel.build import Distributed, build_model, whole
-from stages.train.parallel.mesh import Parallel
-from stages.train.parallel.state import initialize as initialize_parts
-from stages.train.parallel.state import load_full_state
-from stages.train.runtime import choose_device, choose_dtype
-from stages.train.state import model_tensors
+from longcat.model.config import ModelConfig
+from longcat.model.init import initialize
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.artifact import Artifact
+from longcat.stages.train.checkpoint import read_model, read_model_config, read_parts
+from longcat.stages.train.config import TrainingOptions
+from longcat.stages.train.parallel.build import Distributed, build_model, whole
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.parallel.state import initialize as initialize_parts
+from longcat.stages.train.parallel.state import load_full_state
+from longcat.stages.train.runtime import choose_device, choose_dtype
+from longcat.stages.train.state import model_tensors
 
 
 def join(options: TrainingOptions) -> Parallel:

@@ -1,4 +1,4 @@
-"""One process of a run in several, started by torchrun: `python -m stages.train.worker LAUNCH_FILE`.
+"""One process of a run in several, started by torchrun: `python -m longcat.stages.train.worker LAUNCH_FILE`.
 
 Runs the same stage body as a run in one process does, beside the other ranks, and tells how it ended in a file.
 """
@@ -15,17 +15,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-import stages  # noqa: F401  declares the stages
-from pipeline.engine import LocalEngine
-from pipeline.errors import ConfigError, InterruptedRunError
-from pipeline.interrupt import StopSignal
-from pipeline.progress import Progress, SilentProgress
-from pipeline.stage import Context, Result
-from stages.train.launch_files import Launch, LaunchFolder, describe
-from stages.train.processes import end_with_parent
-from stages.train.relay import RelayedProgress, RelayHandler
+import longcat.stages  # noqa: F401  declares the stages
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import ConfigError, InterruptedRunError
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.processes import end_with_parent, import_root
+from longcat.pipeline.progress import Progress, SilentProgress
+from longcat.pipeline.stage import Context, Result
+from longcat.stages.train.launch_files import Launch, LaunchFolder, describe
+from longcat.stages.train.relay import RelayedProgress, RelayHandler
 
-PACKAGES = ("longcat_cli", "pipeline", "stages", "model", "kernels")
+PACKAGES = ("cli", "pipeline", "stages", "model", "kernels")
 
 
 def main(path: Path) -> NoReturn:
@@ -52,8 +52,8 @@ def main(path: Path) -> NoReturn:
 
 
 def _run(launch: Launch, folder: LaunchFolder, content: bytes, rank: int, stop: StopSignal) -> None:
-    from stages.train import group
-    from stages.train.runtime import choose_device
+    from longcat.stages.train import group
+    from longcat.stages.train.runtime import choose_device
 
     progress, logger = _voices(folder, rank)
     context = launch.context(LocalEngine(1), progress, logger, stop)
@@ -81,8 +81,8 @@ def _voices(folder: LaunchFolder, rank: int) -> tuple[Progress, logging.Logger]:
 
 def body_of(stage: str) -> Callable[[Context[Any]], Result]:
     """What a stage does once its processes are there."""
-    from stages.train.phases import extend_checkpoint
-    from stages.train.run import train_checkpoint
+    from longcat.stages.train.phases import extend_checkpoint
+    from longcat.stages.train.run import train_checkpoint
 
     bodies: dict[str, Callable[[Context[Any]], Result]] = {"train": train_checkpoint, "extend": extend_checkpoint}
     return bodies[stage]
@@ -109,7 +109,7 @@ def check_agreement(facts: list[dict[str, str]], announced: int, found: int) -> 
 
 def source_digest() -> str:
     """sha256 over all source files of the project."""
-    root, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
+    root, digest = import_root() / "longcat", hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

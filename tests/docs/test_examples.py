@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from stages.train.launch_config import LaunchOptions
+from longcat.stages.train.launch_config import LaunchOptions
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 

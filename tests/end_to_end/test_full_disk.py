@@ -40,7 +40,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, workers: str) -> None:
     command = [
         sys.executable,
         "-m",
-        "longcat_cli",
+        "longcat.cli",
         "--store",
         str(small_disk / "store"),
         "--workers",

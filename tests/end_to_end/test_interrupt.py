@@ -16,7 +16,7 @@ def test_a_signal_ends_the_run_with_130(tmp_path: Path, number: signal.Signals) 
     store = tmp_path / "store"
     arguments = ["--store", str(store), "data", "collect", "local", "--limit", "400", "--name", "crawl"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "longcat_cli", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "longcat.cli", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
     while not list(store.glob(".staging/*/output")) and time.monotonic() < deadline:

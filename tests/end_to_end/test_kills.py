@@ -20,7 +20,7 @@ CLOCK = ("started", "duration_seconds", "performance")
 
 def command(store: Path, settings: tuple[str, ...]) -> list[str]:
     options = [text for setting in settings for text in ("--set", setting)]
-    return [sys.executable, "-m", "longcat_cli", "--store", str(store), "--quiet", "run", "smoke", *options]
+    return [sys.executable, "-m", "longcat.cli", "--store", str(store), "--quiet", "run", "smoke", *options]
 
 
 def contents(store: Path) -> dict[str, Any]:

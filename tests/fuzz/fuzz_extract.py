@@ -23,15 +23,15 @@ from typing import Any
 import atheris
 import numpy as np
 
-with atheris.instrument_imports(include=["stages.data.extract", "pipeline.documents"]):
-    from pipeline.documents import Document
-    from stages.data.extract.config import ExtractConfig
-    from stages.data.extract.content import blocks, features, head, markdown, scorer  # noqa: F401  instrumented here
-    from stages.data.extract.html import extract_page
-    from stages.data.extract.inputs import InputFile
-    from stages.data.extract.reader import read_file
-    from stages.data.extract.records import Problem, Record
-    from stages.data.extract.shard import _to_document
+with atheris.instrument_imports(include=["longcat.stages.data.extract", "longcat.pipeline.documents"]):
+    from longcat.pipeline.documents import Document
+    from longcat.stages.data.extract.config import ExtractConfig
+    from longcat.stages.data.extract.content import blocks, features, head, markdown, scorer  # noqa: F401  instrumented here
+    from longcat.stages.data.extract.html import extract_page
+    from longcat.stages.data.extract.inputs import InputFile
+    from longcat.stages.data.extract.reader import read_file
+    from longcat.stages.data.extract.records import Problem, Record
+    from longcat.stages.data.extract.shard import _to_document
 
 FOLDER = Path(".fuzz")
 LIMITS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"]

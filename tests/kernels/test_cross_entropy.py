@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.cross_entropy import VERSIONS, cross_entropy_with_z
-from kernels.linear_cross_entropy import VERSIONS as LINEAR_VERSIONS
-from kernels.linear_cross_entropy import chunked, cpu, linear_cross_entropy
-from kernels.select import KernelError
+from longcat.kernels.cross_entropy import VERSIONS, cross_entropy_with_z
+from longcat.kernels.linear_cross_entropy import VERSIONS as LINEAR_VERSIONS
+from longcat.kernels.linear_cross_entropy import chunked, cpu, linear_cross_entropy
+from longcat.kernels.select import KernelError
 
 TARGETS = torch.tensor([3, -100, 10, 0, 5, -100, 7])
 versions = pytest.mark.parametrize("version", VERSIONS)
@@ -56,7 +56,7 @@ def test_the_kernel_shows_a_target_outside_the_vocabulary() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("row_losses", ["cpu", "triton"])
 def test_chunks_do_not_change_the_loss(rows: int, row_losses: str) -> None:
-    from kernels.cross_entropy.triton import row_losses_
+    from longcat.kernels.cross_entropy.triton import row_losses_
 
     hidden, weight = torch.randn(7, 6, requires_grad=True), torch.randn(11, 6, requires_grad=True)
     losses_ = row_losses_ if row_losses == "triton" else cpu._row_losses_

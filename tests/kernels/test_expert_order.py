@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels.expert_order import VERSIONS, reference, sort
+from longcat.kernels.expert_order import VERSIONS, reference, sort
 
 CHOICES = {
     "mixed": [[2, 5, 0], [4, 3, 5], [0, 4, 2], [5, 4, 3]],

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kernels.chips import CHIPS
-from kernels.grouped_mlp import VERSIONS, reference
-from kernels.grouped_mlp.tiles import choose, schedule
+from longcat.kernels.chips import CHIPS
+from longcat.kernels.grouped_mlp import VERSIONS, reference
+from longcat.kernels.grouped_mlp.tiles import choose, schedule
 
 
 @pytest.mark.parametrize("block", [1, 4, 16])
@@ -59,7 +59,7 @@ def test_float16_is_multiplied_as_float16() -> None:
 
 
 def test_nothing_is_kept_where_no_gradient_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kernels.grouped_mlp import triton as ours
+    from longcat.kernels.grouped_mlp import triton as ours
 
     kept = []
     launch = ours._Rows.launch

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from kernels.mla_attention import triton as flash
-from kernels.mla_attention.reference import mla_attention as reference
+from longcat.kernels.mla_attention import triton as flash
+from longcat.kernels.mla_attention.reference import mla_attention as reference
 
 SHAPES = sorted({tile[:2] for kernels in flash.TILES.values() for tile in kernels.values()} | {flash.SMALL[:2]})
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from kernels.mla_attention import mla_attention
-from kernels.mla_paged_decode import VERSIONS, mla_paged_decode
-from kernels.select import KernelError
+from longcat.kernels.mla_attention import mla_attention
+from longcat.kernels.mla_paged_decode import VERSIONS, mla_paged_decode
+from longcat.kernels.select import KernelError
 
 every_version = pytest.mark.parametrize("version", sorted(VERSIONS))
 SCALE = 0.4
@@ -97,8 +97,8 @@ def test_version_agrees_with_float64(case: str, version: str, monkeypatch: pytes
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut short sequences as long ones are, into 4 parts at most, longer than the least where 4 would not do."""
-    monkeypatch.setattr("kernels.mla_paged_decode.triton.PARTS", 4)
-    monkeypatch.setattr("kernels.mla_paged_decode.triton.LEAST", 32)
+    monkeypatch.setattr("longcat.kernels.mla_paged_decode.triton.PARTS", 4)
+    monkeypatch.setattr("longcat.kernels.mla_paged_decode.triton.LEAST", 32)
 
 
 def test_parts_of_long_sequences_add_up(small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.cross_entropy.reference import cross_entropy
-from kernels.expert_order.reference import expert_order
-from kernels.grouped_mlp.reference import grouped_mlp
-from kernels.mla_attention.reference import mla_attention
-from kernels.mla_decode.reference import mla_decode
-from kernels.rms_norm.reference import rms_norm
-from kernels.rope.reference import rope
+from longcat.kernels.cross_entropy.reference import cross_entropy
+from longcat.kernels.expert_order.reference import expert_order
+from longcat.kernels.grouped_mlp.reference import grouped_mlp
+from longcat.kernels.mla_attention.reference import mla_attention
+from longcat.kernels.mla_decode.reference import mla_decode
+from longcat.kernels.rms_norm.reference import rms_norm
+from longcat.kernels.rope.reference import rope
 
 
 @pytest.fixture(autouse=True)

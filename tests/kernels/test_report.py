@@ -8,16 +8,16 @@ import sys
 import pytest
 import torch
 
-from kernels.aot import Usage
-from kernels.chips import CHIPS, chip_of
-from kernels.report import operations
+from longcat.kernels.aot import Usage
+from longcat.kernels.chips import CHIPS, chip_of
+from longcat.kernels.report import operations
 
 pytest.importorskip("triton")
 
 
 def run_report(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "kernels.report", "--json", *arguments]
+    command = [sys.executable, "-m", "longcat.kernels.report", "--json", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
@@ -40,7 +40,7 @@ def test_what_does_not_fit_is_said() -> None:
 
 def test_the_report_refuses_an_interpreting_process() -> None:
     finished = subprocess.run(
-        [sys.executable, "-m", "kernels.report"],
+        [sys.executable, "-m", "longcat.kernels.report"],
         env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert finished.returncode == 2

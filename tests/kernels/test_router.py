@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kernels.router import VERSIONS, cpu, reference, route
-from kernels.select import KernelError
+from longcat.kernels.router import VERSIONS, cpu, reference, route
+from longcat.kernels.select import KernelError
 
 versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
 

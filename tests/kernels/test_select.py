@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.cross_entropy import cross_entropy
-from kernels.expert_mixture import expert_mixture
-from kernels.grouped_mlp import grouped_mlp
-from kernels.linear import linear
-from kernels.mla_attention import document_lengths, mla_attention
-from kernels.mla_decode import mla_decode
-from kernels.rope import rope
-from kernels.select import KernelError, deferred, select
+from longcat.kernels.cross_entropy import cross_entropy
+from longcat.kernels.expert_mixture import expert_mixture
+from longcat.kernels.grouped_mlp import grouped_mlp
+from longcat.kernels.linear import linear
+from longcat.kernels.mla_attention import document_lengths, mla_attention
+from longcat.kernels.mla_decode import mla_decode
+from longcat.kernels.rope import rope
+from longcat.kernels.select import KernelError, deferred, select
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 BOTH = {"reference": lambda: "reference", "cpu": lambda: "cpu"}
@@ -71,9 +71,9 @@ def test_triton_on_the_processor_needs_the_interpreter(monkeypatch: pytest.Monke
 
 def test_a_missing_triton_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "kernels.rms_norm.triton", raising=False)
+    monkeypatch.delitem(sys.modules, "longcat.kernels.rms_norm.triton", raising=False)
     with pytest.raises(KernelError, match="needs Triton, which is not installed"):
-        deferred("kernels.rms_norm.triton", "rms_norm")()
+        deferred("longcat.kernels.rms_norm.triton", "rms_norm")()
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
@@ -109,7 +109,7 @@ def test_half_precision_takes_flash_attention(dtype: torch.dtype, flash: bool, m
 
 @pytest.mark.parametrize(("vendor", "rows", "taken"), [(True, 40, True), (True, 3, True), (False, 40, False)])
 def test_amd_takes_products_of_its_own(vendor: bool, rows: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.linear.cpu._is_amd", lambda: vendor)
+    monkeypatch.setattr("longcat.kernels.linear.cpu._is_amd", lambda: vendor)
     calls = counted(monkeypatch, "linear")
     linear(torch.ones(rows, 8), torch.ones(4, 8))
     assert bool(calls) != taken
@@ -118,7 +118,7 @@ def test_amd_takes_products_of_its_own(vendor: bool, rows: int, taken: bool, mon
 @pytest.mark.parametrize("outputs", [40, 41, 12])
 @pytest.mark.parametrize("rows", [1, 2, 4, 9, 33])
 def test_products_without_gradient_are_the_plain_ones(rows: int, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.linear.cpu._is_amd", lambda: True)
+    monkeypatch.setattr("longcat.kernels.linear.cpu._is_amd", lambda: True)
     torch.manual_seed(0)
     x, weight = torch.randn(1, rows, 24), torch.randn(outputs, 24)
     with torch.no_grad():

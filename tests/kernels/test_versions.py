@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import (
+from longcat.kernels import (
     cross_entropy,
     expert_combine,
     expert_gather,
@@ -23,7 +23,7 @@ from kernels import (
     router,
     swiglu,
 )
-from kernels.expert_order import expert_order
+from longcat.kernels.expert_order import expert_order
 
 TOLERANCE = 2e-6  # relative root mean square of a float32 result
 OPERATIONS = (
@@ -287,7 +287,7 @@ def test_few_rows_without_gradient_agree(
     case: Case, setting: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without gradient many versions take other calls, and others again for few rows."""
-    monkeypatch.setattr("kernels.linear.cpu._is_amd", torch.backends.mkldnn.is_available)
+    monkeypatch.setattr("longcat.kernels.linear.cpu._is_amd", torch.backends.mkldnn.is_available)
     monkeypatch.setenv("LONGCAT_KERNELS", "reference")
     torch.set_num_threads(threads)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from longcat_cli.app import run
+from longcat.cli.app import run
 
 
 def longcat(capfd: pytest.CaptureFixture[str], store: Path, *arguments: str) -> tuple[int, str, str]:
@@ -37,9 +37,9 @@ def notes(tmp_path: Path) -> Path:
 
 def test_help_needs_no_heavy_library() -> None:
     code = (
-        "import sys\nfrom longcat_cli.app import run\n"
+        "import sys\nfrom longcat.cli.app import run\n"
         "for args in (['--help'], ['data', '--help'], ['artifacts', 'list', '--help']):\n    run(args)\n"
-        "heavy = {'torch', 'numpy', 'pyarrow', 'tokenizers', 'datasketch', 'transformers', 'pipeline.runner'}\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'tokenizers', 'datasketch', 'transformers', 'longcat.pipeline.runner'}\n"
         "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
@@ -47,7 +47,7 @@ def test_help_needs_no_heavy_library() -> None:
 
 def test_train_and_what_stands_below_it_load_when_called(capfd: pytest.CaptureFixture[str], store_path: Path) -> None:
     code = (
-        "import sys\nfrom longcat_cli.app import run\n"
+        "import sys\nfrom longcat.cli.app import run\n"
         "for args in (['train', '-h'], ['train', 'sweep', '-h'], ['train', 'verify', '-h']):\n    run(args)\n"
         "sys.exit(1 if {'torch', 'numpy'} & set(sys.modules) else 0)"
     )
@@ -255,7 +255,7 @@ def test_lineage_says_when_counts_do_not_add_up(
 
 def test_a_closed_pipe_is_no_error(store_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "longcat_cli", "--store", str(store_path), "data", "filter", "--show-config"],
+        [sys.executable, "-m", "longcat.cli", "--store", str(store_path), "data", "filter", "--show-config"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from longcat_cli.app import run
-from model.accounting import count
-from model.presets import load_preset
+from longcat.cli.app import run
+from longcat.model.accounting import count
+from longcat.model.presets import load_preset
 
 
 def printed(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from longcat_cli import console as console_module
-from longcat_cli.console import PlainProgress, RichProgress
-from longcat_cli.render import _records
+from longcat.cli import console as console_module
+from longcat.cli.console import PlainProgress, RichProgress
+from longcat.cli.render import _records
 
 FIGURES = {"loss": "3.2145", "tokens/s": "12,345", "MFU": "41.2%", "memory": "2.10 GB"}
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from model.config import ModelConfig
-from model.init import initialize
-from model.transformer import LongcatFlash
+from longcat.model.config import ModelConfig
+from longcat.model.init import initialize
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 

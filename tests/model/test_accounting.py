@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.accounting import count, training_flops
-from model.checkpoint import save_pretrained
-from model.config import ModelConfig
-from model.layout import published_tensors
-from model.presets import load_preset, preset_names
-from model.transformer import LongcatFlash
+from longcat.model.accounting import count, training_flops
+from longcat.model.checkpoint import save_pretrained
+from longcat.model.config import ModelConfig
+from longcat.model.layout import published_tensors
+from longcat.model.presets import load_preset, preset_names
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model.attention import mla
-from model.cache import LatentCache
-from model.errors import ModelError
-from model.transformer import LongcatFlash
+from longcat.model.attention import mla
+from longcat.model.cache import LatentCache
+from longcat.model.errors import ModelError
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import load_config, load_pretrained, save_pretrained
-from model.config import ModelConfig
-from model.errors import CheckpointError, ModelConfigError
-from model.transformer import LongcatFlash
+from longcat.model.checkpoint import load_config, load_pretrained, save_pretrained
+from longcat.model.config import ModelConfig
+from longcat.model.errors import CheckpointError, ModelConfigError
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 EXPERT = "model.layers.1.mlp.experts.4.up_proj.weight"
@@ -167,7 +167,7 @@ def test_an_interrupted_save_leaves_no_readable_checkpoint(
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("model.weights.serialize_file", fail)
+    monkeypatch.setattr("longcat.model.weights.serialize_file", fail)
     with pytest.raises(KeyboardInterrupt):
         save_pretrained(build_model(seed=1), saved)
     assert not (saved / "config.json").exists()

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from model import deterministic
-from model.cache import LatentCache
-from model.checkpoint import load_pretrained
-from model.deterministic import batch_invariant
-from model.errors import ModelError
-from model.init import initialize
-from model.presets import load_preset
-from model.transformer import LongcatFlash
+from longcat.model import deterministic
+from longcat.model.cache import LatentCache
+from longcat.model.checkpoint import load_pretrained
+from longcat.model.deterministic import batch_invariant
+from longcat.model.errors import ModelError
+from longcat.model.init import initialize
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 

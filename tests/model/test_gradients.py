@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from model.layer import ShortcutLayer
-from model.moe import MixtureOfExperts
-from model.rope import rope_angles
-from model.transformer import LongcatFlash
+from longcat.model.layer import ShortcutLayer
+from longcat.model.moe import MixtureOfExperts
+from longcat.model.rope import rope_angles
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model.config import ModelConfig
-from model.errors import ModelError
-from model.growth import layer_mapping, stack_layers, stack_state
-from model.init import initialize
-from model.layout import published_tensors
-from model.transformer import LongcatFlash
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelError
+from longcat.model.growth import layer_mapping, stack_layers, stack_state
+from longcat.model.init import initialize
+from longcat.model.layout import published_tensors
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 

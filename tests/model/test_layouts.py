@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import Conversion, load_pretrained, save_pretrained
-from model.errors import CheckpointError, ModelConfigError
-from model.transformer import LongcatFlash
+from longcat.model.checkpoint import Conversion, load_pretrained, save_pretrained
+from longcat.model.errors import CheckpointError, ModelConfigError
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 IDLE = "model.layers.1.mlp.experts.7.gate_proj.weight"
@@ -234,8 +234,8 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 import torch
-import model.weights
-from model.checkpoint import Conversion, load_pretrained, save_pretrained
+import longcat.model.weights
+from longcat.model.checkpoint import Conversion, load_pretrained, save_pretrained
 
 def growth(action):
     Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is there now
@@ -247,7 +247,7 @@ def growth(action):
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-model.weights.MAPPED_BYTES = 1 << 20
+longcat.model.weights.MAPPED_BYTES = 1 << 20
 source, saved, converted = sys.argv[1:]
 growth(lambda: Conversion(source).write(converted, max_shard_bytes=8 << 20))
 loaded = growth(lambda: load_pretrained(source))

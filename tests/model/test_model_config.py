@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from model.config import ModelConfig
-from model.errors import ModelConfigError
-from model.presets import load_preset, preset_description, preset_names
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError
+from longcat.model.presets import load_preset, preset_description, preset_names
 
 # The keys of the published config.json of LongCat-Flash-Chat, all of them.
 PUBLISHED: dict[str, Any] = {

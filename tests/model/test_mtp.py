@@ -7,14 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.cache import LatentCache
-from model.checkpoint import load_pretrained, save_pretrained
-from model.config import ModelConfig
-from model.errors import ModelConfigError, ModelError
-from model.growth import stack_layers, stack_state
-from model.layout import published_tensors
-from model.mtp import targets_after_next
-from model.transformer import LongcatFlash
+from longcat.model.cache import LatentCache
+from longcat.model.checkpoint import load_pretrained, save_pretrained
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError, ModelError
+from longcat.model.growth import stack_layers, stack_state
+from longcat.model.layout import published_tensors
+from longcat.model.mtp import targets_after_next
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.cache import LatentCache
-from model.checkpoint import load_pretrained, save_pretrained
-from model.config import ModelConfig
-from model.layout import published_tensors
-from model.transformer import LongcatFlash
+from longcat.model.cache import LatentCache
+from longcat.model.checkpoint import load_pretrained, save_pretrained
+from longcat.model.config import ModelConfig
+from longcat.model.layout import published_tensors
+from longcat.model.transformer import LongcatFlash
 
 
 def relative_rms(result: torch.Tensor, expected: torch.Tensor) -> float:

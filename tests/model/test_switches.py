@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import load_pretrained, save_pretrained
-from model.config import ModelConfig
-from model.errors import ModelConfigError
-from model.growth import stack_layers
-from model.interleaved import InterleavedLayer
-from model.moe import MixtureOfExperts
-from model.rope import rope_angles
-from model.transformer import LongcatFlash
+from longcat.model.checkpoint import load_pretrained, save_pretrained
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError
+from longcat.model.growth import stack_layers
+from longcat.model.interleaved import InterleavedLayer
+from longcat.model.moe import MixtureOfExperts
+from longcat.model.rope import rope_angles
+from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.config import ModelConfig
-from model.errors import ModelConfigError
-from model.init import initialize
-from model.layout import published_tensors
-from model.parameter_kinds import KINDS, parameter_kind
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from model.width import widened
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError
+from longcat.model.init import initialize
+from longcat.model.layout import published_tensors
+from longcat.model.parameter_kinds import KINDS, parameter_kind
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.model.width import widened
 
 EVERY_PART = {
     "num_nextn_predict_layers": 1,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.documents import Document, document_shards, read_documents, shard_name, write_documents
-from pipeline.sources import fingerprint_paths
-from pipeline.stage import Context, Result, registry, stage
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.documents import Document, document_shards, read_documents, shard_name, write_documents
+from longcat.pipeline.sources import fingerprint_paths
+from longcat.pipeline.stage import Context, Result, registry, stage
 
 
 class Bounds(StageConfig):

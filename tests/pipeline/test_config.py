@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from pipeline.config import RUNTIME, StageConfig, identity_values, load_mapping, merge, parse_assignments
-from pipeline.errors import ConfigError
-from pipeline.stage import registry
+from longcat.pipeline.config import RUNTIME, StageConfig, identity_values, load_mapping, merge, parse_assignments
+from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.stage import registry
 
 
 def test_numbers_written_without_a_dot_are_numbers(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline.documents import Document, read_documents, shard_name, write_documents
-from pipeline.errors import IntegrityError
+from longcat.pipeline.documents import Document, read_documents, shard_name, write_documents
+from longcat.pipeline.errors import IntegrityError
 
 DOCUMENTS = [
     Document("a", "plain", "s"),

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from pipeline.engine import LocalEngine
-from pipeline.errors import InputError, LongcatError
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import InputError, LongcatError
 
 
 def square(value: int) -> int:

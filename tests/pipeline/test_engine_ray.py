@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from longcat_cli.settings import EngineName, Settings
-from pipeline.artifact import Artifact
-from pipeline.engine import Engine, LocalEngine
-from pipeline.engine.ray import RayEngine
-from pipeline.errors import InputError, LongcatError, UsageError
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
+from longcat.cli.settings import EngineName, Settings
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.engine import Engine, LocalEngine
+from longcat.pipeline.engine.ray import RayEngine
+from longcat.pipeline.errors import InputError, LongcatError, UsageError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
 
 PROSE = """The river rises in the hills to the north of the town and runs for thirty miles before it meets the sea.
 In spring the melting snow swells it so far that the lower meadows have to be left to the water for a month.

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.ray import RayEngine
-from pipeline.errors import LongcatError
+from longcat.pipeline.engine.ray import RayEngine
+from longcat.pipeline.errors import LongcatError
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (pip install 'longcat-cli[ray]')")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import parse_assignments
-from pipeline.errors import ConfigError, LongcatError, MissingArtifactError, UsageError
-from pipeline.recipe import Recipe, load_recipe, plan_recipe, run_steps, with_settings
-from pipeline.runner import Session
+from longcat.pipeline.config import parse_assignments
+from longcat.pipeline.errors import ConfigError, LongcatError, MissingArtifactError, UsageError
+from longcat.pipeline.recipe import Recipe, load_recipe, plan_recipe, run_steps, with_settings
+from longcat.pipeline.runner import Session
 
 TEXT = """
 name: toy

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import StageConfig
-from pipeline.engine import LocalEngine
-from pipeline.errors import ConfigError, InputError, InterruptedRunError, LongcatError, UsageError
-from pipeline.interrupt import StopSignal
-from pipeline.runner import Session, run_stage
-from pipeline.stage import Context, Result, stage
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import ConfigError, InputError, InterruptedRunError, LongcatError, UsageError
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.stage import Context, Result, stage
 
 
 def test_the_same_recipe_is_reused_and_a_changed_one_is_not(session: Session) -> None:

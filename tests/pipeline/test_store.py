@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifact import MANIFEST_NAME, artifact_id
-from pipeline.errors import BusyError, IntegrityError, MissingArtifactError, UsageError
-from pipeline.lineage import ancestry, difference, document_flows, garbage, lineage
-from pipeline.lock import locked
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
+from longcat.pipeline.artifact import MANIFEST_NAME, artifact_id
+from longcat.pipeline.errors import BusyError, IntegrityError, MissingArtifactError, UsageError
+from longcat.pipeline.lineage import ancestry, difference, document_flows, garbage, lineage
+from longcat.pipeline.lock import locked
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
 
 
 def test_an_artifact_has_a_manifest_with_its_files_hashed(session: Session) -> None:

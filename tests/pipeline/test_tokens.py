@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError, IntegrityError
-from pipeline.tokens import TokenFile, TokenWriter, dtype_for
+from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.tokens import TokenFile, TokenWriter, dtype_for
 
 
 @pytest.mark.parametrize("vocabulary", [100, 65499, 65500, 131072])

@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from longcat_cli.app import run
-from model.checkpoint import load_pretrained, save_pretrained
-from model.config import ModelConfig
-from model.init import initialize
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError
-from pipeline.progress import SilentProgress
-from pipeline.runner import Session
-from pipeline.tokens import TokenWriter
-from stages.convert import export_checkpoint
-from stages.data.tokenizer.bpe import train
-from stages.data.tokenizer.config import TokenizerConfig
-from stages.data.tokenizer.files import write_tokenizer
-from stages.data.tokenizer.special import TOKENIZER_FILES
-from stages.serve.generate import generate
-from stages.serve.sampling import SamplingParams
+from longcat.cli.app import run
+from longcat.model.checkpoint import load_pretrained, save_pretrained
+from longcat.model.config import ModelConfig
+from longcat.model.init import initialize
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.progress import SilentProgress
+from longcat.pipeline.runner import Session
+from longcat.pipeline.tokens import TokenWriter
+from longcat.stages.convert import export_checkpoint
+from longcat.stages.data.tokenizer.bpe import train
+from longcat.stages.data.tokenizer.config import TokenizerConfig
+from longcat.stages.data.tokenizer.files import write_tokenizer
+from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.stages.serve.generate import generate
+from longcat.stages.serve.sampling import SamplingParams
 
 RunStage = Callable[..., Artifact]
 TEXT = "The quick brown fox jumps over the lazy dog. Größe und Maß: naïve café. 日本語のテキスト。"
@@ -125,7 +125,7 @@ def test_an_import_generates_and_trains(folder: Path, run_stage: RunStage, tmp_p
 
 
 def make_tokens(session: Session, tokenizer: Path) -> Artifact:
-    from pipeline.artifact import Manifest
+    from longcat.pipeline.artifact import Manifest
 
     generator, identifier = np.random.default_rng(0), "70ce500000000001"
     with session.store.making(identifier) as staging:
@@ -168,7 +168,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stages.convert._copy_tokenizer", interrupted)
+    monkeypatch.setattr("longcat.stages.convert._copy_tokenizer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(folder, tmp_path / "second")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

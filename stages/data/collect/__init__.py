@@ -1,6 +1,6 @@
 """Stages `data.collect.local` and `data.collect.urls`: crawls as WARC files."""
 
-from stages.data.collect.local import collect_local
-from stages.data.collect.urls import collect_urls
+from longcat.stages.data.collect.local import collect_local
+from longcat.stages.data.collect.urls import collect_urls
 
 __all__ = ["collect_local", "collect_urls"]

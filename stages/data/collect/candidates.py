@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from stages.data.collect.local import LocalConfig, PageKind
+from longcat.stages.data.collect.local import LocalConfig, PageKind
 
 # Readers of WARC files expect HTTP headers under http URLs only; this machine's pages are its own site.
 SITE = "http://localhost"

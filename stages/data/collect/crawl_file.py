@@ -15,9 +15,9 @@ from typing import IO, Any
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipeline.files import atomic_path, atomic_write, canonical_json
-from stages.data.collect.candidates import Candidate
-from stages.data.collect.render import NoPageError, render
+from longcat.pipeline.files import atomic_path, atomic_write, canonical_json
+from longcat.stages.data.collect.candidates import Candidate
+from longcat.stages.data.collect.render import NoPageError, render
 
 FAILURES = "failures.jsonl"
 

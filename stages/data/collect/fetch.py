@@ -10,8 +10,8 @@ from urllib.parse import urljoin, urlsplit
 import httpcore
 from protego import Protego
 
-from stages.data.collect.guard import GuardedBackend, PrivateAddressError, UnknownHostError
-from stages.data.collect.urls import UrlsConfig
+from longcat.stages.data.collect.guard import GuardedBackend, PrivateAddressError, UnknownHostError
+from longcat.stages.data.collect.urls import UrlsConfig
 
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_URL_CHARACTERS = 8192

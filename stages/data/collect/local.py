@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.stage import Context, Result, stage
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.stage import Context, Result, stage
 
 PageKind = Literal["stdlib", "package", "description", "html"]
 
@@ -45,7 +45,7 @@ class LocalConfig(StageConfig):
 
 
 def _sources(config: LocalConfig) -> dict[str, str]:
-    from stages.data.collect.candidates import machine_fingerprint
+    from longcat.stages.data.collect.candidates import machine_fingerprint
 
     return machine_fingerprint(config.html_folders)
 
@@ -58,9 +58,9 @@ def collect_local(context: Context[LocalConfig]) -> Result:
     distributions, and HTML below the system's documentation folder. The four kinds take turns, each in an order given
     by the hash of its URLs, so that a limit takes an even sample.
     """
-    from pipeline.errors import InputError
-    from stages.data.collect.candidates import find_candidates
-    from stages.data.collect.crawl_file import CrawlTask, failures_file, write_crawl_file
+    from longcat.pipeline.errors import InputError
+    from longcat.stages.data.collect.candidates import find_candidates
+    from longcat.stages.data.collect.crawl_file import CrawlTask, failures_file, write_crawl_file
 
     config = context.config
     candidates = find_candidates(config)

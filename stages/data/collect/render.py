@@ -12,8 +12,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
-from stages.data.collect import render_module
-from stages.data.collect.candidates import Candidate
+from longcat.stages.data.collect import render_module
+from longcat.stages.data.collect.candidates import Candidate
 
 SCRIPT = Path(render_module.__file__)
 # The child ends itself; this is for one that cannot.

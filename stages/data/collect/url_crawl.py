@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import InputError
-from pipeline.files import atomic_path, atomic_write, canonical_json, read_json
-from pipeline.progress import Bar
-from pipeline.stage import Context, Result
-from pipeline.store import utc_now
-from stages.data.collect.crawl_file import CrawlWriter, Page, failures_file
-from stages.data.collect.fetch import Fetcher, NotFetchedError
-from stages.data.collect.urls import UrlsConfig
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.files import atomic_path, atomic_write, canonical_json, read_json
+from longcat.pipeline.progress import Bar
+from longcat.pipeline.stage import Context, Result
+from longcat.pipeline.store import utc_now
+from longcat.stages.data.collect.crawl_file import CrawlWriter, Page, failures_file
+from longcat.stages.data.collect.fetch import Fetcher, NotFetchedError
+from longcat.stages.data.collect.urls import UrlsConfig
 
 MAX_LIST_BYTES = 1 << 30
 # Another attempt may go well, so after a stop these count as not yet fetched.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.stage import Context, Result, stage
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.stage import Context, Result, stage
 
 
 class UrlsConfig(StageConfig):
@@ -28,7 +28,7 @@ class UrlsConfig(StageConfig):
 
 
 def _sources(config: UrlsConfig) -> dict[str, str]:
-    from pipeline.sources import fingerprint_paths
+    from longcat.pipeline.sources import fingerprint_paths
 
     return fingerprint_paths([config.url_file])
 
@@ -40,6 +40,6 @@ def collect_urls(context: Context[UrlsConfig]) -> Result:
     robots.txt is honoured, hosts are given pauses, and every hop of a redirect is checked: only http and https, and no
     address inside a private network unless that is allowed. A URL fetched before a kill is not fetched again.
     """
-    from stages.data.collect.url_crawl import crawl_urls
+    from longcat.stages.data.collect.url_crawl import crawl_urls
 
     return crawl_urls(context)

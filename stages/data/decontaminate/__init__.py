@@ -6,19 +6,19 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stage import Context, Result, stage
-from stages.data.decontaminate.config import DecontaminateConfig
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.decontaminate.config import DecontaminateConfig
 
 if TYPE_CHECKING:
-    from stages.data.decontaminate.canary import Canary
-    from stages.data.decontaminate.index import Indexed
-    from stages.data.decontaminate.items import Part
+    from longcat.stages.data.decontaminate.canary import Canary
+    from longcat.stages.data.decontaminate.index import Indexed
+    from longcat.stages.data.decontaminate.items import Part
 
 COUNTED = ("documents_in", "documents_out", "documents_cut", "characters_in", "characters_out")
 
 
 def _sources(config: DecontaminateConfig) -> dict[str, str]:
-    from pipeline.sources import fingerprint_paths
+    from longcat.pipeline.sources import fingerprint_paths
 
     return fingerprint_paths(benchmark.path for benchmark in config.parsed())
 
@@ -36,11 +36,11 @@ def decontaminate_documents(context: Context[DecontaminateConfig]) -> Result:
         IntegrityError: a shard is damaged.
         LongcatError: a planted item was not found.
     """
-    from pipeline.documents import document_shards, shard_name
-    from pipeline.errors import InputError
-    from stages.data.decontaminate.index import build_index, save_index
-    from stages.data.decontaminate.report import gather, read_findings, write_findings, write_items, write_page
-    from stages.data.decontaminate.shard import Task, clean_shard
+    from longcat.pipeline.documents import document_shards, shard_name
+    from longcat.pipeline.errors import InputError
+    from longcat.stages.data.decontaminate.index import build_index, save_index
+    from longcat.stages.data.decontaminate.report import gather, read_findings, write_findings, write_items, write_page
+    from longcat.stages.data.decontaminate.shard import Task, clean_shard
 
     config, work, output = context.config, context.work, context.output
     documents = context.input("documents")
@@ -84,7 +84,7 @@ def decontaminate_documents(context: Context[DecontaminateConfig]) -> Result:
 
 
 def _read_benchmarks(config: DecontaminateConfig) -> list[Part]:
-    from stages.data.decontaminate.items import read_parts
+    from longcat.stages.data.decontaminate.items import read_parts
 
     return [part for benchmark in config.parsed() for part in read_parts(benchmark, config.id_field)]
 
@@ -93,8 +93,8 @@ def _find_canaries(
     context: Context[DecontaminateConfig], parts: list[Part], indexed: Indexed, index: Path
 ) -> list[Canary]:
     """Clean a shard of planted items as the documents' shards will be, and see that all are found."""
-    from stages.data.decontaminate.canary import check_canaries, make_canaries, write_canaries
-    from stages.data.decontaminate.shard import Task, clean_shard
+    from longcat.stages.data.decontaminate.canary import check_canaries, make_canaries, write_canaries
+    from longcat.stages.data.decontaminate.shard import Task, clean_shard
 
     work, config = context.work, context.config
     canaries = make_canaries(parts, indexed, config)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.documents import Document, read_documents, write_documents
-from pipeline.errors import LongcatError
-from stages.data.decontaminate.config import DecontaminateConfig
-from stages.data.decontaminate.index import Indexed, rule_of
-from stages.data.decontaminate.items import Part
-from stages.data.decontaminate.match import RULES
-from stages.data.decontaminate.words import words_of
+from longcat.pipeline.documents import Document, read_documents, write_documents
+from longcat.pipeline.errors import LongcatError
+from longcat.stages.data.decontaminate.config import DecontaminateConfig
+from longcat.stages.data.decontaminate.index import Indexed, rule_of
+from longcat.stages.data.decontaminate.items import Part
+from longcat.stages.data.decontaminate.match import RULES
+from longcat.stages.data.decontaminate.words import words_of
 
 FILLER = (
     "The harbour wall was rebuilt after the winter of the great storm, and since then the fishing boats lie behind "

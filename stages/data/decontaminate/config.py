@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config import StageConfig
+from longcat.pipeline.config import StageConfig
 
 # A stretch of an item that the similarity rule compares as one.
 PASSAGE_WORDS = 128

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import atomic_path
-from stages.data.decontaminate.config import PASSAGE_WORDS, WINDOW_RATIO, DecontaminateConfig
-from stages.data.decontaminate.items import Part
-from stages.data.decontaminate.stopwords import STOPWORDS
-from stages.data.decontaminate.words import (
+from longcat.pipeline.files import atomic_path
+from longcat.stages.data.decontaminate.config import PASSAGE_WORDS, WINDOW_RATIO, DecontaminateConfig
+from longcat.stages.data.decontaminate.items import Part
+from longcat.stages.data.decontaminate.stopwords import STOPWORDS
+from longcat.stages.data.decontaminate.words import (
     Hashes,
     NgramHasher,
     Numbers,

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from pipeline.errors import InputError
-from stages.data.decontaminate.config import BenchmarkFile
+from longcat.pipeline.errors import InputError
+from longcat.stages.data.decontaminate.config import BenchmarkFile
 
 MAX_LINE_BYTES = 16 << 20
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.data.decontaminate.index import Index, Lookup, Passages
-from stages.data.decontaminate.words import ABSENT, Hashes, Lexicon, NgramHasher, Numbers, WordStream
+from longcat.stages.data.decontaminate.index import Index, Lookup, Passages
+from longcat.stages.data.decontaminate.words import ABSENT, Hashes, Lexicon, NgramHasher, Numbers, WordStream
 
 # Words of a document whose n-grams are in memory together.
 STRETCH_WORDS = 1 << 20

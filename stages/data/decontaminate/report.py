@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_path, atomic_write
-from stages.data.decontaminate.canary import Canary, rules_of
-from stages.data.decontaminate.config import DecontaminateConfig
-from stages.data.decontaminate.index import Indexed
-from stages.data.decontaminate.items import Part
-from stages.data.decontaminate.match import RULES
+from longcat.pipeline.files import atomic_path, atomic_write
+from longcat.stages.data.decontaminate.canary import Canary, rules_of
+from longcat.stages.data.decontaminate.config import DecontaminateConfig
+from longcat.stages.data.decontaminate.index import Indexed
+from longcat.stages.data.decontaminate.items import Part
+from longcat.stages.data.decontaminate.match import RULES
 
 ITEMS_SHOWN = 50
 UNUSED_SHOWN = 200

@@ -9,12 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.documents import Document, read_documents, write_documents
-from pipeline.files import atomic_path
-from stages.data.decontaminate.config import DecontaminateConfig
-from stages.data.decontaminate.index import load_index
-from stages.data.decontaminate.match import RULES, Match, Scanner, merge_spans
-from stages.data.decontaminate.words import word_spans
+from longcat.pipeline.documents import Document, read_documents, write_documents
+from longcat.pipeline.files import atomic_path
+from longcat.stages.data.decontaminate.config import DecontaminateConfig
+from longcat.stages.data.decontaminate.index import load_index
+from longcat.stages.data.decontaminate.match import RULES, Match, Scanner, merge_spans
+from longcat.stages.data.decontaminate.words import word_spans
 
 EXCERPT_CHARACTERS = 240
 # Where a cut joins two texts an item may appear; after so many cuts a document is dropped.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.documents import document_shards
-from pipeline.stage import Context, Result, stage
-from stages.data.dedup.config import DedupConfig
+from longcat.pipeline.documents import document_shards
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.dedup.config import DedupConfig
 
 
 @stage("data.dedup", revision=2, inputs={"documents": "documents"}, output="documents")
@@ -19,10 +19,10 @@ def dedup_documents(context: Context[DedupConfig]) -> Result:
         InputError: the input holds no documents.
         IntegrityError: a shard is damaged.
     """
-    from pipeline.errors import InputError
-    from stages.data.dedup.keep import keepers, write_duplicates
-    from stages.data.dedup.runs import save_array
-    from stages.data.dedup.steps import cluster, find_repeated, sign, write
+    from longcat.pipeline.errors import InputError
+    from longcat.stages.data.dedup.keep import keepers, write_duplicates
+    from longcat.stages.data.dedup.runs import save_array
+    from longcat.stages.data.dedup.steps import cluster, find_repeated, sign, write
 
     documents, config = context.input("documents"), context.config
     shards = document_shards(documents)

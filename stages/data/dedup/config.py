@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
+from longcat.pipeline.config import StageConfig
 
 Scope = Literal["host", "source", "all"]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import atomic_path
-from stages.data.dedup.clusters import Indices
-from stages.data.dedup.config import DedupConfig
-from stages.data.dedup.match import PAIRS_A_STEP, Flags, similarity
-from stages.data.dedup.runs import Runs
+from longcat.pipeline.files import atomic_path
+from longcat.stages.data.dedup.clusters import Indices
+from longcat.stages.data.dedup.config import DedupConfig
+from longcat.stages.data.dedup.match import PAIRS_A_STEP, Flags, similarity
+from longcat.stages.data.dedup.runs import Runs
 
 if TYPE_CHECKING:
     import pyarrow as pa

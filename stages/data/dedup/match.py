@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import atomic_path
-from stages.data.dedup.config import DedupConfig
-from stages.data.dedup.runs import EXACT, Indices, Keys, Runs
+from longcat.pipeline.files import atomic_path
+from longcat.stages.data.dedup.config import DedupConfig
+from longcat.stages.data.dedup.runs import EXACT, Indices, Keys, Runs
 
 # In a bucket of up to so many documents every two are compared. In a larger one all are compared with one of them,
 # those too unlike it with one of themselves, and so on, up to so many times: that bounds the work for a band that

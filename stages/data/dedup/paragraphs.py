@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.documents import Document, read_documents
-from pipeline.files import atomic_path
-from stages.data.dedup.config import ParagraphConfig, Scope
-from stages.data.dedup.runs import BYTES_AN_ENTRY, KEY_SPACE, save_array
-from stages.data.dedup.words import composed
+from longcat.pipeline.documents import Document, read_documents
+from longcat.pipeline.files import atomic_path
+from longcat.stages.data.dedup.config import ParagraphConfig, Scope
+from longcat.stages.data.dedup.runs import BYTES_AN_ENTRY, KEY_SPACE, save_array
+from longcat.stages.data.dedup.words import composed
 
 SHOWN_CHARACTERS = 200
 # A row of a file of counts: hash of group and paragraph (of the group alone for its documents), group, documents.

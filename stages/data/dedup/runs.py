@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import atomic_path, atomic_write, canonical_json, read_json
+from longcat.pipeline.files import atomic_path, atomic_write, canonical_json, read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

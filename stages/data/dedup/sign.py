@@ -10,12 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.documents import Document, read_documents
-from pipeline.files import atomic_path
-from stages.data.dedup.config import DedupConfig
-from stages.data.dedup.runs import Keys, file_of, in_key_order, save_array
-from stages.data.dedup.signatures import EMPTY_SLOT, NgramHashes, Permutations, Signatures, Signer, distinct_ngrams
-from stages.data.dedup.words import exact_digest
+from longcat.pipeline.documents import Document, read_documents
+from longcat.pipeline.files import atomic_path
+from longcat.stages.data.dedup.config import DedupConfig
+from longcat.stages.data.dedup.runs import Keys, file_of, in_key_order, save_array
+from longcat.stages.data.dedup.signatures import (
+    EMPTY_SLOT,
+    NgramHashes,
+    Permutations,
+    Signatures,
+    Signer,
+    distinct_ngrams,
+)
+from longcat.stages.data.dedup.words import exact_digest
 
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 4096

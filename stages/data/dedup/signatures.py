@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.dedup.words import Counts, Hashes, word_hashes
+from longcat.stages.data.dedup.words import Counts, Hashes, word_hashes
 
 # n-grams a step: the two arrays of a permutation stay in the cache, and no table of n-grams by permutations exists.
 NGRAMS_A_STEP = 1 << 15

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.documents import shard_name
-from pipeline.stage import Context
-from stages.data.dedup.clusters import Clusters, Indices
-from stages.data.dedup.config import DedupConfig
-from stages.data.dedup.match import MatchTask, match_part, read_pairs
-from stages.data.dedup.paragraphs import Counted, CountTask, count_paragraphs, repeated, write_report
-from stages.data.dedup.runs import EXACT, Run, Runs, save_array
-from stages.data.dedup.sign import SignTask, sign_shard
-from stages.data.dedup.signatures import draw_permutations
-from stages.data.dedup.write import RemoveTask, WriteTask, write_shard
+from longcat.pipeline.documents import shard_name
+from longcat.pipeline.stage import Context
+from longcat.stages.data.dedup.clusters import Clusters, Indices
+from longcat.stages.data.dedup.config import DedupConfig
+from longcat.stages.data.dedup.match import MatchTask, match_part, read_pairs
+from longcat.stages.data.dedup.paragraphs import Counted, CountTask, count_paragraphs, repeated, write_report
+from longcat.stages.data.dedup.runs import EXACT, Run, Runs, save_array
+from longcat.stages.data.dedup.sign import SignTask, sign_shard
+from longcat.stages.data.dedup.signatures import draw_permutations
+from longcat.stages.data.dedup.write import RemoveTask, WriteTask, write_shard
 
 
 def sign(context: Context[DedupConfig], shards: Sequence[Path]) -> tuple[Runs, list[int]]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.documents import Document, read_documents, write_documents
-from stages.data.dedup.config import Scope
-from stages.data.dedup.paragraphs import Remover, write_seen
+from longcat.pipeline.documents import Document, read_documents, write_documents
+from longcat.stages.data.dedup.config import Scope
+from longcat.stages.data.dedup.paragraphs import Remover, write_seen
 
 
 @dataclass(frozen=True)

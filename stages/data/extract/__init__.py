@@ -8,13 +8,13 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.stage import Context, Result, stage
-from stages.data.extract.config import ExtractConfig
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.extract.config import ExtractConfig
 
 
 def _sources(config: ExtractConfig) -> dict[str, str]:
-    from pipeline.sources import fingerprint_paths
-    from stages.data.extract.inputs import expand
+    from longcat.pipeline.sources import fingerprint_paths
+    from longcat.stages.data.extract.inputs import expand
 
     return fingerprint_paths(given.path for given in expand(config.input))
 
@@ -30,9 +30,9 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
         UsageError: neither a crawl nor an input was given, or the extractor is not installed.
         InputError: an input is missing, of unknown format or holds no records.
     """
-    from pipeline.errors import InputError, UsageError
-    from stages.data.extract.inputs import crawl_files, list_inputs, split
-    from stages.data.extract.shard import Task, extract_shard
+    from longcat.pipeline.errors import InputError, UsageError
+    from longcat.stages.data.extract.inputs import crawl_files, list_inputs, split
+    from longcat.stages.data.extract.shard import Task, extract_shard
 
     config, crawl = context.config, context.optional("crawl")
     if config.extractor == "trafilatura" and find_spec("trafilatura") is None:
@@ -78,8 +78,8 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
 
 def _join_problems(folder: Path, shards: int, path: Path) -> None:
     """The problems of all shards in one file, in shard order."""
-    from pipeline.files import atomic_path
-    from stages.data.extract.shard import problems_name
+    from longcat.pipeline.files import atomic_path
+    from longcat.stages.data.extract.shard import problems_name
 
     with atomic_path(path) as aside, aside.open("wb") as joined:
         for number in range(shards):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
+from longcat.pipeline.config import StageConfig
 
 Format = Literal["warc", "html", "jsonl", "parquet", "text", "markdown", "rst", "code", "notebook"]
 

@@ -18,13 +18,14 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from stages.data.extract.html import Page, extract_page
-from stages.data.extract.records import Rejected
+from longcat.pipeline.processes import safe_python
+from longcat.stages.data.extract.html import Page, extract_page
+from longcat.stages.data.extract.records import Rejected
 
 SIZES = struct.Struct("<dIII")
 REPLY = struct.Struct("<I")
 MEMORY_BYTES = 4 << 30
-BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from stages.data.extract.guard import serve; serve()"
+BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from longcat.stages.data.extract.guard import serve; serve()"
 
 
 class _Child:
@@ -32,7 +33,7 @@ class _Child:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOTSTRAP, *sys.path],
+            [*safe_python(), "-c", BOOTSTRAP, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

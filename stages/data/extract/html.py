@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stages.data.extract.decode import Decoded, decode
+from longcat.stages.data.extract.decode import Decoded, decode
 
 MAX_TITLE_CHARACTERS = 1000
 MAX_LANGUAGE_CHARACTERS = 35
@@ -81,11 +81,11 @@ def _over_budget(data: bytes, text: str) -> str | None:
 
 
 def _scored(tree: Any, title: str | None, decoded: Decoded) -> Page:
-    from stages.data.extract.content.blocks import read_blocks
-    from stages.data.extract.content.features import PageFeatures
-    from stages.data.extract.content.head import read_head
-    from stages.data.extract.content.markdown import to_markdown
-    from stages.data.extract.content.scorer import score
+    from longcat.stages.data.extract.content.blocks import read_blocks
+    from longcat.stages.data.extract.content.features import PageFeatures
+    from longcat.stages.data.extract.content.head import read_head
+    from longcat.stages.data.extract.content.markdown import to_markdown
+    from longcat.stages.data.extract.content.scorer import score
 
     markup = tree.document.html
     head = read_head(markup)

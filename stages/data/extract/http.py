@@ -6,7 +6,7 @@ import io
 import zlib
 from dataclasses import dataclass
 
-from stages.data.extract.records import Rejected
+from longcat.stages.data.extract.records import Rejected
 
 MAX_HEADER_BYTES = 64 << 10
 CODED_READ_BYTES = 64 << 10

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pipeline.artifact import Artifact
-from pipeline.errors import InputError
-from pipeline.remote import RemoteFile, is_remote, remote_files
-from pipeline.sources import plain_files
-from stages.data.extract.config import ExtractConfig
-from stages.data.extract.kinds import format_of_name
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.remote import RemoteFile, is_remote, remote_files
+from longcat.pipeline.sources import plain_files
+from longcat.stages.data.extract.config import ExtractConfig
+from longcat.stages.data.extract.kinds import format_of_name
 
 # A file of these holds many records and makes a shard of its own.
 CONTAINERS = ("warc", "jsonl", "parquet")

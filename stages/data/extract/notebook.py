@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from stages.data.extract.records import Rejected
+from longcat.stages.data.extract.records import Rejected
 
 MAX_TITLE_CHARACTERS = 1000
 MAX_LANGUAGE_CHARACTERS = 40

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from email.message import Message
 from typing import BinaryIO
 
-from stages.data.extract.config import ExtractConfig
-from stages.data.extract.decode import looks_binary
-from stages.data.extract.http import parse_response
-from stages.data.extract.inputs import InputFile
-from stages.data.extract.kinds import compression_of, kind_of_content_type, programming_language
-from stages.data.extract.records import Problem, Record, Rejected
-from stages.data.extract.streams import Damage, open_source
-from stages.data.extract.tabular import read_json_lines, read_parquet
-from stages.data.extract.warc import DOCUMENT_TYPES, VERSION_PREFIX, WarcRecord, read_warc
-from stages.data.extract.window import Window
+from longcat.stages.data.extract.config import ExtractConfig
+from longcat.stages.data.extract.decode import looks_binary
+from longcat.stages.data.extract.http import parse_response
+from longcat.stages.data.extract.inputs import InputFile
+from longcat.stages.data.extract.kinds import compression_of, kind_of_content_type, programming_language
+from longcat.stages.data.extract.records import Problem, Record, Rejected
+from longcat.stages.data.extract.streams import Damage, open_source
+from longcat.stages.data.extract.tabular import read_json_lines, read_parquet
+from longcat.stages.data.extract.warc import DOCUMENT_TYPES, VERSION_PREFIX, WarcRecord, read_warc
+from longcat.stages.data.extract.window import Window
 
 SNIFFED_KINDS = {"text/html": "html", "application/xhtml+xml": "html", "text/plain": "text"}
 

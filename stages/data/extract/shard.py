@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.documents import Document, shard_name, write_documents
-from pipeline.files import atomic_path, canonical_json
-from stages.data.extract.config import ExtractConfig
-from stages.data.extract.decode import Decoded, decode
-from stages.data.extract.guard import page_guard
-from stages.data.extract.inputs import InputFile
-from stages.data.extract.notebook import read_notebook
-from stages.data.extract.reader import read_file
-from stages.data.extract.records import Problem, Record, Rejected
+from longcat.pipeline.documents import Document, shard_name, write_documents
+from longcat.pipeline.files import atomic_path, canonical_json
+from longcat.stages.data.extract.config import ExtractConfig
+from longcat.stages.data.extract.decode import Decoded, decode
+from longcat.stages.data.extract.guard import page_guard
+from longcat.stages.data.extract.inputs import InputFile
+from longcat.stages.data.extract.notebook import read_notebook
+from longcat.stages.data.extract.reader import read_file
+from longcat.stages.data.extract.records import Problem, Record, Rejected
 
 # Enough to find out what is wrong with a file; a broken file of a billion lines must not fill the disk with lines.
 LISTED_PROBLEMS_A_FILE = 1000

@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from pipeline.errors import InputError
-from stages.data.extract.config import ExtractConfig
-from stages.data.extract.decode import decode
-from stages.data.extract.records import Problem, Record
-from stages.data.extract.streams import Damage
-from stages.data.extract.window import Window
+from longcat.pipeline.errors import InputError
+from longcat.stages.data.extract.config import ExtractConfig
+from longcat.stages.data.extract.decode import decode
+from longcat.stages.data.extract.records import Problem, Record
+from longcat.stages.data.extract.streams import Damage
+from longcat.stages.data.extract.window import Window
 
 ROWS_A_BATCH = 256
 WHITESPACE = b" \t\r\n"

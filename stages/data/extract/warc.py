@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stages.data.extract.records import Problem
-from stages.data.extract.streams import Damage
-from stages.data.extract.window import Window
+from longcat.stages.data.extract.records import Problem
+from longcat.stages.data.extract.streams import Damage
+from longcat.stages.data.extract.window import Window
 
 VERSION_PREFIX = b"WARC/1."
 VERSION_LINE = re.compile(rb"WARC/1\.[0-9]\r?\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from stages.data.extract.streams import Source
+from longcat.stages.data.extract.streams import Source
 
 NOT_NEWLINE = re.compile(rb"[^\r\n]")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pipeline.documents import document_shards
-from pipeline.stage import Context, Result, stage
-from stages.data.filter.config import FilterConfig
+from longcat.pipeline.documents import document_shards
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.filter.config import FilterConfig
 
 
 @stage("data.filter", revision=3, inputs={"documents": "documents", "classifier": "report?"}, output="documents")
@@ -22,11 +22,11 @@ def filter_documents(context: Context[FilterConfig]) -> Result:
         InputError: the input holds no documents, the language model is missing, or the classifier is of another kind.
         IntegrityError: a shard or the classifier is damaged.
     """
-    from pipeline.errors import InputError
-    from stages.data.filter.shard import Task, filter_shard
-    from stages.data.filter.sites import find_templates
-    from stages.data.language import ensure_language_model
-    from stages.data.quality.classifier import QualityClassifier, classifier_path
+    from longcat.pipeline.errors import InputError
+    from longcat.stages.data.filter.shard import Task, filter_shard
+    from longcat.stages.data.filter.sites import find_templates
+    from longcat.stages.data.language import ensure_language_model
+    from longcat.stages.data.quality.classifier import QualityClassifier, classifier_path
 
     if context.config.language.enabled:
         ensure_language_model()

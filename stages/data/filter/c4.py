@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from stages.data.filter.config import C4Lines
-from stages.data.filter.markdown import Bare, bare_line
-from stages.data.filter.view import TextView
+from longcat.stages.data.filter.config import C4Lines
+from longcat.stages.data.filter.markdown import Bare, bare_line
+from longcat.stages.data.filter.view import TextView
 
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _TERMINAL = (".", "?", "!", '"', "'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.data.filter.view import ratio
+from longcat.stages.data.filter.view import ratio
 
 
 def measure(text: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config import StageConfig
+from longcat.pipeline.config import StageConfig
 
 Kind = Literal["prose", "markdown", "code"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stages.data.filter.c4 import Lines
-from stages.data.filter.characters import SENTENCE_TERMINALS
-from stages.data.filter.gopher import duplicate_characters
-from stages.data.filter.view import ratio
+from longcat.stages.data.filter.c4 import Lines
+from longcat.stages.data.filter.characters import SENTENCE_TERMINALS
+from longcat.stages.data.filter.gopher import duplicate_characters
+from longcat.stages.data.filter.view import ratio
 
 
 def measure(lines: Lines, short_line_length: int) -> dict[str, float]:

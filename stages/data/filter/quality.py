@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stages.data.filter.config import QualityRules
-from stages.data.quality.classifier import QualityClassifier
+from longcat.stages.data.filter.config import QualityRules
+from longcat.stages.data.quality.classifier import QualityClassifier
 
 VALUES = ("coarse_score", "score")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache, partial
 
-from pipeline.documents import Document
-from stages.data.filter import c4, code, fineweb, gopher, quality
-from stages.data.filter.config import Family, FilterConfig, Kind
-from stages.data.filter.view import view_text
-from stages.data.language import LanguageIdentifier
-from stages.data.quality.classifier import QualityClassifier
+from longcat.pipeline.documents import Document
+from longcat.stages.data.filter import c4, code, fineweb, gopher, quality
+from longcat.stages.data.filter.config import Family, FilterConfig, Kind
+from longcat.stages.data.filter.view import view_text
+from longcat.stages.data.language import LanguageIdentifier
+from longcat.stages.data.quality.classifier import QualityClassifier
 
 EMPTY = "empty"
 NOT_ALLOWED = "language.allowed"

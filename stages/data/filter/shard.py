@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.documents import Document, read_documents, shard_name, write_documents
-from pipeline.files import atomic_path
-from stages.data.filter.config import FilterConfig
-from stages.data.filter.rules import Verdict, judge, value_names
-from stages.data.filter.sites import load_templates, remove_templates
-from stages.data.language import LanguageIdentifier
-from stages.data.quality.classifier import QualityClassifier
+from longcat.pipeline.documents import Document, read_documents, shard_name, write_documents
+from longcat.pipeline.files import atomic_path
+from longcat.stages.data.filter.config import FilterConfig
+from longcat.stages.data.filter.rules import Verdict, judge, value_names
+from longcat.stages.data.filter.sites import load_templates, remove_templates
+from longcat.stages.data.language import LanguageIdentifier
+from longcat.stages.data.quality.classifier import QualityClassifier
 
 ROWS_A_GROUP = 8192
 

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.documents import Document, document_shards, read_documents
-from pipeline.files import atomic_path
-from pipeline.stage import Context
-from stages.data.filter.config import FilterConfig, SiteRules
+from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.files import atomic_path
+from longcat.pipeline.stage import Context
+from longcat.stages.data.filter.config import FilterConfig, SiteRules
 
 MAX_PARTS = 16
 # A row whose key is the site itself counts the site's documents.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.filter.characters import SYMBOLS
-from stages.data.filter.markdown import Bare, find_marks
-from stages.data.filter.words import split_chunk
+from longcat.stages.data.filter.characters import SYMBOLS
+from longcat.stages.data.filter.markdown import Bare, find_marks
+from longcat.stages.data.filter.words import split_chunk
 
 # Chunks are remembered until they have this many characters; some 100 MB.
 MAX_REMEMBERED = 2 << 20

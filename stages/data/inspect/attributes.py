@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifact import Artifact
-from pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError, IntegrityError
 
 PATTERN = "attributes-*.parquet"
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config import build_config
-from pipeline.errors import ConfigError
-from stages.data.filter.config import FilterConfig
-from stages.data.filter.rules import EMPTY, NOT_ALLOWED, families, thresholds
-from stages.data.inspect.attributes import Attributes
+from longcat.pipeline.config import build_config
+from longcat.pipeline.errors import ConfigError
+from longcat.stages.data.filter.config import FilterConfig
+from longcat.stages.data.filter.rules import EMPTY, NOT_ALLOWED, families, thresholds
+from longcat.stages.data.inspect.attributes import Attributes
 
 Reasons = npt.NDArray[np.object_]
 

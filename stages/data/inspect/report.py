@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifact import Artifact
-from pipeline.documents import document_shards, read_documents
-from pipeline.errors import IntegrityError, UsageError
-from stages.data.filter.config import FilterConfig
-from stages.data.filter.rules import families, thresholds
-from stages.data.inspect.attributes import Attributes
-from stages.data.inspect.decisions import Reasons, breaks, changed, decide
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import document_shards, read_documents
+from longcat.pipeline.errors import IntegrityError, UsageError
+from longcat.stages.data.filter.config import FilterConfig
+from longcat.stages.data.filter.rules import families, thresholds
+from longcat.stages.data.inspect.attributes import Attributes
+from longcat.stages.data.inspect.decisions import Reasons, breaks, changed, decide
 
 EXCERPT_CHARACTERS = 240
 KEPT = "kept"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifact import Artifact
-from pipeline.errors import InputError
-from pipeline.stage import Context, Result, stage
-from stages.data.mixture.config import MixConfig, resolve
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.mixture.config import MixConfig, resolve
 
 if TYPE_CHECKING:
-    from stages.data.mixture.plan import Draw
+    from longcat.stages.data.mixture.plan import Draw
 
 
 @stage("data.mix", revision=2, inputs={"tokens": "tokens+"}, output="tokens")
@@ -26,11 +26,11 @@ def mix_tokens(context: Context[MixConfig]) -> Result:
         ConfigError: a setting has another number of values than there are sources.
         InputError: the sources have different tokenizers, or one has not enough tokens for its share, or no scores.
     """
-    from pipeline.files import atomic_write, pretty_json
-    from stages.data.mixture.curriculum import CurriculumStage, write_curriculum
-    from stages.data.mixture.draws import draw_training, draw_validation, open_pools
-    from stages.data.mixture.report import overall_shares, source_rows, stage_rows
-    from stages.data.tokenizer.special import TOKENIZER_FILES
+    from longcat.pipeline.files import atomic_write, pretty_json
+    from longcat.stages.data.mixture.curriculum import CurriculumStage, write_curriculum
+    from longcat.stages.data.mixture.draws import draw_training, draw_validation, open_pools
+    from longcat.stages.data.mixture.report import overall_shares, source_rows, stage_rows
+    from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
 
     config, sources = context.config, context.many("tokens")
     stages = resolve(config, len(sources))
@@ -69,7 +69,7 @@ def _common_vocabulary(sources: Sequence[Artifact], config: MixConfig) -> int:
     """Size of the vocabulary that all sources share."""
     from tokenizers import Tokenizer
 
-    from pipeline.files import sha256_file
+    from longcat.pipeline.files import sha256_file
 
     digests = [sha256_file(source.file("tokenizer.json")) for source in sources]
     for number, digest in enumerate(digests):
@@ -86,8 +86,8 @@ def _write(
     context: Context[Any], split: str, sources: Sequence[Artifact], parts: Sequence[Sequence[Draw]], vocabulary: int
 ) -> None:
     """One token file of the documents drawn: part after part, in each the sources interleaved."""
-    from pipeline.tokens import TokenFile, TokenWriter
-    from stages.data.mixture.plan import interleave
+    from longcat.pipeline.tokens import TokenFile, TokenWriter
+    from longcat.stages.data.mixture.plan import interleave
 
     files = [TokenFile(source.path / split) for source in sources]
     total = sum(len(taken.documents) for draws in parts for taken in draws)

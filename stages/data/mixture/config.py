@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from pipeline.config import StageConfig
-from pipeline.errors import ConfigError
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.errors import ConfigError
 
 T = TypeVar("T")
 Weights = tuple[Annotated[float, Field(ge=0)], ...]

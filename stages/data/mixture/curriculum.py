@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import IntegrityError
-from pipeline.files import atomic_write, pretty_json, read_json
+from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.files import atomic_write, pretty_json, read_json
 
 CURRICULUM_FILE = "curriculum.json"
 

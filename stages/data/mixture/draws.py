@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.artifact import Artifact
-from pipeline.errors import InputError
-from pipeline.tokens import TokenFile
-from stages.data.mixture import samplemix
-from stages.data.mixture.config import MixConfig, Resolved, spread
-from stages.data.mixture.plan import Draw, Numbers, Pool, draw, largest_budget
-from stages.data.score.files import token_scores
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.data.mixture import samplemix
+from longcat.stages.data.mixture.config import MixConfig, Resolved, spread
+from longcat.stages.data.mixture.plan import Draw, Numbers, Pool, draw, largest_budget
+from longcat.stages.data.score.files import token_scores
 
 # Sums of shares are a hair off whole numbers.
 _SLACK = 1 + 1e-9

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifact import Artifact
-from stages.data.mixture.config import MixConfig, Resolved
-from stages.data.mixture.plan import Draw, Pool
-from stages.data.score.files import COLUMNS, Scores, token_scores
+from longcat.pipeline.artifact import Artifact
+from longcat.stages.data.mixture.config import MixConfig, Resolved
+from longcat.stages.data.mixture.plan import Draw, Pool
+from longcat.stages.data.score.files import COLUMNS, Scores, token_scores
 
 
 def overall_shares(stages: Sequence[Resolved], drawn: Sequence[Sequence[Draw]]) -> list[float]:
@@ -79,6 +79,6 @@ def _scores(known: Scores | None, source: Artifact) -> Scores:
         return known
     import pyarrow.parquet as pq
 
-    from stages.data.score.files import SCORES_FILE
+    from longcat.stages.data.score.files import SCORES_FILE
 
     return token_scores(source, pq.read_metadata(source.path / SCORES_FILE).num_rows)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stages.data.mixture.plan import Draw, Floats, Numbers, Pool
-from stages.data.score.files import Scores
+from longcat.stages.data.mixture.plan import Draw, Floats, Numbers, Pool
+from longcat.stages.data.score.files import Scores
 
 # Apart from the streams of `plan.draw`, which end in the number of a round.
 _STREAM = 1 << 32

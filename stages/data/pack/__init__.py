@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.documents import document_shards
-from pipeline.errors import InputError
-from pipeline.files import atomic_write
-from pipeline.stage import Context, Result, stage
-from stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.documents import document_shards
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.files import atomic_write
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from stages.data.pack.encode import EncodeTask
+    from longcat.stages.data.pack.encode import EncodeTask
 
 HASH_RANGE = 1 << 64
 
@@ -57,8 +57,8 @@ def pack_documents(context: Context[PackConfig]) -> Result:
         InputError: there are fewer than two documents, the tokenizer cannot be read, or the scores are of others.
         IntegrityError: a shard or its scores are damaged.
     """
-    from stages.data.pack.encode import EncodeTask, encode_shard
-    from stages.data.score.files import scores_of
+    from longcat.stages.data.pack.encode import EncodeTask, encode_shard
+    from longcat.stages.data.score.files import scores_of
 
     documents, tokenizer = context.input("documents"), context.input("tokenizer")
     shards = document_shards(documents)
@@ -129,7 +129,7 @@ def _join_scores(context: Context[PackConfig], tasks: Sequence[EncodeTask]) -> N
     """Write the scores of the training documents in the order of the token file."""
     import numpy as np
 
-    from stages.data.score.files import write_token_scores
+    from longcat.stages.data.score.files import write_token_scores
 
     hashes = np.concatenate([np.load(task.table) for task in tasks])[:, 0]
     scores = np.concatenate([np.load(task.scored) for task in tasks])
@@ -140,7 +140,7 @@ def _join(context: Context[PackConfig], tasks: Sequence[EncodeTask], vocab_size:
     """Write the documents of all parts, in order, to the two token files."""
     import numpy as np
 
-    from pipeline.tokens import TokenWriter
+    from longcat.pipeline.tokens import TokenWriter
 
     tables = [np.load(task.table) for task in tasks]
     hashes = np.concatenate(tables)[:, 0]
@@ -179,8 +179,8 @@ def _index(context: Context[PackConfig]) -> dict[str, Any]:
     """Write the packing indexes that were asked for; what each came to, by its length."""
     if not context.config.pack_lengths:
         return {}
-    from pipeline.tokens import TokenFile
-    from stages.data.pack.packing import index_name, write_pack
+    from longcat.pipeline.tokens import TokenFile
+    from longcat.stages.data.pack.packing import index_name, write_pack
 
     offsets = TokenFile(context.output / "train").document_offsets
     return {

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.documents import Document, read_documents
-from pipeline.errors import IntegrityError
-from pipeline.files import atomic_path
-from pipeline.tokens import dtype_for
-from stages.data.score.files import read_scores, read_table
+from longcat.pipeline.documents import Document, read_documents
+from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.files import atomic_path
+from longcat.pipeline.tokens import dtype_for
+from longcat.stages.data.score.files import read_scores, read_table
 
 if TYPE_CHECKING:
-    from stages.tokenizer import Tokenizer
+    from longcat.stages.tokenizer import Tokenizer
 
 BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 1 << 20
@@ -91,7 +91,7 @@ def _write_scores(scores: Path, path: Path, seen: list[tuple[str, bool]]) -> Non
 @lru_cache(maxsize=1)
 def _tokenizer(folder: Path) -> Tokenizer:
     """Reading a large vocabulary takes as long as encoding a megabyte; an artifact's folder never changes."""
-    from stages.tokenizer import load_tokenizer
+    from longcat.stages.tokenizer import load_tokenizer
 
     return load_tokenizer(folder)
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import IntegrityError
-from pipeline.files import atomic_path
+from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.files import atomic_path
 
 Integers = npt.NDArray[np.int64]
 

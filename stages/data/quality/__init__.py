@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.stage import Context, Result, stage
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.stage import Context, Result, stage
 
 
 class QualityTrainingConfig(StageConfig):
@@ -46,6 +46,6 @@ def train_quality(context: Context[QualityTrainingConfig]) -> Result:
         InputError: a class is missing, or there are too few documents to hold some out.
         IntegrityError: a shard is damaged.
     """
-    from stages.data.quality.training import train
+    from longcat.stages.data.quality.training import train
 
     return train(context)

@@ -6,9 +6,9 @@ import re
 import struct
 from pathlib import Path
 
-from pipeline.artifact import Artifact
-from pipeline.errors import InputError, IntegrityError
-from pipeline.files import sha256_file
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.files import sha256_file
 
 STAGE = "data.train-quality"
 MODEL_NAME = "quality.bin"

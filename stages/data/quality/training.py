@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from pipeline.documents import Document, document_shards, read_documents
-from pipeline.errors import InputError
-from pipeline.files import atomic_path, atomic_write, canonical_json
-from pipeline.stage import Context, Result
-from stages.data.quality.classifier import MODEL_NAME, NEGATIVE, POSITIVE, QualityClassifier, normalize
-from stages.data.quality.measures import measure
+from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.files import atomic_path, atomic_write, canonical_json
+from longcat.pipeline.stage import Context, Result
+from longcat.stages.data.quality.classifier import MODEL_NAME, NEGATIVE, POSITIVE, QualityClassifier, normalize
+from longcat.stages.data.quality.measures import measure
 
 if TYPE_CHECKING:
-    from stages.data.quality import QualityTrainingConfig
+    from longcat.stages.data.quality import QualityTrainingConfig
 
 # A small set needs many passes before the word vectors have moved at all.
 MIN_EPOCHS, MAX_EPOCHS, DOCUMENTS_SEEN = 5, 100, 100_000

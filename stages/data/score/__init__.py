@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.documents import document_shards
-from pipeline.stage import Context, Result, stage
-from stages.data.score.config import ScoreConfig
+from longcat.pipeline.documents import document_shards
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.score.config import ScoreConfig
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from stages.data.score.shard import ScoreTask
+    from longcat.stages.data.score.shard import ScoreTask
 
 HASH_RANGE = 1 << 64
 MOST_CLUSTERS = 1024
@@ -31,10 +31,10 @@ def score_documents(context: Context[ScoreConfig]) -> Result:
         InputError: there are no documents, or the classifier is of another kind.
         IntegrityError: a shard or the classifier is damaged.
     """
-    from pipeline.errors import InputError
-    from stages.data.quality.classifier import QualityClassifier, classifier_path
-    from stages.data.score.files import scores_name
-    from stages.data.score.shard import ScoreTask, score_shard
+    from longcat.pipeline.errors import InputError
+    from longcat.stages.data.quality.classifier import QualityClassifier, classifier_path
+    from longcat.stages.data.score.files import scores_name
+    from longcat.stages.data.score.shard import ScoreTask, score_shard
 
     classifier = None
     if (given := context.optional("classifier")) is not None:
@@ -69,10 +69,10 @@ def _find_groups(context: Context[ScoreConfig], shards: Sequence[Path]) -> tuple
     """Files with the rarity of every word and the centres of the groups, both found on a sample."""
     import numpy as np
 
-    from pipeline.files import atomic_path
-    from stages.data.score.cluster import find_centres
-    from stages.data.score.embed import Bag, embed, rarity
-    from stages.data.score.shard import SampleTask, sample_shard
+    from longcat.pipeline.files import atomic_path
+    from longcat.stages.data.score.cluster import find_centres
+    from longcat.stages.data.score.embed import Bag, embed, rarity
+    from longcat.stages.data.score.shard import SampleTask, sample_shard
 
     config = context.config
     documents = sum(source.manifest.counts["documents_out"] for source in context.many("documents"))
@@ -106,9 +106,9 @@ def _write_groups(context: Context[Any], tasks: Sequence[ScoreTask], centres: Pa
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeline.files import atomic_path
-    from stages.data.score.cluster import diversities, separation
-    from stages.data.score.files import read_table
+    from longcat.pipeline.files import atomic_path
+    from longcat.stages.data.score.cluster import diversities, separation
+    from longcat.stages.data.score.files import read_table
 
     vectors = np.load(centres)
     members, distances = np.zeros(len(vectors), dtype=np.int64), np.zeros(len(vectors))
@@ -138,8 +138,8 @@ def _write_scores(task: ScoreTask, path: Path, diversity: npt.NDArray[np.float64
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeline.files import atomic_path
-    from stages.data.score.files import read_table
+    from longcat.pipeline.files import atomic_path
+    from longcat.stages.data.score.files import read_table
 
     table = read_table(task.scored, ("id", "quality", "cluster"))
     groups = table.column("cluster").to_numpy()

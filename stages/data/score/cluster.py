@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.score.embed import SCALE, Floats, Integers, Vectors
+from longcat.stages.data.score.embed import SCALE, Floats, Integers, Vectors
 
 ROWS_A_STEP = 4096
 # A group's spread is taken as if this many more members had the mean spread: a group of one has none of its own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
+from longcat.pipeline.config import StageConfig
 
 
 class ScoreConfig(StageConfig):

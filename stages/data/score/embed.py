@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.dedup.words import word_hashes
+from longcat.stages.data.dedup.words import word_hashes
 
 BUCKET_BITS = 18
 BUCKETS = 1 << BUCKET_BITS

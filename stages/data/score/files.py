@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifact import Artifact
-from pipeline.errors import InputError, IntegrityError
-from pipeline.files import atomic_path
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.files import atomic_path
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.documents import Document
-from stages.data.filter import c4, code, fineweb, gopher
-from stages.data.filter.config import FilterConfig
-from stages.data.filter.rules import document_kind
-from stages.data.filter.view import view_text
+from longcat.pipeline.documents import Document
+from longcat.stages.data.filter import c4, code, fineweb, gopher
+from longcat.stages.data.filter.config import FilterConfig
+from longcat.stages.data.filter.rules import document_kind
+from longcat.stages.data.filter.view import view_text
 
 _SHORT_LINE = FilterConfig().fineweb.short_line_length
 

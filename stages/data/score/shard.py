@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.documents import Document, read_documents
-from pipeline.files import atomic_path
-from stages.data.quality.classifier import QualityClassifier
-from stages.data.score.cluster import nearest
-from stages.data.score.config import ScoreConfig
-from stages.data.score.embed import SCALE, bag_of_words, embed
-from stages.data.score.quality import rule_quality
+from longcat.pipeline.documents import Document, read_documents
+from longcat.pipeline.files import atomic_path
+from longcat.stages.data.quality.classifier import QualityClassifier
+from longcat.stages.data.score.cluster import nearest
+from longcat.stages.data.score.config import ScoreConfig
+from longcat.stages.data.score.embed import SCALE, bag_of_words, embed
+from longcat.stages.data.score.quality import rule_quality
 
 BATCH_DOCUMENTS = 1024
 NO_GROUP = -1

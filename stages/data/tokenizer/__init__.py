@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.documents import document_shards
-from pipeline.stage import Context, Result, stage
-from stages.data.tokenizer.config import BYTE_ALPHABET, TokenizerConfig
-from stages.data.tokenizer.special import SPECIAL_TOKENS
+from longcat.pipeline.documents import document_shards
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.tokenizer.config import BYTE_ALPHABET, TokenizerConfig
+from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
-    from stages.data.tokenizer.sample import Sample
+    from longcat.stages.data.tokenizer.sample import Sample
 
 
 @stage("data.tokenizer", revision=2, inputs={"documents": "documents"}, output="tokenizer")
@@ -23,11 +23,11 @@ def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
         InputError: there are no documents, or they give fewer merges than the vocabulary needs.
         IntegrityError: a shard is damaged.
     """
-    from pipeline.errors import InputError
-    from stages.data.tokenizer.bpe import train
-    from stages.data.tokenizer.files import write_tokenizer
-    from stages.data.tokenizer.sample import texts_between
-    from stages.tokenizer import load_tokenizer
+    from longcat.pipeline.errors import InputError
+    from longcat.stages.data.tokenizer.bpe import train
+    from longcat.stages.data.tokenizer.files import write_tokenizer
+    from longcat.stages.data.tokenizer.sample import texts_between
+    from longcat.stages.tokenizer import load_tokenizer
 
     documents, config = context.input("documents"), context.config
     shards = document_shards(documents)
@@ -73,8 +73,8 @@ def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
 
 def _choose_sample(context: Context[TokenizerConfig], shards: Sequence[Path]) -> Sample:
     """Measure all documents and choose those to learn from and those to measure on."""
-    from pipeline.errors import InputError
-    from stages.data.tokenizer.sample import MeasureTask, choose, measure_shard
+    from longcat.pipeline.errors import InputError
+    from longcat.stages.data.tokenizer.sample import MeasureTask, choose, measure_shard
 
     config = context.config
     tasks = [

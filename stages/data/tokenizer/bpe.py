@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from stages.data.tokenizer.config import TokenizerConfig
-from stages.data.tokenizer.special import SPECIAL_TOKENS, UNKNOWN
+from longcat.stages.data.tokenizer.config import TokenizerConfig
+from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS, UNKNOWN
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

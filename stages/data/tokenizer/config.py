@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from stages.data.tokenizer.special import SPECIAL_TOKENS
+from longcat.pipeline.config import StageConfig
+from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS
 
 BYTE_ALPHABET = 256
 # Special tokens, one token a byte, and one merge.

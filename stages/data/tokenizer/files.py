@@ -6,8 +6,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import atomic_write, pretty_json
-from stages.data.tokenizer.special import BEGIN, BEGIN_ID, END, END_ID, MARKUP, PAD, PAD_ID, SPECIAL_TOKENS, UNKNOWN
+from longcat.pipeline.files import atomic_write, pretty_json
+from longcat.stages.data.tokenizer.special import (
+    BEGIN,
+    BEGIN_ID,
+    END,
+    END_ID,
+    MARKUP,
+    PAD,
+    PAD_ID,
+    SPECIAL_TOKENS,
+    UNKNOWN,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

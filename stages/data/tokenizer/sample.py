@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.documents import read_documents
-from pipeline.files import atomic_path
+from longcat.pipeline.documents import read_documents
+from longcat.pipeline.files import atomic_path
 
 HELD_OUT_SHARE = 20
 

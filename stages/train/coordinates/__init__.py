@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.errors import ConfigError
-from pipeline.stage import Context, Result, stage
-from stages.train.config import OptimizerOptions
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.train.config import OptimizerOptions
 
 
 class CoordinatesConfig(StageConfig):
@@ -41,9 +41,9 @@ def width_table(config: CoordinatesConfig) -> list[dict[str, Any]]:
     Raises:
         ConfigError: the preset is unknown, a value does not fit, or a width is no whole number.
     """
-    from model.errors import ModelConfigError
-    from model.presets import load_preset
-    from model.width import WIDTHS, widened
+    from longcat.model.errors import ModelConfigError
+    from longcat.model.presets import load_preset
+    from longcat.model.width import WIDTHS, widened
 
     if len(set(config.scales)) < len(config.scales) or min(config.scales) <= 0:
         raise ConfigError("scales must be positive and differ from each other")
@@ -63,6 +63,6 @@ def coordinates(context: Context[CoordinatesConfig]) -> Result:
     Every width is trained twice, with the hyperparameters of the preset's own width and with those that transfer gives.
     Where transfer works, the root mean square of layers and logits does not depend on the width.
     """
-    from stages.train.coordinates.run import check_coordinates
+    from longcat.stages.train.coordinates.run import check_coordinates
 
     return check_coordinates(context)

@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from model.attention.mla import MultiHeadLatentAttention
-from model.transformer import LongcatFlash, TrunkOutput
+from longcat.model.attention.mla import MultiHeadLatentAttention
+from longcat.model.transformer import LongcatFlash, TrunkOutput
 
 # Attention and output logits of the first tokens of the first text are enough for a mean.
 TOKENS = 64

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
-from model.config import ModelConfig
-from pipeline.artifact import load_artifact
-from pipeline.files import atomic_write, pretty_json
-from pipeline.stage import Context, Result
-from stages.train.checkpoint import new_architecture
-from stages.train.config import TrainConfig
-from stages.train.coordinates import CoordinatesConfig, width_table
-from stages.train.coordinates.probe import Probe
-from stages.train.loader import batch, training_windows
-from stages.train.optimizer import build_optimizer, set_learning_rate
-from stages.train.plot import Curve, line_plot
-from stages.train.runtime import choose_device, reproducible
-from stages.train.transfer import initial_std, learning_rate_factors
-from stages.train.weights import new_model
+from longcat.model.config import ModelConfig
+from longcat.pipeline.artifact import load_artifact
+from longcat.pipeline.files import atomic_write, pretty_json
+from longcat.pipeline.stage import Context, Result
+from longcat.stages.train.checkpoint import new_architecture
+from longcat.stages.train.config import TrainConfig
+from longcat.stages.train.coordinates import CoordinatesConfig, width_table
+from longcat.stages.train.coordinates.probe import Probe
+from longcat.stages.train.loader import batch, training_windows
+from longcat.stages.train.optimizer import build_optimizer, set_learning_rate
+from longcat.stages.train.plot import Curve, line_plot
+from longcat.stages.train.runtime import choose_device, reproducible
+from longcat.stages.train.transfer import initial_std, learning_rate_factors
+from longcat.stages.train.weights import new_model
 
 COORDINATES_FILE = "coordinates.json"
 PAGE_FILE = "coordinates.html"

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from model.config import ModelConfig
-from model.transformer import LongcatFlash
-from stages.train.parallel.context import share_context
-from stages.train.parallel.expert import share_experts
-from stages.train.parallel.fsdp import shard
-from stages.train.parallel.mesh import Parallel
-from stages.train.parallel.stage import StageModule, layers_of_stage, reduce_to_stage
+from longcat.model.config import ModelConfig
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.parallel.context import share_context
+from longcat.stages.train.parallel.expert import share_experts
+from longcat.stages.train.parallel.fsdp import shard
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.parallel.stage import StageModule, layers_of_stage, reduce_to_stage
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pipeline.config import StageConfig
-from pipeline.errors import ConfigError
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from model.config import ModelConfig
+    from longcat.model.config import ModelConfig
 
 Schedule = Literal["1f1b", "gpipe", "interleaved"]
 INTERLEAVED_STAGES = 2

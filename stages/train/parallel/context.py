@@ -23,12 +23,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from kernels.mla_attention import document_lengths, mla_attention
-from kernels.precision import accumulation_dtype
-from model.attention.mla import MultiHeadLatentAttention
-from model.transformer import LongcatFlash
-from stages.train.parallel.mesh import Parallel
-from stages.train.parallel.rows import chunks_of
+from longcat.kernels.mla_attention import document_lengths, mla_attention
+from longcat.kernels.precision import accumulation_dtype
+from longcat.model.attention.mla import MultiHeadLatentAttention
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.parallel.rows import chunks_of
 
 
 class SharedContextAttention(MultiHeadLatentAttention):

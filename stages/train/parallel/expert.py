@@ -21,15 +21,15 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from kernels.expert_combine import expert_combine
-from kernels.expert_gather import expert_gather
-from kernels.expert_order import ExpertOrder, expert_order
-from kernels.grouped_mlp import grouped_mlp
-from kernels.router import Routing
-from model.moe import Experts, MixtureOfExperts
-from model.transformer import LongcatFlash
-from stages.train.parallel.all_to_all import Exchange, exchange_counts
-from stages.train.parallel.mesh import Parallel
+from longcat.kernels.expert_combine import expert_combine
+from longcat.kernels.expert_gather import expert_gather
+from longcat.kernels.expert_order import ExpertOrder, expert_order
+from longcat.kernels.grouped_mlp import grouped_mlp
+from longcat.kernels.router import Routing
+from longcat.model.moe import Experts, MixtureOfExperts
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.parallel.all_to_all import Exchange, exchange_counts
+from longcat.stages.train.parallel.mesh import Parallel
 
 
 class Dispatched(NamedTuple):

@@ -15,9 +15,9 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import Shard
 
-from model.moe import MixtureOfExperts
-from model.transformer import LongcatFlash
-from stages.train.parallel.mesh import Parallel
+from longcat.model.moe import MixtureOfExperts
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.parallel.mesh import Parallel
 
 # Layers return views, and nothing writes over them.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

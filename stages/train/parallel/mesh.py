@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from stages.train.parallel.config import Degrees, ParallelOptions, check_batch, degrees
+from longcat.stages.train.parallel.config import Degrees, ParallelOptions, check_batch, degrees
 
 
 @dataclass(frozen=True)

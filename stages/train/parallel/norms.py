@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from stages.train.parallel.mesh import Parallel
+from longcat.stages.train.parallel.mesh import Parallel
 
 BLOCK = 1024
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from stages.train.parallel.build import Distributed
-from stages.train.parallel.rows import Rows
-from stages.train.parallel.stage import Auxiliary, Objective, StageModule
+from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.rows import Rows
+from longcat.stages.train.parallel.stage import Auxiliary, Objective, StageModule
 
 SCHEDULES: Mapping[str, Any] = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe, "interleaved": ScheduleInterleaved1F1B}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 
-from stages.train.parallel.mesh import Parallel
+from longcat.stages.train.parallel.mesh import Parallel
 
 
 def sum_statistics(

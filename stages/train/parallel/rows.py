@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from model.mtp import targets_after_next
+from longcat.model.mtp import targets_after_next
 
 
 class Rows(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from model.moe import LayerRouting
-from model.transformer import LongcatFlash, TrunkOutput
-from stages.train.parallel.rows import Rows
+from longcat.model.moe import LayerRouting
+from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.stages.train.parallel.rows import Rows
 
 # What a step makes smaller, of one micro batch: from the last stage's model, its output and the rows.
 Objective = Callable[[LongcatFlash, TrunkOutput, Rows], torch.Tensor]

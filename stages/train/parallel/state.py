@@ -12,9 +12,9 @@ from functools import partial
 import torch
 from torch.distributed.tensor import DTensor, Shard
 
-from model.init import check_seed, initial_value
-from model.layout import DOWN, GATE_UP
-from stages.train.parallel.build import Distributed
+from longcat.model.init import check_seed, initial_value
+from longcat.model.layout import DOWN, GATE_UP
+from longcat.stages.train.parallel.build import Distributed
 
 Source = Callable[[str, torch.Size, range], torch.Tensor]
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config import StageConfig
+from longcat.pipeline.config import StageConfig
 
 
 class BalanceLossOptions(StageConfig):

@@ -18,9 +18,9 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from model.moe import LayerRouting
-from pipeline.errors import LongcatError
-from stages.train.stability.measure import due
+from longcat.model.moe import LayerRouting
+from longcat.pipeline.errors import LongcatError
+from longcat.stages.train.stability.measure import due
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 INPUTS = {0: "hidden states", 4: "router logits of the layer before"}  # by their place among a layer's arguments

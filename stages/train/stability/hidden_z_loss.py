@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.precision import accumulation_dtype
+from longcat.kernels.precision import accumulation_dtype
 
 
 class _HiddenZLoss(torch.autograd.Function):

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from stages.train.optimizer import Named
+from longcat.stages.train.optimizer import Named
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 

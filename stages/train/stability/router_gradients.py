@@ -21,8 +21,8 @@ from functools import partial
 
 import torch
 
-from model.config import ModelConfig
-from model.moe import LayerRouting
+from longcat.model.config import ModelConfig
+from longcat.model.moe import LayerRouting
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from stages.train.errors import DivergedError
-from stages.train.stability.config import SpikeOptions
+from longcat.stages.train.errors import DivergedError
+from longcat.stages.train.stability.config import SpikeOptions
 
 WATCHED = {"loss": "loss", "gradient_norm": "gradient norm"}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.config import build_config, merge, parse_assignments
-from pipeline.errors import ConfigError
-from pipeline.stage import Context, Result, stage
-from stages.train.config import TrainConfig
+from longcat.pipeline.config import build_config, merge, parse_assignments
+from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.train.config import TrainConfig
 
 INITIAL_STD = "model.initializer_range"
 Point = dict[str, Any]
@@ -82,6 +82,6 @@ def sweep(context: Context[SweepConfig]) -> Result:
     Points run side by side on the workers; a point that diverges is a result. `longcat train --transfer-from` takes the
     best point to a wider model.
     """
-    from stages.train.sweep.run import run_sweep
+    from longcat.stages.train.sweep.run import run_sweep
 
     return run_sweep(context)

@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifact import Artifact, load_artifact
-from pipeline.engine import LocalEngine
-from pipeline.errors import ConfigError
-from pipeline.files import atomic_write, pretty_json
-from pipeline.interrupt import StopSignal
-from pipeline.progress import SilentProgress
-from pipeline.stage import Context, Result
-from stages.train.checkpoint import new_architecture
-from stages.train.config import TrainConfig
-from stages.train.errors import DivergedError
-from stages.train.plot import Curve, line_plot
-from stages.train.stability.config import SpikeOptions
-from stages.train.sweep import INITIAL_STD, Point, SweepConfig, grid_axes, grid_points, point_configs
-from stages.train.transfer import PROXY_FILE
-from stages.train.watch.config import WatchOptions
+from longcat.pipeline.artifact import Artifact, load_artifact
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.files import atomic_write, pretty_json
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.progress import SilentProgress
+from longcat.pipeline.stage import Context, Result
+from longcat.stages.train.checkpoint import new_architecture
+from longcat.stages.train.config import TrainConfig
+from longcat.stages.train.errors import DivergedError
+from longcat.stages.train.plot import Curve, line_plot
+from longcat.stages.train.stability.config import SpikeOptions
+from longcat.stages.train.sweep import INITIAL_STD, Point, SweepConfig, grid_axes, grid_points, point_configs
+from longcat.stages.train.transfer import PROXY_FILE
+from longcat.stages.train.watch.config import WatchOptions
 
 SWEEP_FILE = "sweep.json"
 PLOT_FILE = "loss.svg"
@@ -65,7 +65,7 @@ def run_point(task: dict[str, Any]) -> dict[str, Any]:
     A killed point goes on from its last save. `loss` is the validation loss, or the training loss where there are no
     validation tokens; null where the training diverged, which counts as infinite.
     """
-    from stages.train.run import train_checkpoint
+    from longcat.stages.train.run import train_checkpoint
 
     folder, tokens = Path(task["folder"]), load_artifact(Path(task["tokens"]))
     context = point_context(_point(TrainConfig.model_validate(task["config"])), tokens, folder)

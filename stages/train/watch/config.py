@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config import StageConfig
+from longcat.pipeline.config import StageConfig
 
 TrackerName = Literal["wandb", "trackio"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stages.train.watch.throughput import Timing
+from longcat.stages.train.watch.throughput import Timing
 
 Scalars = dict[str, float]
 

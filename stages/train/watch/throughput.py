@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from model.accounting import count, training_flops
-from model.config import ModelConfig
+from longcat.model.accounting import count, training_flops
+from longcat.model.config import ModelConfig
 
 TERA = 1e12
 CPU_SIZE, CUDA_SIZE = 512, 4096

@@ -14,7 +14,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
+from longcat.pipeline.errors import ConfigError
 
 INIT_SECONDS = 60
 FINISH_SECONDS = 60

@@ -14,13 +14,13 @@ from typing import Any, Self
 import orjson
 import torch
 
-from model.config import ModelConfig
-from pipeline.files import append_jsonl
-from stages.train.watch.config import WatchOptions
-from stages.train.watch.figures import scalars
-from stages.train.watch.profiler import ProfileWindow
-from stages.train.watch.throughput import Throughput, Timing, peak_flops
-from stages.train.watch.trackers import Tracker, load_tracker, start_trackio, start_wandb
+from longcat.model.config import ModelConfig
+from longcat.pipeline.files import append_jsonl
+from longcat.stages.train.watch.config import WatchOptions
+from longcat.stages.train.watch.figures import scalars
+from longcat.stages.train.watch.profiler import ProfileWindow
+from longcat.stages.train.watch.throughput import Throughput, Timing, peak_flops
+from longcat.stages.train.watch.trackers import Tracker, load_tracker, start_trackio, start_wandb
 
 NAME_DIGITS = 8
 
@@ -60,7 +60,7 @@ class Watch:
         self.trackers = _open_trackers(options, watched, log_path, logger)
         self.event_files: Any = None
         if options.tensorboard:
-            from stages.train.watch.tensorboard import EventFiles
+            from longcat.stages.train.watch.tensorboard import EventFiles
 
             self.event_files = EventFiles(folder / "tensorboard")
         self.profiler: ProfileWindow | None = None

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from pipeline.artifact import Artifact
-from pipeline.config import StageConfig
-from pipeline.documents import Document, document_shards, read_documents, shard_name, write_documents
-from pipeline.runner import Session, run_stage
-from pipeline.stage import Context, Result, stage
-from stages.data.extract.config import ExtractConfig
-from stages.data.extract.inputs import InputFile
-from stages.data.extract.reader import read_file
-from stages.data.extract.records import Problem
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.documents import Document, document_shards, read_documents, shard_name, write_documents
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.extract.config import ExtractConfig
+from longcat.stages.data.extract.inputs import InputFile
+from longcat.stages.data.extract.reader import read_file
+from longcat.stages.data.extract.records import Problem
 
 LARGE = 200 << 20
 HEAD = b"WARC/1.0\r\nWARC-Type: %s\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n"
@@ -143,8 +143,8 @@ def _write(context: Context[_Odd]) -> Result:
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Artifact, Artifact]:
     """Odd documents among empty shards, and a tokenizer trained on them."""
-    from pipeline.engine import LocalEngine
-    from pipeline.store import Store
+    from longcat.pipeline.engine import LocalEngine
+    from longcat.pipeline.store import Store
 
     session = Session(Store(tmp_path_factory.mktemp("odd") / "store"), engine=LocalEngine(workers=1))
     documents = run_stage(session, "test.odd.documents", {"texts": list(ODD.values())}).artifact

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
-from pipeline.artifact import Artifact
-from pipeline.engine import LocalEngine
-from pipeline.errors import InputError
-from pipeline.runner import Session
-from pipeline.runner import run_stage as run
-from stages.data.collect.candidates import Candidate, find_candidates, machine_fingerprint
-from stages.data.collect.local import LocalConfig
-from stages.data.collect.render import NoPageError, render
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.runner import Session
+from longcat.pipeline.runner import run_stage as run
+from longcat.stages.data.collect.candidates import Candidate, find_candidates, machine_fingerprint
+from longcat.stages.data.collect.local import LocalConfig
+from longcat.stages.data.collect.render import NoPageError, render
 
 
 def records(artifact: Artifact) -> list[tuple[str, str, bytes, str]]:
@@ -95,7 +95,7 @@ def test_changed_documents_make_another_crawl(documents: Path) -> None:
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
     """Write a module where the child process finds it and render it."""
-    import stages.data.collect.render as rendering
+    import longcat.stages.data.collect.render as rendering
 
     environment = rendering._environment
     monkeypatch.setattr(rendering, "_environment", lambda home: {**environment(home), "PYTHONPATH": str(tmp_path)})

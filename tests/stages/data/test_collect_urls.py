@@ -14,10 +14,10 @@ import httpcore
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
-from pipeline.errors import InputError
-from pipeline.runner import Session
-from pipeline.runner import run_stage as run
-from stages.data.collect.guard import GuardedBackend, is_public
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.runner import Session
+from longcat.pipeline.runner import run_stage as run
+from longcat.stages.data.collect.guard import GuardedBackend, is_public
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -182,7 +182,7 @@ def test_which_addresses_are_public(ip: str, public: bool) -> None:
 def test_a_fetched_page_is_not_fetched_again(
     session: Session, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import stages.data.collect.url_crawl as crawl
+    import longcat.stages.data.collect.url_crawl as crawl
 
     base = address(site)
     config = configuration(tmp_path, [f"{base}/{i}" for i in range(4)])

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import document_shards, read_documents
-from pipeline.errors import InputError
-from pipeline.runner import Session
-from pipeline.runner import run_stage as run
-from stages.data.extract.http import parse_response
-from stages.data.extract.records import Rejected
-from stages.data.filter.rules import document_kind
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import document_shards, read_documents
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.runner import Session
+from longcat.pipeline.runner import run_stage as run
+from longcat.stages.data.extract.http import parse_response
+from longcat.stages.data.extract.records import Rejected
+from longcat.stages.data.filter.rules import document_kind
 
 RunStage = Callable[..., Artifact]
 PAGE = b"<html><body><p>" + bytes(range(97, 123)) * 40 + b"</p></body></html>"
@@ -116,7 +116,7 @@ def test_filter_reads_the_kinds_that_extraction_writes(tmp_path: Path, run_stage
 def test_finished_shards_are_not_extracted_again_after_a_kill(
     tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.data.extract import shard
+    from longcat.stages.data.extract import shard
 
     names = []
     for number in range(3):

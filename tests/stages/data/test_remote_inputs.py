@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.remote
-from pipeline.artifact import Artifact
-from pipeline.documents import Document, document_shards, read_documents
-from pipeline.errors import InputError
-from pipeline.remote import RemoteFile, is_remote, remote_files
-from pipeline.sources import fingerprint_paths
+import longcat.pipeline.remote
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.remote import RemoteFile, is_remote, remote_files
+from longcat.pipeline.sources import fingerprint_paths
 
 RunStage = Callable[..., Artifact]
 
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(pipeline.remote, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(longcat.pipeline.remote, "FIRST_WAIT_SECONDS", 0.0)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -124,7 +124,7 @@ def documents(artifact: Artifact) -> list[Document]:
 def test_a_crawl_on_a_server_is_read_as_one_on_disk(
     server: Server, run_stage: RunStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.remote, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(longcat.pipeline.remote, "BLOCK_BYTES", 1000)
     content = server.files["crawl.warc.gz"] = crawl(20)
     (tmp_path / "crawl.warc.gz").write_bytes(content)
     near = documents(run_stage("data.extract", {"input": [str(tmp_path / "crawl.warc.gz")]}))
@@ -160,7 +160,7 @@ def test_remote_parquet_and_text(server: Server, run_stage: RunStage) -> None:
 def test_passing_failures_and_a_few_redirects_lose_nothing(
     server: Server, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.remote, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(longcat.pipeline.remote, "BLOCK_BYTES", 100)
     content = server.files["x.txt"] = bytes(range(256)) * 4
     (file,) = remote_files(server.url(f"{way}/x.txt"))
     with file.open() as stream:
@@ -226,8 +226,8 @@ def test_names_that_are_remote() -> None:
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The memory of fsspec as an object store with versions."""
     fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (pip install 'longcat-cli[s3]')")
-    monkeypatch.setitem(pipeline.remote.OBJECT_STORES, "memory", "fsspec")
-    monkeypatch.setattr(pipeline.remote, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setitem(longcat.pipeline.remote.OBJECT_STORES, "memory", "fsspec")
+    monkeypatch.setattr(longcat.pipeline.remote, "FIRST_WAIT_SECONDS", 0.0)
     store = fsspec.filesystem("memory")
     yield store
     store.rm("/bucket", recursive=True)

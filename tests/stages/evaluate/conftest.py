@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.artifact import Artifact, Manifest
-from pipeline.store import Store
-from pipeline.tokens import TokenWriter
-from stages.data.tokenizer.bpe import train
-from stages.data.tokenizer.config import TokenizerConfig
-from stages.data.tokenizer.files import write_tokenizer
-from stages.serve.tokenizer import EngineTokenizer
+from longcat.pipeline.artifact import Artifact, Manifest
+from longcat.pipeline.store import Store
+from longcat.pipeline.tokens import TokenWriter
+from longcat.stages.data.tokenizer.bpe import train
+from longcat.stages.data.tokenizer.config import TokenizerConfig
+from longcat.stages.data.tokenizer.files import write_tokenizer
+from longcat.stages.serve.tokenizer import EngineTokenizer
 
 VALIDATION = tuple(
     f"Section {number}. Installing größere packages is easy – see 日本語 notes. Run pip, then read on: {number * 7}.\n"

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import load_pretrained
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError, InterruptedRunError
-from pipeline.files import read_json
-from pipeline.tokens import TokenFile
-from stages.evaluate import run as run_module
-from stages.evaluate.config import EvaluateConfig
+from longcat.model.checkpoint import load_pretrained
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError, InterruptedRunError
+from longcat.pipeline.files import read_json
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.evaluate import run as run_module
+from longcat.stages.evaluate.config import EvaluateConfig
 
 CONFIG: dict[str, Any] = {
     "sequence_length": 32,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifact import Artifact
-from pipeline.tokens import TokenFile
-from stages.evaluate.config import NeedleOptions
-from stages.evaluate.needle import (
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.evaluate.config import NeedleOptions
+from longcat.stages.evaluate.needle import (
     TooShortError,
     build_case,
     draw_cases,
@@ -20,10 +20,10 @@ from stages.evaluate.needle import (
     rank_of,
     read_haystack,
 )
-from stages.evaluate.needle_run import run_needles, try_case
-from stages.serve.engine import InferenceEngine
-from stages.serve.loading import load_engine
-from stages.serve.tokenizer import EngineTokenizer
+from longcat.stages.evaluate.needle_run import run_needles, try_case
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.loading import load_engine
+from longcat.stages.serve.tokenizer import EngineTokenizer
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.artifact import Artifact, Manifest
-from pipeline.store import Store
+from longcat.pipeline.artifact import Artifact, Manifest
+from longcat.pipeline.store import Store
 
 Records = Callable[..., Iterator[dict[str, Any]]]
 MakeCheckpoint = Callable[..., Artifact]

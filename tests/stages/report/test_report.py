@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError, IntegrityError, MissingArtifactError, UsageError
-from pipeline.store import Store
-from stages.report.load import LoadHistory
-from stages.report.metrics import read_metrics_files, read_run_log
-from stages.report.page import render_page, safe_json
-from stages.report.panels import sections
-from stages.report.reduce import bends, reduced
-from stages.report.runs import find_run
-from stages.report.summary import figures
+from longcat.pipeline.errors import InputError, IntegrityError, MissingArtifactError, UsageError
+from longcat.pipeline.store import Store
+from longcat.stages.report.load import LoadHistory
+from longcat.stages.report.metrics import read_metrics_files, read_run_log
+from longcat.stages.report.page import render_page, safe_json
+from longcat.stages.report.panels import sections
+from longcat.stages.report.reduce import bends, reduced
+from longcat.stages.report.runs import find_run
+from longcat.stages.report.summary import figures
 
 
 def titles(runs: list[Any]) -> list[str]:

@@ -14,19 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import save_pretrained
-from model.config import ModelConfig
-from model.init import initialize
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from stages.data.tokenizer.bpe import train
-from stages.data.tokenizer.config import TokenizerConfig
-from stages.data.tokenizer.files import write_tokenizer
-from stages.serve.api import Service, create_app
-from stages.serve.engine import InferenceEngine, TokenCache
-from stages.serve.loading import load_engine
-from stages.serve.server import DrainingServer, bind, uvicorn_config
-from stages.serve.settings import ServerSettings
+from longcat.model.checkpoint import save_pretrained
+from longcat.model.config import ModelConfig
+from longcat.model.init import initialize
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.data.tokenizer.bpe import train
+from longcat.stages.data.tokenizer.config import TokenizerConfig
+from longcat.stages.data.tokenizer.files import write_tokenizer
+from longcat.stages.serve.api import Service, create_app
+from longcat.stages.serve.engine import InferenceEngine, TokenCache
+from longcat.stages.serve.loading import load_engine
+from longcat.stages.serve.server import DrainingServer, bind, uvicorn_config
+from longcat.stages.serve.settings import ServerSettings
 
 CONTEXT = 192
 TEXTS = (

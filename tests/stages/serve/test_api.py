@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from stages.serve.engine import InferenceEngine
-from stages.serve.sampling import SamplingParams
+from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.serve.sampling import SamplingParams
 
 PROMPT = "The quick brown fox"
 GREEDY = {"model": "tiny", "temperature": 0, "ignore_eos": True}

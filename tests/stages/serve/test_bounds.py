@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from stages.serve.engine import InferenceEngine
+from longcat.stages.serve.engine import InferenceEngine
 
 OK = {"model": "tiny", "prompt": "The", "max_tokens": 1}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}

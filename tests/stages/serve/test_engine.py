@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
-from stages.serve import engine as engine_module
-from stages.serve.chat import ChatSession
-from stages.serve.engine import CancelledError, Delta, InferenceEngine
-from stages.serve.generate import continue_text, generate
-from stages.serve.loading import load_engine
-from stages.serve.sampling import SamplingParams
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
+from longcat.stages.serve import engine as engine_module
+from longcat.stages.serve.chat import ChatSession
+from longcat.stages.serve.engine import CancelledError, Delta, InferenceEngine
+from longcat.stages.serve.generate import continue_text, generate
+from longcat.stages.serve.loading import load_engine
+from longcat.stages.serve.sampling import SamplingParams
 
 PROMPT = "The quick brown fox"
 GREEDY = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)

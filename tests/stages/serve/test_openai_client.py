@@ -15,14 +15,14 @@ import httpx
 import openai
 import pytest
 
-from pipeline.errors import InputError
-from stages.serve.server import bind, serve
+from longcat.pipeline.errors import InputError
+from longcat.stages.serve.server import bind, serve
 
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
 SCRIPT = """
 import functools, sys
 from pathlib import Path
-from stages.serve.server import serve
+from longcat.stages.serve.server import serve
 ready = functools.partial(print, flush=True)
 serve(Path(sys.argv[1]), port=0, model_name="tiny", device="cpu", threads=1, on_ready=ready)
 """

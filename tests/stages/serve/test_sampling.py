@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 import torch
 
-from pipeline.errors import InputError, LongcatError
-from stages.serve.sampling import Sampler, SamplingParams, token_logprobs
+from longcat.pipeline.errors import InputError, LongcatError
+from longcat.stages.serve.sampling import Sampler, SamplingParams, token_logprobs
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, 3.0, -1.0])
 

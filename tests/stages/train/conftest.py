@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifact import Artifact, Manifest
-from pipeline.files import read_json
-from pipeline.store import Store
-from pipeline.tokens import TokenWriter
+from longcat.pipeline.artifact import Artifact, Manifest
+from longcat.pipeline.files import read_json
+from longcat.pipeline.store import Store
+from longcat.pipeline.tokens import TokenWriter
 
 VOCABULARY = 61
 MakeTokens = Callable[..., Artifact]

@@ -6,12 +6,12 @@ import json
 import sys
 from pathlib import Path
 
-import stages  # noqa: F401  declares the stages
-from pipeline.engine import LocalEngine
-from pipeline.errors import LongcatError
-from pipeline.interrupt import StopSignal
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
+import longcat.stages  # noqa: F401  declares the stages
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import LongcatError
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
 
 
 def main(store: str, tokens: str, config: str) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.router import route
-from stages.train.balance import BiasController
-from stages.train.config import BalanceOptions
-from stages.train.routing import Load
+from longcat.kernels.router import route
+from longcat.stages.train.balance import BiasController
+from longcat.stages.train.config import BalanceOptions
+from longcat.stages.train.routing import Load
 
 
 def controller(**options: float) -> BiasController:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from kernels.router import route
-from stages.train.balance_loss import BalanceCoefficient, ExpertGroups, balance_loss
-from stages.train.stability.config import BalanceLossOptions
+from longcat.kernels.router import route
+from longcat.stages.train.balance_loss import BalanceCoefficient, ExpertGroups, balance_loss
+from longcat.stages.train.stability.config import BalanceLossOptions
 
 TOKENS = 7
 

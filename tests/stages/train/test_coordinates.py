@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-import stages.train.coordinates.run
-from kernels.mla_project import mla_project
-from model.init import initialize
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError
-from pipeline.files import read_json
-from stages.train.coordinates.probe import Probe, rms
-from stages.train.coordinates.run import slopes_of, verdict
+import longcat.stages.train.coordinates.run
+from longcat.kernels.mla_project import mla_project
+from longcat.model.init import initialize
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.files import read_json
+from longcat.stages.train.coordinates.probe import Probe, rms
+from longcat.stages.train.coordinates.run import slopes_of, verdict
 
 CHECK: dict[str, Any] = {"preset": "smoke", "scales": [1, 4], "steps": 2, "sequence_length": 32, "device": "cpu"}
 
@@ -94,7 +94,7 @@ def test_a_killed_check_ends_with_the_same_bytes(
         raise PulledPlugError
 
     with monkeypatch.context() as patch, pytest.raises(PulledPlugError):
-        patch.setattr(stages.train.coordinates.run, "page", fail)
+        patch.setattr(longcat.stages.train.coordinates.run, "page", fail)
         run_stage("train.coordinates", short, {"tokens": tokens})
     assert contents(run_stage("train.coordinates", short, {"tokens": tokens})) == expected
 

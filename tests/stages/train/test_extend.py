@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError
-from pipeline.store import Store
-from stages.extend import ExtendConfig
-from stages.train import trainer
-from stages.train.checkpoint import read_model, read_state
-from stages.train.metrics import read_metrics
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.store import Store
+from longcat.stages.extend import ExtendConfig
+from longcat.stages.train import trainer
+from longcat.stages.train.checkpoint import read_model, read_state
+from longcat.stages.train.metrics import read_metrics
 
 LENGTHS = [*range(20, 100), 300, 400, 700, 800, 1500]
 EXTENSION: dict[str, Any] = {
@@ -80,7 +80,7 @@ def test_a_shorter_phase_does_not_shrink_the_context(run_stage: Any, base: Artif
 def test_a_quarter_of_the_sequences_is_long_documents(
     run_stage: Any, base: Artifact, long_tokens: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.train import loader
+    from longcat.stages.train import loader
 
     lengths: list[int] = []
     original = loader.TokenWindows.sample

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.artifact import Artifact
-from stages.train.checkpoint import read_model, read_start, read_state
-from stages.train.metrics import read_metrics
+from longcat.pipeline.artifact import Artifact
+from longcat.stages.train.checkpoint import read_model, read_start, read_state
+from longcat.stages.train.metrics import read_metrics
 
 
 @pytest.fixture

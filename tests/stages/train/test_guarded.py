@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.errors import LongcatError
-from pipeline.store import Store
-from stages.train import gradients, trainer
-from stages.train.checkpoint import read_state
-from stages.train.errors import DivergedError
-from stages.train.loader import Batch, WindowSource, batch
-from stages.train.metrics import read_metrics
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import LongcatError
+from longcat.pipeline.store import Store
+from longcat.stages.train import gradients, trainer
+from longcat.stages.train.checkpoint import read_state
+from longcat.stages.train.errors import DivergedError
+from longcat.stages.train.loader import Batch, WindowSource, batch
+from longcat.stages.train.metrics import read_metrics
 
 Contents = Callable[[Artifact], dict[str, str]]
 NEVER = 63  # no token of the corpus
@@ -135,7 +135,7 @@ def test_the_corruption_check_changes_nothing_and_finds_a_flipped_bit(
     for file in ("model.safetensors", "metrics.jsonl", "training/optimizer.safetensors"):
         assert contents(checked)[file] == contents(plain)[file]
 
-    from model.layer import ShortcutLayer
+    from longcat.model.layer import ShortcutLayer
 
     forward, calls = ShortcutLayer.forward, [0]
 

@@ -16,17 +16,16 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, LongcatError
-from pipeline.files import read_json
-from pipeline.runner import Session, execute, plan_named
-from pipeline.store import Store
-from stages.train.launch_config import LaunchOptions
-from stages.train.launch_files import Launch, describe, rebuilt_error
-from stages.train.worker import check_agreement
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, LongcatError
+from longcat.pipeline.files import read_json
+from longcat.pipeline.runner import Session, execute, plan_named
+from longcat.pipeline.store import Store
+from longcat.stages.train.launch_config import LaunchOptions
+from longcat.stages.train.launch_files import Launch, describe, rebuilt_error
+from longcat.stages.train.worker import check_agreement
 
-ROOT = Path(__file__).parents[3]
-WORKER = "stages.train.worker"
+WORKER = "longcat.stages.train.worker"
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -38,9 +37,9 @@ def start(store: Store, tokens: Artifact, tiny: dict[str, Any], tmp_path: Path) 
     def command(*options: str, **changes: Any) -> subprocess.Popen[str]:
         path = tmp_path / f"config-{len(started)}.json"
         path.write_text(json.dumps(tiny | changes))
-        line = [sys.executable, "-m", "longcat_cli", "--store", str(store.root), "train", "--config", str(path)]
+        line = [sys.executable, "-m", "longcat.cli", "--store", str(store.root), "train", "--config", str(path)]
         line += ["--tokens", tokens.id, "--json", *(options or ("--nproc-per-node", "2"))]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         started.append(
             subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.tokens import TokenFile, TokenWriter
-from stages.train.loader import IGNORED, MixedWindows, TokenWindows, Window, batch, validation_windows
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.tokens import TokenFile, TokenWriter
+from longcat.stages.train.loader import IGNORED, MixedWindows, TokenWindows, Window, batch, validation_windows
 
 LENGTHS = [3, 17, 1, 40, 8, 25, 2, 64, 5, 5, 31]
 

@@ -10,21 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.init import initialize
-from model.moe import LayerRouting
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from pipeline.artifact import Artifact
-from pipeline.errors import InputError
-from stages.train.average import WeightAverage
-from stages.train.checkpoint import changed_config, read_model, read_start
-from stages.train.config import ObjectiveOptions
-from stages.train.loader import Batch, Window
-from stages.train.metrics import read_metrics
-from stages.train.objective import Objective, Terms, Totals
-from stages.train.parallel.mesh import Parallel
-from stages.train.prefetch import Prefetcher
-from stages.train.routing import Load, RoutingObserver
+from longcat.model.init import initialize
+from longcat.model.moe import LayerRouting
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError
+from longcat.stages.train.average import WeightAverage
+from longcat.stages.train.checkpoint import changed_config, read_model, read_start
+from longcat.stages.train.config import ObjectiveOptions
+from longcat.stages.train.loader import Batch, Window
+from longcat.stages.train.metrics import read_metrics
+from longcat.stages.train.objective import Objective, Terms, Totals
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.prefetch import Prefetcher
+from longcat.stages.train.routing import Load, RoutingObserver
 
 Contents = Callable[[Artifact], dict[str, str]]
 
@@ -115,7 +115,7 @@ def test_recomputing_changes_no_bit(
 
 
 def test_recomputing_keeps_less() -> None:
-    from stages.train.activation_checkpointing import checkpoint_activations
+    from longcat.stages.train.activation_checkpointing import checkpoint_activations
 
     def kept(what: Any) -> int:
         model, batch = make_model(), make_batch(length=64)
@@ -200,7 +200,7 @@ def test_workers_change_no_byte(run_stage: Any, tokens: Artifact, tiny: dict[str
 def test_an_id_that_the_model_does_not_know(
     run_stage: Any, tokens: Artifact, tiny: dict[str, Any], monkeypatch: Any
 ) -> None:
-    from stages.train import loader
+    from longcat.stages.train import loader
 
     original = loader.TokenWindows.sample
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.artifact import Artifact
-from stages.train.metrics import read_metrics
+from longcat.pipeline.artifact import Artifact
+from longcat.stages.train.metrics import read_metrics
 
 # Two micro batches of one row for each of two data ranks; eps keeps rounding from turning into Adam steps.
 OPTIONS = (
@@ -36,7 +36,7 @@ def train(root: Path, tokens: Artifact, *more: str, expect: int = 0) -> dict[str
 def command(root: Path, tokens: Artifact, stage: str = "train", options: tuple[str, ...] = OPTIONS) -> list[str]:
     if not (folder := root / "tokens" / tokens.id).exists():
         shutil.copytree(tokens.path, folder)
-    return [sys.executable, "-m", "longcat_cli", "--store", str(root), stage, "--tokens", tokens.id, *options]
+    return [sys.executable, "-m", "longcat.cli", "--store", str(root), stage, "--tokens", tokens.id, *options]
 
 
 def sets(**options: Any) -> list[str]:

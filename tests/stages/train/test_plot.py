@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from stages.train.plot import Curve, line_plot
+from longcat.stages.train.plot import Curve, line_plot
 
 
 def numbers(svg: str) -> list[str]:

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.errors import InterruptedRunError
-from pipeline.interrupt import StopSignal
-from pipeline.runner import Session
-from pipeline.store import Store
-from stages.train import trainer
-from stages.train.state import RunCheckpoints
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InterruptedRunError
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.runner import Session
+from longcat.pipeline.store import Store
+from longcat.stages.train import trainer
+from longcat.stages.train.state import RunCheckpoints
 
 Contents = Callable[[Artifact], dict[str, str]]
 CHILD = Path(__file__).parent / "killed_run.py"
@@ -81,12 +81,12 @@ def test_pulled_plug_around_a_step(
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        ("stages.train.state.fsync_file", "file", 2),
-        ("stages.train.state.fsync_file", "file", 5),
-        ("stages.train.state.fsync_folder", "folder", 3),
-        ("stages.train.state.fsync_folder", "folder", 4),
-        ("stages.train.checkpoint.save_pretrained", "output", 1),
-        ("stages.train.checkpoint.copy_tokenizer", "output", 1),
+        ("longcat.stages.train.state.fsync_file", "file", 2),
+        ("longcat.stages.train.state.fsync_file", "file", 5),
+        ("longcat.stages.train.state.fsync_folder", "folder", 3),
+        ("longcat.stages.train.state.fsync_folder", "folder", 4),
+        ("longcat.stages.train.checkpoint.save_pretrained", "output", 1),
+        ("longcat.stages.train.checkpoint.copy_tokenizer", "output", 1),
     ],
 )
 def test_pulled_plug_while_saving(
@@ -200,9 +200,8 @@ def test_keeps_the_last_checkpoints_only(
 
 
 def _child(store: Store, tokens: Artifact, config: dict[str, Any]) -> subprocess.Popen[bytes]:
-    root = str(Path(trainer.__file__).parents[2])
     command = [sys.executable, str(CHILD), str(store.root), tokens.id, json.dumps(config)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

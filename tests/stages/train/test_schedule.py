@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from stages.train.config import ScheduleOptions, step_count
-from stages.train.schedule import Schedule
+from longcat.stages.train.config import ScheduleOptions, step_count
+from longcat.stages.train.schedule import Schedule
 
 
 def rates(total: int, **options: object) -> list[float]:

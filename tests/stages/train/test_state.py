@@ -16,13 +16,13 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.errors import IntegrityError, LongcatError
-from pipeline.files import sha256_file
-from stages.train import group
-from stages.train.config import OptimizerOptions
-from stages.train.optimizer import build_optimizer, moments, moments_like, set_learning_rate
-from stages.train.shards import ShardReader, Slice, Snapshot, piece_of
-from stages.train.state import RunCheckpoints, Saved, model_tensors
+from longcat.pipeline.errors import IntegrityError, LongcatError
+from longcat.pipeline.files import sha256_file
+from longcat.stages.train import group
+from longcat.stages.train.config import OptimizerOptions
+from longcat.stages.train.optimizer import build_optimizer, moments, moments_like, set_learning_rate
+from longcat.stages.train.shards import ShardReader, Slice, Snapshot, piece_of
+from longcat.stages.train.state import RunCheckpoints, Saved, model_tensors
 
 EXPERTS, WIDTH = 6, 4
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-import stages.train.run
-from longcat_cli.app import run as main
-from pipeline.artifact import Artifact
-from pipeline.engine import LocalEngine
-from pipeline.errors import ConfigError
-from pipeline.files import read_json
-from pipeline.runner import Session
-from pipeline.runner import run_stage as run
-from pipeline.store import Store
-from stages.train.checkpoint import read_state
-from stages.train.sweep import SweepConfig, grid_points
+import longcat.stages.train.run
+from longcat.cli.app import run as main
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.files import read_json
+from longcat.pipeline.runner import Session
+from longcat.pipeline.runner import run_stage as run
+from longcat.pipeline.store import Store
+from longcat.stages.train.checkpoint import read_state
+from longcat.stages.train.sweep import SweepConfig, grid_points
 
 GRID = ["learning_rate=1e-3,1e-2,1e30", "initial_std=0.01,0.04", "optimizer.beta2=0.9"]
 
@@ -83,7 +83,7 @@ def test_a_killed_sweep_does_not_repeat_points(
     undisturbed = run_stage("train.sweep", sweep, {"tokens": tokens})
     expected = contents(undisturbed), undisturbed.manifest.metrics
     store.remove(undisturbed)
-    original, calls = stages.train.run.train_checkpoint, [0]
+    original, calls = longcat.stages.train.run.train_checkpoint, [0]
 
     class PulledPlugError(Exception):
         pass
@@ -94,7 +94,7 @@ def test_a_killed_sweep_does_not_repeat_points(
             raise PulledPlugError
         return original(context)
 
-    monkeypatch.setattr(stages.train.run, "train_checkpoint", counted)
+    monkeypatch.setattr(longcat.stages.train.run, "train_checkpoint", counted)
     with pytest.raises(PulledPlugError):
         run_stage("train.sweep", sweep, {"tokens": tokens})
     again = run_stage("train.sweep", sweep, {"tokens": tokens})

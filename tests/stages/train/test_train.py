@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import stages.train
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError, LongcatError
-from pipeline.runner import Session
-from stages.train.checkpoint import check_same_tokenizer, read_model, read_start, read_state
-from stages.train.metrics import read_metrics
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError, LongcatError
+from longcat.pipeline.runner import Session
+from longcat.stages.train.checkpoint import check_same_tokenizer, read_model, read_start, read_state
+from longcat.stages.train.metrics import read_metrics
 
 Contents = Callable[[Artifact], dict[str, str]]
 
@@ -204,7 +201,7 @@ def test_other_data_begins_at_its_first_sample(
 def test_no_silent_nan(
     what: str, run_stage: Any, tokens: Artifact, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.train import gradients
+    from longcat.stages.train import gradients
 
     original = gradients.BatchGradients.take
 
@@ -299,7 +296,9 @@ def test_budget_in_tokens(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
 
 
 def test_declaring_the_stages_loads_nothing_heavy() -> None:
-    code = "import sys, stages.train, stages.grow, stages.extend; sys.exit(bool({'torch', 'model'} & set(sys.modules)))"
-    root = str(Path(stages.train.__file__).parents[2])
-    child = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": root}, check=False)
+    code = (
+        "import sys, longcat.stages.train, longcat.stages.grow, longcat.stages.extend\n"
+        "sys.exit(bool({'torch', 'longcat.model'} & set(sys.modules)))"
+    )
+    child = subprocess.run([sys.executable, "-P", "-c", code], check=False)
     assert child.returncode == 0

@@ -10,18 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longcat_cli.app import run
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from model.width import WIDTHS, widened
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError
-from pipeline.store import Store
-from stages.train.checkpoint import read_state
-from stages.train.config import OptimizerOptions, TrainConfig
-from stages.train.metrics import read_metrics
-from stages.train.optimizer import build_optimizer, load_moments, moments, set_learning_rate
-from stages.train.transfer import factors, learning_rate_factors, read_proxy, transfer
+from longcat.cli.app import run
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.model.width import WIDTHS, widened
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.store import Store
+from longcat.stages.train.checkpoint import read_state
+from longcat.stages.train.config import OptimizerOptions, TrainConfig
+from longcat.stages.train.metrics import read_metrics
+from longcat.stages.train.optimizer import build_optimizer, load_moments, moments, set_learning_rate
+from longcat.stages.train.transfer import factors, learning_rate_factors, read_proxy, transfer
 
 FOUND = {
     "learning_rate": 5e-3,

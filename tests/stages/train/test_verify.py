@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from longcat_cli.app import run
-from pipeline.artifact import Artifact
-from pipeline.errors import InputError, MissingArtifactError
-from pipeline.runner import Session
-from pipeline.store import Store
-from stages.train import verify as module
-from stages.train.verify import compare, verify_training
+from longcat.cli.app import run
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError, MissingArtifactError
+from longcat.pipeline.runner import Session
+from longcat.pipeline.store import Store
+from longcat.stages.train import verify as module
+from longcat.stages.train.verify import compare, verify_training
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from stages.data.extract.content.formulas import latex_of_math, tex_of_script
-from stages.data.extract.content.hints import TAG_BITS, hint_bits
+from longcat.stages.data.extract.content.formulas import latex_of_math, tex_of_script
+from longcat.stages.data.extract.content.hints import TAG_BITS, hint_bits
 
 # Serialised, an attribute's name may hold quotes, where the markup had one too many, but its value never does. The
 # second form is for text of the page that holds tags of its own, as in <noscript>.

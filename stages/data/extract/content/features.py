@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.extract.content.blocks import Blocks
-from stages.data.extract.content.hints import NAMES
+from longcat.stages.data.extract.content.blocks import Blocks
+from longcat.stages.data.extract.content.hints import NAMES
 
 Floats = npt.NDArray[np.float32]
 TAG_GROUPS = (

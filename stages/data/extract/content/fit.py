@@ -1,6 +1,6 @@
 """Fit the scorer's weights on pages whose main content is known; run by hand, not by any stage.
 
-    python -m stages.data.extract.content.fit PAGES.warc.gz TRUTH.jsonl weights.npz [--half 0|1]
+    python -m longcat.stages.data.extract.content.fit PAGES.warc.gz TRUTH.jsonl weights.npz [--half 0|1]
 
 The page kind is fitted first (a softmax over page statistics). Blocks get its probabilities as features, for training
 pages out of fold, so that the network does not rely on them more than it may on a new page. The loss is one minus the
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from stages.data.extract.content.blocks import read_blocks
-from stages.data.extract.content.features import KINDS, Floats, PageFeatures
-from stages.data.extract.content.scorer import LIMIT
+from longcat.stages.data.extract.content.blocks import read_blocks
+from longcat.stages.data.extract.content.features import KINDS, Floats, PageFeatures
+from longcat.stages.data.extract.content.scorer import LIMIT
 
 WORD = re.compile(r"\w+")
 HIDDEN = (24, 12)
@@ -60,8 +60,8 @@ def read_samples(crawl: Path, truth: Path) -> Iterator[Sample]:
     from fastwarc.warc import ArchiveIterator
     from resiliparse.parse.html import HTMLTree
 
-    from stages.data.extract.decode import decode
-    from stages.data.extract.html import without_controls
+    from longcat.stages.data.extract.decode import decode
+    from longcat.stages.data.extract.html import without_controls
 
     known = {item["id"]: item for item in map(json.loads, truth.read_bytes().splitlines())}
     with crawl.open("rb") as stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stages.data.extract.content.blocks import Block, Blocks
+from longcat.stages.data.extract.content.blocks import Block, Blocks
 
 CODE_MARKS = str.maketrans({"\x01": "`", "\x02": "`"})
 NO_MARKS = str.maketrans({"\x01": None, "\x02": None})

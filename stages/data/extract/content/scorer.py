@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.extract.content.features import KINDS, Floats, PageFeatures
+from longcat.stages.data.extract.content.features import KINDS, Floats, PageFeatures
 
 WEIGHTS = Path(__file__).with_name("weights.npz")
 LIMIT = 6.0  # of a standardised feature

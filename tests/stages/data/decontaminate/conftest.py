@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-import stages.data.decontaminate  # noqa: F401  registers the stage
-from pipeline.artifact import Artifact
-from pipeline.config import StageConfig
-from pipeline.documents import Document, shard_name, write_documents
-from pipeline.runner import Session, run_stage
-from pipeline.stage import Context, Result, stage
+import longcat.stages.data.decontaminate  # noqa: F401  registers the stage
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.documents import Document, shard_name, write_documents
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.stage import Context, Result, stage
 
 PROSE = """The river rises in the hills to the north of the town and runs for thirty miles before it meets the sea.
 In spring the melting snow swells it so far that the lower meadows have to be left to the water for a month.

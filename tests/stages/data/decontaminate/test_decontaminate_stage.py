@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import document_shards, read_documents
-from pipeline.engine import LocalEngine
-from pipeline.errors import ConfigError, InputError, IntegrityError, LongcatError
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
-from stages.data.decontaminate import match
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import document_shards, read_documents
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, LongcatError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
+from longcat.stages.data.decontaminate import match
 
 MakeDocuments = Callable[..., Artifact]
 Items = list[dict[str, str]]

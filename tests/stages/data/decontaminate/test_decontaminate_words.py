@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.data.decontaminate.words import ABSENT, Lexicon, NgramHasher, hash_words, word_spans, words_of
+from longcat.stages.data.decontaminate.words import ABSENT, Lexicon, NgramHasher, hash_words, word_spans, words_of
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=80)
 

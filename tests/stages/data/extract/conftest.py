@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document, document_shards, read_documents
 
 WORDS = ("stone", "river", "cloud", "engine", "garden", "letter", "window", "copper", "harbour", "signal")
 

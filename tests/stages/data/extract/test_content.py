@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from resiliparse.parse.html import HTMLTree
 
-from pipeline.artifact import Artifact
-from pipeline.errors import UsageError
-from stages.data.extract import html as page_module
-from stages.data.extract.content.blocks import read_blocks
-from stages.data.extract.content.features import SPECIAL, PageFeatures
-from stages.data.extract.content.markdown import to_markdown
-from stages.data.extract.guard import PageGuard
-from stages.data.extract.html import extract_page
-from stages.data.extract.records import Rejected
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import UsageError
+from longcat.stages.data.extract import html as page_module
+from longcat.stages.data.extract.content.blocks import read_blocks
+from longcat.stages.data.extract.content.features import SPECIAL, PageFeatures
+from longcat.stages.data.extract.content.markdown import to_markdown
+from longcat.stages.data.extract.guard import PageGuard
+from longcat.stages.data.extract.html import extract_page
+from longcat.stages.data.extract.records import Rejected
 
 PROSE = "The harbour lay still in the morning, and the boats that had come in at night were being unloaded. " * 4
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.documents import Document
-from stages.data.extract.notebook import read_notebook
-from stages.data.extract.records import Rejected
-from stages.data.filter.rules import document_kind
+from longcat.pipeline.documents import Document
+from longcat.stages.data.extract.notebook import read_notebook
+from longcat.stages.data.extract.records import Rejected
+from longcat.stages.data.filter.rules import document_kind
 
 
 def code(source: Any, *outputs: dict[str, Any]) -> dict[str, Any]:

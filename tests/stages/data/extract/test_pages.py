@@ -11,11 +11,11 @@ import brotli
 import pytest
 import zstandard
 
-from stages.data.extract.decode import decode, looks_binary
-from stages.data.extract.guard import PageGuard
-from stages.data.extract.html import extract_page
-from stages.data.extract.http import parse_response
-from stages.data.extract.records import Rejected
+from longcat.stages.data.extract.decode import decode, looks_binary
+from longcat.stages.data.extract.guard import PageGuard
+from longcat.stages.data.extract.html import extract_page
+from longcat.stages.data.extract.http import parse_response
+from longcat.stages.data.extract.records import Rejected
 
 PAGE = b"<html><body><p>Some text of a page.</p></body></html>"
 

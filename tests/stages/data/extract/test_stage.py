@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import zstandard
 
-from pipeline.documents import document_shards, read_documents
-from pipeline.engine import LocalEngine
-from pipeline.errors import ConfigError, InputError, UsageError
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
+from longcat.pipeline.documents import document_shards, read_documents
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import ConfigError, InputError, UsageError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
 
 
 def reasons(problems: list[dict[str, Any]]) -> list[str]:
@@ -301,7 +301,7 @@ def test_a_crawl_artifact_and_files_together(
 def test_finished_shards_are_not_extracted_again(
     tmp_path: Path, extract: Any, record: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import stages.data.extract.shard as module
+    import longcat.stages.data.extract.shard as module
 
     paths = []
     for number in range(3):

@@ -17,10 +17,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.data.extract.config import ExtractConfig
-from stages.data.extract.inputs import InputFile
-from stages.data.extract.reader import read_file
-from stages.data.extract.records import Problem, Record
+from longcat.stages.data.extract.config import ExtractConfig
+from longcat.stages.data.extract.inputs import InputFile
+from longcat.stages.data.extract.reader import read_file
+from longcat.stages.data.extract.records import Problem, Record
 
 
 def offsets(parts: list[bytes]) -> list[int]:

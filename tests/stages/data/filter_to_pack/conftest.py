@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from pipeline.artifact import Artifact
-from pipeline.config import StageConfig
-from pipeline.documents import Document, shard_name, write_documents
-from pipeline.runner import Session, run_stage
-from pipeline.stage import Context, Result, stage
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.documents import Document, shard_name, write_documents
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.stage import Context, Result, stage
 
 MakeDocuments = Callable[..., Artifact]
 

@@ -11,15 +11,15 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.documents import Document, write_documents
-from stages.data.dedup import match
-from stages.data.dedup.clusters import Clusters
-from stages.data.dedup.config import DedupConfig
-from stages.data.dedup.keep import keepers
-from stages.data.dedup.match import MatchTask, match_part, read_pairs, similarity
-from stages.data.dedup.runs import EXACT, Run, Runs, save_array
-from stages.data.dedup.sign import SignTask, sign_shard
-from stages.data.dedup.signatures import Permutations, Signer, distinct_ngrams, draw_permutations
+from longcat.pipeline.documents import Document, write_documents
+from longcat.stages.data.dedup import match
+from longcat.stages.data.dedup.clusters import Clusters
+from longcat.stages.data.dedup.config import DedupConfig
+from longcat.stages.data.dedup.keep import keepers
+from longcat.stages.data.dedup.match import MatchTask, match_part, read_pairs, similarity
+from longcat.stages.data.dedup.runs import EXACT, Run, Runs, save_array
+from longcat.stages.data.dedup.sign import SignTask, sign_shard
+from longcat.stages.data.dedup.signatures import Permutations, Signer, distinct_ngrams, draw_permutations
 
 
 def text(generator: random.Random, words: int) -> str:
@@ -122,7 +122,7 @@ def test_pairs_do_not_depend_on_the_memory(tmp_path: Path, monkeypatch: pytest.M
     texts = corpus(random.Random(4))
     config = DedupConfig()
     whole = signed(tmp_path / "whole", texts, config)
-    monkeypatch.setattr("stages.data.dedup.sign.BATCH_DOCUMENTS", 50)
+    monkeypatch.setattr("longcat.stages.data.dedup.sign.BATCH_DOCUMENTS", 50)
     monkeypatch.setattr(match, "PAIRS_A_STEP", 64)
     split = signed(tmp_path / "split", texts, DedupConfig(memory_mib=1))
     assert len(whole.runs) == 1 < len(split.runs)

@@ -8,12 +8,12 @@ from itertools import chain
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document, document_shards, read_documents
-from pipeline.engine import LocalEngine
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
-from stages.data.dedup.config import Scope
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
+from longcat.stages.data.dedup.config import Scope
 
 MakeDocuments = Callable[..., Artifact]
 NOTICE = "All rights reserved.\nAsk first."
@@ -99,5 +99,5 @@ def test_workers_and_memory_change_nothing(
 ) -> None:
     one = cleaned(session, make_documents(*site()))
     other = Session(Store(session.store.root.with_name("other")), engine=LocalEngine(workers=2))
-    monkeypatch.setattr("stages.data.dedup.paragraphs.BYTES_AN_ENTRY", 1 << 27)
+    monkeypatch.setattr("longcat.stages.data.dedup.paragraphs.BYTES_AN_ENTRY", 1 << 27)
     assert cleaned(other, make_documents(*site(), into=other)).manifest.files == one.manifest.files

@@ -11,9 +11,9 @@ from datasketch import MinHash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.data.dedup import signatures, words
-from stages.data.dedup.signatures import EMPTY_SLOT, Signer, distinct_ngrams, draw_permutations, ngram_hashes
-from stages.data.dedup.words import composed, exact_digest, normalised_words, word_hashes
+from longcat.stages.data.dedup import signatures, words
+from longcat.stages.data.dedup.signatures import EMPTY_SLOT, Signer, distinct_ngrams, draw_permutations, ngram_hashes
+from longcat.stages.data.dedup.words import composed, exact_digest, normalised_words, word_hashes
 
 SIGNS = "ab Z_9.\n\t-\0é\u0301ßﬁＨ第句カﾊﾟ\u00a0\u2026\U0001f600\U00020000\ud800İ"
 TEXTS = st.lists(st.text(SIGNS, max_size=60) | st.text(max_size=40), max_size=12)

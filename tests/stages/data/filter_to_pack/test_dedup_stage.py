@@ -9,12 +9,12 @@ from itertools import chain
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document, document_shards, read_documents
-from pipeline.engine import LocalEngine
-from pipeline.errors import InputError, IntegrityError
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
 
 MakeDocuments = Callable[..., Artifact]
 
@@ -159,9 +159,9 @@ def test_the_memory_setting_changes_no_bytes(
 ) -> None:
     documents = make_documents(*planted)
     plenty = deduplicated(session, documents)
-    monkeypatch.setattr("stages.data.dedup.runs.BYTES_AN_ENTRY", 1 << 18)
-    monkeypatch.setattr("stages.data.dedup.sign.BYTES_A_DOCUMENT", 1 << 20)
-    monkeypatch.setattr("stages.data.dedup.sign.BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr("longcat.stages.data.dedup.runs.BYTES_AN_ENTRY", 1 << 18)
+    monkeypatch.setattr("longcat.stages.data.dedup.sign.BYTES_A_DOCUMENT", 1 << 20)
+    monkeypatch.setattr("longcat.stages.data.dedup.sign.BATCH_DOCUMENTS", 1)
     scarce = deduplicated(session, documents, memory_mib=1)
     assert scarce.path != plenty.path
     assert scarce.manifest.files == plenty.manifest.files

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from stages.data.filter.c4 import clean, count_sentences
-from stages.data.filter.config import C4Lines
-from stages.data.filter.view import view_text
+from longcat.stages.data.filter.c4 import clean, count_sentences
+from longcat.stages.data.filter.config import C4Lines
+from longcat.stages.data.filter.view import view_text
 
 
 def cleaned(text: str, **rules: Any) -> str:

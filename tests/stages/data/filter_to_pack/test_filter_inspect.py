@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from longcat_cli.app import app
-from pipeline.artifact import Artifact
-from pipeline.documents import Document
-from pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
-from pipeline.runner import Session, run_stage
-from stages.data.inspect.report import report
+from longcat.cli.app import app
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.stages.data.inspect.report import report
 
 MakeDocuments = Callable[..., Artifact]
 NO_LANGUAGE = {"language": {"enabled": False}}

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document
-from pipeline.errors import ConfigError
-from pipeline.runner import Session, run_stage
-from stages.data.filter.config import FilterConfig
-from stages.data.filter.gopher import measure_quality, measure_repetition
-from stages.data.filter.rules import Verdict, judge
-from stages.data.filter.view import view_text
-from stages.data.inspect.report import report
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document
+from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.stages.data.filter.config import FilterConfig
+from longcat.stages.data.filter.gopher import measure_quality, measure_repetition
+from longcat.stages.data.filter.rules import Verdict, judge
+from longcat.stages.data.filter.view import view_text
+from longcat.stages.data.inspect.report import report
 
 MakeDocuments = Callable[..., Artifact]
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.documents import Document
-from stages.data.filter import view
-from stages.data.filter.c4 import whole
-from stages.data.filter.config import FilterConfig
-from stages.data.filter.fineweb import measure
-from stages.data.filter.gopher import measure_quality, measure_repetition
-from stages.data.filter.rules import judge
-from stages.data.filter.view import view_text
+from longcat.pipeline.documents import Document
+from longcat.stages.data.filter import view
+from longcat.stages.data.filter.c4 import whole
+from longcat.stages.data.filter.config import FilterConfig
+from longcat.stages.data.filter.fineweb import measure
+from longcat.stages.data.filter.gopher import measure_quality, measure_repetition
+from longcat.stages.data.filter.rules import judge
+from longcat.stages.data.filter.view import view_text
 
 
 def words_of(text: str) -> list[str]:

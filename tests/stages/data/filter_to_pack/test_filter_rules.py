@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import build_config
-from pipeline.documents import Document
-from pipeline.errors import ConfigError
-from stages.data.filter.config import FilterConfig
-from stages.data.filter.rules import Verdict, applies, document_kind, judge, thresholds
+from longcat.pipeline.config import build_config
+from longcat.pipeline.documents import Document
+from longcat.pipeline.errors import ConfigError
+from longcat.stages.data.filter.config import FilterConfig
+from longcat.stages.data.filter.rules import Verdict, applies, document_kind, judge, thresholds
 
 FAMILIES = ("language", "gopher_quality", "gopher_repetition", "c4", "fineweb", "code")
 

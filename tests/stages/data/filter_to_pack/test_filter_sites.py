@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document, document_shards, read_documents
-from pipeline.engine import LocalEngine
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
 
 MakeDocuments = Callable[..., Artifact]
 OFF = {name: {"enabled": False} for name in ("language", "gopher_quality", "gopher_repetition", "c4", "fineweb")}

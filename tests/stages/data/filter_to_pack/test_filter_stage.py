@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document, document_shards, read_documents
-from pipeline.engine import LocalEngine
-from pipeline.errors import ConfigError, InputError, IntegrityError
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
-from stages.data.language import MODEL_VARIABLE, LanguageIdentifier
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
+from longcat.stages.data.language import MODEL_VARIABLE, LanguageIdentifier
 
 NO_LANGUAGE = {"language": {"enabled": False}}
 MakeDocuments = Callable[..., Artifact]
@@ -98,7 +98,7 @@ def test_without_the_language_model_the_remedy_is_told(
     session: Session, make_documents: MakeDocuments, prose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(MODEL_VARIABLE, str(session.store.root / "none"))
-    with pytest.raises(InputError, match=r"python -m stages\.data\.language"):
+    with pytest.raises(InputError, match=r"python -m longcat\.stages\.data\.language"):
         filtered(session, make_documents([Document("a", prose, "s")]), language={})
 
 

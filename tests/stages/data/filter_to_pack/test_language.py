@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError, IntegrityError
-from pipeline.files import sha256_file
-from stages.data import language
-from stages.data.language import LanguageIdentifier, ensure_language_model, extract_model, fetch_language_model
+from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.files import sha256_file
+from longcat.stages.data import language
+from longcat.stages.data.language import LanguageIdentifier, ensure_language_model, extract_model, fetch_language_model
 
 ENGLISH = "The river rises in the hills to the north of the town and runs for thirty miles. "
 GERMAN = "Der Fluss entspringt in den Hügeln nördlich der Stadt und fließt dreißig Meilen weit. "
@@ -65,7 +65,7 @@ def test_loading_says_nothing(identifier: LanguageIdentifier, capfd: pytest.Capt
 
 
 def test_a_missing_model_names_the_remedy(elsewhere: Path) -> None:
-    with pytest.raises(InputError, match=r"missing.*python -m stages\.data\.language") as caught:
+    with pytest.raises(InputError, match=r"missing.*python -m longcat\.stages\.data\.language") as caught:
         ensure_language_model()
     assert caught.value.where == str(elsewhere)
 

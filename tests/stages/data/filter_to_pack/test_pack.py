@@ -7,17 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document, document_shards
-from pipeline.engine import LocalEngine
-from pipeline.errors import ConfigError, InputError, IntegrityError
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
-from pipeline.tokens import TokenFile
-from stages.data.pack import HASH_RANGE, validation_limit
-from stages.data.pack.encode import split_hash
-from stages.data.tokenizer.special import TOKENIZER_FILES
-from stages.tokenizer import load_tokenizer
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document, document_shards
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.data.pack import HASH_RANGE, validation_limit
+from longcat.stages.data.pack.encode import split_hash
+from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.stages.tokenizer import load_tokenizer
 
 MakeDocuments = Callable[..., Artifact]
 

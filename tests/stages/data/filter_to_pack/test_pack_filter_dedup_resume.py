@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document
-from pipeline.engine import LocalEngine
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
 
 MakeDocuments = Callable[..., Artifact]
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document
-from pipeline.errors import ConfigError, IntegrityError
-from pipeline.runner import Session, run_stage
-from pipeline.tokens import TokenFile
-from stages.data.pack.packing import LENGTH, SEQUENCE, START, PackIndex, index_name, pack, write_pack
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document
+from longcat.pipeline.errors import ConfigError, IntegrityError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.data.pack.packing import LENGTH, SEQUENCE, START, PackIndex, index_name, pack, write_pack
 
 MakeDocuments = Callable[..., Artifact]
 

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document, document_shards, read_documents
-from pipeline.errors import InputError, IntegrityError
-from pipeline.runner import Session, run_stage
-from pipeline.store import Store
-from stages.data.filter.config import QualityRules
-from stages.data.filter.quality import measure as measure_quality
-from stages.data.quality.classifier import QualityClassifier, normalize
-from stages.data.quality.measures import at_threshold, measure
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
+from longcat.stages.data.filter.config import QualityRules
+from longcat.stages.data.filter.quality import measure as measure_quality
+from longcat.stages.data.quality.classifier import QualityClassifier, normalize
+from longcat.stages.data.quality.measures import at_threshold, measure
 
 MakeDocuments = Callable[..., Artifact]
 GOOD = ["theorem", "proof", "lemma", "because", "therefore", "theory", "evidence", "measured", "result", "explains"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
-from stages.data.tokenizer.bpe import train
-from stages.data.tokenizer.config import TokenizerConfig
-from stages.data.tokenizer.files import write_tokenizer
-from stages.tokenizer import Tokenizer, load_tokenizer
+from longcat.pipeline.errors import InputError
+from longcat.stages.data.tokenizer.bpe import train
+from longcat.stages.data.tokenizer.config import TokenizerConfig
+from longcat.stages.data.tokenizer.files import write_tokenizer
+from longcat.stages.tokenizer import Tokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_a_template_that_does_not_parse_is_refused(folder: Path, tmp_path: Path)
 
 
 def test_a_prompt_without_end_is_cut_short(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.tokenizer.MAX_PROMPT_CHARACTERS", 1000)
+    monkeypatch.setattr("longcat.stages.tokenizer.MAX_PROMPT_CHARACTERS", 1000)
     with pytest.raises(InputError, match="beyond 1000 characters"):
         with_template(folder, tmp_path, "{% for i in range(99999) %}abc{% endfor %}").render_chat([])
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.documents import Document
-from pipeline.errors import ConfigError, InputError
-from pipeline.files import read_json
-from pipeline.runner import Session, run_stage
-from stages.data.tokenizer.sample import MeasureTask, choose, measure_shard, texts_between
-from stages.data.tokenizer.special import SPECIAL_TOKENS, TOKENIZER_FILES
-from stages.tokenizer import load_tokenizer
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.documents import Document
+from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.files import read_json
+from longcat.pipeline.runner import Session, run_stage
+from longcat.stages.data.tokenizer.sample import MeasureTask, choose, measure_shard, texts_between
+from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS, TOKENIZER_FILES
+from longcat.stages.tokenizer import load_tokenizer
 
 MakeDocuments = Callable[..., Artifact]
 VOCABULARY = 320
@@ -74,7 +74,8 @@ def test_neither_the_order_of_the_shards_nor_a_new_run_moves_a_byte(
 
 def test_the_number_of_threads_moves_no_byte(tmp_path: Path, prose: str) -> None:
     script = (
-        "import sys; from stages.data.tokenizer.bpe import train; from stages.data.tokenizer.config import *\n"
+        "import sys\nfrom longcat.stages.data.tokenizer.bpe import train\n"
+        "from longcat.stages.data.tokenizer.config import *\n"
         "texts = [sys.argv[1][i:] for i in range(0, 600, 2)]\n"
         "print(train(texts, TokenizerConfig(vocab_size=600)).to_str())"
     )

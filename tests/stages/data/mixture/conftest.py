@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from pydantic import Field
 
-import stages.data.mixture  # noqa: F401  registers the stage
-from pipeline.artifact import Artifact
-from pipeline.config import StageConfig
-from pipeline.runner import Session, run_stage
-from pipeline.stage import Context, Result, stage
-from pipeline.tokens import TokenFile, TokenWriter
-from stages.data.score.files import write_token_scores
+import longcat.stages.data.mixture  # noqa: F401  registers the stage
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.pipeline.tokens import TokenFile, TokenWriter
+from longcat.stages.data.score.files import write_token_scores
 
 VOCABULARY = 61
 MakeTokens = Callable[..., Artifact]

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError, IntegrityError
-from pipeline.runner import Session, run_stage
-from stages.data.mixture.curriculum import read_curriculum
-from stages.train.loader import TokenWindows, batch, open_tokens, training_windows
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.stages.data.mixture.curriculum import read_curriculum
+from longcat.stages.train.loader import TokenWindows, batch, open_tokens, training_windows
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]
@@ -156,7 +156,7 @@ def test_without_stages_training_reads_as_before(three: list[Artifact], mixed: M
 
 def test_train_resumes_a_curriculum_at_the_step_it_stopped(session: Session, curriculum: Artifact) -> None:
     """Two runs one after the other see the samples that one run of both lengths sees."""
-    from stages.train import loader
+    from longcat.stages.train import loader
 
     settings = {
         "sequence_length": 32,

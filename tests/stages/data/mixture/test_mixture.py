@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError
-from pipeline.runner import Session, run_stage
-from stages.data.mixture.plan import Draw, Pool, draw, interleave
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.stages.data.mixture.plan import Draw, Pool, draw, interleave
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, InputError, IntegrityError
-from stages.data.mixture.samplemix import expected_counts, settle, weights_of
-from stages.data.score.files import token_scores
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
+from longcat.stages.data.mixture.samplemix import expected_counts, settle, weights_of
+from longcat.stages.data.score.files import token_scores
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]

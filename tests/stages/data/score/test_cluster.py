@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.data.score.cluster import diversities, find_centres, nearest, separation
-from stages.data.score.embed import BUCKETS, MIN_DOCUMENTS, SCALE, bag_of_words, embed, rarity
+from longcat.stages.data.score.cluster import diversities, find_centres, nearest, separation
+from longcat.stages.data.score.embed import BUCKETS, MIN_DOCUMENTS, SCALE, bag_of_words, embed, rarity
 
 RANDOM = np.random.Generator(np.random.PCG64(11))
 

@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import Field
 
-import stages.data.score  # noqa: F401  registers the stage
-from pipeline.artifact import Artifact
-from pipeline.config import StageConfig
-from pipeline.documents import Document, shard_name, write_documents
-from pipeline.engine import LocalEngine
-from pipeline.errors import InputError
-from pipeline.runner import Session, run_stage
-from pipeline.stage import Context, Result, stage
-from pipeline.store import Store
-from pipeline.tokens import TokenFile
-from stages.data.score.files import read_scores, scores_name, token_scores
-from stages.data.score.quality import rule_quality
+import longcat.stages.data.score  # noqa: F401  registers the stage
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.documents import Document, shard_name, write_documents
+from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.pipeline.store import Store
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.data.score.files import read_scores, scores_name, token_scores
+from longcat.stages.data.score.quality import rule_quality
 
 TOPICS = {
     "river": "water bank ferry mill herons meadow bridge flood stream shore boats harbour",
@@ -175,7 +175,7 @@ def test_rules_tell_prose_from_a_list_of_links_and_code_from_data() -> None:
 
 
 def test_the_classifier_gives_the_quality(session: Session, corpus: Make, tmp_path: Path) -> None:
-    from stages.data.quality.classifier import MODEL_NAME, QualityClassifier
+    from longcat.stages.data.quality.classifier import MODEL_NAME, QualityClassifier
 
     good, bad = corpus(), corpus(name="bb", templated=True)
     known = run_stage(session, "data.train-quality", {}, {"positives": [good], "negatives": [bad]}).artifact
@@ -204,8 +204,8 @@ def test_packing_carries_the_scores_in_the_order_of_the_tokens(session: Session,
     for number in range(2):
         table = pq.read_table(scores.path / scores_name(documents.id, number))
         known |= {row["id"]: (row["quality"], row["diversity"]) for row in table.to_pylist()}
-    from pipeline.documents import document_shards, read_documents
-    from stages.tokenizer import load_tokenizer
+    from longcat.pipeline.documents import document_shards, read_documents
+    from longcat.stages.tokenizer import load_tokenizer
 
     encoder = load_tokenizer(tokenizer.path)
     by_text = {

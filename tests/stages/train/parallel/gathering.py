@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from model.config import ModelConfig
-from model.transformer import LongcatFlash
-from stages.train.parallel.build import Distributed
-from stages.train.parallel.stage import reduce_to_stage
+from longcat.model.config import ModelConfig
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.stage import reduce_to_stage
 
 Part = Callable[[torch.Tensor], torch.Tensor]
 Tensors = dict[str, torch.Tensor]

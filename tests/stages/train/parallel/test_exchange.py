@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from model.init import initialize
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from stages.train.parallel.all_to_all import Exchange
-from stages.train.parallel.config import ParallelOptions
-from stages.train.parallel.expert import SharedExperts, share_experts
-from stages.train.parallel.mesh import Parallel
+from longcat.model.init import initialize
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.parallel.all_to_all import Exchange
+from longcat.stages.train.parallel.config import ParallelOptions
+from longcat.stages.train.parallel.expert import SharedExperts, share_experts
+from longcat.stages.train.parallel.mesh import Parallel
 
 Events = list[str]
 

@@ -31,7 +31,7 @@ Results = dict[str, dict[str, Any]]
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What all cases measured, by name; the processes run once, and are killed when they take too long."""
     folder = tmp_path_factory.mktemp("parallel")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with (folder / "log").open("w") as log:
         worker = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), str(folder)],

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import ModelConfig
-from model.presets import load_preset
-from pipeline.errors import ConfigError
-from stages.train.parallel.config import Degrees, ParallelOptions, check_batch, check_fits, degrees
-from stages.train.parallel.mesh import Parallel
+from longcat.model.config import ModelConfig
+from longcat.model.presets import load_preset
+from longcat.pipeline.errors import ConfigError
+from longcat.stages.train.parallel.config import Degrees, ParallelOptions, check_batch, check_fits, degrees
+from longcat.stages.train.parallel.mesh import Parallel
 
 BATCH: dict[str, Any] = {"sequence_length": 64, "batch_size": 32, "micro_batch_size": 2}
 

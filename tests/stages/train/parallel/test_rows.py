@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from model.mtp import targets_after_next
-from stages.train.parallel.rows import Rows, local_rows
+from longcat.model.mtp import targets_after_next
+from longcat.stages.train.parallel.rows import Rows, local_rows
 
 
 def parts(size: int) -> tuple[Rows, list[Rows]]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.init import initialize as initialize_whole
-from model.presets import load_preset
-from model.transformer import LongcatFlash
-from stages.train.parallel.build import build_model
-from stages.train.parallel.config import ParallelOptions
-from stages.train.parallel.mesh import Parallel
-from stages.train.parallel.norms import by_mesh, clip_gradients
-from stages.train.parallel.reduce import sum_statistics
-from stages.train.parallel.stage import attach, layers_of_stage, reduce_to_stage
-from stages.train.parallel.state import initialize
+from longcat.model.init import initialize as initialize_whole
+from longcat.model.presets import load_preset
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.parallel.build import build_model
+from longcat.stages.train.parallel.config import ParallelOptions
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.parallel.norms import by_mesh, clip_gradients
+from longcat.stages.train.parallel.reduce import sum_statistics
+from longcat.stages.train.parallel.stage import attach, layers_of_stage, reduce_to_stage
+from longcat.stages.train.parallel.state import initialize
 
 
 @pytest.mark.parametrize(("layers", "stages"), [(4, 4), (7, 3), (28, 8)])

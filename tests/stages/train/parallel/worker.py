@@ -24,19 +24,19 @@ import yaml
 from gathering import full_state, full_tensors
 from torch.utils.checkpoint import checkpoint
 
-from model.config import ModelConfig
-from model.init import initialize as initialize_whole
-from model.moe import LayerRouting
-from model.transformer import LongcatFlash, TrunkOutput
-from stages.train.parallel.all_to_all import Exchange
-from stages.train.parallel.build import Distributed, build_model
-from stages.train.parallel.config import ParallelOptions
-from stages.train.parallel.mesh import Parallel
-from stages.train.parallel.norms import by_mesh, clip_gradients, gradient_norm
-from stages.train.parallel.pipeline import Pipeline
-from stages.train.parallel.reduce import sum_statistics
-from stages.train.parallel.rows import Rows, local_rows
-from stages.train.parallel.state import initialize, load_full_state, local_part
+from longcat.model.config import ModelConfig
+from longcat.model.init import initialize as initialize_whole
+from longcat.model.moe import LayerRouting
+from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.stages.train.parallel.all_to_all import Exchange
+from longcat.stages.train.parallel.build import Distributed, build_model
+from longcat.stages.train.parallel.config import ParallelOptions
+from longcat.stages.train.parallel.mesh import Parallel
+from longcat.stages.train.parallel.norms import by_mesh, clip_gradients, gradient_norm
+from longcat.stages.train.parallel.pipeline import Pipeline
+from longcat.stages.train.parallel.reduce import sum_statistics
+from longcat.stages.train.parallel.rows import Rows, local_rows
+from longcat.stages.train.parallel.state import initialize, load_full_state, local_part
 
 PROCESSES, SECONDS = 4, 240
 SEED, LENGTH, VOCABULARY, MTP_WEIGHT, CLIP = 5, 32, 67, 0.3, 1e-2

@@ -13,10 +13,10 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from model.layer import ShortcutLayer
-from model.transformer import LongcatFlash
-from pipeline.errors import LongcatError
-from stages.train.stability.corruption import LayerRecording, differing_bits, layer_to_check
+from longcat.model.layer import ShortcutLayer
+from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.errors import LongcatError
+from longcat.stages.train.stability.corruption import LayerRecording, differing_bits, layer_to_check
 
 BuildModel = Callable[..., LongcatFlash]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.train.stability.hidden_z_loss import hidden_z_loss
+from longcat.stages.train.stability.hidden_z_loss import hidden_z_loss
 
 
 def by_the_equation(z_BTD: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.transformer import LongcatFlash
-from stages.train.stability.measure import (
+from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.stability.measure import (
     all_groups,
     due,
     group_of,

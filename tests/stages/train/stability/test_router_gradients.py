@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from model.layer import ShortcutLayer
-from model.transformer import LongcatFlash, TrunkOutput
-from stages.train.balance_loss import ExpertGroups, balance_loss
-from stages.train.stability.router_gradients import RouterGradients
+from longcat.model.layer import ShortcutLayer
+from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.stages.train.balance_loss import ExpertGroups, balance_loss
+from longcat.stages.train.stability.router_gradients import RouterGradients
 
 BuildModel = Callable[..., LongcatFlash]
 GROUPS = ExpertGroups(experts=6, zero_experts=3, topk=3, target=2.0, groups=3)
@@ -50,7 +50,7 @@ def with_reachable_scores(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]
     scores: list[torch.Tensor] = []
 
     def softmax_route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: float) -> object:
-        from kernels.router.reference import Routing, count, top_experts
+        from longcat.kernels.router.reference import Routing, count, top_experts
 
         scores_TE = logits_TE.softmax(dim=-1)
         scores_TE.retain_grad()
@@ -58,7 +58,7 @@ def with_reachable_scores(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]
         experts_TK = top_experts(scores_TE.detach() + bias_E, topk)
         return Routing(scores_TE.gather(1, experts_TK) * scaling, experts_TK, count(experts_TK, logits_TE.shape[-1]))
 
-    monkeypatch.setattr("model.router.route", softmax_route)
+    monkeypatch.setattr("longcat.model.router.route", softmax_route)
     return scores
 
 

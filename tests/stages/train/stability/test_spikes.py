@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline.errors import LongcatError
-from stages.train.stability.config import SpikeOptions
-from stages.train.stability.spikes import Rewound, SpikeGuard, Verdict, recorded
+from longcat.pipeline.errors import LongcatError
+from longcat.stages.train.stability.config import SpikeOptions
+from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, Verdict, recorded
 
 BATCH = 4
 

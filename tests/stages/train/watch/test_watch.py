@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from model.accounting import count
-from model.config import ModelConfig
-from model.presets import load_preset
-from pipeline.config import build_config
-from pipeline.errors import ConfigError
-from stages.train.watch import watch as module
-from stages.train.watch.config import WatchOptions
-from stages.train.watch.figures import scalars
-from stages.train.watch.throughput import Throughput, known_peak, measured_peak
-from stages.train.watch.trackers import Tracker
-from stages.train.watch.watch import Watch, Watched, steps_told
+from longcat.model.accounting import count
+from longcat.model.config import ModelConfig
+from longcat.model.presets import load_preset
+from longcat.pipeline.config import build_config
+from longcat.pipeline.errors import ConfigError
+from longcat.stages.train.watch import watch as module
+from longcat.stages.train.watch.config import WatchOptions
+from longcat.stages.train.watch.figures import scalars
+from longcat.stages.train.watch.throughput import Throughput, known_peak, measured_peak
+from longcat.stages.train.watch.trackers import Tracker
+from longcat.stages.train.watch.watch import Watch, Watched, steps_told
 
 LOGGER = logging.getLogger("test-watch")
 Open = Callable[..., Watch]

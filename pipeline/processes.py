@@ -1,4 +1,7 @@
-"""Child processes that do not outlive the one that started them."""
+"""What every child process is given: the same code as its parent, nothing of the user's folder, an end with its parent.
+
+`-P` and PYTHONSAFEPATH keep the current folder off the module path, so that a `model.py` lying there is never run.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,33 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 PR_SET_PDEATHSIG = 1
+
+
+def import_root() -> Path:
+    """The folder on the module path that holds the package `longcat`, links not resolved."""
+    import longcat
+
+    return Path(next(iter(longcat.__path__))).parent
+
+
+def module_path() -> str:
+    """PYTHONPATH for a child: the root of this code first, then what the caller's had."""
+    return os.pathsep.join([str(import_root()), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def safe_environment() -> dict[str, str]:
+    """Variables under which a Python child, and its children, import the code of this process."""
+    return {"PYTHONPATH": module_path(), "PYTHONSAFEPATH": "1"}
+
+
+def safe_python() -> list[str]:
+    """The start of a command line that runs this interpreter without the current folder on the module path."""
+    return [sys.executable, "-P"]
 
 
 def end_with_parent() -> None:
