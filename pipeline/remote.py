@@ -9,12 +9,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.remote_web import PassingError, WebSource
+from longcat.pipeline.urls import WEB_SCHEMES
 
-WEB_SCHEMES = ("http", "https")
 OBJECT_STORES = {"s3": "s3fs", "gs": "gcsfs"}
 BLOCK_BYTES = 4 << 20
 TRIES = 4
@@ -26,8 +26,11 @@ T = TypeVar("T")
 
 def is_remote(name: str) -> bool:
     """Whether a name is a URL that this module reads."""
-    scheme, separator, _ = name.partition("://")
-    return bool(separator) and scheme.lower() in (*WEB_SCHEMES, *OBJECT_STORES)
+    return "://" in name and _scheme(name) in (*WEB_SCHEMES, *OBJECT_STORES)
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower()
 
 
 class RemoteFile(io.RawIOBase):
@@ -57,7 +60,11 @@ class RemoteFile(io.RawIOBase):
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return PurePosixPath(unquote(urlsplit(self.url).path)).name
+        path = self.url.partition("://")[2]
+        if _scheme(self.url) in WEB_SCHEMES:
+            # Only there a name is escaped, and may be followed by a query.
+            path = unquote(path.partition("#")[0].partition("?")[0])
+        return PurePosixPath(path).name
 
     def open(self, mode: str = "rb") -> RemoteFile:
         """The file from its beginning, by itself."""
@@ -143,7 +150,7 @@ class ObjectSource:
 
 def open_source(url: str) -> WebSource | ObjectSource:
     """What reads ranges of `url`."""
-    return WebSource(url) if urlsplit(url).scheme.lower() in WEB_SCHEMES else ObjectSource(url)
+    return WebSource(url) if _scheme(url) in WEB_SCHEMES else ObjectSource(url)
 
 
 def remote_files(name: str) -> list[RemoteFile]:
@@ -152,7 +159,7 @@ def remote_files(name: str) -> list[RemoteFile]:
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    if urlsplit(name).scheme.lower() in WEB_SCHEMES:
+    if _scheme(name) in WEB_SCHEMES:
         source = WebSource(name)
         try:
             return [RemoteFile(name, *_tried(name, source.describe))]
@@ -162,7 +169,7 @@ def remote_files(name: str) -> list[RemoteFile]:
 
 
 def _objects(name: str) -> list[RemoteFile]:
-    filesystem, scheme = _filesystem(name), urlsplit(name).scheme.lower()
+    filesystem, scheme = _filesystem(name), _scheme(name)
     filesystem.invalidate_cache()
     if glob.has_magic(name):
         found = _asked(name, lambda: filesystem.glob(name, detail=True))
@@ -178,7 +185,7 @@ def _objects(name: str) -> list[RemoteFile]:
 
 
 def _filesystem(url: str) -> Any:
-    scheme = urlsplit(url).scheme.lower()
+    scheme = _scheme(url)
     try:
         import fsspec
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Iterable
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
 from longcat.pipeline.errors import InputError
+from longcat.pipeline.network import GuardedBackend, PrivateAddressError, UnknownHostError
+from longcat.pipeline.urls import BadUrlError, WebUrl, web_url
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0
@@ -29,20 +28,18 @@ class PassingError(Exception):
 class WebSource:
     """A file that a server gives in ranges, as object stores and static servers do.
 
-    Redirects are followed, five at most; never from https to http, and to another host only where all its addresses
-    are public. No credentials are sent.
+    Redirects are followed, five at most; never from https to http, and elsewhere than to the host and port that were
+    named only where all addresses are public. No credentials are sent.
     """
 
     def __init__(self, url: str) -> None:
         """Raises InputError where the URL cannot be used."""
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username is not None:
-            hint = "give https://HOST/PATH; names and passwords would be kept in the manifest"
-            raise InputError("not a URL that can be read", where=url, hint=hint)
         self.url = url
+        self._first = web_url(url)
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)
         self._extensions = {"timeout": timeouts}
-        self._pool = httpcore.ConnectionPool(network_backend=_Edge(parts.hostname), keepalive_expiry=30)
+        self._edge = GuardedBackend(_Named(self._first))
+        self._pool = httpcore.ConnectionPool(network_backend=self._edge, keepalive_expiry=30)
 
     def describe(self) -> tuple[int, str]:
         """Size in bytes, and the ETag or date of change by which another content is told.
@@ -92,21 +89,27 @@ class WebSource:
 
     def _get(self, start: int, end: int) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and at most `end - start` bytes of the answer, redirects followed."""
-        url = self.url
+        url = self._first
         sent = [("Range", f"bytes={start}-{end - 1}"), ("Accept-Encoding", "identity"), ("User-Agent", "longcat")]
+        self._edge.deadline = time.monotonic() + REQUEST_SECONDS
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                with self._pool.stream("GET", url, headers=sent, extensions=self._extensions) as response:
+                with self._pool.stream("GET", url.text, headers=sent, extensions=self._extensions) as response:
                     headers = _headers(response.headers)
                     if response.status in REDIRECTS and "location" in headers:
                         url = _next(url, headers["location"], self.url)
                         continue
                     body = _body(response, end - start) if response.status == 206 else b""
                     return response.status, headers, body
+        except PrivateAddressError:
+            what = f"a redirect leads to {url.host}, which is not a public address"
+            raise InputError(what, where=self.url) from None
+        except UnknownHostError:
+            raise PassingError(f"the host {url.host} is not known") from None
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
             raise PassingError(f"{type(error).__name__} {error}".strip()) from None
-        except (httpcore.UnsupportedProtocol, UnicodeError, ValueError) as error:
-            raise InputError(f"cannot be read: {error}", where=url) from None
+        except httpcore.UnsupportedProtocol as error:
+            raise InputError(f"cannot be read: {error}", where=url.text) from None
         raise InputError(f"more than {MAX_REDIRECTS} redirects", where=self.url)
 
 
@@ -114,45 +117,39 @@ def _headers(given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in given}
 
 
-def _next(url: str, location: str, first: str) -> str:
-    target = urljoin(url, location)
-    before, after = urlsplit(url), urlsplit(target)
-    if after.scheme not in ("http", "https") or (before.scheme == "https" and after.scheme == "http"):
-        raise InputError(f"a redirect to {after.scheme or 'nowhere'} is not followed", where=first)
+def _next(url: WebUrl, location: str, first: str) -> WebUrl:
+    try:
+        target = url.join(location)
+    except BadUrlError as error:
+        raise InputError(f"a redirect to {error.where} is not followed: {error.reason}", where=first) from None
+    if (url.scheme, target.scheme) == ("https", "http"):
+        raise InputError("a redirect to http is not followed", where=first)
     return target
 
 
 def _body(response: Any, limit: int) -> bytes:
-    deadline = time.monotonic() + REQUEST_SECONDS
     body = bytearray()
     for piece in response.iter_stream():
         body += piece
         if len(body) > limit:
             raise PassingError(f"more than the {limit} bytes asked for")
-        if time.monotonic() > deadline:
-            raise PassingError(f"more than {REQUEST_SECONDS:g} s for one range")
     return bytes(body)
 
 
-class _Edge(httpcore.NetworkBackend):
-    """Connects to the host that was asked for, and to hosts of public addresses where redirects lead."""
+class _Named:
+    """Lets connections go to public addresses, and to others only at the host and port that the user named.
 
-    def __init__(self, host: str) -> None:
-        self._host = host.lower()
-        self._network = httpcore.SyncBackend()
+    A named host whose addresses were public at first stays bound to public ones, so that its owner cannot turn it
+    towards this network later.
+    """
 
-    def connect_tcp(self, host: str, port: int, *arguments: Any, **options: Any) -> Any:
-        if host.lower() == self._host:
-            return self._network.connect_tcp(host, port, *arguments, **options)
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore.ConnectError(str(error)) from None
-        addresses = [str(item[4][0]) for item in found]
-        if not all(ip_address(address.partition("%")[0]).is_global for address in addresses):
-            raise InputError(f"a redirect leads to {host}, which is not a public address", where=self._host)
-        # The address that was looked at is the one that is used.
-        return self._network.connect_tcp(addresses[0], port, *arguments, **options)
+    def __init__(self, named: WebUrl) -> None:
+        self._named = (named.host, named.port)
+        self._closed: bool | None = None
 
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def __call__(self, host: str, port: int, public: bool) -> bool:
+        if (host, port) != self._named:
+            return public
+        if self._closed is None:
+            self._closed = not public
+        return public or self._closed

@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import httpcore
 from protego import Protego
 
-from longcat.stages.data.collect.guard import GuardedBackend, PrivateAddressError, UnknownHostError
+from longcat.pipeline.network import GuardedBackend, PrivateAddressError, UnknownHostError
+from longcat.pipeline.urls import BadUrlError, WebUrl
 from longcat.stages.data.collect.urls import UrlsConfig
 
 REDIRECTS = (301, 302, 303, 307, 308)
-MAX_URL_CHARACTERS = 8192
 MAX_ROBOTS_BYTES = 512 << 10  # RFC 9309 asks for at least 500 KiB
 MAX_CRAWL_DELAY_SECONDS = 60.0
 HOP_HEADERS = ("connection", "keep-alive", "transfer-encoding", "trailer", "upgrade")
@@ -54,51 +53,53 @@ class Fetcher:
     def close(self) -> None:
         self._pool.close()
 
-    def page(self, url: str) -> Response:
-        """The page at `url`, redirects followed.
+    def page(self, url: WebUrl) -> Response:
+        """The page at a URL, redirects followed.
 
         Raises:
             NotFetchedError: reason is one of bad_url, robots, private_address, dns, timeout, network, too_large,
                 redirects or http_status.
         """
         deadline = time.monotonic() + self._config.total_seconds
-        for _ in range(self._config.max_redirects + 1):
-            check_url(url)
-            if self._config.robots and not self._allowed(url, deadline):
-                raise NotFetchedError("robots", url)
-            response = self._get(url, deadline, self._config.max_page_bytes)
-            location = response.header("location")
-            if response.status not in REDIRECTS or not location:
-                if response.status != 200:
-                    raise NotFetchedError("http_status", str(response.status))
-                return response
-            url = urljoin(url, location)
+        try:
+            for _ in range(self._config.max_redirects + 1):
+                if self._config.robots and not self._allowed(url, deadline):
+                    raise NotFetchedError("robots", url.text)
+                response = self._get(url.text, deadline, self._config.max_page_bytes)
+                location = response.header("location")
+                if response.status not in REDIRECTS or not location:
+                    if response.status != 200:
+                        raise NotFetchedError("http_status", str(response.status))
+                    return response
+                url = url.join(location)
+        except BadUrlError as error:
+            raise NotFetchedError("bad_url", f"{error.where}: {error.reason}") from None
         raise NotFetchedError("redirects", f"more than {self._config.max_redirects}")
 
-    def delay(self, url: str) -> float:
+    def delay(self, url: WebUrl) -> float:
         """Seconds to wait before the next request to the host of `url`."""
-        robots = self._robots.get(_origin(url))
+        robots = self._robots.get(url.origin)
         asked = robots.crawl_delay(self._config.user_agent) if robots else None
         return max(self._config.delay_seconds, min(float(asked or 0), MAX_CRAWL_DELAY_SECONDS))
 
-    def _allowed(self, url: str, deadline: float) -> bool:
-        origin = _origin(url)
-        if origin not in self._robots:
-            self._robots[origin] = self._read_robots(origin, deadline)
-        robots = self._robots[origin]
-        return robots is not None and bool(robots.can_fetch(url, self._config.user_agent))
+    def _allowed(self, url: WebUrl, deadline: float) -> bool:
+        if url.origin not in self._robots:
+            self._robots[url.origin] = self._read_robots(url, deadline)
+        robots = self._robots[url.origin]
+        return robots is not None and bool(robots.can_fetch(url.text, self._config.user_agent))
 
-    def _read_robots(self, origin: str, deadline: float) -> Protego | None:
+    def _read_robots(self, site: WebUrl, deadline: float) -> Protego | None:
         """Rules of a host; None forbids everything, as RFC 9309 wants when they cannot be had."""
-        url = f"{origin}/robots.txt"
+        url = site.join("/robots.txt")
         try:
             for _ in range(self._config.max_redirects + 1):
-                response = self._get(url, deadline, MAX_ROBOTS_BYTES, cut=True)
+                response = self._get(url.text, deadline, MAX_ROBOTS_BYTES, cut=True)
                 location = response.header("location")
                 if response.status not in REDIRECTS or not location:
                     break
-                url = urljoin(url, location)
-                check_url(url)
+                url = url.join(location)
+        except BadUrlError:
+            return None
         except NotFetchedError as failure:
             if failure.reason in ("private_address", "dns"):
                 raise
@@ -142,26 +143,3 @@ class Fetcher:
             kept = tuple((key.decode("latin-1"), value.decode("latin-1")) for key, value in answer.headers)
             headers_kept = tuple(item for item in kept if item[0].lower() not in HOP_HEADERS)
             return Response(url, answer.status, headers_kept, bytes(body[:max_bytes]))
-
-
-def check_url(url: str) -> None:
-    """Raises NotFetchedError unless `url` is plain http or https with a host and no credentials."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise NotFetchedError("bad_url", url) from None
-    plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL_CHARACTERS
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or parts.username is not None
-        or not plain
-        or port == 0
-    ):
-        raise NotFetchedError("bad_url", url)
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.files import atomic_path, atomic_write, canonical_json, read_json
 from longcat.pipeline.progress import Bar
 from longcat.pipeline.stage import Context, Result
 from longcat.pipeline.store import utc_now
+from longcat.pipeline.urls import MAX_URL_CHARACTERS, BadUrlError, WebUrl, web_url
 from longcat.stages.data.collect.crawl_file import CrawlWriter, Page, failures_file
 from longcat.stages.data.collect.fetch import Fetcher, NotFetchedError
 from longcat.stages.data.collect.urls import UrlsConfig
@@ -26,22 +26,19 @@ PASSING_REASONS = ("dns", "network", "timeout", "robots", "http_status")
 
 
 def read_urls(path: Path, max_urls: int) -> list[str]:
-    """The URLs of a list, each once, in their order.
+    """The lines of a list, each once, in their order; bytes that are no UTF-8 are escaped, so that no URL has them.
 
     Raises:
-        InputError: the list is too long, not UTF-8, or empty.
+        InputError: the list is too long or empty.
     """
     if path.stat().st_size > MAX_LIST_BYTES:
         raise InputError(f"larger than {MAX_LIST_BYTES} bytes", where=str(path))
     urls: dict[str, None] = {}
-    try:
-        with path.open(encoding="utf-8") as stream:
-            for line in stream:
-                text = line.strip()
-                if text and not text.startswith("#"):
-                    urls[text] = None
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 (byte {error.start})", where=str(path)) from None
+    with path.open(encoding="utf-8-sig", errors="backslashreplace") as stream:
+        for line in stream:
+            text = line.strip()
+            if text and not text.startswith("#"):
+                urls[text] = None
     if not urls:
         raise InputError("no URLs in it", where=str(path), hint="one http(s) URL a line")
     if len(urls) > max_urls:
@@ -102,13 +99,11 @@ def _member(pages: Path, index: int) -> Path:
 
 
 def _fetch_all(config: UrlsConfig, urls: Sequence[str], missing: Sequence[int], pages: Path, bar: Bar) -> None:
-    hosts: dict[str, list[int]] = {}
-    for index in missing:
-        hosts.setdefault(urlsplit(urls[index]).netloc.lower(), []).append(index)
+    hosts = _by_host(urls, missing, pages, bar)
     stopped = threading.Event()
     pool = ThreadPoolExecutor(max_workers=config.hosts_at_once)
     try:
-        running = {pool.submit(_fetch_host, config, urls, indices, pages, bar, stopped) for indices in hosts.values()}
+        running = {pool.submit(_fetch_host, config, wanted, pages, bar, stopped) for wanted in hosts.values()}
         while running:
             done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
@@ -118,32 +113,47 @@ def _fetch_all(config: UrlsConfig, urls: Sequence[str], missing: Sequence[int], 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _by_host(urls: Sequence[str], missing: Sequence[int], pages: Path, bar: Bar) -> dict[str, list[tuple[int, WebUrl]]]:
+    """What is to be fetched from every host; lines that are no URL are settled at once."""
+    hosts: dict[str, list[tuple[int, WebUrl]]] = {}
+    for index in missing:
+        try:
+            url = web_url(urls[index])
+        except BadUrlError as error:
+            record = {"url": urls[index][:MAX_URL_CHARACTERS], "reason": "bad_url", "detail": error.reason}
+            atomic_write(_record(pages, index), canonical_json(record))
+            bar.advance()
+        else:
+            hosts.setdefault(url.host, []).append((index, url))
+    return hosts
+
+
 def _fetch_host(
-    config: UrlsConfig, urls: Sequence[str], indices: Sequence[int], pages: Path, bar: Bar, stopped: threading.Event
+    config: UrlsConfig, wanted: Sequence[tuple[int, WebUrl]], pages: Path, bar: Bar, stopped: threading.Event
 ) -> None:
     fetcher = Fetcher(config)
     try:
-        for position, index in enumerate(indices):
-            if position and stopped.wait(fetcher.delay(urls[index])):
+        for position, (index, url) in enumerate(wanted):
+            if position and stopped.wait(fetcher.delay(url)):
                 return
             if stopped.is_set():
                 return
-            atomic_write(_record(pages, index), canonical_json(_fetch_one(fetcher, urls[index], _member(pages, index))))
+            atomic_write(_record(pages, index), canonical_json(_fetch_one(fetcher, url, _member(pages, index))))
             bar.advance()
     finally:
         fetcher.close()
 
 
-def _fetch_one(fetcher: Fetcher, url: str, member: Path) -> dict[str, Any]:
+def _fetch_one(fetcher: Fetcher, url: WebUrl, member: Path) -> dict[str, Any]:
     started = time.monotonic()
     try:
         response = fetcher.page(url)
     except NotFetchedError as failure:
-        return {"url": url, "reason": failure.reason, "detail": failure.detail}
+        return {"url": url.text, "reason": failure.reason, "detail": failure.detail}
     page = Page(response.url, utc_now(), "200 OK", response.headers, response.body)
     with atomic_path(member) as aside, aside.open("wb") as stream:
         CrawlWriter(stream).write(page)
-    return {"url": url, "bytes": len(response.body), "seconds": round(time.monotonic() - started, 3)}
+    return {"url": url.text, "bytes": len(response.body), "seconds": round(time.monotonic() - started, 3)}
 
 
 def _assemble(output: Path, pages: Path, fetched: Sequence[int], config: UrlsConfig) -> None:

@@ -15,9 +15,24 @@ import pytest
 from warcio.archiveiterator import ArchiveIterator
 
 from longcat.pipeline.errors import InputError
+from longcat.pipeline.network import GuardedBackend
 from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run
-from longcat.stages.data.collect.guard import GuardedBackend, is_public
+
+LOCATIONS = {
+    "/half-bracket": "http://[::1",
+    "/big-port": "http://a.example:99999/",
+    "/word-port": "http://a.example:port/",
+    "/latin": "http://a\xe9.example/",
+    "/no-host": "http:///x",
+    "/login": "http://user:secret@a.example/",
+    "/script": "javascript:alert(1)",
+    "/backslash": "http:\\\\a.example\\x",
+    "/long": "/" + "x" * 9000,
+    "/blank": "/a b",
+    "/octal": "http://0177.0.0.1/",
+    "/label": "http://" + "a" * 64 + ".example/",
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(302, b"", location="/loop")
         elif path == "/out":
             self.answer(302, b"", location="ftp://example.org/x")
+        elif path in LOCATIONS:
+            self.answer(302, b"", location=LOCATIONS[path])
         elif path == "/missing":
             self.answer(404, b"no")
         elif path == "/large":
@@ -156,29 +173,6 @@ def test_private_addresses_are_not_reached(session: Session, site: Any, tmp_path
     assert site.seen == []
 
 
-@pytest.mark.parametrize(
-    ("ip", "public"),
-    [
-        ("93.184.216.34", True),
-        ("2606:2800:220:1::1", True),
-        ("127.0.0.1", False),
-        ("10.1.2.3", False),
-        ("169.254.169.254", False),
-        ("100.64.0.1", False),
-        ("0.0.0.0", False),
-        ("224.0.0.1", False),
-        ("::1", False),
-        ("fe80::1%eth0", False),
-        ("fd00::1", False),
-        ("::ffff:10.0.0.1", False),
-        ("2002:7f00:0001::", False),
-        ("64:ff9b::7f00:1", False),
-    ],
-)
-def test_which_addresses_are_public(ip: str, public: bool) -> None:
-    assert is_public(ip) is public
-
-
 def test_a_fetched_page_is_not_fetched_again(
     session: Session, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +219,7 @@ def test_the_total_time_holds_while_headers_drip(session: Session, site: Any, tm
 def test_a_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **more: time.sleep(1) or [])
     with pytest.raises(httpcore.TimeoutException):
-        GuardedBackend(allow_private=False).resolve("slow.example", 80, 0.1)
+        GuardedBackend(allowed=False).resolve("slow.example", 80, 0.1)
 
 
 def test_a_list_that_failed_for_a_passing_reason_is_tried_again(session: Session, site: Any, tmp_path: Path) -> None:
@@ -243,3 +237,45 @@ class Away(BaseHTTPRequestHandler):
 
     def handle(self) -> None:
         self.connection.close()
+
+
+def test_no_redirect_ends_the_run(session: Session, site: Any, tmp_path: Path) -> None:
+    base = address(site)
+    artifact = run(
+        session, "data.collect.urls", configuration(tmp_path, [f"{base}/ok", *(base + path for path in LOCATIONS)])
+    ).artifact
+    assert reasons(artifact) == {path[1:]: "bad_url" for path in LOCATIONS}
+    assert artifact.manifest.counts["documents_out"] == 1
+
+
+def test_no_line_of_the_list_ends_the_run(session: Session, site: Any, tmp_path: Path) -> None:
+    lines = [
+        *(b"http://[::1", b"http://a:99999/", b"http://a:port/", b"http://\xc3\xa9\xff.example/", b"http://a\x00b/x"),
+        *(b"//host/x", b"javascript:x", b"http:///x", b"http://2130706433/", b"http://0x7f.1/", b"no URL at all"),
+        *(b"http://a..b/", "http://\u0661\u0662.example/".encode(), b"\x1b[31m", b"http://" + b"a" * 100_000),
+        *(b"\xff\xfe", f"{address(site)}/ok".encode()),
+    ]
+    config = configuration(tmp_path, [])
+    (tmp_path / "urls.txt").write_bytes(b"\xef\xbb\xbf# a list with a byte order mark\n" + b"\n".join(lines))
+    artifact = run(session, "data.collect.urls", config).artifact
+    counts = artifact.manifest.counts
+    assert (counts["documents_out"], counts["dropped"]) == (1, {"bad_url": len(lines) - 1})
+    written = artifact.file("failures.jsonl").read_text()
+    assert all(len(line) < 20_000 for line in written.splitlines())
+
+
+class Misled(Handler):
+    """Its robots.txt leads nowhere."""
+
+    def do_GET(self) -> None:
+        if self.path == "/robots.txt":
+            self.answer(302, b"", location="http://[::1")
+        else:
+            super().do_GET()
+
+
+def test_a_robots_file_that_leads_nowhere_forbids(session: Session, site: Any, tmp_path: Path) -> None:
+    site.RequestHandlerClass = Misled
+    with pytest.raises(InputError, match=r"could be fetched: robots 1"):
+        run(session, "data.collect.urls", configuration(tmp_path, [f"{address(site)}/a"]))
+    assert "/a" not in site.seen

@@ -52,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(302, {"Location": target})
         elif way == "away":
             self._answer(302, {"Location": f"http://localhost:{self.server.server_port}/files/{name}"})
+        elif way == "broken":
+            self._answer(302, {"Location": "http://[::1"})
         elif way == "ftp":
             self._answer(302, {"Location": "ftp://127.0.0.1/x"})
         elif way == "down" or (way == "flaky" and number % 3) or (way == "dies" and number > 2):
@@ -179,6 +181,7 @@ def test_passing_failures_and_a_few_redirects_lose_nothing(
         ("redirects/6/x.txt", "more than 5 redirects"),
         ("away/x.txt", "localhost, which is not a public address"),
         ("ftp/x.txt", "redirect to ftp"),
+        ("broken/x.txt", r"redirect to http://\[::1 is not followed"),
         ("more/x.txt", "more than the 1 bytes asked for"),
     ],
 )
@@ -204,10 +207,21 @@ def test_a_lost_server_fails_the_stage_and_drops_no_record(server: Server, run_s
         run_stage("data.extract", {"input": [server.url(f"dies/{name}")]})
 
 
-@pytest.mark.parametrize("url", ["https:///x", "https://user:secret@host.example/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https:///x",
+        "https://user:secret@host.example/x",
+        "http://[::1",
+        "http://a:99999/x",
+        "https://a\0b/x",
+        "http://",
+    ],
+)
 def test_urls_that_are_none_or_hold_secrets_are_refused(url: str) -> None:
-    with pytest.raises(InputError, match="not a URL that can be read"):
+    with pytest.raises(InputError, match="not a URL that can be read") as caught:
         remote_files(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_the_fingerprint_follows_url_size_and_version() -> None:
