@@ -1,12 +1,12 @@
-"""The `longcat` command: global options, the commands, and how every error becomes one line and an exit code."""
+"""The `longcat` command: the commands in their order, and how every error becomes one line and an exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from pathlib import Path
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +25,9 @@ from longcat.cli import (
     serve,
     train,
 )
-from longcat.cli.settings import DEFAULT_STORE, EngineName, Settings
+from longcat.cli.common_options import add_common_options
+from longcat.cli.pipes import BROKEN_PIPE, drop_stdout, stdout_closed
+from longcat.cli.settings import Settings
 
 app = typer.Typer(
     name="longcat",
@@ -41,43 +43,32 @@ app = typer.Typer(
     "  [cyan]longcat serve --checkpoint extended[/cyan]  an OpenAI-compatible server",
 )
 
+# The commands in the order of the chain, and the panels of the help that they stand in.
+PANELS = {
+    "Data": ("data",),
+    "Model": ("model", "train", "grow", "extend", "eval", "report"),
+    "Use": ("generate", "chat", "serve", "import", "export"),
+    "Recipes and store": ("run", "recipes", "artifacts"),
+    "This machine": ("doctor",),
+}
+DATA = ("collect", "extract", "filter", "inspect", "train-quality", "dedup", "decontaminate", "tokenizer", "score")
 
-@app.callback()
-def settings(
-    ctx: typer.Context,
-    store: Annotated[
-        Path, typer.Option("--store", envvar="LONGCAT_STORE", help="Folder that holds all artifacts.")
-    ] = DEFAULT_STORE,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Worker processes of the data stages (default: one a core).")
-    ] = None,
-    engine: Annotated[
-        EngineName, typer.Option("--engine", help="Where the data stages run: processes of this machine, or Ray.")
-    ] = EngineName.LOCAL,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address", metavar="ADDRESS", help="Running Ray cluster: auto or HOST:PORT (default: start one here)."
-        ),
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, warnings and errors only.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
-) -> None:
-    if version:
+
+def _print_version(value: bool) -> None:
+    if value:
         from longcat.pipeline.environment import code_version
 
         typer.echo(f"longcat {code_version()}")
         raise typer.Exit
-    ctx.obj = Settings(
-        store=store,
-        workers=workers,
-        engine=engine,
-        ray_address=ray_address,
-        debug=debug,
-        quiet=quiet,
-        stop=ctx.obj,
-    )
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", is_eager=True, callback=_print_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options are read by `common_options`."""
 
 
 for module in (
@@ -98,36 +89,64 @@ for module in (
     module.register(app)
 
 
+@lru_cache(maxsize=1)
+def command() -> Any:
+    """The tree of commands, in order, each with the common options."""
+    tree: Any = typer.main.get_command(app)
+    for panel, names in PANELS.items():
+        for name in names:
+            tree.commands[name].rich_help_panel = panel
+    _order(tree, tuple(name for names in PANELS.values() for name in names))
+    _order(tree.commands["data"], DATA)
+    add_common_options(tree, root=True)
+    return tree
+
+
+def _order(group: Any, first: tuple[str, ...]) -> None:
+    """The commands named come first, the others after them as they were."""
+    known = group.commands
+    group.commands = {name: known[name] for name in (*first, *(name for name in known if name not in first))}
+
+
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     # Threads of torch that spin while they wait lose most of their time as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        if not stdout_closed():
+            raise
+        drop_stdout()
+        code = code or BROKEN_PIPE
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 usage, 3 bad config or input,
-    4 artifact missing, 5 integrity, 130 interrupted."""
+    4 artifact missing, 5 integrity, 130 interrupted, 141 the reader of the output went away."""
     from longcat.pipeline.errors import LongcatError
     from longcat.pipeline.interrupt import StopSignal
 
-    debug = "--debug" in arguments
+    if "--no-color" in arguments:
+        os.environ["NO_COLOR"] = "1"  # before --help is heeded, wherever it stands
     stop = StopSignal()
+    settings = Settings(stop=stop)
     try:
         with stop.installed():
-            app(arguments, prog_name="longcat", obj=stop, standalone_mode=True)
+            command().main(args=arguments, prog_name="longcat", obj=settings)
     except SystemExit as ended:
-        return _exit_code(ended.code)
+        return _exit_code(ended)
     except LongcatError as error:
-        if debug:
+        if settings.debug:
             traceback.print_exc()
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        # The reader of stdout went away (`longcat ... | head`); nothing more can be told to it.
-        sys.stderr.close()
-        return 0
     except OSError as error:
-        if debug:
+        if isinstance(error, BrokenPipeError) and stdout_closed():
+            drop_stdout()
+            return BROKEN_PIPE
+        if settings.debug:
             traceback.print_exc()
         return _fail(_os_error(error), 1)
     except MemoryError:
@@ -135,10 +154,16 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _exit_code(code: object) -> int:
-    if code is None:
+def _exit_code(ended: SystemExit) -> int:
+    # Typer and rich end the process themselves when a pipe breaks, from within the handler of the error.
+    if isinstance(ended.__context__, BrokenPipeError):
+        if stdout_closed():
+            drop_stdout()
+            return BROKEN_PIPE
+        return _fail(_os_error(ended.__context__), 1)
+    if ended.code is None:
         return 0
-    return code if isinstance(code, int) else 1
+    return ended.code if isinstance(ended.code, int) else 1
 
 
 def _os_error(error: OSError) -> str:

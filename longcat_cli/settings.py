@@ -1,4 +1,4 @@
-"""The global options, and the session they make."""
+"""The common options of a call, and the session they make."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ class EngineName(StrEnum):
 
 @dataclass
 class Settings:
-    """What stands before the command: `longcat --store DIR --engine ray --workers 4 --debug ...`."""
+    """The common options of one call, `--store DIR --workers 4 --json ...`, wherever they stood."""
 
     store: Path = DEFAULT_STORE
     workers: int | None = None
     engine: EngineName = EngineName.LOCAL
     ray_address: str | None = None
+    json: bool = False
     debug: bool = False
     quiet: bool = False
+    verbose: bool = False
+    no_color: bool = False
     stop: StopSignal | None = None
 
     def open_store(self) -> Store:
@@ -56,7 +59,7 @@ class Settings:
 
             return RayEngine(self.workers, self.ray_address)
         if self.ray_address is not None:
-            raise UsageError("--ray-address is for --engine ray", hint="add --engine ray before the command")
+            raise UsageError("--ray-address is for --engine ray", hint="add --engine ray")
         return LocalEngine(self.workers)
 
     def open_session(self) -> Session:
@@ -70,12 +73,12 @@ class Settings:
             store=self.open_store(),
             engine=self.open_engine(),
             progress=make_progress(quiet=self.quiet),
-            logger=make_logger(quiet=self.quiet, debug=self.debug),
+            logger=make_logger(quiet=self.quiet, debug=self.debug or self.verbose),
             stop=self.stop or StopSignal(),
         )
 
 
 def settings_of(ctx: typer.Context) -> Settings:
-    """The global options of this call."""
+    """The common options of this call."""
     found = ctx.find_object(Settings)
     return found if found is not None else Settings()

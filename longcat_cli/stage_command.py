@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from longcat.cli.common_options import add_common_options, leading_common_options
 from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
@@ -51,12 +52,13 @@ def add_stage_command(app: typer.Typer, name: str, spec: Spec) -> None:
 def add_stage_group(root: typer.Typer, app: typer.Typer, name: str, spec: Spec) -> None:
     """Register `name` as `add_stage_command` does, with the commands of `app` below it.
 
-    They are called where their name is the first argument; every other call is one of the stage.
+    They are called where their name is the first argument but for common options; every other call is of the stage.
     """
 
     class LazyGroup(TyperGroup):
         def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-            if args and args[0] in self.commands:
+            below = args[leading_common_options(args) :]
+            if below and below[0] in self.commands:
                 return super().make_context(info_name, args, parent, **extra)
             commands = {
                 f"{name} {key}": (command.help or "").partition("\n")[0] for key, command in self.commands.items()
@@ -91,7 +93,9 @@ def build_command(name: str, spec: Spec, commands: Mapping[str, str] | None = No
         add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
     )
     app.command(name, help=_help_text(stage, spec, commands or {}))(command)
-    return typer.main.get_command(app)
+    built: Any = typer.main.get_command(app)
+    add_common_options(built, runs_stages=True)
+    return built
 
 
 def _help_text(stage: Stage, spec: Spec, commands: Mapping[str, str]) -> str:
