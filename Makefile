@@ -11,7 +11,6 @@ TORCH_PIN := torch==2.13.0
 TRITON_PIN := triton==3.7.1
 STORE ?= longcat-store
 FUZZ_SECONDS ?= 120
-SOURCES := longcat_cli stages pipeline model kernels
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo smoke test test-slow lint format bench paper kernels-report docs clean fuzz test-ray
@@ -112,4 +111,4 @@ docs: setup ## Build the documentation into site/
 
 clean: ## Remove caches and build output; the store and .venv stay
 	rm -rf dist site .fuzz .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
-	find $(SOURCES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find -L src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
