@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from longcat.pipeline.errors import ConfigError, UsageError
+from longcat.pipeline.yaml_text import parse_yaml
 
 MAX_YAML_BYTES = 4 << 20
+MAX_SHOWN = 80
 
 
 class StageConfig(BaseModel):
@@ -30,60 +30,25 @@ C = TypeVar("C", bound=StageConfig)
 RUNTIME: dict[str, JsonValue] = {"identity": False}
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, except that a repeated key is an error and `1e-3` is a number."""
-
-
-def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, (str, int)) and key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
-
-
-# PyYAML reads 1e-3 (no dot) as text; users mean the number.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML without executing tags.
-
-    Raises:
-        ConfigError: the text is not YAML, or a key stands twice; names line and column.
-    """
-    try:
-        loader = _UniqueKeyLoader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"not valid YAML: {problem}", where=place) from None
-
-
 def load_yaml(path: Path) -> Any:
     """Read one YAML file of bounded size; see `parse_yaml`."""
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ConfigError(f"larger than {MAX_YAML_BYTES} bytes", where=str(path))
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError("no such file", where=str(path)) from None
     except IsADirectoryError:
         raise ConfigError("is a folder, a YAML file is needed", where=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {getattr(error, 'strerror', error)}", where=str(path)) from None
+    if len(data) > MAX_YAML_BYTES:
+        raise ConfigError(f"larger than {MAX_YAML_BYTES} bytes", where=str(path))
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"not UTF-8 (byte {error.start})", where=str(path)) from None
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise ConfigError(f"not UTF-8 (byte {error.start})", where=f"{path}:{line}:{column}") from None
     return parse_yaml(text, str(path))
 
 
@@ -143,7 +108,7 @@ def build_config(kind: type[C], values: Mapping[str, Any], where: str) -> C:
 
 
 def _explain(kind: type[BaseModel], item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"])
+    path = ".".join(str(part) for part in item["loc"])[:MAX_SHOWN]
     if item["type"] == "extra_forbidden":
         known = _fields_at(kind, item["loc"][:-1])
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
@@ -152,7 +117,7 @@ def _explain(kind: type[BaseModel], item: Any) -> str:
     if item["type"] == "missing":
         return f"{path!r} is required"
     value = repr(item.get("input"))
-    value = value if len(value) <= 80 else value[:77] + "..."
+    value = value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 3] + "..."
     prefix = f"{path!r}: " if path else ""
     return f"{prefix}{item['msg'][0].lower()}{item['msg'][1:]} (found {value})"
 

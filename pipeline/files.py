@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from longcat.pipeline.json_text import parse_json
 
 CHUNK_BYTES = 1 << 20
 MAX_JSON_BYTES = 256 << 20
@@ -82,16 +85,19 @@ def pretty_json(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file of bounded size.
+    """Parse a JSON file of bounded size, as strictly as `parse_json`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is too large, not UTF-8 or not JSON.
+        ValueError: it is no regular file, too large, or not JSON.
     """
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: {size} bytes of JSON, the limit is {MAX_JSON_BYTES}")
-    return json.loads(path.read_bytes())
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("no regular file")
+    if status.st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{status.st_size} bytes of JSON, the limit is {MAX_JSON_BYTES}")
+    with path.open("rb") as stream:
+        return parse_json(stream.read(MAX_JSON_BYTES))
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
