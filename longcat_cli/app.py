@@ -140,18 +140,24 @@ def run(arguments: list[str]) -> int:
         return _exit_code(ended)
     except LongcatError as error:
         if settings.debug:
-            traceback.print_exc()
+            _print_traceback()
         return _fail(str(error), error.exit_code)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and stdout_closed():
             drop_stdout()
             return BROKEN_PIPE
         if settings.debug:
-            traceback.print_exc()
+            _print_traceback()
         return _fail(_os_error(error), 1)
     except MemoryError:
         return _fail("out of memory (fewer --workers, or a smaller batch)", 1)
     return 0
+
+
+def _print_traceback() -> None:
+    from longcat.pipeline.printable import printable
+
+    sys.stderr.write(printable(traceback.format_exc()))
 
 
 def _exit_code(ended: SystemExit) -> int:
@@ -175,5 +181,7 @@ def _os_error(error: OSError) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"longcat: {' '.join(message.split())}\n")
+    from longcat.pipeline.printable import printable
+
+    sys.stderr.write(f"longcat: {' '.join(printable(message).split())}\n")
     return code

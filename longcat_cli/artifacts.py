@@ -73,8 +73,8 @@ def lineage(
 
       [cyan]longcat artifacts lineage tokens --counts[/cyan]
     """
-    from longcat.cli.console import out, print_json
-    from longcat.cli.render import lineage_tree, print_flows
+    from longcat.cli.console import print_json
+    from longcat.cli.render import print_flows, print_lineage
     from longcat.pipeline.lineage import ancestry, document_flows
     from longcat.pipeline.lineage import lineage as trace
 
@@ -87,7 +87,7 @@ def lineage(
     if as_json:
         print_json(node)
     else:
-        out().print(lineage_tree(node))
+        print_lineage(node)
 
 
 @app.command()

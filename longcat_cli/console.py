@@ -12,8 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from longcat.cli.terminal import PlainConsole
     from longcat.pipeline.progress import Bar, Progress
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -23,25 +22,44 @@ GIGA = 1024**3
 
 
 @lru_cache(maxsize=1)
-def out() -> Console:
+def out() -> PlainConsole:
     """The console on stdout. Without a terminal nothing is wrapped, so that output can be parsed."""
-    from rich.console import Console
+    from longcat.cli.terminal import UNBOUNDED, PlainConsole
 
-    width = None if sys.stdout.isatty() else 200
-    return Console(width=width, highlight=False)
+    return PlainConsole(width=None if sys.stdout.isatty() else UNBOUNDED)
 
 
 @lru_cache(maxsize=1)
-def err() -> Console:
+def err() -> PlainConsole:
     """The console on stderr."""
-    from rich.console import Console
+    from longcat.cli.terminal import PlainConsole
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return PlainConsole(stderr=True, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """One JSON document on stdout: exact, with what would steer a terminal as the escapes of JSON."""
+    from longcat.pipeline.printable import STEERING
+
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Line breaks of the document itself are no match, and everything else that is one stands inside a string.
+    sys.stdout.write(STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    from longcat.pipeline.printable import one_line
+
+    sys.stderr.write(one_line(text) + "\n")
+
+
+class _PlainFormatter(logging.Formatter):
+    """Messages as they may be shown; they hold names, addresses and pieces of documents."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from longcat.pipeline.printable import printable
+
+        return printable(super().format(record))
 
 
 def make_logger(*, quiet: bool, debug: bool) -> logging.Logger:
@@ -51,7 +69,7 @@ def make_logger(*, quiet: bool, debug: bool) -> logging.Logger:
     logger.setLevel(logging.DEBUG if debug else level)
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_PlainFormatter("%(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
     return logger
@@ -74,26 +92,30 @@ class RichProgress:
         from rich.console import RenderableType
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
-        from rich.text import Text
+
+        from longcat.cli.terminal import styled
+        from longcat.pipeline.printable import one_line
 
         class WithFigures(Progress):
             def get_renderables(self) -> Iterator[RenderableType]:
                 yield self.make_tasks_table(self.tasks)
                 for figures in (task.fields["figures"] for task in self.tasks):
                     if figures:
-                        yield Text(f"  {figures}", style="cyan", no_wrap=True, overflow="ellipsis")
+                        shown = styled(f"  {figures}", "cyan")
+                        shown.no_wrap, shown.overflow = True, "ellipsis"
+                        yield shown
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(unit),
+            TextColumn("{task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
             Remaining(),
-            TextColumn("[dim]left"),
+            TextColumn("left", style="dim"),
         )
         with WithFigures(*columns, console=err(), transient=True, speed_estimate_period=RATE_SECONDS) as progress:
-            identifier = progress.add_task(description, total=total, figures="")
+            identifier = progress.add_task(one_line(description), total=total, unit=one_line(unit), figures="")
 
             class Live:
                 def advance(self, amount: float = 1) -> None:
@@ -142,7 +164,7 @@ class _PlainBar:
             began, before = self.first
             left = f", {duration((self.said - began) * (self.total - self.done) / (self.done - before))} left"
         figures = f", {_figures(self.fields)}" if self.fields else ""
-        sys.stderr.write(f"  {self.description}: {self.done:g}{of} {self.unit}{figures}, {duration(elapsed)}{left}\n")
+        say(f"  {self.description}: {self.done:g}{of} {self.unit}{figures}, {duration(elapsed)}{left}")
 
 
 def _figures(fields: Mapping[str, float | str]) -> str:
@@ -167,10 +189,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def brief(values: Mapping[str, Any], limit: int = 4) -> str:
-    """The plain numbers of a mapping in one line."""
-    numbers = [(key, value) for key, value in values.items() if isinstance(value, (int, float))]
-    parts = [f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:.4g}" for key, value in numbers]
-    return ", ".join(parts[:limit])

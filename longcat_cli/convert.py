@@ -85,8 +85,10 @@ def export(
 
 def _print(checkpoint: str, result: dict[str, Any]) -> None:
     from longcat.cli.console import out, size
+    from longcat.cli.terminal import line, styled
 
     console = out()
-    console.print(f"[bold]{checkpoint}[/bold]  {result['layout']} layout, {size(result['weight_bytes'])} of weights")
+    what = f"  {result['layout']} layout, {size(result['weight_bytes'])} of weights"
+    console.print(line(styled(checkpoint, "bold"), what))
     console.print(", ".join(result["files"]))
-    console.print(f"[dim]{result['path']}[/dim]", soft_wrap=True)
+    console.print(line(styled(result["path"], "dim")))

@@ -25,16 +25,17 @@ def doctor(
     """
     from longcat.cli.checks import run_checks
     from longcat.cli.console import out, print_json
-    from longcat.cli.render import table
+    from longcat.cli.tables import table
+    from longcat.cli.terminal import styled
 
     found = run_checks(settings_of(ctx).open_store())
     if as_json:
         print_json([{"check": c.name, "state": c.state, "found": c.found, "remedy": c.remedy} for c in found])
     else:
         style = {"ok": "green", "note": "yellow", "problem": "red"}
-        rows = table("check", "state", "found", "remedy")
+        rows = table("check", "state", "~found", "~remedy")
         for check in found:
-            rows.add_row(check.name, f"[{style[check.state]}]{check.state}[/]", check.found, check.remedy)
+            rows.add_row(check.name, styled(check.state, style[check.state]), check.found, check.remedy)
         out().print(rows)
     if any(check.state == "problem" for check in found):
         raise typer.Exit(1)

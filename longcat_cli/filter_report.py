@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
-
 from longcat.cli.console import out
-from longcat.cli.render import table
+from longcat.cli.tables import table
+from longcat.cli.terminal import line, styled
+from longcat.pipeline.printable import printable
 
 BAR = 40
 
 
 def print_report(found: Mapping[str, Any]) -> None:
     """Counts, what other thresholds would change, then every rule with its histogram and examples."""
-    out().print(f"[bold]{found['documents']:,} documents[/bold] came into the filter of documents/{found['id']}")
+    documents = styled(f"{found['documents']:,} documents", "bold")
+    out().print(line(documents, f" came into the filter of documents/{found['id']}"))
     _print_counts(found["counts"], found.get("counts_before"))
     if "counts_before" in found:
         _print_changes(found["changes"])
@@ -49,24 +50,23 @@ def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_rule(rule: Mapping[str, Any]) -> None:
     sign = "<" if rule["rule"].partition(".")[2].startswith("min_") else ">"
-    out().print(
-        f"\n[bold]{rule['rule']}[/bold] = {rule['threshold']:g}   "
-        f"{rule['beyond']:,} of {rule['measured']:,} are {sign} {rule['threshold']:g}, "
-        f"{rule['first_reason']:,} dropped by this rule first"
-    )
+    beyond = f"{rule['beyond']:,} of {rule['measured']:,} are {sign} {rule['threshold']:g}"
+    first = f"{rule['first_reason']:,} dropped by this rule first"
+    out().print()
+    out().print(line(styled(rule["rule"], "bold"), f" = {rule['threshold']:g}   {beyond}, {first}"))
     most = max((row["documents"] for row in rule["histogram"]), default=0) or 1
     for row in rule["histogram"]:
         outside = row["to"] <= rule["threshold"] if sign == "<" else row["from"] >= rule["threshold"]
         length = -(-BAR * row["documents"] // most)
-        bar = f"[{'red' if outside else 'green'}]{'█' * length}[/]"
-        side = "[red]dropped[/red]" if outside else ""
-        out().print(f"  {row['from']:>10.4g} … {row['to']:<10.4g} {row['documents']:>8,} {bar} {side}")
+        bar = styled("█" * length, "red" if outside else "green")
+        side = styled(" dropped", "red") if outside else ""
+        out().print(line(f"  {row['from']:>10.4g} … {row['to']:<10.4g} {row['documents']:>8,} ", bar, side))
     for title, style in (("dropped_examples", "red"), ("kept_examples", "green")):
         for example in rule[title]:
             _print_example(example, title.partition("_")[0], style)
 
 
 def _print_example(example: Mapping[str, Any], title: str, style: str) -> None:
-    text = " ".join(example.get("text", "").split())
-    head = f"  [{style}]{title}[/{style}] at {example['value']:.4g}: {escape(example.get('id', ''))}"
-    out().print(f"{head} [dim]{escape(text)}[/dim]", soft_wrap=True)
+    text = " ".join(printable(example.get("text", "")).split())
+    where = f" at {example['value']:.4g}: {example.get('id', '')} "
+    out().print(line("  ", styled(title, style), where, styled(text, "dim")))

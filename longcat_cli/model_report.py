@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from longcat.cli.console import out, size
-from longcat.cli.render import table
+from longcat.cli.tables import table
+from longcat.cli.terminal import line, styled
 
 if TYPE_CHECKING:
     from longcat.model.accounting import Accounting
     from longcat.model.config import ModelConfig
 
-Row = Sequence[str]
+Row = Sequence[str | Text]
 
 PART_NAMES = {
     "embedding": "embedding",
@@ -28,7 +31,7 @@ PART_NAMES = {
 
 def print_presets(found: Iterable[tuple[str, str, Accounting]]) -> None:
     """Every preset with its size and what it is for."""
-    rows = table("preset", ">total", ">a token uses", "what it is")
+    rows = table("preset", ">total", ">a token uses", "~what it is")
     for name, description, sizes in found:
         first_sentence = description.partition(". ")[0].removesuffix(".")
         rows.add_row(name, number(sizes.total), number(sizes.activated_mean), first_sentence)
@@ -38,19 +41,19 @@ def print_presets(found: Iterable[tuple[str, str, Accounting]]) -> None:
 def print_accounting(name: str, description: str, config: ModelConfig, sizes: Accounting) -> None:
     """One model for people."""
     console = out()
-    console.print(f"[bold]{name}[/bold]  {_shape(config)}")
+    console.print(line(styled(name, "bold"), f"  {_shape(config)}"))
     if description:
         console.print(description)
     for columns, rows in (
-        (("parameters", ">", ">share", ">exactly"), _parameter_rows(sizes)),
-        (("a token uses", ">", ""), _activation_rows(config, sizes)),
-        ((f"FLOPs a token, context {sizes.context:,}", ">", ""), _flop_rows(sizes)),
-        (("cache, bfloat16", ">a token", f">{sizes.context:,} tokens", ""), _cache_rows(sizes)),
-        (("memory", ">", ""), _memory_rows(sizes)),
+        (("parameters", ">count", ">share", ">exactly"), _parameter_rows(sizes)),
+        (("a token uses", ">parameters", ""), _activation_rows(config, sizes)),
+        ((f"work a token, context {sizes.context:,}", ">FLOPs", "~"), _flop_rows(sizes)),
+        (("cache, bfloat16", ">a token", f">{sizes.context:,} tokens", "~"), _cache_rows(sizes)),
+        (("memory", ">size", "~"), _memory_rows(sizes)),
     ):
         made = table(*columns)
         for row in rows:
-            made.add_row(f"  {row[0]}", *row[1:])
+            made.add_row(line("  ", row[0]), *row[1:])
         console.print()
         console.print(made)
 
@@ -67,7 +70,7 @@ def _parameter_rows(sizes: Accounting) -> Iterable[Row]:
     for part, label in PART_NAMES.items():
         if value := sizes.parameters[part]:
             yield label, number(value), f"{100 * value / sizes.total:.2f} %", f"{value:,}"
-    yield "[bold]total[/bold]", f"[bold]{number(sizes.total, 3)}[/bold]", "", f"{sizes.total:,}"
+    yield styled("total", "bold"), styled(number(sizes.total, 3), "bold"), "", f"{sizes.total:,}"
     if mtp := sizes.parameters["mtp"]:
         yield "multi-token prediction, apart", number(mtp), "", f"{mtp:,}"
 
@@ -75,8 +78,8 @@ def _parameter_rows(sizes: Accounting) -> Iterable[Row]:
 def _activation_rows(config: ModelConfig, sizes: Accounting) -> Iterable[Row]:
     chosen, zero = config.moe_topk, min(config.moe_topk, config.zero_expert_num)
     yield "least", number(sizes.activated_min), f"{chosen - zero} of {chosen} selected experts have a network"
-    yield "mean", number(sizes.activated_mean), f"{sizes.mean_ffn_experts:.3g}"
-    yield "most", number(sizes.activated_max), f"{min(chosen, config.n_routed_experts)}"
+    yield "mean", number(sizes.activated_mean), f"{sizes.mean_ffn_experts:.3g} of {chosen}"
+    yield "most", number(sizes.activated_max), f"{min(chosen, config.n_routed_experts)} of {chosen}"
 
 
 def _flop_rows(sizes: Accounting) -> Iterable[Row]:

@@ -68,13 +68,13 @@ def list_recipes(as_json: Json = False) -> None:
     Example: [cyan]longcat recipes list[/cyan]
     """
     from longcat.cli.console import out, print_json
-    from longcat.cli.render import table
+    from longcat.cli.tables import table
 
     found = [_load(path) for path in sorted(shipped_folder().glob("*.yaml"))]
     if as_json:
         print_json([{"name": r.name, "description": r.description, "steps": list(r.steps)} for r in found])
         return
-    rows = table("recipe", "steps", "what it does")
+    rows = table("recipe", ">steps", "~what it does")
     for item in found:
         rows.add_row(item.name, str(len(item.steps)), item.description)
     out().print(rows)
@@ -87,13 +87,14 @@ def show(recipe: RecipeName, as_json: Json = False) -> None:
     Example: [cyan]longcat recipes show demo[/cyan]
     """
     from longcat.cli.console import print_json
+    from longcat.cli.terminal import write_text
 
     path = find_recipe(recipe)
     loaded = _load(path)
     if as_json:
         print_json(loaded.model_dump(mode="json"))
     else:
-        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        write_text(path.read_text(encoding="utf-8"))
 
 
 @app.command()
@@ -104,6 +105,7 @@ def copy(
 
     Example: [cyan]longcat recipes copy demo mine.yaml[/cyan]
     """
+    from longcat.cli.console import say
     from longcat.pipeline.errors import InputError
     from longcat.pipeline.files import atomic_write
 
@@ -115,7 +117,7 @@ def copy(
     if not target.parent.is_dir():
         raise InputError("no such folder", where=str(target.parent))
     atomic_write(target, source.read_bytes())
-    typer.echo(f"{target}", err=True)
+    say(str(target))
 
 
 def shipped_folder() -> Path:

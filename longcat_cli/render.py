@@ -3,79 +3,81 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.tree import Tree
 
-from longcat.cli.console import brief, duration, out, print_json, size
+from longcat.cli.console import duration, out, print_json, size
+from longcat.cli.eval_report import headline, results_table
+from longcat.cli.tables import PlainTable, Unbroken, table
+from longcat.cli.terminal import line, styled
+from longcat.cli.values import is_records, leaves, numbers, written
 
 if TYPE_CHECKING:
-    from longcat.pipeline.artifact import Artifact
+    from longcat.pipeline.artifact import Artifact, Manifest
     from longcat.pipeline.lineage import DocumentFlow, Garbage
     from longcat.pipeline.recipe import PlannedStep, Recipe
     from longcat.pipeline.runner import Outcome, Plan
     from longcat.pipeline.stage import Stage
     from longcat.pipeline.store import Store
 
-
-def table(*columns: str) -> Table:
-    """A table without vertical rules; columns named with a leading `>` hold numbers."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(
-            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
-        )
-    return made
+MOST_VALUES = 40
+MOST_RECORDS = 60
+# Names of an artifact are all shown up to so many characters, then the newest and how many more there are.
+NAMES_ROOM = 40
+TREE_INDENT, MIN_COUNTS = 4, 12
 
 
 def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
-    """One finished stage: its artifact, name, counts and metrics."""
+    """One finished stage: its artifact, name, what it found, counts and metrics."""
     if as_json:
         print_json(outcome.summary())
         return
     manifest = outcome.artifact.manifest
     name = f"{outcome.named.name}@{outcome.named.number}  " if outcome.named else ""
     how = "reused" if outcome.reused else f"made in {duration(manifest.duration_seconds)}"
-    out().print(f"[bold]{name}[/bold]{manifest.kind}/{manifest.id}  {how}  {size(manifest.total_bytes)}")
-    rows = table("what", ">value")
-    for key, value in _leaves({**manifest.counts, **manifest.metrics, **manifest.performance}):
-        rows.add_row(key, value)
+    out().print(line(styled(name, "bold"), f"{manifest.kind}/{manifest.id}  {how}  {size(manifest.total_bytes)}"))
+    metrics = manifest.metrics
+    if manifest.kind == "evaluation":
+        out().print(results_table(metrics))
+        metrics = {}
+    _print_values(("what", ">value"), {**manifest.counts, **metrics})
+    _print_values(("speed", ">value"), manifest.performance)
+    out().print(line(styled(outcome.artifact.path, "dim")))
+
+
+def _print_values(columns: tuple[str, str], values: Mapping[str, Any]) -> None:
+    """The plain values of a mapping as a table, then each of its lists of records as one."""
+    records = {key: value for key, value in values.items() if is_records(value)}
+    rows = table(*columns)
+    _add_values(rows, {key: value for key, value in values.items() if key not in records})
     if rows.row_count:
         out().print(rows)
-    for key, records in manifest.metrics.items():
-        if isinstance(records, list) and records and all(isinstance(record, Mapping) for record in records):
-            out().print(_records(key, records))
-    out().print(f"[dim]{outcome.artifact.path}[/dim]", soft_wrap=True)
+    for key, found in records.items():
+        out().print(records_table(key, found))
 
 
-def _records(title: str, records: Sequence[Mapping[str, Any]], limit: int = 60) -> Table:
-    """A list of records as a table, a column a key."""
-    keys = list(dict.fromkeys(key for record in records for key in record))
-    numbers = {key for key in keys if all(isinstance(record.get(key, 0), (int, float)) for record in records)}
-    rows = table(*(f">{key}" if key in numbers else key for key in keys))
-    rows.title, rows.title_justify = title, "left"
-    for record in records[:limit]:
-        values = dict(_leaves(record))
-        rows.add_row(*(values.get(key, "") for key in keys))
-    if len(records) > limit:
-        rows.add_row(f"... {len(records) - limit} more with --json")
+def _add_values(rows: PlainTable, values: Mapping[str, Any], indent: str = "") -> None:
+    found = list(leaves(values))
+    for key, value in found[:MOST_VALUES]:
+        rows.add_row(f"{indent}{key}", written(value))
+    if len(found) > MOST_VALUES:
+        rows.note = f"{indent}{len(found) - MOST_VALUES} more with --json"
+
+
+def records_table(title: str, records: Sequence[Mapping[str, Any]]) -> PlainTable:
+    """A list of records as a table, a column a key; values that are missing or none are left empty."""
+    flat = [{key: value for key, value in leaves(record) if value is not None} for record in records]
+    keys = list(dict.fromkeys(key for record in flat for key in record))
+    right = {key for key in keys if all(isinstance(record.get(key, 0), (int, float)) for record in flat)}
+    rows = table(*(f">{key}" if key in right else key for key in keys))
+    rows.title = title
+    for record in flat[:MOST_RECORDS]:
+        rows.add_row(*(written(record[key]) if key in record else "" for key in keys))
+    if len(flat) > MOST_RECORDS:
+        rows.note = f"{len(flat) - MOST_RECORDS} more with --json"
     return rows
-
-
-def _leaves(values: Mapping[str, Any], limit: int = 40) -> list[tuple[str, str]]:
-    from longcat.pipeline.lineage import flatten
-
-    rows = []
-    for key, value in flatten(values).items():
-        if isinstance(value, bool) or value is None or isinstance(value, str):
-            rows.append((key, str(value)))
-        elif isinstance(value, int):
-            rows.append((key, f"{value:,}"))
-        elif isinstance(value, float):
-            rows.append((key, f"{value:.5g}"))
-    return rows if len(rows) <= limit else [*rows[:limit], ("...", f"{len(rows) - limit} more with --json")]
 
 
 def print_plan(
@@ -102,17 +104,16 @@ def print_steps(
     if as_json:
         print_json({"recipe": recipe, "dry_run": True, "steps": [_plan_json(*step) for step in steps], **preview})
         return
-    rows = table("step", "stage", "artifact", "state", "inputs")
+    rows = table("step", "stage", "artifact", "state", "inputs", leaves=("inputs…", "stage"))
     style = {"cached": "green", "partial": "yellow", "missing": "cyan"}
     says = {"cached": "in the store", "partial": "goes on", "missing": "would run"}
     for name, plan, state in steps:
         inputs = ", ".join(item.name or item.id for items in plan.inputs.values() for item in items)
-        rows.add_row(
-            name, plan.stage.name, f"{plan.stage.output}/{plan.id}", f"[{style[state]}]{says[state]}[/]", inputs
-        )
+        artifact, shown = f"{plan.stage.output}/{plan.id}", styled(says[state], style[state])
+        rows.add_row(name, plan.stage.name, artifact, shown, inputs)
     out().print(rows)
     for title, records in preview.items():
-        out().print(_records(title, records))
+        out().print(records_table(title, records))
 
 
 def _plan_json(name: str, plan: Plan, state: str) -> dict[str, Any]:
@@ -135,7 +136,8 @@ def print_outcomes(store: Store, outcomes: Sequence[Outcome], *, as_json: bool, 
         return
     from longcat.pipeline.lineage import document_flows
 
-    rows = table("artifact", "kind", "id", ">size", ">time", "counts", "metrics")
+    columns = ("artifact", "kind", "id", ">size", ">time", "metrics", "counts")
+    rows = table(*columns, leaves=("counts…", "metrics…", "kind", "size"))
     for outcome in outcomes:
         manifest = outcome.artifact.manifest
         rows.add_row(
@@ -144,10 +146,14 @@ def print_outcomes(store: Store, outcomes: Sequence[Outcome], *, as_json: bool, 
             manifest.id,
             size(manifest.total_bytes),
             "reused" if outcome.reused else duration(manifest.duration_seconds),
-            brief(manifest.counts, 3),
-            brief(manifest.metrics, 3),
+            _result(manifest),
+            numbers(manifest.counts),
         )
     out().print(rows)
+    for outcome in outcomes:
+        if outcome.artifact.kind == "evaluation":
+            out().print()
+            out().print(results_table(outcome.artifact.manifest.metrics))
     if flows := document_flows(outcome.artifact for outcome in outcomes):
         out().print()
         print_flows(store, flows, as_json=False)
@@ -158,20 +164,36 @@ def print_artifacts(store: Store, artifacts: Sequence[Artifact], *, as_json: boo
     if as_json:
         print_json([artifact_json(store, artifact) for artifact in artifacts])
         return
-    rows = table("names", "kind", "id", "stage", ">size", "made", "counts")
+    columns = ("names", "kind", "id", "stage", ">size", "made", "counts")
+    rows = table(*columns, leaves=("counts…", "kind", "size", "made"))
     for artifact in artifacts:
         manifest = artifact.manifest
-        names = ", ".join(store.names_of(artifact.id))
         rows.add_row(
-            names,
+            _names(store.names_of(artifact.id)),
             manifest.kind,
             manifest.id,
             manifest.stage,
             size(manifest.total_bytes),
-            manifest.started.replace("T", " ").removesuffix("Z"),
-            brief(manifest.counts, 3),
+            _minute(manifest.started),
+            numbers(manifest.counts),
         )
     out().print(rows)
+
+
+def _result(manifest: Manifest) -> str:
+    """What an artifact came to, in a few words."""
+    return headline(manifest.metrics) if manifest.kind == "evaluation" else numbers(manifest.metrics)
+
+
+def _names(names: Sequence[str]) -> str:
+    every = ", ".join(names)
+    return every if len(every) <= NAMES_ROOM or len(names) == 1 else f"{names[-1]} +{len(names) - 1}"
+
+
+def _minute(moment: str) -> str:
+    """`2025-01-31T08:15:42Z` as `2025-01-31 08:15Z`; whatever else stays as it is."""
+    date, _, time = moment.partition("T")
+    return f"{date} {time[:5]}Z" if time.endswith("Z") else moment
 
 
 def artifact_json(store: Store, artifact: Artifact) -> dict[str, Any]:
@@ -183,22 +205,28 @@ def artifact_json(store: Store, artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def lineage_tree(node: Mapping[str, Any], role: str | None = None, seen: set[str] | None = None) -> Tree:
+def print_lineage(node: Mapping[str, Any]) -> None:
     """The lineage of an artifact as a tree, the artifact on top; what stands in it twice is unfolded once."""
-    seen = set() if seen is None else seen
+    console = out()
+    console.print(Unbroken(_lineage_tree(node, None, set(), console.width)))
+
+
+def _lineage_tree(node: Mapping[str, Any], role: str | None, seen: set[str], room: int) -> Tree:
     names = ", ".join(node.get("names", []))
-    label = f"[dim]{role}: [/dim]" if role else ""
-    label += f"[bold]{names or '-'}[/bold] {node['kind']}/{node['id']}"
+    lead = styled(f"{role}: " if role else "", "dim")
+    label = line(lead, styled(names or "-", "bold"), f" {node['kind']}/{node['id']}")
     if node["id"] in seen:
-        return Tree(f"{label} [dim]as above[/dim]")
+        return Tree(line(label, styled(" as above", "dim")))
     seen.add(node["id"])
     if node.get("missing"):
-        label += " [red]gone[/red]"
-    else:
-        label += f" [dim]{node['stage']}[/dim]  {brief(node['counts'], 3)}"
-    tree = Tree(label)
-    for child in node["inputs"]:
-        tree.children.append(lineage_tree(child, child["role"], seen))
+        return Tree(line(label, styled(" gone", "red")))
+    label = line(label, styled(f" {node['stage']}", "dim"))
+    counts = styled(numbers(node["counts"]))
+    left = room - label.cell_len - 2
+    if counts.cell_len > left:
+        counts.truncate(max(left, 0), overflow="ellipsis")
+    tree = Tree(line(label, "  ", counts) if left > MIN_COUNTS else label)
+    tree.children += [_lineage_tree(child, child["role"], seen, room - TREE_INDENT) for child in node["inputs"]]
     return tree
 
 
@@ -207,18 +235,18 @@ def print_flows(store: Store, flows: Sequence[DocumentFlow], *, as_json: bool) -
     if as_json:
         print_json([_flow_json(store, flow) for flow in flows])
         return
-    rows = table("stage", "artifact", ">in", ">out", ">dropped", "for")
+    rows = table("stage", "artifact", ">in", ">out", ">dropped", "for", leaves=("for…",))
     for flow in flows:
         reasons = sorted(flow.dropped.items(), key=lambda item: -item[1])
         says = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:3])
         if len(reasons) > 3:
             says += f", {len(reasons) - 3} more"
-        if flow.unaccounted:
-            says += f" [red]{flow.unaccounted:,} not accounted for[/red]"
-        name = ", ".join(store.names_of(flow.artifact.id)) or flow.artifact.id
+        lost = styled(f"{flow.unaccounted:,} not accounted for ", "red") if flow.unaccounted else ""
+        name = _names(store.names_of(flow.artifact.id)) or flow.artifact.id
         dropped = sum(flow.dropped.values())
         stage = flow.artifact.manifest.stage
-        rows.add_row(stage, name, f"{flow.documents_in:,}", f"{flow.documents_out:,}", f"{dropped:,}", says)
+        counts = (f"{flow.documents_in:,}", f"{flow.documents_out:,}", f"{dropped:,}")
+        rows.add_row(stage, name, *counts, line(lost, says))
     out().print(rows)
 
 
@@ -246,9 +274,9 @@ def print_settings(stage: Stage, given: Mapping[str, Any], *, as_json: bool) -> 
             [{"key": key, "value": values.get(key, default), "description": text} for key, default, text in fields]
         )
         return
-    rows = table("key", "value", "meaning")
+    rows = table("key", "~value", "~meaning")
     for key, default, text in fields:
-        rows.add_row(key, str(values.get(key, default)), text.replace("[", "\\["))
+        rows.add_row(key, written(values.get(key, default), exact=True), text)
     out().print(rows)
 
 
@@ -271,14 +299,13 @@ def print_manifest(store: Store, artifact: Artifact) -> None:
     manifest = artifact.manifest
     console = out()
     names = ", ".join(store.names_of(artifact.id)) or "no name"
-    console.print(f"[bold]{names}[/bold]  {manifest.kind}/{manifest.id}  by {manifest.stage}")
-    console.print(f"{artifact.path}", soft_wrap=True)
-    console.print(f"made {manifest.started} in {duration(manifest.duration_seconds)} by code {manifest.code_version}")
+    console.print(line(styled(names, "bold"), f"  {manifest.kind}/{manifest.id}  by {manifest.stage}"))
+    console.print(line(artifact.path))
+    made = f"made {manifest.started} in {duration(manifest.duration_seconds)}"
+    console.print(line(made, f" by code {manifest.code_version}" if manifest.code_version else ""))
+    inputs = {role: ", ".join(item.name or item.id for item in items) for role, items in manifest.inputs.items()}
     sections: list[tuple[str, Mapping[str, Any]]] = [
-        (
-            "inputs",
-            {role: ", ".join(item.name or item.id for item in items) for role, items in manifest.inputs.items()},
-        ),
+        ("inputs", inputs),
         ("configuration", manifest.config),
         ("counts", manifest.counts),
         ("metrics", manifest.metrics),
@@ -290,8 +317,7 @@ def print_manifest(store: Store, artifact: Artifact) -> None:
         if not values:
             continue
         rows = table(title, "")
-        for key, value in _leaves(values):
-            rows.add_row(f"  {key}", value)
+        _add_values(rows, values, "  ")
         console.print(rows)
 
 
@@ -300,11 +326,21 @@ def print_difference(changes: Mapping[str, Mapping[str, Sequence[Any]]]) -> None
     if not changes:
         out().print("no difference")
         return
-    rows = table("section", "key", "before", "after")
+    rows = table("section", "key", "~before", "~after")
     for section, values in changes.items():
         for key, (before, after) in values.items():
-            rows.add_row(section, key, str(before), str(after))
+            for name, old, new in _plain_changes(key, before, after):
+                rows.add_row(section, name, old, new)
     out().print(rows)
+
+
+def _plain_changes(key: str, before: Any, after: Any) -> Iterable[tuple[str, str, str]]:
+    """A changed value; of mappings and lists of records only the values inside that changed."""
+    old, new = (dict(leaves({key: value})) for value in (before, after))
+    for name in dict.fromkeys((*old, *new)):
+        first, second = (written(side[name], exact=True) if name in side else "" for side in (old, new))
+        if first != second:
+            yield name, first, second
 
 
 def print_verification(store: Store, found: Sequence[tuple[Artifact, list[str]]], *, as_json: bool) -> None:
@@ -314,8 +350,8 @@ def print_verification(store: Store, found: Sequence[tuple[Artifact, list[str]]]
         return
     rows = table("artifact", "names", "state")
     for artifact, problems in found:
-        state = "[green]whole[/green]" if not problems else f"[red]{'; '.join(problems)}[/red]"
-        rows.add_row(f"{artifact.kind}/{artifact.id}", ", ".join(store.names_of(artifact.id)), state)
+        state = styled("; ".join(problems), "red") if problems else styled("whole", "green")
+        rows.add_row(f"{artifact.kind}/{artifact.id}", _names(store.names_of(artifact.id)), state)
     out().print(rows)
 
 
@@ -325,9 +361,9 @@ def print_garbage(found: Sequence[Garbage], *, deleted: bool, as_json: bool) -> 
         items = [{"path": str(item.path), "reason": item.reason, "bytes": item.size} for item in found]
         print_json({"deleted": deleted, "bytes": sum(item.size for item in found), "items": items})
         return
-    rows = table("folder", "reason", ">size")
+    rows = table(">size", "reason", "folder")
     for item in found:
-        rows.add_row(str(item.path), item.reason, size(item.size))
+        rows.add_row(size(item.size), item.reason, str(item.path))
     if found:
         out().print(rows)
     verb = "deleted" if deleted else "would be deleted with --yes"

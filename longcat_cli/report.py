@@ -40,6 +40,7 @@ def report(
       [cyan]longcat report base grown-trained --output both.html --open[/cyan]
     """
     from longcat.cli.console import out, print_json, size
+    from longcat.cli.terminal import line
     from longcat.pipeline.files import atomic_write
     from longcat.stages.report.page import render_page
     from longcat.stages.report.runs import find_run
@@ -52,7 +53,7 @@ def report(
     if as_json:
         print_json({"output": str(output.absolute()), "bytes": len(page), "runs": [figures(run) for run in runs]})
     else:
-        out().print(f"{output}  {size(len(page))}", soft_wrap=True)
+        out().print(line(output, f"  {size(len(page))}"))
     if open_page:
         import webbrowser
 

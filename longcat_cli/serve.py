@@ -39,8 +39,7 @@ def serve(
 
       [cyan]curl http://127.0.0.1:8000/v1/models[/cyan]
     """
-    import sys
-
+    from longcat.cli.console import say
     from longcat.stages.serve.server import serve as run_server
 
     choices: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -52,6 +51,6 @@ def serve(
         api_key=api_key,
         max_queue=max_queue,
         threads=threads,
-        on_ready=lambda address: print(f"serving {model_name or checkpoint} at {address}/v1", file=sys.stderr),
+        on_ready=lambda address: say(f"serving {model_name or checkpoint} at {address}/v1"),
         **choices,
     )

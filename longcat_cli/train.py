@@ -58,7 +58,8 @@ def verify(
     Example: [cyan]longcat train verify base --steps 20[/cyan]
     """
     from longcat.cli.console import out, print_json
-    from longcat.cli.render import table
+    from longcat.cli.tables import table
+    from longcat.cli.values import written
     from longcat.pipeline.errors import IntegrityError
     from longcat.stages.train.verify import verify_training
 
@@ -69,7 +70,8 @@ def verify(
     else:
         rows = table("compared", ">steps", "result", "field", "first run", "second run")
         for item in found.comparisons:
-            rows.add_row(item.what, str(item.steps), item.result, item.field or "", str(item.first), str(item.second))
+            found_values = ("" if value is None else written(value, exact=True) for value in (item.first, item.second))
+            rows.add_row(item.what, str(item.steps), item.result, item.field or "", *found_values)
         out().print(rows)
         for sentence in found.explanations:
             out().print(f"  {sentence}")
