@@ -9,7 +9,7 @@ from rich.console import Console
 
 from longcat.cli import console as console_module
 from longcat.cli.console import PlainProgress, RichProgress
-from longcat.cli.render import _records
+from longcat.cli.render import records_table
 
 FIGURES = {"loss": "3.2145", "tokens/s": "12,345", "MFU": "41.2%", "memory": "2.10 GB"}
 
@@ -20,7 +20,7 @@ def test_a_list_of_records_is_a_table_with_a_column_a_key() -> None:
         {"stage": "general", "source": "code", "tokens": 27_059, "share": 0.19483, "quality": 0.75},
     ]
     console = Console(width=100, record=True)
-    console.print(_records("stages", rows))
+    console.print(records_table("stages", rows))
     title, head, first, second = (line.split() for line in console.export_text().splitlines())
     assert (title, head) == (["stages"], ["stage", "source", "tokens", "share", "quality"])
     assert first == ["general", "web", "111,826", "0.80517"]
@@ -29,8 +29,8 @@ def test_a_list_of_records_is_a_table_with_a_column_a_key() -> None:
 
 def test_a_long_list_is_cut_with_a_hint() -> None:
     console = Console(width=100, record=True)
-    console.print(_records("sources", [{"source": str(number)} for number in range(100)]))
-    assert "... 40 more with --json" in console.export_text()
+    console.print(records_table("sources", [{"source": str(number)} for number in range(100)]))
+    assert "40 more with --json" in console.export_text()
 
 
 def test_a_narrow_terminal_shows_count_time_left_and_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
