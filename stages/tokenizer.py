@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.errors import InputError
+from longcat.pipeline.json_text import parse_json
+from longcat.stages.chat_template import ChatTemplate
+from longcat.stages.tokenizer_backend import check_state, load_backend, one_line, panics_told
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from tokenizers import Tokenizer as Backend
 
 MAX_TOKENIZER_BYTES = 128 << 20
@@ -39,7 +40,7 @@ class Tokenizer:
         self._hidden = frozenset(hidden)
         self._named = dict(named)
         self._marks = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
-        self._template: Template | None = None
+        self._template: ChatTemplate | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -72,9 +73,12 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, in order."""
         try:
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            with panics_told():
+                encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:  # what the backend makes of a text without UTF-8 form
             raise InputError("a text holds half of a surrogate pair, which is no character") from None
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"the tokenizer fails on a text: {one_line(error)}") from None
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -82,27 +86,21 @@ class Tokenizer:
         chosen = [int(number) for number in ids]
         if skip_special:
             chosen = [number for number in chosen if number not in self._hidden]
-        return str(self._backend.decode(chosen, skip_special_tokens=False))
+        try:
+            with panics_told():
+                return str(self._backend.decode(chosen, skip_special_tokens=False))
+        except OverflowError:
+            raise InputError("a token id is no number from 0 to 4294967295") from None
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"the tokenizer fails on ids: {one_line(error)}") from None
 
     def set_template(self, source: str) -> None:
-        """Take `source` as the chat template, to be run in a sandbox.
+        """Take `source` as the chat template, to be run in a sandbox in a process of its own.
 
         Raises:
             InputError: it is not a Jinja template.
         """
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        # As transformers sets it up, so that a template gives the same text here and there.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise InputError(f"the chat template is not valid: {error}") from None
+        self._template = ChatTemplate(source)
 
     def render_chat(
         self,
@@ -161,8 +159,6 @@ class Tokenizer:
         add_generation_prompt: bool,
         enable_thinking: bool,
     ) -> str:
-        from jinja2 import TemplateError
-
         if self._template is None:
             raise InputError("this tokenizer has no chat template", hint="give plain text, or add chat_template.jinja")
         values = {
@@ -172,27 +168,7 @@ class Tokenizer:
             "enable_thinking": enable_thinking,
             **self._named,
         }
-        parts: list[str] = []
-        size = 0
-        try:
-            for part in self._template.generate(values):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_PROMPT_CHARACTERS:
-                    raise InputError(f"the prompt grows beyond {MAX_PROMPT_CHARACTERS} characters")
-        except (TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"the chat template refuses the messages: {error}") from None
-        return "".join(parts)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
-def _raise(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+        return self._template.render(values, MAX_PROMPT_CHARACTERS)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -201,53 +177,73 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         InputError: tokenizer.json is missing or unreadable, or a file is beyond all reason large.
     """
-    from tokenizers import Tokenizer as Backend
-
     path = folder / "tokenizer.json"
+    state = read_state(folder)
+    added = {token["content"]: token["id"] for token in state["added_tokens"]}
+    hidden = [token["id"] for token in state["added_tokens"] if token["special"]]
+    # Only tokens marked special can be told apart from plain text while encoding.
+    tokens = [{**token, "special": True} for token in state["added_tokens"]]
     try:
-        state = json.loads(_read(path, MAX_TOKENIZER_BYTES))
-        added = {token["content"]: int(token["id"]) for token in state["added_tokens"]}
-        hidden = [int(token["id"]) for token in state["added_tokens"] if token["special"]]
-        # Only tokens marked special can be told apart from plain text while encoding.
-        for token in state["added_tokens"]:
-            token["special"] = True
-        backend = Backend.from_str(json.dumps(state))
-    except InputError:
-        raise
-    except Exception as error:  # the backend raises bare Exception
+        backend = load_backend({**state, "added_tokens": tokens})
+    except ValueError as error:
         raise InputError(f"not a tokenizer: {error}", where=str(path)) from None
     backend.encode_special_tokens = True
     tokenizer = Tokenizer(backend, added, hidden, _named_tokens(folder, added))
     template = folder / "chat_template.jinja"
     if template.is_file():
-        tokenizer.set_template(_read(template, MAX_TEMPLATE_BYTES))
+        try:
+            tokenizer.set_template(_read(template, MAX_TEMPLATE_BYTES).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"not UTF-8 (byte {error.start})", where=str(template)) from None
     return tokenizer
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The content of the tokenizer.json in `folder`, its parts checked.
+
+    Raises:
+        InputError: it is missing, too large, or no tokenizer.
+    """
+    path = folder / "tokenizer.json"
+    data = _read(path, MAX_TOKENIZER_BYTES)
+    try:
+        state = parse_json(data)
+        check_state(state)
+    except ValueError as error:
+        raise InputError(f"not a tokenizer: {error}", where=str(path)) from None
+    return dict(state)
 
 
 def _named_tokens(folder: Path, added: Mapping[str, int]) -> dict[str, str]:
     """What the folder calls its begin, end and padding tokens."""
     path = folder / "tokenizer_config.json"
     try:
-        stated = json.loads(_read(path, MAX_TOKENIZER_BYTES)) if path.is_file() else {}
-    except json.JSONDecodeError as error:
+        stated = parse_json(_read(path, MAX_TOKENIZER_BYTES)) if path.is_file() else {}
+    except ValueError as error:
         raise InputError(f"not JSON: {error}", where=str(path)) from None
+    if not isinstance(stated, dict):
+        raise InputError("is no JSON object", where=str(path))
     named = {}
     for name, default in NAMED_TOKENS.items():
         token = stated.get(name) or default
-        named[name] = token["content"] if isinstance(token, dict) else token
-        if named[name] not in added:
-            raise InputError(f"the {name} {named[name]!r} is not among the added tokens", where=str(folder))
+        text = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(text, str):
+            raise InputError(f"{name} is neither a text nor an object with `content`", where=str(path))
+        if text not in added:
+            where = str(path if name in stated else folder)
+            raise InputError(f"the {name} {text[:80]!r} is not among the added tokens", where=where)
+        named[name] = text
     return named
 
 
-def _read(path: Path, limit: int) -> str:
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise InputError(f"{size} bytes, the limit is {limit}", where=str(path))
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+def _read(path: Path, limit: int) -> bytes:
+    if not path.is_file():
+        if path.exists():
+            raise InputError("is no regular file", where=str(path))
         hint = "a tokenizer, tokens or checkpoint artifact is needed"
-        raise InputError("the file is missing", where=str(path), hint=hint) from None
-    except UnicodeDecodeError:
-        raise InputError("not UTF-8", where=str(path)) from None
+        raise InputError("the file is missing", where=str(path), hint=hint)
+    with path.open("rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(f"{path.stat().st_size} bytes, the limit is {limit}", where=str(path))
+    return data

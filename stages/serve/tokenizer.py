@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from longcat.pipeline.errors import InputError
-from longcat.stages.tokenizer import MAX_TOKENIZER_BYTES, Message, Tokenizer, load_tokenizer
+from longcat.stages.tokenizer import Message, Tokenizer, load_tokenizer, read_state
 
 # The longest composition of Unicode's NFC makes one character of four.
 NORMALISED_CHARACTERS = 4
@@ -36,14 +35,15 @@ class EngineTokenizer:
         Raises:
             InputError: it is not a byte-level tokenizer.
         """
-        if "ByteLevel" not in _kinds(state.get("decoder")):
+        vocabulary = state["model"].get("vocab")
+        if "ByteLevel" not in _kinds(state.get("decoder")) or not isinstance(vocabulary, dict):
             raise InputError("tokenizer.json has no byte-level decoder", hint="only byte-level BPE is supported")
         self._tokenizer = tokenizer
-        added = {int(token["id"]): token for token in state["added_tokens"]}
+        added = {token["id"]: token for token in state["added_tokens"]}
         self.special_ids = frozenset(number for number, token in added.items() if token["special"])
         self.eos_id = tokenizer.eos_id
         self._literal = {number: token["content"].encode() for number, token in added.items()}
-        for text, number in state["model"]["vocab"].items():
+        for text, number in vocabulary.items():
             self._literal.setdefault(number, _bytes_of(text))
         self.vocab_size = 1 + max(self._literal)
         self.longest_token = max(map(len, self._literal.values()))
@@ -58,10 +58,8 @@ class EngineTokenizer:
             InputError: see `stages.tokenizer.load_tokenizer`; or it is not a byte-level tokenizer.
         """
         tokenizer = load_tokenizer(folder)
-        with (folder / "tokenizer.json").open("rb") as stream:
-            state = json.loads(stream.read(MAX_TOKENIZER_BYTES))
         try:
-            return cls(tokenizer, state)
+            return cls(tokenizer, read_state(folder))
         except InputError as error:
             raise InputError(error.what, where=str(folder / "tokenizer.json"), hint=error.hint) from None
 
