@@ -58,6 +58,10 @@ class IntegrityError(LongcatError):
     exit_code = 5
 
 
+class NewerArtifactError(IntegrityError):
+    """A newer version of longcat wrote it; this one leaves it alone."""
+
+
 class InterruptedRunError(LongcatError):
     """SIGINT or SIGTERM arrived; what was done is kept and the next run takes it up."""
 

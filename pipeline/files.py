@@ -9,13 +9,26 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from longcat.pipeline.json_text import parse_json
 
-CHUNK_BYTES = 1 << 20
 MAX_JSON_BYTES = 256 << 20
+
+_written: ContextVar[list[Path] | None] = ContextVar("written", default=None)
+
+
+@contextmanager
+def written_files() -> Iterator[list[Path]]:
+    """Collect the files that `atomic_path` puts in place within the block, in order."""
+    found: list[Path] = []
+    token = _written.set(found)
+    try:
+        yield found
+    finally:
+        _written.reset(token)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -45,6 +58,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         fsync_file(aside)
         aside.replace(path)
         fsync_folder(path.parent)
+        if (written := _written.get()) is not None:
+            written.append(path)
     except BaseException:
         with suppress(OSError):
             aside.unlink()
@@ -100,6 +115,18 @@ def read_json(path: Path) -> Any:
         return parse_json(stream.read(MAX_JSON_BYTES))
 
 
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines; a line that a crash cut off is passed over."""
+    with path.open("rb") as stream:
+        while line := stream.readline(MAX_JSON_BYTES):
+            try:
+                record = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
     """Append one line to a log; a log line may be lost in a crash, earlier lines may not."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +134,23 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
         stream.write(canonical_json(record) + b"\n")
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """Everything below `folder`, sorted, links not followed; what vanishes on the way is passed over."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        yield folder / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(folder / entry.name)
+
+
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below `folder`, links not followed."""
-    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file() and not entry.is_symlink())
+    total = 0
+    for path in walk(folder):
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total

@@ -2,43 +2,65 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from longcat.pipeline.errors import BusyError
 
 POLL_SECONDS = 0.2
+# What a place says that may be read and not written: another user's file, a store mounted read-only.
+NO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor to lock `path` by, made where it is missing; for reading where it is another user's.
+
+    Raises:
+        OSError: it is missing and cannot be made, or cannot even be read.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # The umask decides who may share it, as for every other file of the store.
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno not in NO_WRITE:
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on `path`.
+def locked(
+    path: Path, *, shared: bool = False, wait: bool = True, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Hold a lock on `path`, an exclusive one unless `shared`.
 
     `on_wait` is called once with the holder's process id (as text, perhaps empty) when the lock is taken.
 
     Raises:
         BusyError: `wait` is false and another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_lock(path)
     try:
-        _acquire(descriptor, path, wait, on_wait)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        _acquire(descriptor, path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait, on_wait)
+        if not shared:
+            with suppress(OSError):  # opened for reading only
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, wait: bool, on_wait: Callable[[str], None] | None) -> None:
+def _acquire(descriptor: int, path: Path, how: int, wait: bool, on_wait: Callable[[str], None] | None) -> None:
     told = False
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace")
@@ -54,9 +76,10 @@ def _acquire(descriptor: int, path: Path, wait: bool, on_wait: Callable[[str], N
 
 def is_locked(path: Path) -> bool:
     """Whether some process holds the lock at this moment."""
-    if not path.exists():
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
         return False
-    descriptor = os.open(path, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
