@@ -151,6 +151,9 @@ def run(arguments: list[str]) -> int:
         return _fail(_os_error(error), 1)
     except MemoryError:
         return _fail("out of memory (fewer --workers, or a smaller batch)", 1)
+    finally:
+        if (roots := sys.modules.get("longcat.pipeline.roots")) is not None:
+            roots.close_all()
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -153,6 +153,23 @@ def is_runtime(info: FieldInfo) -> bool:
     """Whether a field is marked `RUNTIME`."""
     extra = info.json_schema_extra
     return isinstance(extra, dict) and extra.get("identity") is False
+
+
+def runtime_keys(config: BaseModel) -> list[tuple[str | int, ...]]:
+    """Where in the JSON values of a configuration the fields marked `RUNTIME` stand."""
+    return sorted(_missing(config.model_dump(mode="json"), identity_values(config)), key=str)
+
+
+def _missing(full: Any, part: Any) -> Iterator[tuple[str | int, ...]]:
+    if isinstance(full, dict):
+        for key, value in full.items():
+            if key not in part:
+                yield (key,)
+            else:
+                yield from ((key, *below) for below in _missing(value, part[key]))
+    elif isinstance(full, list):
+        for at, (value, item) in enumerate(zip(full, part, strict=True)):
+            yield from ((at, *below) for below in _missing(value, item))
 
 
 def _without_runtime(value: Any, dumped: Any) -> Any:

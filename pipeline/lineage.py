@@ -1,42 +1,52 @@
-"""Where an artifact came from, how two differ, and which ones nothing stands on."""
+"""Where an artifact came from, and how two differ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.artifact import Artifact, InputRef, Manifest
 from longcat.pipeline.errors import IntegrityError
-from longcat.pipeline.files import folder_bytes
 from longcat.pipeline.store import Store
 
 
 def lineage(store: Store, artifact: Artifact) -> dict[str, Any]:
     """The artifact and, below `inputs`, those it was made from, down to the crawl.
 
-    An input that is gone keeps its id and kind and says `"missing": true`.
+    An input that is gone or damaged keeps its id and kind and says `"missing": true`.
     """
-    manifest = artifact.manifest
+    return _node(store, artifact.manifest, store.names_by_id())
+
+
+def _node(store: Store, manifest: Manifest, names: Mapping[str, list[str]]) -> dict[str, Any]:
     inputs = []
     for role, references in manifest.inputs.items():
         for reference in references:
-            found = store.get(reference.kind, reference.id)
-            if found is None:
-                node: dict[str, Any] = {"id": reference.id, "kind": reference.kind, "missing": True, "inputs": []}
-            else:
-                node = lineage(store, found)
-            inputs.append({"role": role, **node})
+            inputs.append({"role": role, **_node_of(store, reference, names)})
     return {
         "id": manifest.id,
         "kind": manifest.kind,
         "stage": manifest.stage,
-        "names": store.names_of(manifest.id),
+        "names": names.get(manifest.id, []),
         "counts": manifest.counts,
         "metrics": manifest.metrics,
         "inputs": inputs,
     }
+
+
+def _node_of(store: Store, reference: InputRef, names: Mapping[str, list[str]]) -> dict[str, Any]:
+    """An input as a node; of one that is gone the second copy of the manifest still tells."""
+    try:
+        found = store.get(reference.kind, reference.id)
+    except IntegrityError:
+        found = None
+    if found is not None:
+        return _node(store, found.manifest, names)
+    spare = store.spare_manifest(reference.id)
+    if spare is not None:
+        return {**_node(store, spare, names), "missing": True}
+    return {"id": reference.id, "kind": reference.kind, "missing": True, "inputs": []}
 
 
 @dataclass(frozen=True)
@@ -125,69 +135,3 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
     keys = [*before, *(key for key in after if key not in before)]
     return {key: [before.get(key), after.get(key)] for key in keys if before.get(key) != after.get(key)}
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """Something `gc` would delete, why, and how many bytes it frees."""
-
-    path: Path
-    reason: str
-    size: int
-    artifact: Artifact | None = None
-
-
-def garbage(store: Store, *, keep_versions: int | None = None, damaged: bool = False) -> list[Garbage]:
-    """What may be deleted: artifacts that no name leads to, and progress that no process works on.
-
-    An artifact is kept if a version of a name stands for it (only the newest `keep_versions` of each name when
-    given) or if a kept artifact was made from it. With `damaged`, only artifacts whose files are not what their
-    manifest says.
-    """
-    artifacts, broken = _load_all(store)
-    if damaged:
-        found = [Garbage(a.path, "damaged", a.manifest.total_bytes, a) for a in artifacts if a.damage()]
-        return [*found, *(Garbage(path, "damaged manifest", folder_bytes(path)) for path in broken)]
-    kept = _reachable(store, {artifact.id: artifact for artifact in artifacts}, keep_versions)
-    unnamed = [Garbage(a.path, "no name leads to it", a.manifest.total_bytes, a) for a in artifacts if a.id not in kept]
-    return [*unnamed, *_idle_progress(store)]
-
-
-def _load_all(store: Store) -> tuple[list[Artifact], list[Path]]:
-    from longcat.pipeline.artifact import KINDS
-
-    whole, broken = [], []
-    for folder in (folder for kind in KINDS for folder in sorted((store.root / kind).glob("*"))):
-        try:
-            artifact = store.get(folder.parent.name, folder.name)
-        except IntegrityError:
-            broken.append(folder)
-            continue
-        if artifact:
-            whole.append(artifact)
-    return whole, broken
-
-
-def _reachable(store: Store, artifacts: Mapping[str, Artifact], keep_versions: int | None) -> set[str]:
-    waiting: list[str] = []
-    for name in store.refs.names():
-        versions = store.refs.versions(name)
-        waiting.extend(version.id for version in (versions[-keep_versions:] if keep_versions else versions))
-    kept: set[str] = set()
-    while waiting:
-        identifier = waiting.pop()
-        if identifier in kept or identifier not in artifacts:
-            continue
-        kept.add(identifier)
-        inputs = artifacts[identifier].manifest.inputs.values()
-        waiting.extend(reference.id for references in inputs for reference in references)
-    return kept
-
-
-def _idle_progress(store: Store) -> list[Garbage]:
-    folders = sorted(path for path in (store.root / ".staging").glob("*") if path.is_dir() and path.name != "locks")
-    return [
-        Garbage(path, "progress of an unfinished run", folder_bytes(path))
-        for path in folders
-        if not store.in_progress(path.name)
-    ]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from longcat.pipeline.config import build_config, load_mapping, merge
 from longcat.pipeline.errors import ConfigError, UsageError
 from longcat.pipeline.refs import NAME_PATTERN, check_name
-from longcat.pipeline.runner import Outcome, Plan, PlannedInput, Session, execute, plan_stage, planned_input
+from longcat.pipeline.runner import Outcome, Plan, PlannedInput, Session, execute, hold_plans, plan_stage, planned_input
 from longcat.pipeline.stage import Stage, registry
 from longcat.pipeline.store import Store
 
@@ -181,6 +181,7 @@ def run_steps(steps: Sequence[PlannedStep], session: Session) -> list[Outcome]:
         LongcatError: a step failed; its name is put in front.
     """
     outcomes = []
+    hold_plans(session.store, [step.plan for step in steps])
     for step in steps:
         session.logger.info("%s: %s", step.name, _intent(step))
         outcome = execute(step.plan, session)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from longcat.pipeline.artifact import Artifact, InputRef, Manifest, artifact_id
-from longcat.pipeline.config import StageConfig, build_config, identity_values
+from longcat.pipeline.config import StageConfig, build_config, identity_values, runtime_keys
 from longcat.pipeline.engine import Engine, LocalEngine
 from longcat.pipeline.environment import code_version, environment
-from longcat.pipeline.errors import IntegrityError, LongcatError, UsageError
+from longcat.pipeline.errors import BusyError, IntegrityError, LongcatError, UsageError
 from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.lock import locked
 from longcat.pipeline.progress import Progress, SilentProgress
 from longcat.pipeline.refs import Named, check_name
 from longcat.pipeline.stage import Context, Result, Stage, registry, seed_of
@@ -132,25 +134,60 @@ def execute(plan: Plan, session: Session) -> Outcome:
     """
     store, log = session.store, session.logger
     session.stop.check()
+    hold_plans(store, [plan])
     artifact = _reusable(store, plan)
     reused = artifact is not None
     if plan.stage.follows is not None and plan.stage.follows(plan.config):
         return Outcome(artifact or _follow(plan, session), reused, None)
-    if artifact is None:
-        inputs = {role: tuple(_fetch(store, item) for item in items) for role, items in plan.inputs.items()}
+    if artifact is not None:
+        _clear_progress(store, plan)
+        return Outcome(artifact, reused, _name(store, plan, artifact))
+    inputs = {role: tuple(_fetch(store, item) for item in items) for role, items in plan.inputs.items()}
 
-        def told(holder: str) -> None:
-            log.warning("process %s is making %s already; waiting for it", holder, plan.id)
+    def told(holder: str) -> None:
+        log.warning("process %s is making %s already; waiting for it", holder, plan.id)
 
-        with store.making(plan.id, on_wait=told) as staging:
-            artifact = _reusable(store, plan)  # the other process may have finished it
-            if artifact is None:
-                artifact = _make(plan, inputs, staging, session)
-            else:
-                reused = True
-                store.discard(staging)
-    named = store.refs.publish(plan.name, artifact.id, artifact.kind, utc_now()) if plan.name else None
-    return Outcome(artifact, reused, named)
+    with store.making(plan.id, kind=plan.stage.output, on_wait=told) as staging:
+        artifact = _reusable(store, plan) or _taken_back(store, plan)  # another process may have finished it
+        if artifact is None:
+            artifact = _make(plan, inputs, staging, session)
+        else:
+            reused = True
+            store.discard(staging)
+        return Outcome(artifact, reused, _name(store, plan, artifact))
+
+
+def hold_plans(store: Store, plans: Iterable[Plan]) -> None:
+    """Keep from `gc` what plans make and read, as long as this process lives."""
+    store.hold(
+        identifier
+        for plan in plans
+        for identifier in (plan.id, *(item.id for items in plan.inputs.values() for item in items))
+    )
+
+
+def _name(store: Store, plan: Plan, artifact: Artifact) -> Named | None:
+    """Give an artifact its name, which its run log remembers."""
+    if plan.name is None:
+        return None
+
+    def note(named: Named) -> None:
+        line = {"event": "named", "name": named.name, "number": named.number, "kind": artifact.kind}
+        append_jsonl(store.log_path(artifact.id), {**line, "time": named.version.created})
+
+    return store.refs.publish(plan.name, artifact.id, artifact.kind, utc_now(), before=note)
+
+
+def _clear_progress(store: Store, plan: Plan) -> None:
+    """Drop the progress that a kill left beside a finished artifact, unless a process is about to do so."""
+    if store.staging(plan.id).folder.is_dir():
+        with suppress(BusyError), locked(store.lock_path(plan.id), wait=False):
+            store.discard(store.staging(plan.id))
+
+
+def _taken_back(store: Store, plan: Plan) -> Artifact | None:
+    """The artifact from quarantine, where `gc` has put it since."""
+    return _reusable(store, plan) if store.take_back(plan.id, "artifact") else None
 
 
 def _reusable(store: Store, plan: Plan) -> Artifact | None:
@@ -162,8 +199,10 @@ def _reusable(store: Store, plan: Plan) -> Artifact | None:
 
 def _fetch(store: Store, item: PlannedInput) -> Artifact:
     artifact = store.get(item.kind, item.id)
-    if artifact is None:
-        artifact = store.resolve(item.id)
+    if artifact is None and store.trash.find(item.id, "artifact"):
+        with locked(store.lock_path(item.id)):
+            store.take_back(item.id, "artifact")
+    artifact = artifact or store.resolve(item.id)
     large = artifact.manifest.total_bytes > VERIFY_BYTES
     damaged = artifact.missing_or_resized() if large else artifact.damage()
     if damaged:
@@ -213,6 +252,11 @@ def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Stagi
     started, clock = utc_now(), time.monotonic()
     log_path = session.store.log_path(plan.id)
     append_jsonl(log_path, {"event": "start", "time": started, "stage": plan.stage.name, "name": plan.name})
+    inputs_of = sorted({item.id for items in plan.inputs.values() for item in items})
+    steps = getattr(plan.config, "steps", None)
+    staging.describe(
+        {"stage": plan.stage.name, "name": plan.name, "started": started, "inputs": inputs_of, "steps": steps}
+    )
     context = _context(plan, inputs, staging, session)
     try:
         result = plan.stage.function(context)
@@ -238,11 +282,12 @@ def _manifest(plan: Plan, result: Result, files: list[Any], started: str, durati
         stage=plan.stage.name,
         revision=plan.stage.revision,
         inputs={
-            role: [InputRef(id=item.id, kind=item.kind, name=item.name) for item in items]
+            role: [InputRef.model_validate({"id": item.id, "kind": item.kind, "name": item.name}) for item in items]
             for role, items in plan.inputs.items()
         },
         sources=dict(plan.sources),
         config=plan.config.model_dump(mode="json"),
+        runtime=runtime_keys(plan.config),
         files=files,
         counts=result.counts,
         metrics=result.metrics,

@@ -21,6 +21,7 @@ from longcat.pipeline.progress import Progress
 from longcat.pipeline.shards import map_shards
 
 T = TypeVar("T")
+SHARDS_PREFIX = "shards-"
 ROLE = re.compile(r"(?P<kinds>[a-z]+(\|[a-z]+)*)(?P<many>[?+*]?)")
 
 
@@ -76,11 +77,12 @@ class Context(Generic[C]):
     ) -> list[dict[str, Any]]:
         """Run `function` over `tasks` on the engine; results in task order.
 
-        Each finished task is recorded in `work`, so a restart skips it. A task writes its own files, atomically,
-        before it returns a dict of JSON values.
+        Each finished task is recorded in `work` with the size and digest of what it wrote, so a restart skips it while
+        these files are there. A task writes its own files by `atomic_path` before it returns a dict of JSON values.
         """
+        done = self.work / f"{SHARDS_PREFIX}{_slug(description)}"
         with self.progress.task(description, total=len(tasks), unit="shards") as bar:
-            return map_shards(self.engine, function, tasks, self.work / f"shards-{_slug(description)}", bar)
+            return map_shards(self.engine, function, tasks, done, self.work.parent, bar)
 
     def stop_requested(self) -> bool:
         """Whether SIGINT or SIGTERM arrived; of use inside `deferred_stop`."""

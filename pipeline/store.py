@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from longcat.pipeline.artifact import ID_LENGTH, KINDS, MANIFEST_NAME, Artifact, FileEntry, Manifest, load_artifact
-from longcat.pipeline.errors import IntegrityError, MissingArtifactError
-from longcat.pipeline.files import atomic_write, fsync_file, fsync_folder, is_temporary, sha256_file
+from longcat.pipeline.artifact import (
+    ID_LENGTH,
+    ID_PATTERN,
+    KINDS,
+    MANIFEST_NAME,
+    Artifact,
+    FileEntry,
+    InputRef,
+    Manifest,
+    load_artifact,
+    read_manifest,
+)
+from longcat.pipeline.errors import IntegrityError, LongcatError, MissingArtifactError
+from longcat.pipeline.files import atomic_write, fsync_file, fsync_folder, is_temporary, pretty_json, sha256_file
 from longcat.pipeline.lock import is_locked, locked
 from longcat.pipeline.refs import Named, Refs
+from longcat.pipeline.roots import LiveRoots
+from longcat.pipeline.trash import Entry, Trash, Trashed
 
 MIN_PREFIX = 4
 ID_PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},{ID_LENGTH}}}")
+RUN_FILE = "run.json"
 
 
 def utc_now() -> str:
@@ -39,6 +56,18 @@ class Staging:
     def work(self) -> Path:
         return self.folder / "work"
 
+    def describe(self, run: dict[str, Any]) -> None:
+        """Note what is made here, for those who look at progress left behind."""
+        atomic_write(self.folder / RUN_FILE, pretty_json(run))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A folder where an artifact should be and none can be read, and why."""
+
+    path: Path
+    error: IntegrityError
+
 
 class Store:
     """A folder of artifacts, their names and the work in progress.
@@ -49,6 +78,8 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.refs = Refs(self.root / "refs")
+        self.trash = Trash(self.root)
+        self.live = LiveRoots(self.root / ".staging")
 
     def folder(self, kind: str, identifier: str) -> Path:
         return self.root / kind / identifier
@@ -57,28 +88,62 @@ class Store:
         """The run log of an artifact: JSON lines of what depends on the clock."""
         return self.root / "logs" / f"{identifier}.jsonl"
 
+    def spare_path(self, identifier: str) -> Path:
+        """The second copy of an artifact's manifest, which outlives the artifact."""
+        return self.root / ".manifests" / f"{identifier}.json"
+
     # Reading
+
+    def require(self) -> Store:
+        """This store, which must be there.
+
+        Raises:
+            MissingArtifactError: there is no such folder.
+        """
+        if not self.root.is_dir():
+            raise MissingArtifactError(
+                "there is no store here", where=str(self.root), hint="a stage makes it, or name another with --store"
+            )
+        return self
 
     def get(self, kind: str, identifier: str) -> Artifact | None:
         """The artifact of that kind and id, or None.
 
         Raises:
-            IntegrityError: it is there and its manifest cannot be read.
+            IntegrityError: it is there and its manifest cannot be read, or is that of another artifact.
         """
         try:
-            return load_artifact(self.folder(kind, identifier))
+            artifact = load_artifact(self.folder(kind, identifier))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if artifact.kind != kind:
+            raise IntegrityError(f"a {artifact.kind} artifact lies among {kind}", where=str(artifact.path))
+        return artifact
 
-    def artifacts(self) -> Iterator[Artifact]:
-        """Every complete artifact, oldest first."""
-        found = [
-            artifact
-            for kind in KINDS
-            for folder in sorted((self.root / kind).glob("*"))
-            if (artifact := self.get(kind, folder.name))
-        ]
-        yield from sorted(found, key=lambda artifact: (artifact.manifest.started, artifact.id))
+    def scan(self) -> tuple[list[Artifact], list[Broken]]:
+        """Every artifact that can be read, oldest first, and every folder that should be one and is not."""
+        found, broken = [], []
+        for folder in self.folders():
+            try:
+                artifact = self.get(folder.parent.name, folder.name)
+            except IntegrityError as error:
+                broken.append(Broken(folder, error))
+                continue
+            if artifact is not None:
+                found.append(artifact)
+            else:
+                broken.append(Broken(folder, IntegrityError("the manifest is missing", where=str(folder))))
+        return sorted(found, key=lambda artifact: (artifact.manifest.started, artifact.id)), broken
+
+    def folders(self) -> Iterator[Path]:
+        """Where artifacts lie, whole or not; what is called otherwise than an artifact is passed over."""
+        for kind in KINDS:
+            paths = sorted((self.root / kind).glob("*"))
+            yield from (path for path in paths if ID_PATTERN.fullmatch(path.name) and path.is_dir())
+
+    def artifacts(self) -> list[Artifact]:
+        """Every artifact that can be read, oldest first."""
+        return self.scan()[0]
 
     def resolve(self, reference: str) -> Artifact:
         """The artifact meant by a name, `name@version`, an id prefix of at least four digits, or a folder.
@@ -94,11 +159,11 @@ class Store:
             if len(found) > 1:
                 names = ", ".join(f"{path.parent.name}/{path.name}" for path in found)
                 raise MissingArtifactError(f"{reference!r} is the start of several ids: {names}")
-            if found:
-                return load_artifact(found[0])
-        folder = Path(reference).expanduser()
+            if found and (artifact := self.get(found[0].parent.name, found[0].name)) is not None:
+                return artifact
+        folder = Path(reference).expanduser().absolute()
         if (folder / MANIFEST_NAME).is_file():
-            return load_artifact(folder.absolute())
+            return load_artifact(folder)
         known = ", ".join(self.refs.names()) or "none yet"
         raise MissingArtifactError(
             f"no artifact {reference!r} in {self.root}", hint=f"known names: {known}; see `longcat artifacts list`"
@@ -107,20 +172,35 @@ class Store:
     def _of_version(self, named: Named, reference: str) -> Artifact:
         artifact = self.get(named.version.kind, named.version.id)
         if artifact is None:
+            aside = self.trash.find(named.version.id, "artifact") is not None
+            advice = f"`longcat artifacts restore {named.version.id}` takes it back" if aside else "run the stage again"
             raise MissingArtifactError(
                 f"{named.name}@{named.number} was {named.version.kind}/{named.version.id}, which is gone",
                 where=reference,
-                hint="run the stage again, or name another version",
+                hint=f"{advice}, or name another version",
             )
         return artifact
 
     def _by_prefix(self, prefix: str) -> list[Path]:
-        candidates = (path for kind in KINDS for path in sorted((self.root / kind).glob(f"{prefix}*")))
-        return [path for path in candidates if (path / MANIFEST_NAME).is_file()]
+        return [path for path in self.folders() if path.name.startswith(prefix) and (path / MANIFEST_NAME).exists()]
 
     def names_of(self, identifier: str) -> list[str]:
         """`name@number` of every version that stands for an id."""
-        return [f"{named.name}@{named.number}" for named in self.refs.every() if named.version.id == identifier]
+        return self.names_by_id().get(identifier, [])
+
+    def names_by_id(self) -> dict[str, list[str]]:
+        """`name@number` of every version of every name, by the id it stands for."""
+        found: dict[str, list[str]] = {}
+        for named in self.refs.every():
+            found.setdefault(named.version.id, []).append(f"{named.name}@{named.number}")
+        return found
+
+    def spare_manifest(self, identifier: str) -> Manifest | None:
+        """The second copy of a manifest, if it is there and can be read."""
+        try:
+            return read_manifest(self.spare_path(identifier))
+        except (FileNotFoundError, IntegrityError):
+            return None
 
     # Making
 
@@ -134,20 +214,62 @@ class Store:
         """Whether some process makes this artifact at this moment."""
         return is_locked(self.lock_path(identifier))
 
+    def hold(self, identifiers: Iterable[str]) -> None:
+        """Keep artifacts and progress from `gc` until this process ends."""
+        self.live.announce(identifiers)
+
     @contextmanager
     def making(
-        self, identifier: str, *, wait: bool = True, on_wait: Callable[[str], None] | None = None
+        self,
+        identifier: str,
+        *,
+        kind: str | None = None,
+        wait: bool = True,
+        on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[Staging]:
         """Hold the right to make `identifier`; progress of an earlier, killed run is still in the staging folder.
 
+        With `kind` it is tried out first whether the result can be moved into its place.
+
         Raises:
             BusyError: another process holds it and `wait` is false.
+            LongcatError: what is made there could not be moved into its place.
         """
         with locked(self.lock_path(identifier), wait=wait, on_wait=on_wait):
             staging = self.staging(identifier)
+            if not staging.folder.is_dir():
+                self.take_back(identifier, "progress")
             staging.output.mkdir(parents=True, exist_ok=True)
             staging.work.mkdir(parents=True, exist_ok=True)
+            if kind is not None:
+                self._try_rename(staging, kind)
             yield staging
+
+    def _try_rename(self, staging: Staging, kind: str) -> None:
+        """Find out before the work whether its result can be moved into place."""
+        place = self.root / kind
+        if not place.exists():  # it will be made beside .staging
+            return
+        probe, target = staging.folder / "probe", place / f".probe-{secrets.token_hex(4)}"
+        probe.mkdir(exist_ok=True)
+        try:
+            probe.rename(target)
+        except OSError as error:
+            with suppress(OSError):
+                probe.rmdir()
+            raise LongcatError(
+                f"artifacts are moved there from .staging, which fails: {error.strerror}",
+                where=str(place),
+                hint="the folders of a store must lie on one disk; move or link the store as a whole",
+            ) from None
+        target.rmdir()
+
+    def take_back(self, identifier: str, what: str) -> Trashed | None:
+        """Restore an artifact or progress that lies in quarantine; None where there is none. Within its lock."""
+        item = self.trash.find(identifier, what)
+        if item is not None:
+            self.trash.restore(item)
+        return item
 
     def seal(self, staging: Staging) -> list[FileEntry]:
         """Make every file of the output durable and return their entries, sorted by path.
@@ -172,24 +294,57 @@ class Store:
         return sorted(entries, key=lambda entry: entry.path)
 
     def publish(self, staging: Staging, manifest: Manifest) -> Artifact:
-        """Write the manifest last, then move the whole folder into place by one rename."""
-        atomic_write(staging.output / MANIFEST_NAME, manifest.to_json())
+        """Write the manifest last, then move the whole folder into place by one rename.
+
+        A folder without a manifest that stands in its place is moved aside.
+        """
+        data = manifest.to_json()
+        atomic_write(self.spare_path(manifest.id), data)
+        atomic_write(staging.output / MANIFEST_NAME, data)
         target = self.folder(manifest.kind, manifest.id)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target) and not os.path.lexists(target / MANIFEST_NAME):
+            self.quarantine(target, manifest.kind, manifest.id, "no manifest", damaged=True)
         staging.output.rename(target)
         fsync_folder(target.parent)
         self.discard(staging)
         return Artifact(target, manifest)
 
+    # Deleting
+
     def discard(self, staging: Staging) -> None:
         """Drop the progress of an artifact."""
-        shutil.rmtree(staging.folder, ignore_errors=True)
+        self.trash.purge(staging.folder)
 
     def remove(self, artifact: Artifact) -> None:
-        """Delete an artifact: it leaves its place by one rename before its files go."""
-        grave = self.root / ".staging" / f"{artifact.id}.removed"
-        grave.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(grave, ignore_errors=True)
-        artifact.path.rename(grave)
-        fsync_folder(artifact.path.parent)
-        shutil.rmtree(grave, ignore_errors=True)
+        """Delete an artifact and what progress lies beside it at once."""
+        self.discard(self.staging(artifact.id))
+        self.trash.purge(artifact.path)
+
+    def quarantine(self, path: Path, kind: str, identifier: str, reason: str, *, damaged: bool = False) -> Trashed:
+        """Move an artifact aside, from where it can be restored, and drop what progress lies beside it.
+
+        Raises:
+            LongcatError: it lies on another file system.
+        """
+        entry = Entry(
+            what="artifact",
+            kind=kind,
+            id=identifier,
+            reason=reason,
+            removed=time.time(),
+            path=str(path.relative_to(self.root)),
+            inputs=self.inputs_of(path, identifier),
+            damaged=damaged,
+        )
+        self.discard(self.staging(identifier))
+        return self.trash.put(path, entry)
+
+    def inputs_of(self, folder: Path, identifier: str) -> list[InputRef] | None:
+        """What an artifact was made from, by its manifest or the second copy; None where neither can be read."""
+        with suppress(FileNotFoundError, IntegrityError):
+            manifest = read_manifest(folder / MANIFEST_NAME)
+            if manifest.id == identifier:
+                return manifest.ancestors()
+        spare = self.spare_manifest(identifier)
+        return spare.ancestors() if spare is not None else None

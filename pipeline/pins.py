@@ -1,0 +1,29 @@
+"""Pins: artifacts that `gc` keeps without a name. `pins/<id>` is a file whose text says why."""
+
+from __future__ import annotations
+
+from longcat.pipeline.artifact import ID_PATTERN, Artifact
+from longcat.pipeline.files import atomic_write, fsync_folder
+from longcat.pipeline.store import Store
+
+FOLDER = "pins"
+
+
+def pin(store: Store, artifact: Artifact, why: str = "") -> None:
+    """Keep an artifact and what it was made from."""
+    atomic_write(store.root / FOLDER / artifact.id, f"{why}\n".encode())
+
+
+def unpin(store: Store, identifier: str) -> bool:
+    """Take the pin of an id away; whether there was one."""
+    path = store.root / FOLDER / identifier
+    if not path.exists():
+        return False
+    path.unlink()
+    fsync_folder(path.parent)
+    return True
+
+
+def pinned(store: Store) -> list[str]:
+    """The ids of all pins."""
+    return sorted(path.name for path in (store.root / FOLDER).glob("*") if ID_PATTERN.fullmatch(path.name))

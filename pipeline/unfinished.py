@@ -1,0 +1,102 @@
+"""Progress of runs that ended before their artifact was made: what it is, how far it came, how old it is."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longcat.pipeline.artifact import ID_PATTERN, KINDS
+from longcat.pipeline.files import folder_bytes, read_json, walk
+from longcat.pipeline.store import RUN_FILE, Staging, Store
+
+# A stage that works in steps keeps what it saves in folders of this name, anywhere below `work`.
+STEP_FOLDER = re.compile(r"step-([0-9]+)")
+SHARDS_PREFIX = "shards-"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Progress in `folder`, last touched `age_seconds` ago.
+
+    `leftover` says that its artifact is made, `active` that a process works on it now.
+    """
+
+    folder: Path
+    id: str
+    stage: str | None
+    name: str | None
+    progress: str
+    age_seconds: float
+    size: int
+    inputs: tuple[str, ...]
+    leftover: bool
+    active: bool
+
+    @property
+    def reason(self) -> str:
+        if self.leftover:
+            return "progress of a run that is finished"
+        return f"progress of an unfinished run: {self.label}"
+
+    @property
+    def label(self) -> str:
+        """`live: train, step 311 of 400`."""
+        what = ", ".join(part for part in (self.stage, self.progress) if part) or "unknown stage"
+        return f"{self.name}: {what}" if self.name else what
+
+
+def unfinished_runs(store: Store) -> list[Unfinished]:
+    """All progress of a store, the longest untouched first."""
+    folders = [
+        path
+        for path in (store.root / ".staging").glob("*")
+        if ID_PATTERN.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
+    found = [_describe(store, Staging(folder)) for folder in folders]
+    return sorted(found, key=lambda run: (-run.age_seconds, run.id))
+
+
+def _describe(store: Store, staging: Staging) -> Unfinished:
+    identifier = staging.folder.name
+    run = _run_of(staging)
+    return Unfinished(
+        folder=staging.folder,
+        id=identifier,
+        stage=run.get("stage"),
+        name=run.get("name"),
+        progress=_progress(staging.work, run),
+        age_seconds=max(0.0, time.time() - _last_touched(staging, store.log_path(identifier))),
+        size=folder_bytes(staging.folder),
+        inputs=tuple(item for item in run.get("inputs", ()) if isinstance(item, str)),
+        leftover=any((store.folder(kind, identifier) / "manifest.json").exists() for kind in KINDS),
+        active=store.in_progress(identifier),
+    )
+
+
+def _run_of(staging: Staging) -> dict[str, Any]:
+    with suppress(FileNotFoundError, ValueError):
+        found = read_json(staging.folder / RUN_FILE)
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _progress(work: Path, run: dict[str, Any]) -> str:
+    steps = [int(match[1]) for path in walk(work) if (match := STEP_FOLDER.fullmatch(path.name))]
+    if steps:
+        total = run.get("steps")
+        return f"step {max(steps)}" + (f" of {total}" if isinstance(total, int) else "")
+    shards = sum(1 for folder in work.glob(f"{SHARDS_PREFIX}*") for _ in folder.glob("*.json"))
+    return f"{shards} shards done" if shards else ""
+
+
+def _last_touched(staging: Staging, log: Path) -> float:
+    times = []
+    for path in (staging.folder, staging.output, staging.work, log, *walk(staging.work)):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times, default=time.time())
