@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
+from longcat.cli import artifacts_change, artifacts_transfer
+from longcat.cli.artifacts_common import Json, Reference
 from longcat.cli.settings import settings_of
 
-app = typer.Typer(no_args_is_help=True, help="List, show, trace, compare, verify and clear artifacts.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Reference = Annotated[str, typer.Argument(metavar="REF", help="A name, name@version, an id prefix or a folder.")]
+app = typer.Typer(no_args_is_help=True, help="List, show, trace, compare, check, move and clear artifacts.")
 
 
 def register(root: typer.Typer) -> None:
     """Add the group to the command line."""
+    artifacts_change.register(app)
+    artifacts_transfer.register(app)
     root.add_typer(app, name="artifacts")
 
 
@@ -30,13 +31,16 @@ def list_artifacts(
     Example: [cyan]longcat artifacts list --kind checkpoint[/cyan]
     """
     from longcat.cli.render import print_artifacts
+    from longcat.cli.store_report import warn_of_broken
     from longcat.pipeline.artifact import KINDS
     from longcat.pipeline.errors import UsageError
 
     if kind is not None and kind not in KINDS:
         raise UsageError(f"no kind of artifact is called {kind!r}", hint=f"kinds: {', '.join(KINDS)}")
-    store = settings_of(ctx).open_store()
-    print_artifacts(store, [a for a in store.artifacts() if kind in (None, a.kind)], as_json=as_json)
+    store = settings_of(ctx).open_store().require()
+    artifacts, broken = store.scan()
+    print_artifacts(store, [a for a in artifacts if kind in (None, a.kind)], as_json=as_json)
+    warn_of_broken(broken)
 
 
 @app.command()
@@ -54,6 +58,15 @@ def show(ctx: typer.Context, reference: Reference, as_json: Json = False) -> Non
         print_json(artifact_json(store, artifact))
     else:
         print_manifest(store, artifact)
+
+
+@app.command()
+def path(ctx: typer.Context, reference: Reference) -> None:
+    """Print the folder of an artifact, for scripts.
+
+    Example: [cyan]ls $(longcat artifacts path tokens)[/cyan]
+    """
+    typer.echo(settings_of(ctx).open_store().resolve(reference).path)
 
 
 @app.command()
@@ -112,52 +125,64 @@ def diff(ctx: typer.Context, before: Reference, after: Reference, as_json: Json 
 def verify(
     ctx: typer.Context,
     references: Annotated[
-        list[str] | None, typer.Argument(metavar="[REF]...", help="Artifacts to check; all when none is given.")
+        list[str] | None, typer.Argument(metavar="[REF]...", help="Artifacts to check; the whole store without any.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare every file with its manifest; ends with exit code 5 if one differs.
+    """Compare every file with its manifest, every manifest with its id, and every name with what it stands for.
+
+    Ends with exit code 5 if something is damaged or gone.
 
     Example: [cyan]longcat artifacts verify[/cyan]
     """
-    from longcat.cli.render import print_verification
+    from longcat.cli.store_report import print_checks
     from longcat.pipeline.errors import IntegrityError
+    from longcat.pipeline.fsck import Finding, check_artifacts, check_structure
 
-    store = settings_of(ctx).open_store()
-    chosen = [store.resolve(reference) for reference in references] if references else list(store.artifacts())
-    found = [(artifact, artifact.damage()) for artifact in chosen]
-    print_verification(store, found, as_json=as_json)
-    damaged = [artifact for artifact, problems in found if problems]
-    if damaged:
+    store = settings_of(ctx).open_store().require()
+    findings: list[Finding] = [] if references else check_structure(store)
+    artifacts = [store.resolve(reference) for reference in references] if references else store.artifacts()
+    checked = list(check_artifacts(artifacts))
+    print_checks(store, checked, findings, as_json=as_json)
+    damaged = sum(bool(item.problems) for item in checked)
+    damage = [finding for finding in findings if not finding.note]
+    if damaged or damage:
+        what = [f"{damaged} of {len(checked)} artifacts are damaged"] if damaged else []
+        what += (
+            [f"{len(damage)} other things are wrong, the first: {damage[0].where}: {damage[0].what}"] if damage else []
+        )
         raise IntegrityError(
-            f"{len(damaged)} of {len(found)} artifacts are damaged",
-            hint="`longcat artifacts gc --damaged --yes` removes them, the next run makes them again",
+            "; ".join(what),
+            where=str(store.root),
+            hint="`longcat artifacts fsck --repair` mends what it can; `gc --damaged --yes` moves damaged artifacts "
+            "aside, and the next run makes them again",
         )
 
 
 @app.command()
-def gc(
+def fsck(
     ctx: typer.Context,
-    keep: Annotated[int | None, typer.Option("--keep", min=1, help="Keep this many versions of each name.")] = None,
-    damaged: Annotated[bool, typer.Option("--damaged", help="Only artifacts whose files fail their checks.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it the list is only shown.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Artifacts that no name leads to, and progress of runs that ended; shown first, deleted with --yes.
+    """Check the whole store as `verify` does and, with --repair, mend it.
 
-    Example: [cyan]longcat artifacts gc --keep 1[/cyan]
+    Manifests are written again from their second copies, names from the run logs; what `gc` moved aside and something
+    still needs is taken back; what does not belong into an artifact is moved aside. No artifact is deleted.
+
+    Example: [cyan]longcat artifacts fsck --repair[/cyan]
     """
-    import shutil
+    from longcat.cli.store_report import print_repairs
+    from longcat.pipeline.fsck import check_artifacts, check_structure, repairs_of
+    from longcat.pipeline.fsck import repair as mend
 
-    from longcat.cli.render import print_garbage
-    from longcat.pipeline.lineage import garbage
-
-    store = settings_of(ctx).open_store()
-    found = garbage(store, keep_versions=keep, damaged=damaged)
-    if yes:
-        for item in found:
-            if item.artifact:
-                store.remove(item.artifact)
-            else:
-                shutil.rmtree(item.path)
-    print_garbage(found, deleted=yes, as_json=as_json)
+    if not repair:
+        verify(ctx, None, as_json)
+        return
+    store = settings_of(ctx).open_store().require()
+    # Twice: what is read again may name what is gone.
+    done = mend(check_structure(store))
+    done += mend(f for item in check_artifacts(store.artifacts()) if item.problems for f in repairs_of(store, item))
+    done += mend(check_structure(store)) if done else []
+    print_repairs(done, as_json=as_json)
+    verify(ctx, None, False) if not as_json else None

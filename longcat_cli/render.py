@@ -16,7 +16,7 @@ from longcat.cli.values import is_records, leaves, numbers, written
 
 if TYPE_CHECKING:
     from longcat.pipeline.artifact import Artifact, Manifest
-    from longcat.pipeline.lineage import DocumentFlow, Garbage
+    from longcat.pipeline.lineage import DocumentFlow
     from longcat.pipeline.recipe import PlannedStep, Recipe
     from longcat.pipeline.runner import Outcome, Plan
     from longcat.pipeline.stage import Stage
@@ -166,10 +166,11 @@ def print_artifacts(store: Store, artifacts: Sequence[Artifact], *, as_json: boo
         return
     columns = ("names", "kind", "id", "stage", ">size", "made", "counts")
     rows = table(*columns, leaves=("counts…", "kind", "size", "made"))
+    known = store.names_by_id()
     for artifact in artifacts:
         manifest = artifact.manifest
         rows.add_row(
-            _names(store.names_of(artifact.id)),
+            _names(known.get(artifact.id, [])),
             manifest.kind,
             manifest.id,
             manifest.stage,
@@ -341,30 +342,3 @@ def _plain_changes(key: str, before: Any, after: Any) -> Iterable[tuple[str, str
         first, second = (written(side[name], exact=True) if name in side else "" for side in (old, new))
         if first != second:
             yield name, first, second
-
-
-def print_verification(store: Store, found: Sequence[tuple[Artifact, list[str]]], *, as_json: bool) -> None:
-    """The outcome of checking artifacts against their manifests."""
-    if as_json:
-        print_json([{"id": a.id, "kind": a.kind, "whole": not problems, "problems": problems} for a, problems in found])
-        return
-    rows = table("artifact", "names", "state")
-    for artifact, problems in found:
-        state = styled("; ".join(problems), "red") if problems else styled("whole", "green")
-        rows.add_row(f"{artifact.kind}/{artifact.id}", _names(store.names_of(artifact.id)), state)
-    out().print(rows)
-
-
-def print_garbage(found: Sequence[Garbage], *, deleted: bool, as_json: bool) -> None:
-    """What `gc` found, and whether it is gone."""
-    if as_json:
-        items = [{"path": str(item.path), "reason": item.reason, "bytes": item.size} for item in found]
-        print_json({"deleted": deleted, "bytes": sum(item.size for item in found), "items": items})
-        return
-    rows = table(">size", "reason", "folder")
-    for item in found:
-        rows.add_row(size(item.size), item.reason, str(item.path))
-    if found:
-        out().print(rows)
-    verb = "deleted" if deleted else "would be deleted with --yes"
-    out().print(f"{len(found)} folders, {size(sum(item.size for item in found))} {verb}")

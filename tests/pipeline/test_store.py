@@ -10,7 +10,8 @@ import pytest
 
 from longcat.pipeline.artifact import MANIFEST_NAME, artifact_id
 from longcat.pipeline.errors import BusyError, IntegrityError, MissingArtifactError, UsageError
-from longcat.pipeline.lineage import ancestry, difference, document_flows, garbage, lineage
+from longcat.pipeline.gc import Options, collect, survey
+from longcat.pipeline.lineage import ancestry, difference, document_flows, lineage
 from longcat.pipeline.lock import locked
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
@@ -96,9 +97,12 @@ def test_a_damaged_manifest_is_an_integrity_error(session: Session) -> None:
 def test_gc_removes_damage_and_the_next_run_repairs(session: Session) -> None:
     artifact = run_stage(session, "toy.write", {}, publish_as="docs").artifact
     artifact.file("shard-00001.jsonl.zst").write_bytes(b"")
-    (item,) = garbage(session.store, damaged=True)
-    assert item.artifact is not None
-    session.store.remove(item.artifact)
+    (item,) = collect(session.store, Options(damaged=True)).garbage
+    assert item.kept == "a live process uses it"
+    session.store.live.close()
+    (item,) = collect(session.store, Options(damaged=True)).garbage
+    assert item.kept is None
+    assert not artifact.path.exists()
     assert run_stage(session, "toy.write", {}, publish_as="docs").artifact.damage() == []
 
 
@@ -106,16 +110,23 @@ def test_gc_keeps_what_a_name_stands_on(session: Session) -> None:
     base = run_stage(session, "toy.write", {"count": 1}).artifact
     kept = run_stage(session, "toy.upper", {}, {"documents": base.id}, "shouted").artifact
     loose = run_stage(session, "toy.write", {"count": 9}).artifact
-    assert {item.path for item in garbage(session.store)} == {loose.path}
+    session.store.live.close()
+    assert {item.path for item in survey(session.store, Options()).garbage} == {loose.path}
     run_stage(session, "toy.upper", {"suffix": "!"}, {"documents": base.id}, "shouted")
-    assert {item.path for item in garbage(session.store, keep_versions=1)} == {loose.path, kept.path}
+    session.store.live.close()
+    found = survey(session.store, Options(keep_versions=1)).garbage
+    assert {item.path for item in found} == {loose.path, kept.path}
 
 
 def test_gc_leaves_the_progress_of_a_live_run_alone(session: Session) -> None:
     store = session.store
     with store.making("0" * 16):
-        assert garbage(store) == []
-    assert [item.reason for item in garbage(store)] == ["progress of an unfinished run"]
+        assert survey(store, Options(unfinished=True)).garbage == []
+    assert survey(store, Options()).garbage == []
+    (run,) = survey(store, Options()).unfinished
+    assert (run.id, run.active) == ("0" * 16, False)
+    (item,) = survey(store, Options(unfinished=True)).garbage
+    assert item.reason == "progress of an unfinished run: unknown stage"
 
 
 def test_lineage_goes_down_to_the_first_artifact(session: Session) -> None:

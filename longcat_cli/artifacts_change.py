@@ -1,0 +1,165 @@
+"""`longcat artifacts gc|restore|remove|rename|pin|unpin`: what changes which artifacts a store keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from longcat.cli.artifacts_common import Json, Reference
+from longcat.cli.settings import settings_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group."""
+    for command in (gc, restore, remove, rename, pin, unpin):
+        app.command()(command)
+
+
+def gc(
+    ctx: typer.Context,
+    keep: Annotated[int | None, typer.Option("--keep", min=1, help="Keep this many versions of each name.")] = None,
+    damaged: Annotated[bool, typer.Option("--damaged", help="Only artifacts whose files fail their checks.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also the progress of runs that ended early.")
+    ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Delete for good at once, what lies in quarantine included.")
+    ] = False,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, metavar="DAYS", help="How long things can be restored.")
+    ] = 7,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it the list is only shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Artifacts that no name and no pin leads to; shown first, moved into quarantine with --yes.
+
+    What a live process makes, reads or has just published stays. Unfinished runs are named and stay unless
+    --unfinished. From the quarantine `artifacts restore` takes back; a later `gc --yes` deletes for good what has lain
+    there for --grace days.
+
+    Examples:
+
+      [cyan]longcat artifacts gc --keep 1[/cyan]
+
+      [cyan]longcat artifacts gc --yes --now[/cyan]
+
+      [cyan]longcat artifacts gc --damaged --yes[/cyan]
+    """
+    from longcat.cli.store_report import print_collection
+    from longcat.pipeline.errors import IntegrityError
+    from longcat.pipeline.gc import Options, collect, survey
+
+    store = settings_of(ctx).open_store().require()
+    options = Options(keep, damaged, unfinished, now, grace)
+    found = collect(store, options) if yes else survey(store, options)
+    print_collection(found, done=yes, now=now, as_json=as_json)
+    if found.problems:
+        raise IntegrityError(
+            found.problems[0], where=str(store.root), hint="`longcat artifacts fsck` says what is wrong"
+        )
+
+
+def restore(
+    ctx: typer.Context,
+    references: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids or their first digits; lists all without any.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take artifacts or progress back from the quarantine; without an id, list what lies there.
+
+    Example: [cyan]longcat artifacts restore 3f0c91[/cyan]
+    """
+    from longcat.cli.console import print_json
+    from longcat.cli.store_report import print_quarantine
+    from longcat.pipeline.errors import MissingArtifactError
+    from longcat.pipeline.lock import locked
+
+    store = settings_of(ctx).open_store().require()
+    items = store.trash.entries()
+    if not references:
+        print_quarantine(items, as_json=as_json)
+        return
+    restored = []
+    for reference in references:
+        chosen = [item for item in items if item.entry.id.startswith(reference)]
+        if not chosen or len({item.entry.id for item in chosen}) > 1:
+            problem = "nothing" if not chosen else "more than one thing"
+            raise MissingArtifactError(
+                f"{problem} in quarantine is called {reference!r}", hint="see `longcat artifacts restore`"
+            )
+        item = chosen[-1]
+        with locked(store.lock_path(item.entry.id), wait=False):
+            restored.append(str(store.trash.restore(item)))
+    if as_json:
+        print_json({"restored": restored})
+    else:
+        for line in restored:
+            typer.echo(line)
+
+
+def remove(
+    ctx: typer.Context,
+    references: Annotated[list[str], typer.Argument(metavar="REF...", help="A name, name@version, or an id.")],
+    as_json: Json = False,
+) -> None:
+    """Take names away, and with its last name the artifact, unless something was made from it.
+
+    A name means all its versions. Artifacts go into quarantine, from where `artifacts restore` takes them back.
+
+    Examples:
+
+      [cyan]longcat artifacts remove filtered@1[/cyan]
+
+      [cyan]longcat artifacts remove filtered[/cyan]
+    """
+    from longcat.cli.store_report import print_removed
+    from longcat.pipeline.removal import remove as take_away
+
+    store = settings_of(ctx).open_store().require()
+    for reference in references:
+        print_removed(store, take_away(store, reference), as_json=as_json)
+
+
+def rename(
+    ctx: typer.Context,
+    old: Annotated[str, typer.Argument(metavar="NAME", help="The name as it is.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The name as it shall be.")],
+) -> None:
+    """Give all versions of a name another name.
+
+    Example: [cyan]longcat artifacts rename base first-base[/cyan]
+    """
+    settings_of(ctx).open_store().require().refs.rename(old, new)
+
+
+def pin(
+    ctx: typer.Context,
+    reference: Reference,
+    why: Annotated[str, typer.Option("--why", help="What it is kept for.")] = "",
+) -> None:
+    """Keep an artifact and what it was made from, whether a name leads to it or not.
+
+    Example: [cyan]longcat artifacts pin 3f0c91 --why "the run of the report"[/cyan]
+    """
+    from longcat.pipeline.pins import pin as keep
+
+    store = settings_of(ctx).open_store().require()
+    artifact = store.resolve(reference)
+    keep(store, artifact, why)
+    typer.echo(f"{artifact.kind}/{artifact.id} is pinned", err=True)
+
+
+def unpin(ctx: typer.Context, reference: Reference) -> None:
+    """Take a pin away.
+
+    Example: [cyan]longcat artifacts unpin 3f0c91[/cyan]
+    """
+    from longcat.pipeline.errors import MissingArtifactError
+    from longcat.pipeline.pins import unpin as release
+
+    store = settings_of(ctx).open_store().require()
+    artifact = store.resolve(reference)
+    if not release(store, artifact.id):
+        raise MissingArtifactError(f"{artifact.kind}/{artifact.id} has no pin")

@@ -1,0 +1,10 @@
+"""Parameters that several commands on artifacts share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Reference = Annotated[str, typer.Argument(metavar="REF", help="A name, name@version, an id prefix or a folder.")]
