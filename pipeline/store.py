@@ -313,8 +313,9 @@ class Store:
     # Deleting
 
     def discard(self, staging: Staging) -> None:
-        """Drop the progress of an artifact."""
-        self.trash.purge(staging.folder)
+        """Drop the progress of an artifact; what cannot be deleted is left to `gc`."""
+        with suppress(OSError):
+            self.trash.purge(staging.folder)
 
     def remove(self, artifact: Artifact) -> None:
         """Delete an artifact and what progress lies beside it at once."""

@@ -157,10 +157,14 @@ class Trash:
 
 
 def _delete(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path)
+    while os.path.lexists(path):
+        try:
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+        except FileNotFoundError:  # another process deletes it as well
+            continue
 
 
 def _is_leftover(path: Path) -> bool:
