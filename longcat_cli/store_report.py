@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from longcat.cli.console import duration, err, out, print_json, size
-from longcat.cli.render import table
+from longcat.cli.console import duration, out, print_json, say, size
+from longcat.cli.tables import table
+from longcat.cli.terminal import styled
 
 if TYPE_CHECKING:
     from longcat.pipeline.fsck import Checked, Finding
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def warn_of_broken(broken: Sequence[Broken]) -> None:
     """A line on stderr for every folder that should be an artifact and cannot be read."""
     for item in broken:
-        err().print(f"longcat: {item.error}", markup=False)
+        say(f"longcat: {item.error}")
 
 
 def print_checks(store: Store, checked: Sequence[Checked], findings: Sequence[Finding], *, as_json: bool) -> None:
@@ -33,14 +34,14 @@ def print_checks(store: Store, checked: Sequence[Checked], findings: Sequence[Fi
         print_json({"artifacts": artifacts, "findings": [finding_json(finding) for finding in findings]})
         return
     names = store.names_by_id()
-    rows = table("artifact", "names", "state")
+    rows = table("artifact", "names", "~state")
     for item in checked:
-        state = "whole" if not item.problems else "; ".join(item.problems)
+        state = styled("; ".join(item.problems), "red") if item.problems else styled("whole", "green")
         rows.add_row(f"{item.artifact.kind}/{item.artifact.id}", ", ".join(names.get(item.artifact.id, [])), state)
     if checked:
         out().print(rows)
     for finding in findings:
-        out().print(f"{'note' if finding.note else 'damage'}: {finding.where}: {finding.what}", markup=False)
+        out().print(f"{'note' if finding.note else 'damage'}: {finding.where}: {finding.what}")
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def print_repairs(done: Sequence[tuple[Finding, str, bool]], *, as_json: bool) -
         print_json([{**finding_json(f), "repaired": ok, "says": says} for f, says, ok in done])
         return
     for finding, says, ok in done:
-        out().print(f"{'repaired' if ok else 'failed'}: {finding.where}: {says}", markup=False)
+        out().print(f"{'repaired' if ok else 'failed'}: {finding.where}: {says}")
     if not done:
         out().print("nothing to repair")
 
@@ -87,18 +88,17 @@ def print_collection(found: Survey, *, done: bool, now: bool, as_json: bool) -> 
         answer = {"deleted": done, "bytes": total, "items": items, "unfinished": runs, "problems": found.problems}
         print_json(answer)
         return
-    rows = table("what", "where", ">size", "reason")
+    rows = table("what", ">size", "~reason", "folder")
     for item in found.garbage:
         reason = item.reason if item.kept is None else f"kept: {item.kept}"
-        where = f"{item.path.parent.name}/{item.path.name}"
-        rows.add_row(item.what, where, size(item.size), reason)
+        rows.add_row(item.what, size(item.size), reason, str(item.path))
     if found.garbage:
         out().print(rows)
     for run in found.unfinished:
         state = "at work" if run.active else f"stopped {duration(run.age_seconds)} ago, kept (--unfinished)"
-        out().print(f"unfinished {run.id}  {run.label}, {size(run.size)}: {state}", markup=False)
+        out().print(f"unfinished {run.id}  {run.label}, {size(run.size)}: {state}")
     for problem in found.problems:
-        err().print(f"longcat: {problem}", markup=False)
+        say(f"longcat: {problem}")
     out().print(f"{len(gone)} folders, {size(total)} {_verdict(done, now)}")
 
 
@@ -117,11 +117,14 @@ def print_quarantine(items: Sequence[Trashed], *, as_json: bool) -> None:
         return
     from datetime import UTC, datetime
 
-    rows = table("id", "what", "removed", "reason")
+    if not items:
+        out().print("nothing lies in quarantine")
+        return
+    rows = table("id", "what", "removed", "~reason")
     for item in items:
         when = datetime.fromtimestamp(item.entry.removed, UTC).strftime("%Y-%m-%d %H:%MZ")
         rows.add_row(item.entry.id, item.entry.kind or item.entry.what, when, item.entry.reason)
-    out().print(rows if items else "nothing lies in quarantine")
+    out().print(rows)
 
 
 def print_removed(store: Store, removed: Removed, *, as_json: bool) -> None:
@@ -136,12 +139,12 @@ def print_removed(store: Store, removed: Removed, *, as_json: bool) -> None:
         )
         return
     for named in removed.names:
-        out().print(f"{named.name}@{named.number} is no name any more", markup=False)
+        out().print(f"{named.name}@{named.number} is no name any more")
     for artifact in removed.artifacts:
         total = size(artifact.manifest.total_bytes)
         out().print(f"{artifact.kind}/{artifact.id} ({total}) lies in quarantine; `artifacts restore {artifact.id}`")
     for artifact, why in removed.kept:
-        out().print(f"{artifact.kind}/{artifact.id} stays: {why}", markup=False)
+        out().print(f"{artifact.kind}/{artifact.id} stays: {why}")
 
 
 def print_moved(moved: Sequence[Moved], target: str, name: str | None, *, as_json: bool) -> None:
@@ -152,5 +155,5 @@ def print_moved(moved: Sequence[Moved], target: str, name: str | None, *, as_jso
         return
     for item in moved:
         says = "is there already" if item.present else size(item.size)
-        out().print(f"{item.kind}/{item.id}  {says}", markup=False)
-    out().print(f"{target}{f': {name}' if name else ''}", markup=False, soft_wrap=True)
+        out().print(f"{item.kind}/{item.id}  {says}")
+    out().print(f"{target}{f': {name}' if name else ''}", soft_wrap=True)

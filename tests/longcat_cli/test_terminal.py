@@ -165,10 +165,11 @@ def test_a_terminal_gets_nothing_from_manifests(terminal: Any, tmp_path: Path, n
     assert shown.end() == 0
     (path,) = store.glob("documents/*/manifest.json")
     manifest = json.loads(path.read_text())
-    manifest["code_version"] = HOSTILE
-    manifest["metrics"] = {HOSTILE: HOSTILE, "rows": [{HOSTILE: HOSTILE}]}
+    hostile = HOSTILE.encode(errors="ignore").decode()  # half a surrogate pair is no JSON text
+    manifest["code_version"] = hostile
+    manifest["metrics"] = {hostile: hostile, "rows": [{hostile: hostile}]}
     path.write_text(json.dumps(manifest))
-    assert Store(store).resolve("enemy").manifest.code_version == HOSTILE
+    assert Store(store).resolve("enemy").manifest.code_version == hostile
     for command in ("show", "lineage"):
         shown = terminal("--store", str(store), "artifacts", command, "enemy")
         assert shown.end() == 0
