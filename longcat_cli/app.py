@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import traceback
@@ -43,6 +45,7 @@ app = typer.Typer(
     "  [cyan]longcat serve --checkpoint extended[/cyan]  an OpenAI-compatible server",
 )
 
+COMPLETION = "_LONGCAT_COMPLETE"  # what the shell sets when it asks for completions
 # The commands in the order of the chain, and the panels of the help that they stand in.
 PANELS = {
     "Data": ("data",),
@@ -129,6 +132,8 @@ def run(arguments: list[str]) -> int:
     from longcat.pipeline.errors import LongcatError
     from longcat.pipeline.interrupt import StopSignal
 
+    if COMPLETION in os.environ:
+        return _complete(arguments)
     if "--no-color" in arguments:
         os.environ["NO_COLOR"] = "1"  # before --help is heeded, wherever it stands
     stop = StopSignal()
@@ -161,6 +166,18 @@ def _print_traceback() -> None:
     from longcat.pipeline.printable import printable
 
     sys.stderr.write(printable(traceback.format_exc()))
+
+
+def _complete(arguments: list[str]) -> int:
+    """Answer the shell. Whatever goes wrong, the line that is being typed stays as it is."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            command().main(args=arguments, prog_name="longcat", obj=Settings())
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    except Exception:
+        return 1
+    return 0
 
 
 def _exit_code(ended: SystemExit) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longcat.cli import artifacts_change, artifacts_transfer
+from longcat.cli import artifacts_change, artifacts_transfer, completion
 from longcat.cli.artifacts_common import Json, Reference
 from longcat.cli.settings import settings_of
 
@@ -23,7 +23,14 @@ def register(root: typer.Typer) -> None:
 @app.command("list")
 def list_artifacts(
     ctx: typer.Context,
-    kind: Annotated[str | None, typer.Option("--kind", help="Only artifacts of this kind, e.g. checkpoint.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="Only artifacts of this kind, e.g. checkpoint.",
+            autocompletion=completion.kinds_of_artifacts,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """All artifacts of the store, oldest first.
@@ -125,7 +132,12 @@ def diff(ctx: typer.Context, before: Reference, after: Reference, as_json: Json 
 def verify(
     ctx: typer.Context,
     references: Annotated[
-        list[str] | None, typer.Argument(metavar="[REF]...", help="Artifacts to check; the whole store without any.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[REF]...",
+            help="Artifacts to check; the whole store without any.",
+            autocompletion=completion.references(),
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

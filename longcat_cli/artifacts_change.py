@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from longcat.cli import completion
 from longcat.cli.artifacts_common import Json, Reference
 from longcat.cli.settings import settings_of
 
@@ -101,7 +102,12 @@ def restore(
 
 def remove(
     ctx: typer.Context,
-    references: Annotated[list[str], typer.Argument(metavar="REF...", help="A name, name@version, or an id.")],
+    references: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF...", help="A name, name@version, or an id.", autocompletion=completion.references()
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Take names away, and with its last name the artifact, unless something was made from it.
@@ -124,7 +130,10 @@ def remove(
 
 def rename(
     ctx: typer.Context,
-    old: Annotated[str, typer.Argument(metavar="NAME", help="The name as it is.")],
+    old: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The name as it is.", autocompletion=completion.references()),
+    ],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The name as it shall be.")],
 ) -> None:
     """Give all versions of a name another name.

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longcat.cli import completion
 from longcat.cli.inference_options import checkpoint_folder
 from longcat.cli.settings import settings_of
 from longcat.cli.stage_command import Spec, add_stage_command
@@ -44,7 +45,12 @@ def register(root: typer.Typer) -> None:
 def export(
     ctx: typer.Context,
     checkpoint: Annotated[
-        str, typer.Argument(metavar="REF", help="A checkpoint: name, name@version, id prefix or folder.")
+        str,
+        typer.Argument(
+            metavar="REF",
+            help="A checkpoint: name, name@version, id prefix or folder.",
+            autocompletion=completion.references("checkpoint"),
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="New folder to write.")],
     layout: Annotated[

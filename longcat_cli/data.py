@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from longcat.cli import completion
 from longcat.cli.settings import settings_of
 from longcat.cli.stage_command import Spec, add_stage_command
 
@@ -45,14 +46,25 @@ def register(root: typer.Typer) -> None:
 
 def inspect_filtered(
     ctx: typer.Context,
-    reference: Annotated[str, typer.Argument(metavar="REF", help="A filtered artifact: name, id prefix or folder.")],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF",
+            help="A filtered artifact: name, id prefix or folder.",
+            autocompletion=completion.references("documents"),
+        ),
+    ],
     rules: Annotated[
         list[str] | None,
         typer.Option("--rule", metavar="FAMILY.RULE", help="Only this rule; without it all that dropped something."),
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="family.threshold=value: what would change; nothing is written."),
+        typer.Option(
+            "--set",
+            help="family.threshold=value: what would change; nothing is written.",
+            autocompletion=completion.settings_of_stage("data.filter"),
+        ),
     ] = None,
     examples: Annotated[int, typer.Option("--examples", min=0, max=50, help="Examples on each side of a rule.")] = 2,
     bins: Annotated[int, typer.Option("--bins", min=2, max=50, help="Bars of each histogram.")] = 10,
@@ -90,8 +102,10 @@ SPECS = {
         "Crawl, HTML, JSONL, Parquet, text, markdown, notebooks or source code to documents.",
         (
             "longcat data extract --crawl crawl --name extracted",
-            "longcat data extract --input 'crawls/*.warc.gz' --input notes/ --name extracted",
+            "longcat data extract site/ notes.jsonl --name extracted",
+            "longcat data extract 'crawls/*.warc.gz' --format warc --name extracted",
         ),
+        positional="input",
     ),
     "filter": Spec(
         "data.filter",

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from longcat.cli import completion
 from longcat.cli.settings import settings_of
 
 Checkpoint = Annotated[
-    str, typer.Option("--checkpoint", metavar="REF", help="A checkpoint: name, name@version, id prefix or folder.")
+    str,
+    typer.Option(
+        "--checkpoint",
+        metavar="REF",
+        help="A checkpoint: name, name@version, id prefix or folder.",
+        autocompletion=completion.references("checkpoint"),
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto: cuda where there is one.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option("--dtype", help="Of the weights; auto: bfloat16 on cuda.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Sample within this probability mass.")]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longcat.cli import completion
+
 if TYPE_CHECKING:
     from longcat.model.config import ModelConfig
 
@@ -46,7 +48,12 @@ def list_presets(as_json: Json = False) -> None:
 def describe(
     ctx: typer.Context,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A preset, a checkpoint (name, name@version, id prefix) or a folder.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A preset, a checkpoint (name, name@version, id prefix) or a folder.",
+            autocompletion=completion.models,
+        ),
     ],
     context: Annotated[
         int | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longcat.cli import completion
 from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with longcat.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe that comes with longcat, or a YAML file.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe that comes with longcat, or a YAML file.",
+        autocompletion=completion.recipes,
+    ),
+]
 
 
 def register(root: typer.Typer) -> None:
@@ -28,10 +36,20 @@ def run(
     ctx: typer.Context,
     recipe: RecipeName,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is in the store already.")] = False,
-    first: Annotated[str | None, typer.Option("--from", help="First step to run; those before must be there.")] = None,
-    last: Annotated[str | None, typer.Option("--until", help="Last step to run.")] = None,
+    first: Annotated[
+        str | None,
+        typer.Option("--from", help="First step to run; those before must be there.", autocompletion=completion.steps),
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--until", help="Last step to run.", autocompletion=completion.steps)
+    ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="step.key=value, nested with dots; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="step.key=value, nested with dots; may be given several times.",
+            autocompletion=completion.settings_of_recipe,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

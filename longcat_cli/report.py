@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from longcat.cli import completion
 from longcat.cli.settings import settings_of
 
 
@@ -23,6 +24,7 @@ def report(
             metavar="RUN...",
             help="A checkpoint (name, name@version, id prefix, folder), a run in progress (its name or id prefix) "
             "or a metrics.jsonl; several are laid over each other.",
+            autocompletion=completion.references("checkpoint"),
         ),
     ],
     output: Annotated[

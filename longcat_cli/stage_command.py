@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from longcat.cli import completion
 from longcat.cli.common_options import add_common_options, leading_common_options
 from longcat.cli.settings import settings_of
+from longcat.cli.stage_options import field_parameters, given_fields, keyword, role_parameters
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
     from longcat.pipeline.stage import Stage
 
 
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 class Spec:
     """How a stage appears on the command line.
 
-    `positional` names a configuration field given without a flag; `options` renames flags (role or field -> flag).
+    `positional` names a configuration field given without a flag (a field of several values with one too); `options`
+    renames flags (role or field -> flag).
     `prepare` takes the configuration and the inputs as given and returns the configuration to use. `preview` gives the
     records that `--dry-run` shows of a configuration, by title.
     """
@@ -81,7 +81,7 @@ def build_command(name: str, spec: Spec, commands: Mapping[str, str] | None = No
     from longcat.pipeline.stage import registry
 
     stage = registry.get(spec.stage)
-    parameters = [*_role_parameters(stage, spec), *_field_parameters(stage, spec), *_common_parameters()]
+    parameters = [*role_parameters(stage, spec), *field_parameters(stage, spec), *_running_parameters(stage)]
 
     def command(ctx: typer.Context, **values: Any) -> None:
         _run(ctx, stage, spec, values)
@@ -92,10 +92,24 @@ def build_command(name: str, spec: Spec, commands: Mapping[str, str] | None = No
     app = typer.Typer(
         add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
     )
-    app.command(name, help=_help_text(stage, spec, commands or {}))(command)
+    app.command(name, cls=_completing(commands or {}), help=_help_text(stage, spec, commands or {}))(command)
     built: Any = typer.main.get_command(app)
     add_common_options(built, runs_stages=True)
     return built
+
+
+def _completing(commands: Mapping[str, str]) -> type[TyperCommand]:
+    """A command that offers its options where nothing is typed yet, and before them the commands below it."""
+
+    class Completing(TyperCommand):
+        def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+            options = super().shell_complete(ctx, "-")
+            kind = type(options[0])
+            names = {name.rpartition(" ")[2]: text for name, text in commands.items()}
+            below = [kind(name, help=text) for name, text in names.items() if name.startswith(incomplete)]
+            return below + [option for option in options if option.value.startswith(incomplete)]
+
+    return Completing
 
 
 def _help_text(stage: Stage, spec: Spec, commands: Mapping[str, str]) -> str:
@@ -107,140 +121,34 @@ def _help_text(stage: Stage, spec: Spec, commands: Mapping[str, str]) -> str:
     return f"{text.replace('[', chr(92) + '[')}\n\n[bold]Examples[/bold]\n\n{examples}{below}"
 
 
-def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+def _running_parameters(stage: Stage) -> list[inspect.Parameter]:
+    def option(flag: str, text: str, **more: Any) -> Any:
+        return typer.Option(flag, help=text, rich_help_panel="Running", **more)
 
-
-def _flag(name: str, spec: Spec) -> str:
-    return spec.options.get(name, "--" + name.replace("_", "-"))
-
-
-def _role_parameters(stage: Stage, spec: Spec) -> list[inspect.Parameter]:
-    parameters = []
-    for role in stage.roles:
-        kinds = " or ".join(role.kinds)
-        text = f"The {kinds} artifact to read: a name, name@version, an id prefix or a folder."
-        text += " May be given several times." if role.several else ""
-        option = typer.Option(
-            _flag(role.name, spec), help=text, metavar="REF", rich_help_panel="Inputs", show_default=False
-        )
-        kind = list[str] if role.several else str
-        parameters.append(_keyword(f"input__{role.name}", Annotated[kind | None, option]))
-    return parameters
-
-
-def _field_parameters(stage: Stage, spec: Spec) -> list[inspect.Parameter]:
-    taken = {role.name for role in stage.roles}
-    parameters = []
-    for name, info in stage.config.model_fields.items():
-        kind = plain_type(info.annotation)
-        if kind is None or name in taken:
-            continue
-        annotation: Any
-        if name == spec.positional:
-            argument = typer.Argument(metavar=name.upper(), help=info.description, show_default=False)
-            annotation = Annotated[kind, argument]
-            parameters.append(_keyword(f"config__{name}", annotation, inspect.Parameter.empty))
-            continue
-        option = typer.Option(
-            *_flags(name, kind, spec), help=_describe(info), rich_help_panel="Configuration", show_default=False
-        )
-        parameters.append(_keyword(f"config__{name}", Annotated[kind | None, option]))
-    return parameters
-
-
-def _flags(name: str, kind: Any, spec: Spec) -> list[str]:
-    flag = _flag(name, spec)
-    return [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
-
-
-def _describe(info: FieldInfo) -> str:
-    text = (info.description or "").replace("[", "\\[")
-    if info.is_required():
-        return f"{text} [dim](required)[/dim]"
-    default = info.get_default(call_default_factory=True)
-    shown = "none" if default is None else str(default)
-    return f"{text} [dim](default: {shown})[/dim]".replace("[]", "\\[]") if len(shown) <= 60 else text
-
-
-def plain_type(annotation: Any) -> Any:
-    """The type of the option for a configuration field; None for fields that only a file or --set can give."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        members = [member for member in get_args(annotation) if member is not type(None)]
-        return plain_type(members[0]) if len(members) == 1 else _widest(members)
-    if get_origin(annotation) is Literal:
-        return str
-    if get_origin(annotation) is Annotated:
-        return plain_type(get_args(annotation)[0])
-    if annotation in (bool, int, float, str):
-        return annotation
-    if annotation is Path:
-        return str
-    if get_origin(annotation) in (list, tuple) and all(
-        plain_type(a) is str for a in get_args(annotation) if a is not ...
-    ):
-        return list[str]
-    return None
-
-
-def _widest(members: list[Any]) -> Any:
-    kinds = {plain_type(member) for member in members}
-    if kinds <= {int, float}:
-        return float
-    return str if None not in kinds and not any(get_origin(kind) for kind in kinds) else None
-
-
-def _common_parameters() -> list[inspect.Parameter]:
-    panel = "Running"
-    options: list[tuple[str, Any, Any]] = [
-        (
+    names = completion.references(stage.output)
+    keys = completion.settings_of_stage(stage.name)
+    return [
+        keyword(
             "name",
             Annotated[
                 str | None,
-                typer.Option(
-                    "--name", help="Publish the artifact under this name (a new version).", rich_help_panel=panel
-                ),
+                option("--name", "Publish the artifact under this name (a new version).", autocompletion=names),
             ],
-            None,
         ),
-        (
-            "config_file",
-            Annotated[
-                Path | None,
-                typer.Option("--config", help="YAML file with configuration values.", rich_help_panel=panel),
-            ],
-            None,
-        ),
-        (
+        keyword("config_file", Annotated[Path | None, option("--config", "YAML file with configuration values.")]),
+        keyword(
             "assignments",
             Annotated[
                 list[str] | None,
-                typer.Option(
-                    "--set", help="key=value for any configuration key, nested with dots.", rich_help_panel=panel
-                ),
+                option("--set", "key=value for any configuration key, nested with dots.", autocompletion=keys),
             ],
-            None,
         ),
-        (
-            "dry_run",
-            Annotated[bool, typer.Option("--dry-run", help="Show what would run.", rich_help_panel=panel)],
-            False,
+        keyword("dry_run", Annotated[bool, option("--dry-run", "Show what would run.")], False),
+        keyword(
+            "show_config", Annotated[bool, option("--show-config", "Print all configuration keys and end.")], False
         ),
-        (
-            "show_config",
-            Annotated[
-                bool,
-                typer.Option("--show-config", help="Print every configuration key and end.", rich_help_panel=panel),
-            ],
-            False,
-        ),
-        (
-            "as_json",
-            Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=panel)],
-            False,
-        ),
+        keyword("as_json", Annotated[bool, option("--json", "JSON on stdout.", metavar="")], False),
     ]
-    return [_keyword(name, annotation, default) for name, annotation, default in options]
 
 
 def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -> None:
@@ -248,9 +156,8 @@ def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -
     from longcat.pipeline.config import build_config, load_mapping, merge, parse_assignments
     from longcat.pipeline.runner import execute, plan_named
 
-    given = {name.removeprefix("config__"): value for name, value in values.items() if name.startswith("config__")}
     config = load_mapping(values["config_file"]) if values["config_file"] else {}
-    config = merge(config, {name: value for name, value in given.items() if value is not None})
+    config = merge(config, given_fields(values))
     config = merge(config, parse_assignments(values["assignments"] or []))
     if values["show_config"]:
         print_settings(stage, config, as_json=values["as_json"])

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longcat.cli import completion
 from longcat.cli.settings import settings_of
 from longcat.cli.stage_command import Spec, add_stage_command, add_stage_group
 
@@ -45,7 +46,12 @@ def _widths(config: Any) -> dict[str, list[dict[str, Any]]]:
 def verify(
     ctx: typer.Context,
     reference: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="A trained or extended one: name, id prefix or folder.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A trained or extended one: name, id prefix or folder.",
+            autocompletion=completion.references("checkpoint"),
+        ),
     ],
     steps: Annotated[
         int, typer.Option("--steps", min=1, help="How many steps to run again; all if it has fewer.")

@@ -38,7 +38,7 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
     if config.extractor == "trafilatura" and find_spec("trafilatura") is None:
         raise UsageError("the extractor trafilatura is not installed", hint="pip install trafilatura lxml_html_clean")
     if crawl is None and not config.input:
-        raise UsageError("there is nothing to extract from", hint="give --crawl NAME or --input PATH")
+        raise UsageError("there is nothing to extract from", hint="give a PATH or --crawl NAME")
     listing = list_inputs(config)
     files = [*(crawl_files(crawl) if crawl else ()), *listing.files]
     started = time.perf_counter()

@@ -17,7 +17,7 @@ class ExtractConfig(StageConfig):
     input: tuple[str, ...] = Field(
         (), description="Files, folders or glob patterns to read, besides or without a crawl."
     )
-    format: Literal["auto"] | Format = Field(
+    format: Literal["auto", Format] = Field(
         "auto", description="Format of all inputs; auto tells it from each file's name."
     )
     formats: tuple[Format, ...] = Field(

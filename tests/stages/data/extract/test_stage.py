@@ -222,7 +222,7 @@ def test_missing_input_is_named(tmp_path: Path, extract: Any) -> None:
 
 
 def test_no_input_and_no_records(tmp_path: Path, extract: Any, extract_bytes: Any) -> None:
-    with pytest.raises(UsageError, match="--crawl NAME or --input PATH"):
+    with pytest.raises(UsageError, match="PATH or --crawl NAME"):
         extract()
     with pytest.raises(InputError, match=r"empty\.warc\.gz: there are no records"):
         extract_bytes("empty.warc.gz", b"")
