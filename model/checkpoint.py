@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from longcat.model.bounds import least_tensors, shown
 from longcat.model.config import MODEL_TYPE, ModelConfig
 from longcat.model.errors import CheckpointError, ModelConfigError
 from longcat.model.layout import Layout, idle_tensors, is_router_key, published_tensors
@@ -23,6 +24,7 @@ from longcat.model.weights import (
 )
 
 MAX_SHARD_BYTES = 5_000_000_000
+FAR_MORE, FEW = 4, 1000
 EMBEDDING = "model.embed_tokens.weight"
 
 
@@ -63,10 +65,10 @@ def load_config(folder: Path | str) -> ModelConfig:
     published = read_json(path, MAX_CONFIG_BYTES)
     kind = published.get("model_type")
     if kind is not None and kind != MODEL_TYPE:
-        raise ModelConfigError(f"{path}: model_type = {kind!r} is another architecture, expected {MODEL_TYPE!r}")
+        raise ModelConfigError(f"{path}: model_type = {shown(kind)} is another architecture, expected {MODEL_TYPE!r}")
     quantised = published.get("quantization_config")
     if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        method = shown(quantised.get("quant_method") if isinstance(quantised, dict) else quantised).strip("'")
         raise CheckpointError(
             f"{path}: quantization_config says that the weights are {method}; quantised weights cannot be read, take "
             "the checkpoint in BF16"
@@ -152,7 +154,18 @@ def _open(folder: Path) -> tuple[ModelConfig, WeightFiles]:
     if not config.num_nextn_predict_layers and any(key.startswith("model.mtp.") for key in weights.tensors):
         shared = "model.mtp.embed_tokens.weight" not in weights.tensors
         config = config.model_copy(update={"num_nextn_predict_layers": 1, "mtp_share_embeddings": shared})
+    _check_count(config, weights)
     return config, weights
+
+
+def _check_count(config: ModelConfig, weights: WeightFiles) -> None:
+    """Before a name of every tensor is made, since a file may ask for far more than there is; `_check` names a few."""
+    least, found = least_tensors(config), len(weights.tensors)
+    if least > FAR_MORE * found + FEW:
+        raise CheckpointError(
+            f"{weights.folder}: {CONFIG_FILE} (num_layers = {config.num_layers}, n_routed_experts = "
+            f"{config.n_routed_experts}) asks for at least {least} tensors, the files hold {found}"
+        )
 
 
 def _meta_model(config: ModelConfig) -> LongcatFlash:
@@ -196,7 +209,8 @@ def _check(weights: WeightFiles, config: ModelConfig, expected: dict[str, torch.
     # First of all, since quantised checkpoints have more tensors than others.
     for key in sorted(present & expected.keys()):
         weights.check_dtype(key)
-    idle = dict(idle_tensors(config, torch.float32)) if present - expected.keys() else {}
+    with torch.device("meta"):  # the shapes are what is asked for, and are not checked yet
+        idle = dict(idle_tensors(config, torch.float32)) if present - expected.keys() else {}
     layout: Layout = "transformers5" if present & idle.keys() else "published"
     expected = expected | (idle if layout == "transformers5" else {})
     missing = sorted(expected.keys() - present)

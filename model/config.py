@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from longcat.model.bounds import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, check_size, shown
 from longcat.model.errors import ModelConfigError
 
 MODEL_TYPE = "longcat_flash"
@@ -21,14 +22,16 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
-    vocab_size: int = Field(default=131072, ge=4, description="tokens in the vocabulary")
-    hidden_size: int = Field(default=6144, ge=1, description="width of the residual stream")
-    num_layers: int = Field(default=28, ge=1, description="layers, each with two attention modules")
-    num_attention_heads: int = Field(default=64, ge=1, description="heads of every attention module")
-    ffn_hidden_size: int = Field(default=12288, ge=1, description="inner width of the dense feed-forward networks")
-    expert_ffn_hidden_size: int = Field(default=2048, ge=1, description="inner width of an expert")
-    n_routed_experts: int = Field(default=512, ge=1, description="experts with a feed-forward network")
-    zero_expert_num: int = Field(default=256, ge=0, description="experts without computation")
+    vocab_size: int = Field(default=131072, ge=4, le=MAX_WIDTH, description="tokens in the vocabulary")
+    hidden_size: int = Field(default=6144, ge=1, le=MAX_WIDTH, description="width of the residual stream")
+    num_layers: int = Field(default=28, ge=1, le=MAX_LAYERS, description="layers, each with two attention modules")
+    num_attention_heads: int = Field(default=64, ge=1, le=MAX_WIDTH, description="heads of every attention module")
+    ffn_hidden_size: int = Field(
+        default=12288, ge=1, le=MAX_WIDTH, description="inner width of the dense feed-forward networks"
+    )
+    expert_ffn_hidden_size: int = Field(default=2048, ge=1, le=MAX_WIDTH, description="inner width of an expert")
+    n_routed_experts: int = Field(default=512, ge=1, le=MAX_EXPERTS, description="experts with a feed-forward network")
+    zero_expert_num: int = Field(default=256, ge=0, le=MAX_EXPERTS, description="experts without computation")
     zero_expert_type: Literal["identity", "zero", "constant", "null"] = Field(
         default="identity",
         description="what a zero-computation expert returns: its input, nothing, a learned blend of its input and a "
@@ -38,7 +41,7 @@ class ModelConfig(BaseModel):
         default=None, description="for several kinds, how many of each; together zero_expert_num"
     )
     moe_topk: int = Field(default=12, ge=1, description="experts selected for a token, of both kinds")
-    routed_scaling_factor: float = Field(default=6.0, gt=0, description="factor on every expert's weight")
+    routed_scaling_factor: float = Field(default=6.0, gt=0, le=1e6, description="factor on every expert's weight")
     moe_layout: Literal["shortcut", "interleaved"] = Field(
         default="shortcut",
         description="whether the mixture runs beside two dense networks, or after the second attention in place of one",
@@ -47,27 +50,31 @@ class ModelConfig(BaseModel):
         default=False, description="whether a router also reads the logits of the router before"
     )
     attention_method: Literal["MLA"] = Field(default="MLA", description="kind of attention")
-    q_lora_rank: int = Field(default=1536, ge=1, description="width of the query latent")
+    q_lora_rank: int = Field(default=1536, ge=1, le=MAX_WIDTH, description="width of the query latent")
     kv_lora_rank: int = Field(
-        default=512, ge=1, description="width of the key and value latent, which is what a cache holds"
+        default=512, ge=1, le=MAX_WIDTH, description="width of the key and value latent, which is what a cache holds"
     )
-    qk_nope_head_dim: int = Field(default=128, ge=1, description="query and key width without position, a head")
-    qk_rope_head_dim: int = Field(default=64, ge=2, multiple_of=2, description="rotary query and key width, a head")
-    v_head_dim: int = Field(default=128, ge=1, description="value width, a head")
+    qk_nope_head_dim: int = Field(
+        default=128, ge=1, le=MAX_WIDTH, description="query and key width without position, a head"
+    )
+    qk_rope_head_dim: int = Field(
+        default=64, ge=2, le=MAX_WIDTH, multiple_of=2, description="rotary query and key width, a head"
+    )
+    v_head_dim: int = Field(default=128, ge=1, le=MAX_WIDTH, description="value width, a head")
     mla_scale_q_lora: bool = Field(
         default=True, description="scale the query latent by sqrt(hidden_size / q_lora_rank)"
     )
     mla_scale_kv_lora: bool = Field(
         default=True, description="scale the key-value latent by sqrt(hidden_size / kv_lora_rank)"
     )
-    rope_theta: float = Field(default=10_000_000.0, gt=1, description="base of the rotary frequencies")
+    rope_theta: float = Field(default=10_000_000.0, gt=1, le=1e15, description="base of the rotary frequencies")
     max_position_embeddings: int = Field(
-        default=131072, ge=1, description="tokens of context that the model is made for"
+        default=131072, ge=1, le=MAX_CONTEXT, description="tokens of context that the model is made for"
     )
     rms_norm_eps: float = Field(
-        default=1e-5, gt=0, description="added to the mean square in every norm outside the latents"
+        default=1e-5, gt=0, le=1, description="added to the mean square in every norm outside the latents"
     )
-    initializer_range: float = Field(default=0.02, gt=0, description="standard deviation of initial weights")
+    initializer_range: float = Field(default=0.02, gt=0, le=1e3, description="standard deviation of initial weights")
     tie_word_embeddings: bool = Field(default=False, description="whether the output projection is the embedding table")
     num_nextn_predict_layers: int = Field(
         default=0, ge=0, le=1, description="layers that predict the token after the next: 0 or 1"
@@ -94,6 +101,7 @@ class ModelConfig(BaseModel):
             self._check_zero_expert_types(self.zero_expert_types)
         if self.mtp_share_embeddings and not self.num_nextn_predict_layers:
             raise ValueError("mtp_share_embeddings = True needs num_nextn_predict_layers = 1")
+        check_size(self)
         return self
 
     def _check_zero_expert_types(self, counts: Mapping[Any, int]) -> None:
@@ -217,7 +225,7 @@ def _check_architecture(published: Mapping[str, Any], source: str) -> None:
     for key, expected in (("model_type", MODEL_TYPE), ("architectures", [ARCHITECTURE])):
         value = published.get(key)
         if value not in (None, expected):
-            raise ModelConfigError(f"{source}: {key} = {value!r} is not supported, expected {expected!r}")
+            raise ModelConfigError(f"{source}: {key} = {shown(value)} is not supported, expected {expected!r}")
 
 
 def _rope_fields(other: dict[str, Any], theta: Any, source: str) -> dict[str, Any]:
@@ -237,13 +245,15 @@ def _rope_fields(other: dict[str, Any], theta: Any, source: str) -> dict[str, An
         )
         if not plain:
             raise ModelConfigError(
-                f"{source}: {key} = {settings!r} is not supported, only the plain rotary embedding is"
+                f"{source}: {key} = {shown(settings)} is not supported, only the plain rotary embedding is"
             )
         base = settings.get("rope_theta")
         if base is None:
             continue
         if theta is not None and base != theta:
-            raise ModelConfigError(f"{source}: rope_theta = {theta!r} contradicts {key}.rope_theta = {base!r}")
+            raise ModelConfigError(
+                f"{source}: rope_theta = {shown(theta)} contradicts {key}.rope_theta = {shown(base)}"
+            )
         fields["rope_theta"] = theta = base
     return fields
 
@@ -253,14 +263,16 @@ def _check_other_keys(other: Mapping[str, Any], config: ModelConfig, source: str
         if key in _IGNORED:
             continue
         if key not in _FIXED:
-            raise ModelConfigError(f"{source}: unknown key {key} = {value!r}; it may change what the model computes")
+            raise ModelConfigError(
+                f"{source}: unknown key {shown(key)[1:-1]} = {shown(value)}; it may change what the model computes"
+            )
         allowed = _FIXED[key](config)
         if value not in allowed:
-            raise ModelConfigError(f"{source}: {key} = {value!r} is not supported, expected {allowed[-1]!r}")
+            raise ModelConfigError(f"{source}: {key} = {shown(value)} is not supported, expected {allowed[-1]!r}")
 
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{field} = {problem['input']!r}: {message}" if field else message
+    return f"{field} = {shown(problem['input'])}: {message}" if field else message

@@ -1,9 +1,13 @@
 """Reading with a limit, and writing so that a file is there as a whole or not at all."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+MAX_DIGITS = 400
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
@@ -17,6 +21,35 @@ def read_bounded(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise ValueError(f"larger than the limit of {limit} bytes")
     return content
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON text: no NaN or infinity, no key twice, no endless nesting, no endless number.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    try:
+        return json.loads(data, object_pairs_hook=_mapping, parse_constant=_refuse_constant, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return result
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
 @contextmanager

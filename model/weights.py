@@ -4,6 +4,7 @@ Names: a shard is one safetensors file; the index says which shard holds which t
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,13 +14,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
+from longcat.model.bounds import MAX_MATRICES, shown
 from longcat.model.errors import CheckpointError
-from longcat.model.files import read_bounded, write_aside
+from longcat.model.files import parse_json, read_bounded, write_aside
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 64 << 20
+MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+SHARD_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}\.safetensors")
+# Twice what a model may have, since a layout may have more than the model.
+MAX_TENSORS = 2 * MAX_MATRICES
 # Pages of a mapped file count as memory of this process until the map is dropped, which is done after this many bytes.
 MAPPED_BYTES = 32 << 20
 
@@ -48,10 +54,18 @@ class WeightFiles:
         self.index = _read_index(folder)
         self.tensors: dict[str, Stored] = {}
         for file in _shard_files(folder, self.index):
+            check_header(folder / file)
             with open_shard(folder / file) as shard:
                 for key in shard.keys():  # noqa: SIM118  not a dict
-                    stored = shard.get_slice(key)
-                    self.tensors[key] = Stored(file, tuple(stored.get_shape()), stored.get_dtype())
+                    self._add(key, file, shard.get_slice(key))
+
+    def _add(self, key: str, file: str, stored: Any) -> None:
+        known = self.tensors.get(key)
+        if known is not None:
+            raise CheckpointError(f"{self.folder / file}: holds {shown(key)}, and so does {known.file}")
+        if len(self.tensors) >= MAX_TENSORS:
+            raise CheckpointError(f"{self.folder / file}: more than {MAX_TENSORS} tensors")
+        self.tensors[key] = Stored(file, tuple(stored.get_shape()), stored.get_dtype())
 
     def check_index(self) -> None:
         """Raises CheckpointError when a shard holds a tensor that the index says is elsewhere."""
@@ -120,17 +134,35 @@ def _batches(targets: Mapping[str, torch.Tensor]) -> Iterator[list[tuple[str, in
         yield batch
 
 
+def check_header(path: Path) -> None:
+    """Raises CheckpointError where a shard's header is no strict JSON; readers differ in what a name twice means."""
+    _check_regular(path)
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size <= MAX_HEADER_BYTES:
+                parse_json(file.read(size))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or no safetensors file (header: {error})") from None
+
+
+def _check_regular(path: Path) -> None:
+    # A pipe or a device would be read without end.
+    if not path.is_file():
+        problem = "is no regular file" if path.exists() else "the index names this file, but it is not there"
+        raise CheckpointError(f"{path}: {problem}")
+
+
 def open_shard(path: Path) -> Any:
     """Open one safetensors file as a context.
 
     Raises:
         CheckpointError: it is not there, or damaged.
     """
+    _check_regular(path)
     try:
         return safe_open(path, framework="pt", device="cpu")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: the index names this file, but it is not there") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from None
 
 
@@ -220,9 +252,9 @@ def _read_index(folder: Path) -> dict[str, str] | None:
         raise CheckpointError(f"{path}: has no weight_map")
     for key, name in index.items():
         # A name from a file must not lead out of the folder.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
             raise CheckpointError(
-                f"{path}: {key} is said to be in {name!r}, which is no safetensors file of this folder"
+                f"{path}: {shown(key)} is said to be in {shown(name)}, which is no safetensors file of this folder"
             )
     return index
 
@@ -252,8 +284,8 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: not there; a checkpoint folder has {CONFIG_FILE} and safetensors files")
     try:
-        value = json.loads(read_bounded(path, limit))
-    except (ValueError, RecursionError) as error:
+        value = parse_json(read_bounded(path, limit))
+    except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: is no JSON object")

@@ -1,0 +1,83 @@
+"""How large an architecture may be: checked on plain numbers, before anything is built from what a file says."""
+
+from typing import Any, Protocol
+
+MAX_WIDTH = 1 << 24  # of anything that a matrix has rows or columns of
+MAX_LAYERS = 1 << 10
+MAX_EXPERTS = 1 << 16
+MAX_CONTEXT = 1 << 30  # tokens
+MAX_MATRICES = 1 << 20  # of all experts in all layers: each has names on disk
+MAX_PARAMETERS = 1 << 48
+SHOWN_CHARACTERS = 80
+
+
+class Sizes(Protocol):
+    """The fields of `model.config.ModelConfig` that sizes follow from."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def ffn_hidden_size(self) -> int: ...
+    @property
+    def expert_ffn_hidden_size(self) -> int: ...
+    @property
+    def n_routed_experts(self) -> int: ...
+    @property
+    def zero_expert_num(self) -> int: ...
+    @property
+    def q_lora_rank(self) -> int: ...
+    @property
+    def kv_lora_rank(self) -> int: ...
+    @property
+    def qk_nope_head_dim(self) -> int: ...
+    @property
+    def qk_rope_head_dim(self) -> int: ...
+    @property
+    def v_head_dim(self) -> int: ...
+
+
+def check_size(sizes: Sizes) -> None:
+    """Raises ValueError where the sizes, each within its own bound, are together more than any machine holds."""
+    matrices = sizes.num_layers * (3 * sizes.n_routed_experts + 2 * sizes.zero_expert_num)
+    if matrices > MAX_MATRICES:
+        raise ValueError(
+            f"num_layers = {sizes.num_layers} times the matrices of n_routed_experts = {sizes.n_routed_experts} and "
+            f"zero_expert_num = {sizes.zero_expert_num} are {matrices}, more than {MAX_MATRICES}"
+        )
+    parameters = sizes.num_layers * _parameters_of_layer(sizes) + 2 * sizes.vocab_size * sizes.hidden_size
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(f"the sizes make a model of {parameters:.1e} parameters, more than {MAX_PARAMETERS:.1e}")
+
+
+def _parameters_of_layer(sizes: Sizes) -> int:
+    """Near enough, and never too few by much: norms and biases are left out."""
+    width, heads = sizes.hidden_size, sizes.num_attention_heads
+    attention = (
+        width * (sizes.q_lora_rank + sizes.kv_lora_rank + sizes.qk_rope_head_dim)
+        + sizes.q_lora_rank * heads * (sizes.qk_nope_head_dim + sizes.qk_rope_head_dim)
+        + sizes.kv_lora_rank * heads * (sizes.qk_nope_head_dim + sizes.v_head_dim)
+        + heads * sizes.v_head_dim * width
+    )
+    experts = sizes.n_routed_experts * 3 * width * sizes.expert_ffn_hidden_size
+    router = width * (sizes.n_routed_experts + sizes.zero_expert_num)
+    return 2 * attention + 2 * 3 * width * sizes.ffn_hidden_size + experts + router
+
+
+def least_tensors(sizes: Sizes) -> int:
+    """Fewer tensors than this no checkpoint of these sizes has."""
+    return sizes.num_layers * (3 * sizes.n_routed_experts + 10)
+
+
+def shown(value: Any) -> str:
+    """A value from a file as an error may show it: on one line, cut where it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
