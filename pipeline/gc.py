@@ -162,7 +162,8 @@ def _judge(store: Store, options: Options, artifacts: list[Artifact], broken: li
     if unknown:
         found.problems.append("no artifact is collected while it cannot be told what stands on what")
     else:
-        kept = reachable(roots.ids, made_from)
+        # What cannot be read is not collected, and so what it was made from is not either.
+        kept = reachable(roots.ids | {item.path.name for item in broken}, made_from)
         found.garbage += [
             Garbage(a.path, "no name leads to it", a.manifest.total_bytes, "artifact", a.id, a.kind)
             for a in artifacts

@@ -30,7 +30,10 @@ def open_lock(path: Path) -> int:
     except OSError as error:
         if error.errno not in NO_WRITE:
             raise
-        return os.open(path, os.O_RDONLY)
+        try:
+            return os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise error from None
 
 
 @contextmanager

@@ -164,6 +164,14 @@ class Store:
         folder = Path(reference).expanduser().absolute()
         if (folder / MANIFEST_NAME).is_file():
             return load_artifact(folder)
+        if ID_PREFIX.fullmatch(reference):
+            aside = [item for item in self.trash.entries() if item.entry.id.startswith(reference)]
+            if aside:
+                raise MissingArtifactError(
+                    f"{aside[-1].entry.id} lies in quarantine ({aside[-1].entry.reason})",
+                    where=reference,
+                    hint=f"`longcat artifacts restore {reference}` takes it back",
+                )
         known = ", ".join(self.refs.names()) or "none yet"
         raise MissingArtifactError(
             f"no artifact {reference!r} in {self.root}", hint=f"known names: {known}; see `longcat artifacts list`"

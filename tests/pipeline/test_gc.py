@@ -1,0 +1,398 @@
+"""Collection leaves alone what a live process works on, reads or has just published, and what it cannot judge."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longcat.pipeline.artifact import MANIFEST_NAME, Artifact
+from longcat.pipeline.errors import MissingArtifactError, NewerArtifactError
+from longcat.pipeline.gc import Garbage, Options, collect, survey
+from longcat.pipeline.pins import pin, unpin
+from longcat.pipeline.processes import safe_environment, safe_python
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.store import Store
+
+HOLD = """
+import sys
+from pathlib import Path
+from longcat.pipeline.store import Store
+store = Store(Path(sys.argv[1]))
+store.hold(sys.argv[2:])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def make(session: Session, name: str | None = None, **config: Any) -> Artifact:
+    artifact = run_stage(session, "toy.write", config, publish_as=name).artifact
+    session.store.live.close()
+    return artifact
+
+
+def shout(session: Session, artifact: Artifact, name: str | None = None, **config: Any) -> Artifact:
+    shouted = run_stage(session, "toy.upper", config, {"documents": artifact.id}, name).artifact
+    session.store.live.close()
+    return shouted
+
+
+ORDINARY = Options()
+
+
+def gone(store: Store, options: Options = ORDINARY) -> set[str]:
+    return {item.id for item in collect(store, options).garbage if item.kept is None and item.id}
+
+
+@pytest.fixture
+def holder(store: Store) -> Any:
+    """Another process that holds ids of the store until it is ended."""
+    started = []
+
+    def hold(*identifiers: str) -> subprocess.Popen[str]:
+        command = [*safe_python(), "-c", HOLD, str(store.root), *identifiers]
+        environment = os.environ | safe_environment()
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("end", ["kill", "close"])
+def test_what_a_live_process_has_announced_stays_until_it_ends(session: Session, holder: Any, end: str) -> None:
+    base = make(session)
+    top = shout(session, base)
+    loose = make(session, count=9)
+    process = holder(top.id)
+    assert gone(session.store) == {loose.id}
+    if end == "kill":
+        process.kill()
+    process.communicate()
+    assert gone(session.store) == {base.id, top.id}
+    assert list(session.store.live.folder.iterdir()) == []
+
+
+def test_damage_that_a_live_process_reads_is_not_moved(session: Session, holder: Any) -> None:
+    base = make(session, "docs")
+    base.file("shard-00000.jsonl.zst").write_bytes(b"")
+    process = holder(base.id)
+    (item,) = collect(session.store, Options(damaged=True)).garbage
+    assert item.kept == "a live process uses it"
+    assert base.path.is_dir()
+    process.kill()
+    process.communicate()
+    assert gone(session.store, Options(damaged=True)) == {base.id}
+
+
+def test_a_fresh_artifact_is_not_collected_before_it_has_its_name(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published, its progress half deleted, and not named yet."""
+    found: list[set[str]] = []
+    discard = Store.discard
+
+    def look(store: Store, staging: Any) -> None:
+        found.append(gone(Store(store.root)))
+        discard(store, staging)
+
+    monkeypatch.setattr(Store, "discard", look)
+    artifact = run_stage(session, "toy.write", {}, publish_as="precious").artifact
+    assert found[0] == set()
+    assert session.store.resolve("precious").id == artifact.id
+
+
+def test_the_input_of_a_live_run_stays(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make(session)
+    found: list[set[str]] = []
+    from longcat.pipeline.stage import registry
+
+    stage = registry.get("toy.upper")
+
+    def during(context: Any) -> Any:
+        found.append(gone(Store(session.store.root)))
+        return stage.function(context)
+
+    monkeypatch.setattr(registry, "_stages", {**registry._stages, "toy.upper": _with(stage, during)})
+    run_stage(session, "toy.upper", {}, {"documents": base.id}, "shouted")
+    assert found == [set()]
+
+
+def _with(stage: Any, function: Callable[[Any], Any]) -> Any:
+    from dataclasses import replace
+
+    return replace(stage, function=function)
+
+
+def test_progress_that_a_run_takes_up_meanwhile_is_left_to_it(session: Session, holder: Any) -> None:
+    """The list was made before, the run began, and then comes the deletion."""
+    store = session.store
+    for number in "ab":
+        with store.making(number * 16):
+            pass
+    items = survey(store, Options(unfinished=True)).garbage
+    assert {item.id for item in items} == {"a" * 16, "b" * 16}
+    holder("b" * 16)
+    assert gone(store, Options(unfinished=True)) == {"a" * 16}
+    assert store.staging("b" * 16).output.is_dir()
+
+
+def test_nobody_announces_between_decision_and_deletion(session: Session) -> None:
+    store = session.store
+    base = make(session)
+    order = []
+    with store.live.collecting():
+        thread = threading.Thread(target=lambda: (Store(store.root).hold([base.id]), order.append("announced")))
+        thread.start()
+        time.sleep(0.5)
+        order.append("collected")
+    thread.join()
+    assert order == ["collected", "announced"]
+
+
+def test_unfinished_runs_are_named_and_kept(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = session.store
+    base = make(session)
+    plan_id = []
+
+    def stop(self: Store, staging: Any) -> Any:
+        plan_id.append(staging.folder.name)
+        folder = staging.work / "training" / "checkpoints" / "step-000000311"
+        folder.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "seal", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(session, "toy.upper", {}, {"documents": base.id}, "live")
+    store.live.close()
+    for _ in range(2):
+        found = collect(store, Options())
+        assert found.garbage == []  # its input stays as well, or it could not go on
+        (run,) = found.unfinished
+        assert (run.name, run.stage, run.progress, run.inputs) == ("live", "toy.upper", "step 311", (base.id,))
+        assert run.age_seconds < 60
+        assert not run.active
+    assert gone(store, Options(unfinished=True)) == {plan_id[0], base.id}
+    # ... and what was moved aside is taken up again by the next run.
+    assert store.take_back(base.id, "artifact") is not None
+    run_stage(session, "toy.upper", {}, {"documents": base.id}, "live")
+    assert store.trash.entries() == []
+
+
+def test_progress_of_a_finished_artifact_is_no_unfinished_run(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "discard", lambda self, staging: None)
+        artifact = make(session, "docs")
+    found = collect(session.store, Options())
+    assert [(item.what, item.reason, item.kept) for item in found.garbage] == [
+        ("progress", "progress of a run that is finished", None)
+    ]
+    assert artifact.damage() == []
+
+
+def test_collected_artifacts_can_be_restored(session: Session) -> None:
+    store = session.store
+    artifact = make(session)
+    assert gone(store) == {artifact.id}
+    assert store.get("documents", artifact.id) is None
+    (item,) = store.trash.entries()
+    assert (item.entry.id, item.entry.reason, item.entry.kind) == (artifact.id, "no name leads to it", "documents")
+    assert store.trash.restore(item) == artifact.path
+    assert artifact.damage() == []
+    assert store.trash.entries() == []
+
+
+def test_a_run_takes_its_artifact_and_its_inputs_back(session: Session) -> None:
+    store = session.store
+    base = make(session)
+    assert gone(store) == {base.id}
+    plan = {"documents": base.id}
+    with pytest.raises(MissingArtifactError, match=r"lies in quarantine.*artifacts restore"):
+        run_stage(session, "toy.upper", {}, plan)  # what is asked for by hand must be there
+    again = run_stage(session, "toy.write", {}, publish_as="docs")
+    assert again.reused
+    assert again.artifact.manifest == base.manifest
+
+
+def test_quarantine_ends_after_the_grace_period(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = session.store
+    artifact = make(session)
+    gone(store)
+    assert gone(store) == set()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 6 * 86400)
+    assert gone(store) == set()
+    assert len(store.trash.entries()) == 1
+    monkeypatch.setattr(time, "time", lambda: now + 8 * 86400)
+    collect(store, Options())
+    assert store.trash.entries() == []
+    assert list(store.trash.folder.iterdir()) == []
+    assert store.get("documents", artifact.id) is None
+
+
+def test_now_frees_the_space_at_once(session: Session) -> None:
+    store = session.store
+    make(session)
+    gone(store)
+    make(session, count=5)
+    collect(store, Options(now=True))
+    assert list(store.trash.folder.iterdir()) == []
+    assert store.artifacts() == []
+
+
+def test_pins_keep_an_artifact_and_what_it_was_made_from(session: Session) -> None:
+    store = session.store
+    base = make(session)
+    top = shout(session, base)
+    pin(store, top, "the run of the report")
+    assert gone(store) == set()
+    assert unpin(store, top.id)
+    assert not unpin(store, top.id)
+    assert gone(store) == {base.id, top.id}
+
+
+def test_what_a_newer_version_wrote_is_neither_used_nor_deleted(session: Session) -> None:
+    store = session.store
+    base = make(session)
+    newer = shout(session, base)
+    path = newer.path / MANIFEST_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99, "license": "x"}))
+    for options in (Options(damaged=True), Options(), Options(now=True)):
+        collect(store, options)
+        assert newer.path.is_dir()
+        assert base.path.is_dir()
+    with pytest.raises(NewerArtifactError, match="made by a newer longcat \\(schema 99\\), this one knows"):
+        run_stage(session, "toy.upper", {}, {"documents": base.id})
+
+
+@pytest.mark.parametrize("identifier", ["../../victim", "/victim", "0" * 15, "0" * 17, "0123456789ABCDEF", ""])
+def test_an_id_that_is_none_leads_nowhere(session: Session, tmp_path: Path, identifier: str) -> None:
+    store = session.store
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tmp_path / "victim.removed").mkdir()
+    artifact = make(session)
+    path = artifact.path / MANIFEST_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id": identifier}))
+    (item,) = collect(store, Options(damaged=True, now=True)).garbage
+    assert item.id == artifact.id
+    assert victim.is_dir()
+    assert (tmp_path / "victim.removed").is_dir()
+    assert not artifact.path.exists()
+
+
+def test_the_ancestors_of_damage_are_no_garbage(session: Session) -> None:
+    store = session.store
+    base = make(session)
+    top = shout(session, base, "shouted")
+    (top.path / MANIFEST_NAME).write_text("{")
+    assert gone(store) == set()
+    assert gone(store, Options(damaged=True)) == {top.id}
+    assert gone(store) == set()  # as long as it lies in quarantine
+    again = run_stage(session, "toy.upper", {}, {"documents": base.id}, "shouted")
+    assert not again.reused
+    assert again.artifact.manifest.files == top.manifest.files
+
+
+def test_nothing_is_collected_while_it_cannot_be_told_what_stands_on_what(session: Session) -> None:
+    store = session.store
+    base = make(session)
+    top = shout(session, base, "shouted")
+    (top.path / MANIFEST_NAME).write_text("{")
+    store.spare_path(top.id).unlink()
+    found = collect(store, Options())
+    assert found.garbage == []
+    assert "no artifact is collected" in found.problems[-1]
+    assert base.path.is_dir()
+
+
+def test_names_that_cannot_be_read_stop_the_collection(session: Session) -> None:
+    store = session.store
+    make(session, "docs")
+    loose = make(session, count=9)
+    (store.root / "refs" / "docs.json").write_text("")
+    found = collect(store, Options())
+    assert found.garbage == []
+    assert "docs.json" in found.problems[0]
+    assert loose.path.is_dir()
+
+
+def test_what_cannot_be_moved_is_named_and_the_rest_goes(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = session.store
+    stuck, loose = make(session), make(session, count=9)
+    original = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self == stuck.path:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self))
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    kept = {item.id: item.kept for item in collect(store, Options()).garbage}
+    assert kept[loose.id] is None
+    assert kept[stuck.id] is not None
+    assert "another file system" in kept[stuck.id]
+    assert stuck.damage() == []
+    # At once it is deleted where it is.
+    assert gone(store, Options(now=True)) == {stuck.id}
+    assert not stuck.path.exists()
+
+
+def test_links_and_files_among_the_work_in_progress_go(session: Session, tmp_path: Path) -> None:
+    store = session.store
+    make(session, "docs")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    (store.root / ".staging" / ("a" * 16)).symlink_to(outside)
+    (store.root / ".staging" / "0123456789abcdef.removed").mkdir()
+    (store.root / ".staging" / "note").touch()
+    collect(store, Options())
+    assert sorted(path.name for path in (store.root / ".staging").iterdir()) == ["live", "locks"]
+    assert (outside / "kept").exists()
+
+
+def test_a_deletion_that_was_cut_short_is_finished(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = session.store
+    artifact = make(session)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            collect(store, Options(now=True))
+    assert not artifact.path.exists()
+    assert store.trash.entries() == []
+    (item,) = collect(store, Options()).garbage
+    assert isinstance(item, Garbage)
+    assert item.what == "leftover"
+    assert list(store.trash.folder.iterdir()) == []
+
+
+def test_a_command_takes_its_announcements_back(session: Session) -> None:
+    from longcat.cli.app import run
+
+    make(session, "docs")
+    assert run(["--store", str(session.store.root), "artifacts", "list"]) == 0
+    assert not session.store.live.folder.exists() or list(session.store.live.folder.iterdir()) == []
+    assert sys.modules["longcat.pipeline.roots"]._open is not None
