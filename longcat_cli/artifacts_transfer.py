@@ -69,6 +69,7 @@ def push(
     remote = RemoteStore.open(target)
     artifact = store.resolve(reference)
     artifacts = chosen(store, artifact, with_inputs=with_inputs)
+    store.hold(item.id for item in artifacts)
     total = total_bytes(item.manifest for item in artifacts)
     with make_progress(quiet=settings_of(ctx).quiet).task("sending", total=total, unit="bytes") as bar:
         moved = [remote.send(item, bar) for item in artifacts]
@@ -135,6 +136,7 @@ def _copy(
     if name is not None:
         check_name(name)
     artifacts = chosen(store, artifact, with_inputs=with_inputs)
+    store.hold(item.id for item in artifacts)
     total = total_bytes(item.manifest for item in artifacts)
     with make_progress(quiet=settings_of(ctx).quiet).task("copying", total=total, unit="bytes") as bar:
         moved = [copy_artifact(item, other, bar) for item in artifacts]
