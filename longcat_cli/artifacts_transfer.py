@@ -67,7 +67,7 @@ def push(
         _copy(ctx, store, Store(folder), reference, name, with_inputs, as_json)
         return
     remote = RemoteStore.open(target)
-    artifact = store.resolve(reference)
+    artifact = store.take(reference)
     artifacts = chosen(store, artifact, with_inputs=with_inputs)
     store.hold(item.id for item in artifacts)
     total = total_bytes(item.manifest for item in artifacts)
@@ -131,7 +131,7 @@ def _copy(
     from longcat.pipeline.store import utc_now
     from longcat.pipeline.transfer import chosen, copy_artifact, total_bytes
 
-    artifact: Artifact = store.resolve(reference)
+    artifact: Artifact = store.take(reference)
     name = name or _typed_name(store, reference)
     if name is not None:
         check_name(name)

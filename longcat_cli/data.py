@@ -81,7 +81,7 @@ def inspect_filtered(
     from longcat.stages.data.inspect.report import report
 
     store = settings_of(ctx).open_store()
-    artifact = store.resolve(reference)
+    artifact = store.take(reference)
     source = None
     given = artifact.manifest.inputs.get("documents", [])
     try:

@@ -43,7 +43,7 @@ def checkpoint_folder(ctx: typer.Context, reference: str) -> Path:
     # A folder that another tool wrote has weights and no manifest.
     if (folder / "config.json").is_file() and not (folder / "manifest.json").is_file():
         return folder
-    artifact = settings_of(ctx).open_store().resolve(reference)
+    artifact = settings_of(ctx).open_store().take(reference)
     if artifact.kind != "checkpoint":
         raise UsageError(f"{reference} is a {artifact.kind} artifact, a checkpoint is needed")
     return artifact.path

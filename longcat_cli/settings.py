@@ -39,11 +39,15 @@ class Settings:
     verbose: bool = False
     no_color: bool = False
     stop: StopSignal | None = None
+    opened: Store | None = None
 
     def open_store(self) -> Store:
+        """The store of this call; it is one object, since what it has announced to `gc` ends with it."""
         from longcat.pipeline.store import Store
 
-        return Store(self.store)
+        if self.opened is None:
+            self.opened = Store(self.store)
+        return self.opened
 
     def open_engine(self) -> Engine:
         """The engine asked for.

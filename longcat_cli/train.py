@@ -70,7 +70,7 @@ def verify(
     from longcat.stages.train.verify import verify_training
 
     session = settings_of(ctx).open_session()
-    found = verify_training(session, session.store.resolve(reference), steps=steps, twice=twice)
+    found = verify_training(session, session.store.take(reference), steps=steps, twice=twice)
     if as_json:
         print_json(found.to_json())
     else:

@@ -177,6 +177,14 @@ class Store:
             f"no artifact {reference!r} in {self.root}", hint=f"known names: {known}; see `longcat artifacts list`"
         )
 
+    def take(self, reference: str) -> Artifact:
+        """The artifact that `resolve` gives, kept from `gc` until this process ends."""
+        artifact = self.resolve(reference)
+        self.hold([artifact.id])
+        if not artifact.path.is_dir():  # it went in between
+            return self.resolve(reference)
+        return artifact
+
     def _of_version(self, named: Named, reference: str) -> Artifact:
         artifact = self.get(named.version.kind, named.version.id)
         if artifact is None:

@@ -396,3 +396,12 @@ def test_a_command_takes_its_announcements_back(session: Session) -> None:
     assert run(["--store", str(session.store.root), "artifacts", "list"]) == 0
     assert not session.store.live.folder.exists() or list(session.store.live.folder.iterdir()) == []
     assert sys.modules["longcat.pipeline.roots"]._open is not None
+
+
+def test_what_a_reading_command_uses_stays(session: Session) -> None:
+    base = make(session)
+    reader = Store(session.store.root)
+    assert reader.take(base.id).id == base.id
+    assert gone(session.store) == set()
+    reader.live.close()
+    assert gone(session.store) == {base.id}
