@@ -18,6 +18,7 @@ from longcat.cli.inference_options import (
     TopP,
     checkpoint_folder,
 )
+from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,13 +58,19 @@ def generate(
 
       [cyan]echo "A list is" | longcat generate --checkpoint extended --temperature 0 --json[/cyan]
     """
-    from longcat.cli.console import print_json
+    from longcat.cli.console import make_progress, print_json
     from longcat.stages.serve.generate import generate as continuation
 
     text = prompt if prompt is not None else sys.stdin.read(1 << 20)
     params = _params(max_tokens, temperature, top_p, top_k, seed, tuple(stop or ()))
     pieces = continuation(
-        checkpoint_folder(ctx, checkpoint), text, params, device=_word(device), dtype=_word(dtype), threads=threads
+        checkpoint_folder(ctx, checkpoint),
+        text,
+        params,
+        device=_word(device),
+        dtype=_word(dtype),
+        threads=threads,
+        progress=make_progress(quiet=settings_of(ctx).quiet),
     )
     if as_json:
         print_json({"checkpoint": checkpoint, "prompt": text, "text": "".join(pieces)})
@@ -89,10 +96,12 @@ def chat(
 
     Example: [cyan]longcat chat --checkpoint extended --system "Answer briefly."[/cyan]
     """
+    from longcat.cli.console import make_progress
     from longcat.stages.serve.chat import ChatSession
 
     folder = checkpoint_folder(ctx, checkpoint)
-    session = ChatSession(folder, system, device=_word(device), dtype=_word(dtype), threads=threads)
+    progress = make_progress(quiet=settings_of(ctx).quiet)
+    session = ChatSession(folder, system, device=_word(device), dtype=_word(dtype), threads=threads, progress=progress)
     _converse(session, _params(max_tokens, temperature, top_p, top_k, seed))
 
 

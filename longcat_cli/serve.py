@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from longcat.cli.inference_options import Checkpoint, Device, Dtype, Threads, checkpoint_folder
+from longcat.cli.settings import settings_of
 
 
 def register(root: typer.Typer) -> None:
@@ -39,7 +40,7 @@ def serve(
 
       [cyan]curl http://127.0.0.1:8000/v1/models[/cyan]
     """
-    from longcat.cli.console import say
+    from longcat.cli.console import make_progress, say
     from longcat.stages.serve.server import serve as run_server
 
     choices: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -51,6 +52,7 @@ def serve(
         api_key=api_key,
         max_queue=max_queue,
         threads=threads,
+        progress=make_progress(quiet=settings_of(ctx).quiet),
         on_ready=lambda address: say(f"serving {model_name or checkpoint} at {address}/v1"),
         **choices,
     )

@@ -17,6 +17,7 @@ from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.files import atomic_path, fsync_folder
 from longcat.pipeline.progress import Progress
 from longcat.pipeline.stage import Context, Result, stage
+from longcat.pipeline.verification import check_top_files
 from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def export_checkpoint(
 
     Raises:
         InputError: `output` is there and not empty, or `source` is no whole checkpoint.
+        IntegrityError: `source` is an artifact and differs from its manifest.
         ConfigError: its config.json is of another architecture.
     """
     import torch
@@ -99,6 +101,7 @@ def export_checkpoint(
 
     output = output.expanduser().resolve()
     _check_free(output)
+    check_top_files(source, progress)
     wanted = None if dtype == "stored" else getattr(torch, dtype)
     with _told(), _beside(output) as aside:
         conversion = Conversion(source, layout=layout, dtype=wanted)

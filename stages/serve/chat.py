@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longcat.pipeline.errors import InputError
+from longcat.pipeline.progress import Progress
 from longcat.stages.serve.engine import InferenceEngine, TokenCache
 from longcat.stages.serve.loading import Device, Dtype, load_engine
 from longcat.stages.serve.sampling import SamplingParams
@@ -30,6 +31,7 @@ class ChatSession:
         device: Device = "auto",
         dtype: Dtype = "auto",
         threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Begin a conversation, with a checkpoint folder or a loaded engine.
 
@@ -39,7 +41,7 @@ class ChatSession:
         if isinstance(checkpoint, InferenceEngine):
             self.engine = checkpoint
         else:
-            self.engine = load_engine(checkpoint, device=device, dtype=dtype, threads=threads)
+            self.engine = load_engine(checkpoint, device=device, dtype=dtype, threads=threads, progress=progress)
         self.system = system
         self.turns: list[Turn] = []
         self._cache: TokenCache | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from longcat.pipeline.progress import Progress
 from longcat.stages.serve.engine import InferenceEngine
 from longcat.stages.serve.loading import Device, Dtype, load_engine
 from longcat.stages.serve.sampling import SamplingParams
@@ -18,6 +19,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[str]:
     """Load a checkpoint folder and continue `prompt`; the text of the continuation, without the prompt.
 
@@ -27,7 +29,8 @@ def generate(
         InputError: no such checkpoint, an empty prompt, or one that is too long for the context.
         IntegrityError, ConfigError, UsageError: the checkpoint cannot be loaded as asked.
     """
-    return continue_text(load_engine(checkpoint, device=device, dtype=dtype, threads=threads), prompt, params)
+    engine = load_engine(checkpoint, device=device, dtype=dtype, threads=threads, progress=progress)
+    return continue_text(engine, prompt, params)
 
 
 def continue_text(engine: InferenceEngine, prompt: str, params: SamplingParams | None = None) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +12,10 @@ import torch
 from longcat.model.checkpoint import load_pretrained
 from longcat.model.errors import CheckpointError, ModelConfigError
 from longcat.model.transformer import LongcatFlash
-from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, LongcatError, UsageError
 from longcat.pipeline.files import read_json
+from longcat.pipeline.progress import Progress
+from longcat.pipeline.verification import check_top_files
 from longcat.stages.serve.engine import InferenceEngine
 from longcat.stages.serve.tokenizer import EngineTokenizer
 
@@ -56,21 +60,42 @@ def load_model(folder: Path, *, device: Device = "auto", dtype: Dtype = "auto") 
         raise InputError("no such checkpoint folder", where=str(folder), hint="see `longcat artifacts list`")
     place = choose_device(device)
     try:
-        return load_pretrained(folder, dtype=choose_dtype(dtype, place), device=place).eval().requires_grad_(False)
+        with _memory_told(folder):
+            model = load_pretrained(folder, dtype=choose_dtype(dtype, place), device=place)
+        return model.eval().requires_grad_(False)
     except ModelConfigError as error:
         raise ConfigError(str(error)) from None
     except CheckpointError as error:
         raise IntegrityError(str(error)) from None
 
 
+@contextmanager
+def _memory_told(folder: Path) -> Iterator[None]:
+    """torch tells by a RuntimeError that there is no memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        hint = "use --dtype bfloat16, or a machine with more memory"
+        raise LongcatError("not enough memory for the weights", where=str(folder), hint=hint) from None
+
+
 def load_engine(
-    folder: Path, *, device: Device = "auto", dtype: Dtype = "auto", threads: int | None = None
+    folder: Path,
+    *,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> InferenceEngine:
-    """Model and tokenizer of a checkpoint folder. `threads` sets torch's CPU threads for the whole process.
+    """Model and tokenizer of a checkpoint folder; the files of an artifact are compared with its manifest first.
+
+    `threads` sets torch's CPU threads for the whole process, `progress` shows the comparison of large files.
 
     Raises:
         InputError: there is no such folder, or it has no tokenizer.
-        IntegrityError, ConfigError, UsageError: see `load_model` and `choose_device`.
+        IntegrityError, ConfigError, UsageError: see `check_top_files`, `load_model` and `choose_device`.
     """
     # Denormals can make a softmax over sharp logits ten times slower.
     torch.set_flush_denormal(True)
@@ -78,6 +103,8 @@ def load_engine(
         if threads < 1:
             raise UsageError(f"threads must be at least 1 (found {threads})")
         torch.set_num_threads(threads)
+    choose_dtype(dtype, choose_device(device))
+    check_top_files(folder, progress)
     model = load_model(folder, device=device, dtype=dtype)
     return InferenceEngine(model, EngineTokenizer.load(folder), stop_token_ids(folder, model))
 

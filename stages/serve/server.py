@@ -15,6 +15,7 @@ from types import FrameType
 
 from longcat.pipeline.config import build_config
 from longcat.pipeline.errors import InputError, UsageError
+from longcat.pipeline.progress import Progress
 
 try:
     import uvicorn
@@ -46,6 +47,7 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: int | None = None,
+    progress: Progress | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a checkpoint folder until SIGTERM or SIGINT, then let running requests end.
@@ -68,7 +70,7 @@ def serve(
         settings = build_config(ServerSettings, values, "serve")
         if settings.api_key is None and not _is_loopback(listener):
             logger.warning("serving beyond this machine without a key; set %s or --api-key", KEY_VARIABLE)
-        engine = load_engine(checkpoint, device=device, dtype=dtype, threads=threads)
+        engine = load_engine(checkpoint, device=device, dtype=dtype, threads=threads, progress=progress)
         app = create_app(engine, settings)
         server = DrainingServer(uvicorn_config(app, settings), on_stop=app.state.service.drain, on_ready=on_ready)
         server.run(sockets=[listener])
