@@ -265,9 +265,13 @@ def read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
         reason = f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-        raise IntegrityError(f"the manifest cannot be read: {reason}", where=str(path)) from None
     except ValueError as error:
-        raise IntegrityError(f"the manifest cannot be read: {str(error).splitlines()[0]}", where=str(path)) from None
+        reason = str(error).splitlines()[0]
+    raise IntegrityError(
+        f"the manifest cannot be read: {reason}",
+        where=str(path),
+        hint="`longcat artifacts fsck --repair` mends it, `artifacts gc --damaged --yes` moves the artifact aside",
+    )
 
 
 def load_artifact(folder: Path) -> Artifact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -67,10 +68,11 @@ class Evaluated:
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result of that name: from an earlier, interrupted run, or computed and written down now."""
         path = self.work / f"{name}.json"
-        if not path.is_file():
-            started = time.monotonic()
-            atomic_write(path, canonical_json(compute()))
-            self.speed[name] = time.monotonic() - started
+        with suppress(FileNotFoundError, ValueError):  # ValueError: damaged since
+            return read_json(path)
+        started = time.monotonic()
+        atomic_write(path, canonical_json(compute()))
+        self.speed[name] = time.monotonic() - started
         return read_json(path)
 
 

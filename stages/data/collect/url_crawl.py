@@ -13,6 +13,7 @@ from typing import Any
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.files import atomic_path, atomic_write, canonical_json, read_json
 from longcat.pipeline.progress import Bar
+from longcat.pipeline.shards import file_record, same_files
 from longcat.pipeline.stage import Context, Result
 from longcat.pipeline.store import utc_now
 from longcat.pipeline.urls import MAX_URL_CHARACTERS, BadUrlError, WebUrl, web_url
@@ -83,10 +84,13 @@ def crawl_urls(context: Context[UrlsConfig]) -> Result:
 
 
 def _is_settled(path: Path) -> bool:
-    """Whether a page was fetched, or failed for a reason that will not pass."""
+    """Whether a page was fetched and is still there whole, or failed for a reason that will not pass."""
     try:
-        return read_json(path).get("reason") not in PASSING_REASONS
-    except FileNotFoundError:
+        record = read_json(path)
+        if "reason" in record:
+            return record["reason"] not in PASSING_REASONS
+        return same_files([record["file"]], path.parent)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False
 
 
@@ -153,7 +157,9 @@ def _fetch_one(fetcher: Fetcher, url: WebUrl, member: Path) -> dict[str, Any]:
     page = Page(response.url, utc_now(), "200 OK", response.headers, response.body)
     with atomic_path(member) as aside, aside.open("wb") as stream:
         CrawlWriter(stream).write(page)
-    return {"url": url.text, "bytes": len(response.body), "seconds": round(time.monotonic() - started, 3)}
+    seconds = round(time.monotonic() - started, 3)
+    record = {"url": url.text, "bytes": len(response.body), "seconds": seconds}
+    return {**record, "file": file_record(member, member.parent)}
 
 
 def _assemble(output: Path, pages: Path, fetched: Sequence[int], config: UrlsConfig) -> None:

@@ -193,6 +193,30 @@ def test_a_fetched_page_is_not_fetched_again(
     assert site.seen.count("/0") == 1
 
 
+@pytest.mark.parametrize("harm", ["delete", "shorten", "record"])
+def test_a_fetched_page_that_is_not_whole_any_more_is_fetched_again(
+    session: Session, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    import longcat.stages.data.collect.url_crawl as crawl
+
+    base = address(site)
+    config = configuration(tmp_path, [f"{base}/{i}" for i in range(3)])
+    with monkeypatch.context() as patch:
+        patch.setattr(crawl, "_assemble", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(session, "data.collect.urls", config)
+    (pages,) = session.store.root.glob(".staging/*/work/pages")
+    if harm == "delete":
+        (pages / "00000001.warc.gz").unlink()
+    elif harm == "shorten":
+        (pages / "00000001.warc.gz").write_bytes(b"x")
+    else:
+        (pages / "00000001.json").write_bytes(b"{")
+    artifact = run(session, "data.collect.urls", config).artifact
+    assert artifact.manifest.counts["documents_out"] == 3
+    assert [site.seen.count(f"/{i}") for i in range(3)] == [1, 2, 1]
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n\n"])
 def test_an_empty_list_is_a_clear_error(session: Session, tmp_path: Path, text: str) -> None:
     path = tmp_path / "urls.txt"
