@@ -28,6 +28,14 @@ def serve(
         typer.Option("--api-key", envvar="LONGCAT_API_KEY", show_envvar=True, help="Key that clients must send."),
     ] = None,
     max_queue: Annotated[int, typer.Option("--max-queue", min=1, help="Requests that may wait; more get 429.")] = 32,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="HOST",
+            help="Also answer requests for this host name (repeatable; *.example.com for all below, * for any).",
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -40,9 +48,11 @@ def serve(
 
       [cyan]curl http://127.0.0.1:8000/v1/models[/cyan]
     """
-    from longcat.cli.console import make_progress, say
+    from longcat.cli.console import make_logger, make_progress, say
     from longcat.stages.serve.server import serve as run_server
 
+    settings = settings_of(ctx)
+    make_logger(quiet=settings.quiet, debug=settings.debug or settings.verbose)
     choices: dict[str, Any] = {"device": device, "dtype": dtype}
     run_server(
         checkpoint_folder(ctx, checkpoint),
@@ -51,8 +61,9 @@ def serve(
         model_name=model_name or checkpoint,
         api_key=api_key,
         max_queue=max_queue,
+        allowed_hosts=tuple(allowed_host or ()),
         threads=threads,
-        progress=make_progress(quiet=settings_of(ctx).quiet),
+        progress=make_progress(quiet=settings.quiet),
         on_ready=lambda address: say(f"serving {model_name or checkpoint} at {address}/v1"),
         **choices,
     )

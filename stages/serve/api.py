@@ -21,6 +21,7 @@ from longcat.stages.serve.chat_completions import ChatRun
 from longcat.stages.serve.completions import CompletionRun
 from longcat.stages.serve.engine import InferenceEngine
 from longcat.stages.serve.errors import ApiError, invalid, unavailable
+from longcat.stages.serve.hosts import HostGuard
 from longcat.stages.serve.metrics import ServerMetrics
 from longcat.stages.serve.observe import Observe
 from longcat.stages.serve.plan import Plan, plan_chat, plan_completion
@@ -85,6 +86,7 @@ def create_app(engine: InferenceEngine, settings: ServerSettings) -> FastAPI:
     app.state.service = service
     app.include_router(_open_routes(service))
     app.include_router(_model_routes(service))
+    app.add_middleware(HostGuard, hosts=settings.allowed_hosts)
     app.add_middleware(Observe, metrics=service.metrics)
     _add_error_handlers(app)
     return app
@@ -176,14 +178,18 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status, error.headers)
+        return _refusal(request, error)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        answer = ApiError(error.status_code, str(error.detail), headers=error.headers)
-        return JSONResponse(answer.body(), answer.status, answer.headers)
+        return _refusal(request, ApiError(error.status_code, str(error.detail), headers=error.headers))
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-        answer = invalid("the request's path or query is not valid")
-        return JSONResponse(answer.body(), answer.status)
+        return _refusal(request, invalid("the request's path or query is not valid"))
+
+
+def _refusal(request: Request, error: ApiError) -> JSONResponse:
+    # `Observe` writes the line that tells of it.
+    request.state.refusal = error
+    return JSONResponse(error.body(), error.status, error.headers)

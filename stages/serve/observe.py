@@ -1,4 +1,4 @@
-"""Around every request: an id that client and log share, what the metrics say about it, and the last resort."""
+"""Around every request: an id that client and log share, a line if it was refused, metrics, and the last resort."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from collections.abc import Iterable
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from longcat.stages.serve.errors import internal_error
+from longcat.pipeline.printable import one_line
+from longcat.stages.serve.errors import ApiError, internal_error
 from longcat.stages.serve.metrics import ServerMetrics
 
 logger = logging.getLogger(__name__)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 HEADER = b"x-request-id"
+SHOWN_CHARACTERS = 500
+GONE = 499
 
 
 class Observe:
-    """ASGI middleware: echoes `X-Request-Id` (or makes one) and counts answers by route and status.
+    """ASGI middleware: echoes `X-Request-Id` (or makes one), counts answers by route and status, logs refused requests.
 
     What no handler caught becomes a 500 that tells nothing but the id under which the log has the traceback.
     """
@@ -53,8 +56,19 @@ class Observe:
                 answer = internal_error()
                 await JSONResponse(answer.body(), answer.status)(scope, receive, send_with_id)
         finally:
+            _log_refusal(scope, status)
             self._metrics.requests.add(1, _route(scope), str(status or 499))
             self._metrics.request_seconds.observe(time.monotonic() - started)
+
+
+def _log_refusal(scope: Scope, status: int) -> None:
+    """One line for a request that was answered with an error, also within a stream that had begun."""
+    error: ApiError | None = scope["state"].get("refusal")
+    code, message = (error.status, error.message) if error else (status, "see the lines above")
+    # Of a client that left nobody needs to hear.
+    if code >= 400 and code != GONE:
+        path = one_line(str(scope["path"])[:SHOWN_CHARACTERS])
+        logger.info("%d %s %s: %s", code, scope["method"], path, one_line(message[:SHOWN_CHARACTERS]))
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ except ModuleNotFoundError as missing:
         raise
     raise UsageError(f"serving needs {missing.name}", hint='pip install "longcat-cli[serve]"') from None
 
+from longcat.stages.serve.hosts import served_hosts
 from longcat.stages.serve.loading import Device, Dtype, load_engine
 from longcat.stages.serve.settings import ServerSettings
 
@@ -44,6 +45,7 @@ def serve(
     model_name: str | None = None,
     api_key: str | None = None,
     max_queue: int = 32,
+    allowed_hosts: Sequence[str] = (),
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: int | None = None,
@@ -53,11 +55,12 @@ def serve(
     """Serve a checkpoint folder until SIGTERM or SIGINT, then let running requests end.
 
     `model_name` defaults to the folder's name, `api_key` to the environment variable LONGCAT_API_KEY; without either
-    the server is open to whoever can reach it. `port` 0 takes a free one. `on_ready` is called with the address once
+    the server is open to whoever can reach it. It answers requests for `host`, for names of loopback and for
+    `allowed_hosts`; see `stages.serve.hosts`. `port` 0 takes a free one. `on_ready` is called with the address once
     requests are taken.
 
     Raises:
-        UsageError: the extra `serve` is not installed.
+        UsageError: the extra `serve` is not installed, or an allowed host is none.
         InputError: the checkpoint cannot be loaded, or the address cannot be bound.
     """
     listener = bind(host, port)
@@ -66,6 +69,7 @@ def serve(
             "model_name": model_name or checkpoint.resolve().name,
             "api_key": api_key or os.environ.get(KEY_VARIABLE) or None,
             "max_queue": max_queue,
+            "allowed_hosts": served_hosts([host, listener.getsockname()[0]], allowed_hosts),
         }
         settings = build_config(ServerSettings, values, "serve")
         if settings.api_key is None and not _is_loopback(listener):
@@ -131,7 +135,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for address in map(_url, sockets or ()):
-            logger.info("serving at %s", address)
+            logger.debug("serving at %s", address)
             if self._on_ready is not None:
                 self._on_ready(address)
 

@@ -26,6 +26,9 @@ class ServerSettings(StageConfig):
     api_key: str | None = Field(
         None, description="key that /v1 asks for as a bearer token; none: open", min_length=1, repr=False
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="hosts of the Host header that are answered beside those of loopback; * for any"
+    )
     max_queue: int = Field(32, description="requests that may wait for the decode worker", ge=0, le=100_000)
     max_body_bytes: int = Field(4 << 20, description="size of a request body, bytes", ge=1024)
     body_seconds: float = Field(30.0, description="time a client has to send its body, seconds", gt=0)

@@ -36,18 +36,20 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._submission.watched(receive):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for event in self._guarded():
+            async for event in self._guarded(scope):
                 await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _guarded(self) -> AsyncIterator[bytes]:
+    async def _guarded(self, scope: Scope) -> AsyncIterator[bytes]:
         try:
             async for event in self._events:
                 yield event
         except ApiError as error:
+            scope["state"]["refusal"] = error
             yield _error_event(error)
         except Exception:
             logger.exception("a stream failed")
+            scope["state"]["refusal"] = internal_error()
             yield _error_event(internal_error())
         yield b"data: [DONE]\n\n"
 

@@ -178,7 +178,7 @@ def test_a_body_that_does_not_come_is_given_up(serve: Any, engine: InferenceEngi
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
         assert connection.recv(1000).startswith(b"HTTP/1.1 408")
