@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,6 +71,14 @@ def atomic_write(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader sees the old bytes or the new ones."""
     with atomic_path(path) as aside:
         aside.write_bytes(data)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder that may be half gone after a kill only under a name that `is_temporary` knows."""
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    with suppress(FileNotFoundError):
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_temporary(path: Path) -> bool:

@@ -33,7 +33,7 @@ import torch
 from torch import nn
 
 from longcat.pipeline.errors import IntegrityError, LongcatError
-from longcat.pipeline.files import canonical_json, fsync_file, fsync_folder, read_json, sha256_file
+from longcat.pipeline.files import canonical_json, fsync_file, fsync_folder, read_json, remove_tree, sha256_file
 from longcat.stages.train import group as processes
 from longcat.stages.train.group import Group
 from longcat.stages.train.shards import Part, Piece, Plan, ShardReader, Snapshot, piece_of
@@ -138,7 +138,7 @@ class RunCheckpoints:
                     files = {name: digest for files in stored.values for name, digest in files.items()}
                     _publish(aside, target, {"step": flight.step, "state": state, "files": files})
                     for old in list(self._folders())[self.keep :]:
-                        shutil.rmtree(old, ignore_errors=True)
+                        remove_tree(old)
         except BaseException:
             if group.leads:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -166,7 +166,7 @@ class RunCheckpoints:
         """
         group = self._control
         if group.leads:
-            for leftover in self.folder.glob("*.tmp"):
+            for leftover in [path for path in self.folder.iterdir() if path.suffix == ".tmp"]:
                 shutil.rmtree(leftover, ignore_errors=True)
         for name in group.broadcast([folder.name for folder in self._folders()]):
             folder = self.folder / name
@@ -176,7 +176,7 @@ class RunCheckpoints:
                 return saved
             if group.leads:
                 warn(f"the checkpoint {folder.name} is damaged and left out, going on from the one before")
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
             group.barrier()
         return None
 
@@ -201,7 +201,7 @@ class RunCheckpoints:
         if self._control.leads:
             for folder, number in zip(list(self._folders()), self.steps(), strict=True):
                 if number > step:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove_tree(folder)
         self._control.barrier()
 
     def _folders(self) -> Iterator[Path]:

@@ -13,7 +13,7 @@ import pytest
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.engine import LocalEngine
-from longcat.pipeline.files import atomic_write, read_json
+from longcat.pipeline.files import atomic_write, is_temporary, read_json, remove_tree
 from longcat.pipeline.progress import SilentProgress
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.shards import map_shards
@@ -156,3 +156,14 @@ def test_work_that_cannot_be_deleted_is_no_failure_of_the_run(
     assert artifact.damage() == []
     assert not session.store.staging(artifact.id).folder.exists()
     assert len(session.store.trash.leftovers()) == 1
+
+
+def test_a_folder_that_is_half_deleted_has_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "step-000000005"
+    folder.mkdir()
+    (folder / "weights").touch()
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # killed before the first file went
+    remove_tree(folder)
+    (left,) = tmp_path.iterdir()
+    assert is_temporary(left)
+    remove_tree(folder)  # nothing is there, which is what was wanted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from longcat.pipeline.artifact import Artifact, load_artifact
 from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.errors import ConfigError
-from longcat.pipeline.files import atomic_write, pretty_json
+from longcat.pipeline.files import atomic_write, pretty_json, remove_tree
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.progress import SilentProgress
 from longcat.pipeline.stage import Context, Result
@@ -76,7 +75,7 @@ def run_point(task: dict[str, Any]) -> dict[str, Any]:
     else:
         loss = metrics.get("validation_loss", metrics["train_loss"])
         found = {"loss": loss, "train_loss": metrics["train_loss"], "diverged": False, "note": ""}
-    shutil.rmtree(folder)
+    remove_tree(folder)
     return found
 
 
