@@ -33,7 +33,8 @@ class Recorded(Generic[T]):
     def __call__(self, task: T) -> dict[str, Any]:
         with written_files() as written:
             result = self.function(task)
-        return {"result": result, "files": [file_record(path, self.root) for path in dict.fromkeys(written)]}
+        left = [path for path in dict.fromkeys(written) if path.is_file()]  # a task may drop scratch of its own
+        return {"result": result, "files": [file_record(path, self.root) for path in left]}
 
 
 def file_record(path: Path, root: Path) -> list[Any]:

@@ -16,7 +16,7 @@ from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.files import atomic_write, is_temporary, read_json, remove_tree
 from longcat.pipeline.progress import SilentProgress
 from longcat.pipeline.runner import Session, run_stage
-from longcat.pipeline.shards import map_shards
+from longcat.pipeline.shards import Recorded, map_shards, same_files
 from longcat.pipeline.store import Staging, Store
 
 
@@ -167,3 +167,16 @@ def test_a_folder_that_is_half_deleted_has_another_name(tmp_path: Path, monkeypa
     (left,) = tmp_path.iterdir()
     assert is_temporary(left)
     remove_tree(folder)  # nothing is there, which is what was wanted
+
+
+def write_and_drop(task: Path) -> dict[str, Any]:
+    atomic_write(task / "scratch", b"x")
+    atomic_write(task / "kept", b"y")
+    (task / "scratch").unlink()
+    return {}
+
+
+def test_scratch_that_a_task_drops_is_no_part_of_its_record(tmp_path: Path) -> None:
+    record = Recorded(write_and_drop, tmp_path)(tmp_path)
+    assert [name for name, _, _ in record["files"]] == ["kept"]
+    assert same_files(record["files"], tmp_path)
