@@ -7,13 +7,14 @@ unfinished runs, and the inputs of damaged artifacts that lie in quarantine and 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from longcat.pipeline.artifact import ID_PATTERN, Artifact, InputRef
 from longcat.pipeline.errors import BusyError, LongcatError, NewerArtifactError
-from longcat.pipeline.files import folder_bytes
+from longcat.pipeline.files import folder_bytes, is_temporary, walk
 from longcat.pipeline.lock import locked
 from longcat.pipeline.pins import pinned
 from longcat.pipeline.store import Broken, Store
@@ -21,6 +22,8 @@ from longcat.pipeline.trash import Entry
 from longcat.pipeline.unfinished import Unfinished, unfinished_runs
 
 GRACE_DAYS = 7.0
+# No write of a small file takes as long.
+WRITE_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -213,12 +216,21 @@ def reachable(roots: set[str], made_from: Mapping[str, list[InputRef] | None]) -
     return kept
 
 
+def _torn_writes(store: Store) -> Iterator[Path]:
+    """What kills amid the writing of a name, a pin or a manifest's copy left beside them, long enough ago."""
+    for folder in ("refs", "pins", ".manifests", ".shallow"):
+        for path in walk(store.root / folder):
+            with suppress(FileNotFoundError):
+                if is_temporary(path) and time.time() - path.lstat().st_mtime > WRITE_SECONDS:
+                    yield path
+
+
 def _leftovers(store: Store) -> list[Path]:
-    """What deletions that were interrupted left in the quarantine and among the work in progress."""
+    """What deletions and writes that were interrupted left where nobody looks for it."""
     staging = store.root / ".staging"
     strays = [] if not staging.is_dir() else sorted(staging.iterdir())
     known = ("locks", "live")
-    return store.trash.leftovers() + [
+    return [*store.trash.leftovers(), *_torn_writes(store)] + [
         path
         for path in strays
         if path.name not in known and (path.is_symlink() or not path.is_dir() or not ID_PATTERN.fullmatch(path.name))

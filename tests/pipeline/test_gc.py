@@ -405,3 +405,17 @@ def test_what_a_reading_command_uses_stays(session: Session) -> None:
     assert gone(session.store) == set()
     reader.live.close()
     assert gone(session.store) == {base.id}
+
+
+def test_what_a_kill_amid_a_small_write_left_goes_after_an_hour(session: Session) -> None:
+    make(session, "docs")
+    torn = [session.store.root / folder / ".docs.json.1-2.tmp" for folder in ("refs", ".manifests", "pins")]
+    for path in torn:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    collect(session.store, Options())
+    assert all(path.exists() for path in torn)
+    for path in torn:
+        os.utime(path, (1, 1))
+    assert {item.what for item in collect(session.store, Options()).garbage} == {"leftover"}
+    assert not any(path.exists() for path in torn)
