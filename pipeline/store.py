@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -266,8 +265,8 @@ class Store:
         place = self.root / kind
         if not place.exists():  # it will be made beside .staging
             return
-        probe, target = staging.folder / "probe", place / f".probe-{secrets.token_hex(4)}"
-        probe.mkdir(exist_ok=True)
+        probe, target = staging.folder / "probe", place / f".probe-{staging.folder.name}"
+        probe.mkdir(exist_ok=True)  # the rename replaces an empty folder that a kill has left there
         try:
             probe.rename(target)
         except OSError as error:
