@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from longcat.pipeline.artifact import ID_PATTERN, Artifact, InputRef
+from longcat.pipeline.artifact import ID_PATTERN, KINDS, Artifact, InputRef
 from longcat.pipeline.errors import BusyError, LongcatError, NewerArtifactError
 from longcat.pipeline.files import folder_bytes, is_temporary, walk
 from longcat.pipeline.lock import locked
@@ -218,11 +218,12 @@ def reachable(roots: set[str], made_from: Mapping[str, list[InputRef] | None]) -
 
 def _torn_writes(store: Store) -> Iterator[Path]:
     """What kills amid the writing of a name, a pin or a manifest's copy left beside them, long enough ago."""
-    for folder in ("refs", "pins", ".manifests", ".shallow"):
-        for path in walk(store.root / folder):
-            with suppress(FileNotFoundError):
-                if is_temporary(path) and time.time() - path.lstat().st_mtime > WRITE_SECONDS:
-                    yield path
+    small = (path for folder in ("refs", "pins", ".manifests", ".shallow") for path in walk(store.root / folder))
+    probes = (path for kind in KINDS for path in (store.root / kind).glob(".probe-*"))
+    for path in (*filter(is_temporary, small), *probes):
+        with suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > WRITE_SECONDS:
+                yield path
 
 
 def _leftovers(store: Store) -> list[Path]:
