@@ -63,7 +63,7 @@ class NewerArtifactError(IntegrityError):
 
 
 class InterruptedRunError(LongcatError):
-    """SIGINT or SIGTERM arrived; what was done is kept and the next run takes it up."""
+    """SIGINT or SIGTERM arrived; the hint says whether the next run takes up what was done."""
 
     exit_code = 130
 

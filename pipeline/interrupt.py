@@ -18,12 +18,15 @@ class StopSignal:
     """Turns SIGINT and SIGTERM into `InterruptedRunError`.
 
     It is raised where the main thread stands, which atomic writes make safe; inside `deferred()` the first signal
-    is only noted, so that a trainer can save, and a second one is raised at once.
+    is only noted, so that a trainer can save, and a second one is raised at once. The error says nothing of going on:
+    whoever keeps progress adds that.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.received: signal.Signals | None = None
         self._deferred = 0
+        self._noted = 0
 
     def check(self) -> None:
         """Raise if a stop was asked for.
@@ -32,7 +35,7 @@ class StopSignal:
             InterruptedRunError: a signal arrived before.
         """
         if self.requested:
-            raise InterruptedRunError("interrupted", hint="run the same command again to go on from here")
+            raise InterruptedRunError("interrupted")
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -42,6 +45,21 @@ class StopSignal:
             yield
         finally:
             self._deferred -= 1
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Within it Ctrl-C ends what is being done and not the program.
+
+        The first SIGINT only sets `requested`, for the caller to look at, a second one raises; SIGTERM always raises.
+        At the end SIGINT is forgotten.
+        """
+        self._noted += 1
+        try:
+            yield
+        finally:
+            self._noted -= 1
+            if self.received is signal.SIGINT:
+                self.requested, self.received = False, None
 
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:
@@ -57,6 +75,7 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested, True
-        if again or not self._deferred:
+        again, self.requested, self.received = self.requested, True, signal.Signals(number)
+        waits = self._deferred or (self._noted and number == signal.SIGINT)
+        if again or not waits:
             self.check()

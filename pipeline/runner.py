@@ -14,7 +14,7 @@ from longcat.pipeline.artifact import Artifact, InputRef, Manifest, artifact_id
 from longcat.pipeline.config import StageConfig, build_config, identity_values, runtime_keys
 from longcat.pipeline.engine import Engine, LocalEngine
 from longcat.pipeline.environment import code_version, environment
-from longcat.pipeline.errors import BusyError, IntegrityError, LongcatError, UsageError
+from longcat.pipeline.errors import BusyError, IntegrityError, InterruptedRunError, LongcatError, UsageError
 from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.lock import locked
@@ -132,6 +132,14 @@ def execute(plan: Plan, session: Session) -> Outcome:
     Raises:
         LongcatError: see the subclasses; what was finished before stays in staging and is taken up next time.
     """
+    try:
+        return _execute(plan, session)
+    except InterruptedRunError as error:
+        error.hint = error.hint or plan.stage.rerun_hint
+        raise
+
+
+def _execute(plan: Plan, session: Session) -> Outcome:
     store, log = session.store, session.logger
     session.stop.check()
     hold_plans(store, [plan])

@@ -141,6 +141,14 @@ class Stage:
     function: Callable[[Context[Any]], Result]
     sources: Sources | None
     follows: Follows | None = None
+    resumes: bool = True
+
+    @property
+    def rerun_hint(self) -> str:
+        """What to do after an interruption."""
+        if self.resumes:
+            return "run the same command again to go on from here"
+        return f"run the same command again; {self.name} then starts from its beginning"
 
     @property
     def summary(self) -> str:
@@ -189,12 +197,14 @@ def stage(
     output: str,
     sources: Sources | None = None,
     follows: Follows | None = None,
+    resumes: bool = True,
 ) -> Callable[[Callable[[Context[C]], Result]], Callable[[Context[C]], Result]]:
     """Register a function as a stage; its configuration class is read off the annotation `Context[Config]`.
 
     `inputs` maps roles to kinds (see `Role.parse`). `sources` gives digests of what the stage reads from outside the
     store, so that a change there makes another artifact. `follows` tells from a configuration whether this process
-    only helps another, which makes and publishes the artifact.
+    only helps another, which makes and publishes the artifact. `resumes` tells whether an interrupted run leaves
+    progress that the next one takes up.
     """
 
     def register(function: Callable[[Context[C]], Result]) -> Callable[[Context[C]], Result]:
@@ -203,7 +213,7 @@ def stage(
         if output not in KINDS:
             raise ValueError(f"stage {name!r}: {output!r} is not a kind of artifact")
         roles = tuple(Role.parse(role, text) for role, text in inputs.items())
-        registry.add(Stage(name, revision, roles, output, config, function, sources, follows))
+        registry.add(Stage(name, revision, roles, output, config, function, sources, follows, resumes))
         return function
 
     return register

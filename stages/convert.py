@@ -43,7 +43,7 @@ def _sources(config: ImportConfig) -> dict[str, str]:
     return fingerprint_paths(sorted(path for path in [*weights, *others] if path.is_file()))
 
 
-@stage("import", revision=1, inputs={}, output="checkpoint", sources=_sources)
+@stage("import", revision=1, inputs={}, output="checkpoint", sources=_sources, resumes=False)
 def import_checkpoint(context: Context[ImportConfig]) -> Result:
     """Take a LongCat-Flash checkpoint of another tool into the store, with its tokenizer files.
 

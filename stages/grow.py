@@ -27,7 +27,7 @@ class GrowConfig(StageConfig):
     )
 
 
-@stage("grow", revision=1, inputs={"checkpoint": "checkpoint"}, output="checkpoint")
+@stage("grow", revision=1, inputs={"checkpoint": "checkpoint"}, output="checkpoint", resumes=False)
 def grow(context: Context[GrowConfig]) -> Result:
     """Stack the layers of a checkpoint into a deeper model (LongCat-Flash report, section 2.3.2).
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.progress import Progress
-from longcat.stages.serve.engine import InferenceEngine, TokenCache
+from longcat.stages.serve.engine import CancelledError, InferenceEngine, TokenCache
 from longcat.stages.serve.loading import Device, Dtype, load_engine
 from longcat.stages.serve.sampling import SamplingParams
 
@@ -56,13 +56,16 @@ class ChatSession:
         """Forget all turns; the system message stays."""
         self.turns.clear()
 
-    def send(self, text: str, params: SamplingParams | None = None) -> Iterator[str]:
+    def send(
+        self, text: str, params: SamplingParams | None = None, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[str]:
         """Say `text`; the answer piece by piece. A turn that fails before its first piece leaves no trace.
 
         An answer that is not read to its end stays in the conversation as far as it was read.
 
         Raises:
             InputError: the text is empty, or the conversation has outgrown the context.
+            CancelledError: `cancelled` said so between two steps of the answer.
         """
         if not text.strip():
             raise InputError("the message is empty")
@@ -75,17 +78,26 @@ class ChatSession:
                 f"the conversation has {len(ids)} tokens, the context holds {self.engine.max_length} in all",
                 hint="begin a new conversation",
             )
-        return self._answer(asked, ids, replace(params, max_tokens=min(params.max_tokens, room)))
+        return self._answer(asked, ids, replace(params, max_tokens=min(params.max_tokens, room)), cancelled)
 
-    def _answer(self, asked: Turn, ids: Sequence[int], params: SamplingParams) -> Iterator[str]:
+    def _answer(
+        self, asked: Turn, ids: Sequence[int], params: SamplingParams, cancelled: Callable[[], bool]
+    ) -> Iterator[str]:
         answer: Turn = {"role": "assistant", "content": ""}
         cache = self._cache_for(len(ids) + params.max_tokens)
-        for number, delta in enumerate(self.engine.generate(ids, params, cache=cache)):
-            if number == 0:
-                self.turns += [asked, answer]
-            answer["content"] += delta.text
-            if delta.text:
-                yield delta.text
+        try:
+            for number, delta in enumerate(self.engine.generate(ids, params, cache=cache, cancelled=cancelled)):
+                if number == 0:
+                    self.turns += [asked, answer]
+                answer["content"] += delta.text
+                if delta.text:
+                    yield delta.text
+        except (GeneratorExit, CancelledError):
+            raise
+        except BaseException:
+            # It may have struck between two layers, which leaves the cache with more of one than of the other.
+            self._cache = None
+            raise
 
     def _cache_for(self, tokens: int) -> TokenCache:
         if self._cache is None or self._cache.capacity < tokens:

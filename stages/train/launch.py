@@ -174,7 +174,7 @@ class _Node:
         # When one rank fails, torchrun stops the others, so that they end as if somebody had asked for it.
         causes = [failure for failure in failures if not _was_stopped(failure)]
         if stopped or (failures and not causes):
-            raise InterruptedRunError("interrupted", hint="run the same command again to go on from here")
+            raise InterruptedRunError("interrupted")
         if causes:
             # A rank that knows what is wrong comes first; one that lost its neighbours knows less than who was killed.
             known = [failure for failure in causes if failure["kind"] not in ("", "killed")]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from longcat.stages.data.mixture.plan import Draw
 
 
-@stage("data.mix", revision=2, inputs={"tokens": "tokens+"}, output="tokens")
+@stage("data.mix", revision=2, inputs={"tokens": "tokens+"}, output="tokens", resumes=False)
 def mix_tokens(context: Context[MixConfig]) -> Result:
     """Mix token files of several sources by weights, none repeated more often than allowed.
 

@@ -1,0 +1,91 @@
+"""What a signal does: to the program, to an answer, and what is said of going on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+import longcat.stages  # noqa: F401  declares the stages
+from longcat.pipeline.config import StageConfig
+from longcat.pipeline.errors import InterruptedRunError
+from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.runner import Session, run_stage
+from longcat.pipeline.stage import Context, Result, registry, stage
+
+
+class Nothing(StageConfig):
+    """No configuration."""
+
+
+@stage("toy.stopped", revision=1, inputs={}, output="report")
+def stopped(context: Context[Nothing]) -> Result:
+    """Be interrupted."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return Result()
+
+
+@stage("toy.stopped-whole", revision=1, inputs={}, output="report", resumes=False)
+def stopped_whole(context: Context[Nothing]) -> Result:
+    """Be interrupted, without any progress."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return Result()
+
+
+def kill(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_a_signal_alone_promises_nothing() -> None:
+    stop = StopSignal()
+    with stop.installed(), pytest.raises(InterruptedRunError) as caught:
+        kill(signal.SIGINT)
+    assert str(caught.value) == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("toy.stopped", "interrupted (run the same command again to go on from here)"),
+        (
+            "toy.stopped-whole",
+            "interrupted (run the same command again; toy.stopped-whole then starts from its beginning)",
+        ),
+    ],
+)
+def test_a_stage_says_whether_a_rerun_goes_on(session: Session, name: str, says: str) -> None:
+    session.stop = StopSignal()
+    with session.stop.installed(), pytest.raises(InterruptedRunError) as caught:
+        run_stage(session, name, {})
+    assert str(caught.value) == says
+
+
+def test_stages_without_progress_are_known() -> None:
+    registered = {name: registry.get(name).resumes for name in registry.names() if not name.startswith("toy.")}
+    assert {name for name, resumes in registered.items() if not resumes} == {"grow", "import", "data.mix"}
+
+
+def test_noted_ctrl_c_is_seen_and_forgotten_and_the_second_raises() -> None:
+    stop = StopSignal()
+    with stop.installed():
+        with stop.noted():
+            kill(signal.SIGINT)
+            assert (stop.requested, stop.received) == (True, signal.SIGINT)
+            with pytest.raises(InterruptedRunError):
+                kill(signal.SIGINT)
+        assert not stop.requested
+        with stop.noted():
+            assert not stop.requested
+        with pytest.raises(InterruptedRunError):
+            kill(signal.SIGINT)
+
+
+def test_sigterm_is_never_noted_alone() -> None:
+    stop = StopSignal()
+    with stop.installed():
+        with pytest.raises(InterruptedRunError), stop.noted():
+            kill(signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(InterruptedRunError):
+            stop.check()
