@@ -156,6 +156,12 @@ def run(arguments: list[str]) -> int:
         return _fail(_os_error(error), 1)
     except MemoryError:
         return _fail("out of memory (fewer --workers, or a smaller batch)", 1)
+    except Exception as error:
+        from longcat.pipeline.faults import writing_failed
+
+        if not writing_failed(error):
+            raise
+        return _fail(_os_error(error), 1)
     finally:
         if (roots := sys.modules.get("longcat.pipeline.roots")) is not None:
             roots.close_all()
@@ -192,12 +198,13 @@ def _exit_code(ended: SystemExit) -> int:
     return ended.code if isinstance(ended.code, int) else 1
 
 
-def _os_error(error: OSError) -> str:
-    import errno
+def _os_error(error: Exception) -> str:
+    from longcat.pipeline.faults import machine_error, writing_failed
 
-    place = f"{error.filename}: " if error.filename else ""
-    advice = " (free some space and run again; finished work is kept)" if error.errno == errno.ENOSPC else ""
-    return f"{place}{error.strerror or error}{advice}"
+    if writing_failed(error):
+        return str(machine_error(error))
+    place = getattr(error, "filename", None)
+    return f"{f'{place}: ' if place else ''}{getattr(error, 'strerror', None) or error}"
 
 
 def _fail(message: str, code: int) -> int:

@@ -62,6 +62,10 @@ class NewerArtifactError(IntegrityError):
     """A newer version of longcat wrote it; this one leaves it alone."""
 
 
+class MachineError(LongcatError):
+    """The machine failed (a disk, the memory, a process that was killed); the data may be well."""
+
+
 class InterruptedRunError(LongcatError):
     """SIGINT or SIGTERM arrived; the hint says whether the next run takes up what was done."""
 

@@ -14,6 +14,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from longcat.pipeline.errors import LongcatError
+from longcat.pipeline.faults import machine_error, open_input, writing_failed
+
 from longcat.pipeline.json_text import parse_json
 
 MAX_JSON_BYTES = 256 << 20
@@ -51,7 +54,11 @@ def fsync_file(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; on success it is fsynced and renamed there, on any failure removed."""
+    """Yield a temporary sibling of `path`; on success it is fsynced and renamed there, on any failure removed.
+
+    Raises:
+        MachineError: the disk failed or is full, in whatever words a library says so; names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -61,10 +68,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         fsync_folder(path.parent)
         if (written := _written.get()) is not None:
             written.append(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             aside.unlink()
+        if not isinstance(error, LongcatError) and writing_failed(error) and _is_of(error, aside):
+            raise machine_error(error, path) from None
         raise
+
+
+def _is_of(error: BaseException, path: Path) -> bool:
+    """Whether an error names no other file than `path`."""
+    return getattr(error, "filename", None) in (None, str(path))
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -87,8 +101,12 @@ def is_temporary(path: Path) -> bool:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in bounded chunks."""
-    with path.open("rb") as stream:
+    """Hex sha256 of a file's bytes, read in bounded chunks.
+
+    Raises:
+        MachineError: the file could not be read, twice.
+    """
+    with open_input(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -114,13 +132,14 @@ def read_json(path: Path) -> Any:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no regular file, too large, or not JSON.
+        MachineError: it could not be read, twice.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("no regular file")
     if status.st_size > MAX_JSON_BYTES:
         raise ValueError(f"{status.st_size} bytes of JSON, the limit is {MAX_JSON_BYTES}")
-    with path.open("rb") as stream:
+    with open_input(path) as stream:
         return parse_json(stream.read(MAX_JSON_BYTES))
 
 

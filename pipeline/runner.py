@@ -15,6 +15,7 @@ from longcat.pipeline.config import StageConfig, build_config, identity_values, 
 from longcat.pipeline.engine import Engine, LocalEngine
 from longcat.pipeline.environment import code_version, environment
 from longcat.pipeline.errors import BusyError, IntegrityError, InterruptedRunError, LongcatError, UsageError
+from longcat.pipeline.faults import machine_error, number_in_text, writing_failed
 from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.lock import locked
@@ -271,14 +272,12 @@ def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Stagi
         files = session.store.seal(staging)
         duration = time.monotonic() - clock
         artifact = session.store.publish(staging, _manifest(plan, result, files, started, duration))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LongcatError(
-                "the disk is full",
-                where=str(error.filename or session.store.root),
-                hint="free some space and run again; finished shards are kept",
-            ) from None
-        raise
+    except Exception as error:
+        if isinstance(error, LongcatError | MemoryError) or not writing_failed(error):
+            raise
+        full = number_in_text(error) == errno.ENOSPC
+        place = getattr(error, "filename", None) or (session.store.root if full else plan.stage.name)
+        raise machine_error(error, place) from None
     append_jsonl(log_path, {"event": "done", "time": utc_now(), "seconds": round(duration, 3)})
     return artifact
 

@@ -1,0 +1,234 @@
+"""Faults of the machine, told apart from what is wrong with data.
+
+A disk that fails, a folder that is full, a child that the system kills: none says anything of a record. Such a fault is
+tried once more and then ends the run with one line; a record is dropped for its own bytes alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+from longcat.pipeline.errors import InputError, MachineError
+
+RETRY_SECONDS = 0.5
+BUFFER_BYTES = 1 << 18
+
+# What a path names, who may read it, who listens: not better half a second later, and clear by itself.
+SETTLED = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EEXIST,
+        errno.ENOTEMPTY,
+        errno.EROFS,
+        errno.EPIPE,
+    }
+)
+# Only these, and our own limits, can come of what a child was given to read.
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS})
+
+# Libraries written in Rust or C++ lose the error number, but not its text.
+_RUST_NUMBER = re.compile(r"\(os error (\d+)\)")
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+_TEXTS = {
+    os.strerror(number): number
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+}
+
+GO_ON = "run again; finished shards are kept"
+REMEDIES = {
+    errno.ENOSPC: f"free some space and {GO_ON}",
+    errno.EDQUOT: f"free some space and {GO_ON}",
+    errno.EIO: f"look at the disk (`dmesg` tells of it) and {GO_ON}",
+    errno.EMFILE: f"raise the limit of open files (`ulimit -n`) and {GO_ON}",
+    errno.ENFILE: f"raise the limit of open files (`sysctl fs.file-max`) and {GO_ON}",
+    errno.ENOMEM: f"use fewer --workers and {GO_ON}",
+}
+WORDS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.ENOMEM: "out of memory",
+}
+
+T = TypeVar("T")
+
+
+def fault_number(error: BaseException) -> int | None:
+    """The error number of a fault of the machine; None where the error may speak of the data.
+
+    An OSError without a number is a library's way of saying that bytes make no sense.
+    """
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    return error.errno if isinstance(error, OSError) else None
+
+
+def number_in_text(error: BaseException) -> int | None:
+    """The error number that a library has put into words; of use where what failed can only have been a file."""
+    text = str(error)
+    if (found := _RUST_NUMBER.search(text)) is not None:
+        return int(found[1])
+    if _SHORT_WRITE.search(text):
+        return errno.ENOSPC
+    return next((number for known, number in _TEXTS.items() if known in text), None)
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an error is the machine's and says nothing of the data."""
+    return fault_number(error) is not None
+
+
+def writing_failed(error: BaseException) -> bool:
+    """Whether an error of a library that wrote a file is that of the disk, and not of what its path names."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number not in SETTLED if number is not None else number_in_text(error) is not None
+
+
+def machine_error(error: BaseException, where: object = None) -> MachineError:
+    """The one line for a fault: at which file, what failed, and the remedy."""
+    number = fault_number(error) or number_in_text(error) or 0
+    place = where if where is not None else getattr(error, "filename", None)
+    what = WORDS.get(number) or (os.strerror(number) if number else str(error) or type(error).__name__)
+    hint = REMEDIES.get(number, GO_ON)
+    return MachineError(what, where=None if place is None else str(place), hint=hint)
+
+
+@contextmanager
+def told(where: object) -> Iterator[None]:
+    """Turn a fault inside into one line that names `where`; what is wrong with data passes through.
+
+    Raises:
+        MachineError: the machine failed.
+    """
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        number = fault_number(error)
+        if number is None or number in SETTLED:
+            raise
+        raise machine_error(error, where) from None
+
+
+def twice(action: Callable[[], T]) -> T:
+    """What `action` returns, tried once more after a short wait where the machine failed."""
+    try:
+        return action()
+    except OSError as error:
+        if error.errno is None or error.errno in SETTLED:
+            raise
+    time.sleep(RETRY_SECONDS)
+    return action()
+
+
+class SteadyFile(io.RawIOBase):
+    """A local file; a read that fails is tried once more, on a file opened anew.
+
+    Every failure to read is an error that names the file, so that a broken disk is never taken for the file's end or
+    for damage of its content.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`. Raises OSError where the name leads to no file that may be read."""
+        super().__init__()
+        self.name = str(path)
+        self._path = path
+        self._raw: io.FileIO | None = None
+        self._version: tuple[int, ...] | None = None
+        self._position = 0
+        self._tried(self._open)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._open().fileno()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = self._tried(lambda: self._open().seek(offset, whence))
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into `buffer`.
+
+        Raises:
+            MachineError: it failed twice.
+            InputError: another file has taken its place in between.
+        """
+        count = self._tried(lambda: self._open().readinto(buffer)) or 0
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._drop()
+        super().close()
+
+    def _tried(self, action: Callable[[], T]) -> T:
+        def attempt() -> T:
+            try:
+                return action()
+            except OSError:
+                self._drop()
+                raise
+
+        with told(self._path):
+            return twice(attempt)
+
+    def _open(self) -> io.FileIO:
+        if self._raw is None:
+            raw = cast("io.FileIO", self._path.open("rb", buffering=0))
+            found = os.fstat(raw.fileno())
+            version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+            if self._version not in (None, version):
+                raw.close()
+                raise InputError("the file changed while it was read", where=self.name, hint="run the command again")
+            if self._position:
+                raw.seek(self._position)
+            self._raw, self._version = raw, version
+        return self._raw
+
+    def _drop(self) -> None:
+        # Nothing was written, so a failure to close loses nothing.
+        if self._raw is not None:
+            with suppress(OSError):
+                self._raw.close()
+        self._raw = None
+
+
+def open_input(path: Path) -> BinaryIO:
+    """Open a local file (see `SteadyFile`) or a remote one, whose own reader tries again, for reading."""
+    if not isinstance(path, Path):
+        return cast("BinaryIO", path.open("rb"))
+    return io.BufferedReader(SteadyFile(path), BUFFER_BYTES)
+
+
+def ending(status: int) -> str:
+    """How a child ended, in words: `it ended with exit code 1`, `it was killed by SIGKILL (out of memory?)`."""
+    if status >= 0:
+        return f"it ended with exit code {status}"
+    name = signal.Signals(-status).name if -status in signal.Signals.__members__.values() else f"signal {-status}"
+    return f"it was killed by {name}" + (" (out of memory?)" if -status == signal.SIGKILL else "")
+
+
+def is_crash(status: int) -> bool:
+    """Whether a child ended by a signal that what it was reading can bring about."""
+    return -status in CRASHES
