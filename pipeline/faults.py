@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from longcat.pipeline.errors import InputError, MachineError
 
@@ -43,7 +43,7 @@ CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFP
 
 # Libraries written in Rust or C++ lose the error number, but not its text.
 _RUST_NUMBER = re.compile(r"\(os error (\d+)\)")
-_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|iostream error|unexpected pos \d+ vs \d+|failed writing file")
 _TEXTS = {
     os.strerror(number): number
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
@@ -148,8 +148,13 @@ class SteadyFile(io.RawIOBase):
         self._path = path
         self._raw: io.FileIO | None = None
         self._version: tuple[int, ...] | None = None
-        self._position = 0
+        self._position = self._at = 0
         self._tried(self._open)
+
+    @property
+    def _size(self) -> int:
+        """Bytes of the file; 0 for those that tell none."""
+        return self._version[2] if self._version else 0
 
     def readable(self) -> bool:
         return True
@@ -161,7 +166,11 @@ class SteadyFile(io.RawIOBase):
         return self._open().fileno()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = self._tried(lambda: self._open().seek(offset, whence))
+        # Counted here: where damaged content sends its reader is no fault of the machine.
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative position {base + offset}")
+        self._position = base + offset
         return self._position
 
     def tell(self) -> int:
@@ -174,8 +183,11 @@ class SteadyFile(io.RawIOBase):
             MachineError: it failed twice.
             InputError: another file has taken its place in between.
         """
+        if self._size and self._position >= self._size:
+            return 0
         count = self._tried(lambda: self._open().readinto(buffer)) or 0
         self._position += count
+        self._at = self._position
         return count
 
     def close(self) -> None:
@@ -194,16 +206,18 @@ class SteadyFile(io.RawIOBase):
             return twice(attempt)
 
     def _open(self) -> io.FileIO:
+        """The file, open and at the position."""
         if self._raw is None:
-            raw = cast("io.FileIO", self._path.open("rb", buffering=0))
+            raw = self._path.open("rb", buffering=0)
             found = os.fstat(raw.fileno())
             version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
             if self._version not in (None, version):
                 raw.close()
                 raise InputError("the file changed while it was read", where=self.name, hint="run the command again")
-            if self._position:
-                raw.seek(self._position)
-            self._raw, self._version = raw, version
+            self._raw, self._version, self._at = raw, version, 0
+        if self._at != self._position:
+            self._raw.seek(self._position)
+            self._at = self._position
         return self._raw
 
     def _drop(self) -> None:
@@ -214,10 +228,10 @@ class SteadyFile(io.RawIOBase):
         self._raw = None
 
 
-def open_input(path: Path) -> BinaryIO:
+def open_input(path: Path) -> io.BufferedReader:
     """Open a local file (see `SteadyFile`) or a remote one, whose own reader tries again, for reading."""
     if not isinstance(path, Path):
-        return cast("BinaryIO", path.open("rb"))
+        return cast("io.BufferedReader", path.open("rb"))
     return io.BufferedReader(SteadyFile(path), BUFFER_BYTES)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from longcat.pipeline.errors import LongcatError
 from longcat.pipeline.faults import machine_error, open_input, writing_failed
-
 from longcat.pipeline.json_text import parse_json
 
 MAX_JSON_BYTES = 256 << 20

@@ -1,7 +1,8 @@
 """Page extraction in a child process, so that a page made to hang or crash a parser costs that page alone.
 
 The parser is native code that no Python timer can interrupt and whose crash would end the worker. The child arms a
-CPU timer before each page; when it runs out the kernel ends the child, and the next page gets a new one.
+CPU timer before each page; when it runs out the kernel ends the child, and the next page gets a new one. A child that
+somebody else killed, the system when memory runs out for one, says nothing of the page.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from functools import cache
 from typing import Any, BinaryIO, cast
 
 import orjson
 
-from longcat.pipeline.processes import safe_python
+from longcat.pipeline.errors import MachineError
+from longcat.pipeline.faults import GO_ON, RETRY_SECONDS, ending, is_crash, is_fault, machine_error, twice
+from longcat.pipeline.processes import end_with_parent, safe_python
 from longcat.stages.data.extract.html import Page, extract_page
 from longcat.stages.data.extract.records import Rejected
 
 SIZES = struct.Struct("<dIII")
 REPLY = struct.Struct("<I")
 MEMORY_BYTES = 4 << 30
+TRIES = 2
+PARSER = "the process that parses pages"
 BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from longcat.stages.data.extract.guard import serve; serve()"
 
 
@@ -57,18 +63,29 @@ class _Child:
         return self._process.wait()
 
 
+class _Ended(Exception):  # noqa: N818 - passed between the methods of the guard
+    """The child ended in the midst of a page."""
+
+    def __init__(self, status: int, fresh: bool) -> None:
+        super().__init__(status)
+        self.status = status
+        self.fresh = fresh
+
+
 class PageGuard:
     """One child at a time, started when the first page comes."""
 
     def __init__(self) -> None:
         self._child: _Child | None = None
+        self._fresh = True
 
     def extract(self, data: bytes, charset: str | None, max_seconds: float, extractor: str = "longcat") -> Page:
         """What `extract_page` returns; a page that takes the extractor too long gets plain text with reason `time`.
 
         Raises:
-            Rejected: `timeout` after `max_seconds` of processor time for plain text too, `crashed` if the child died
-                otherwise or the parser raised.
+            Rejected: `timeout` after `max_seconds` of processor time for plain text too, `crashed` if the page made
+                two fresh children crash, or the parser raised.
+            MachineError: two children ended in a way that tells nothing of the page.
         """
         try:
             return self._ask(data, charset, max_seconds, f"{extractor} ")
@@ -78,23 +95,44 @@ class PageGuard:
         return self._ask(data, charset, max_seconds, f"{extractor} time")
 
     def _ask(self, data: bytes, charset: str | None, max_seconds: float, how: str) -> Page:
-        child = self._child = self._child or _Child()
         name, way = (charset or "").encode("ascii", errors="ignore")[:64], how.encode()
+        request = SIZES.pack(max_seconds, len(name), len(way), len(data)) + name + way
+        crashes = faults = 0
+        while True:
+            try:
+                return self._ask_once(request, data, max_seconds)
+            except _Ended as ended:
+                if is_crash(ended.status):
+                    # What a child read before may have left it damaged, so only a fresh one speaks of this page.
+                    crashes += ended.fresh
+                    if crashes == TRIES:
+                        raise Rejected("crashed", f"the parser's process: {ending(ended.status)}") from None
+                    continue
+                faults += 1
+                if faults == TRIES:
+                    raise _fault(ending(ended.status)) from None
+                time.sleep(RETRY_SECONDS)
+
+    def _ask_once(self, request: bytes, data: bytes, max_seconds: float) -> Page:
+        child = self._child = self._child or _started()
+        fresh, self._fresh = self._fresh, False
         try:
-            reply = child.ask(SIZES.pack(max_seconds, len(name), len(way), len(data)) + name + way, data)
+            reply = child.ask(request, data)
         except (EOFError, OSError):
-            self._child = None
+            self._child, self._fresh = None, True
             status = child.end()
             if status == -signal.SIGPROF:
                 raise Rejected("timeout", f"more than {max_seconds:g} s of processor time") from None
-            raise Rejected("crashed", f"the parser's process ended with status {status}") from None
+            raise _Ended(status, fresh) from None
+        if reply.get("fault"):
+            raise _fault(reply["fault"])
         if "error" in reply:
             raise Rejected("crashed", reply["error"])
         return Page(**reply)
 
     def close(self) -> None:
         """End the child, which does so when its input ends."""
-        child, self._child = self._child, None
+        child, self._child, self._fresh = self._child, None, True
         if child is not None:
             child.end()
 
@@ -105,6 +143,18 @@ def page_guard() -> PageGuard:
     guard = PageGuard()
     atexit.register(guard.close)
     return guard
+
+
+def _started() -> _Child:
+    """A new child; the system may have been short of processes or memory for a moment only."""
+    try:
+        return twice(_Child)
+    except OSError as error:
+        raise machine_error(error, PARSER) from None
+
+
+def _fault(what: str) -> MachineError:
+    return MachineError(f"ended twice without a fault of the page: {what}", where=PARSER, hint=GO_ON)
 
 
 def _read(stream: BinaryIO, count: int) -> bytes:
@@ -118,6 +168,7 @@ def serve() -> None:
     """The child: pages in on stdin, what was extracted out on stdout, until stdin ends."""
     # Ctrl-C reaches the whole terminal group; the parent decides what it means and closes stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -127,10 +178,17 @@ def serve() -> None:
             extractor, _, fallback = _read(sys.stdin.buffer, way_bytes).decode("ascii").partition(" ")
             data = _read(sys.stdin.buffer, data_bytes)
             signal.setitimer(signal.ITIMER_PROF, seconds)
-            try:
-                reply = orjson.dumps(extract_page(data, charset, extractor, fallback or None))
-            except Exception as error:  # whatever the parser raises is this page's problem
-                reply = orjson.dumps({"error": f"{type(error).__name__}: {error}"[:200]})
+            reply = _reply(data, charset, extractor, fallback or None)
             signal.setitimer(signal.ITIMER_PROF, 0)
             sys.stdout.buffer.write(REPLY.pack(len(reply)) + reply)
             sys.stdout.buffer.flush()
+
+
+def _reply(data: bytes, charset: str | None, extractor: str, fallback: str | None) -> bytes:
+    try:
+        return orjson.dumps(extract_page(data, charset, extractor, fallback))
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        # The memory of this process has a limit of its own; what else runs short is not the page's.
+        own_limit = isinstance(error, MemoryError) and resource.getrlimit(resource.RLIMIT_AS)[0] == MEMORY_BYTES
+        return orjson.dumps({"error": what} if own_limit or not is_fault(error) else {"fault": what})

@@ -6,6 +6,7 @@ import io
 import zlib
 from dataclasses import dataclass
 
+from longcat.pipeline.faults import is_fault
 from longcat.stages.data.extract.records import Rejected
 
 MAX_HEADER_BYTES = 64 << 10
@@ -111,6 +112,8 @@ def _read_coded(body: bytes, coding: str, limit: int) -> bytes:
             parts.append(part)
             size += len(part)
     except OSError as error:
+        if is_fault(error):
+            raise
         raise Rejected("bad_content_encoding", str(error)) from None
     if size > limit:
         raise Rejected("too_large", f"more than {limit} bytes decoded")

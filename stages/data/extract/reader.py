@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterator
 from email.message import Message
 from typing import BinaryIO
 
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.faults import open_input
 from longcat.stages.data.extract.config import ExtractConfig
 from longcat.stages.data.extract.decode import looks_binary
 from longcat.stages.data.extract.http import parse_response
 from longcat.stages.data.extract.inputs import InputFile
 from longcat.stages.data.extract.kinds import compression_of, kind_of_content_type, programming_language
+from longcat.stages.data.extract.parquet import read_parquet
 from longcat.stages.data.extract.records import Problem, Record, Rejected
 from longcat.stages.data.extract.streams import Damage, open_source
-from longcat.stages.data.extract.tabular import read_json_lines, read_parquet
+from longcat.stages.data.extract.tabular import read_json_lines
 from longcat.stages.data.extract.warc import DOCUMENT_TYPES, VERSION_PREFIX, WarcRecord, read_warc
 from longcat.stages.data.extract.window import Window
 
@@ -27,16 +31,20 @@ def read_file(file: InputFile, config: ExtractConfig, tally: Counter[str]) -> It
     WARC records of types that hold no document are only counted, as `other_records` in `tally`.
 
     Raises:
-        InputError: the file lacks the column that the configuration names.
+        InputError: the file lacks the column that the configuration names, is gone, or may not be read.
+        MachineError: it could not be read, twice; never taken for damage of its content.
     """
     try:
-        if file.format == "parquet":
-            yield from read_parquet(file.path, config)
-            return
-        with file.path.open("rb") as stream:
-            yield from _read_stream(stream, file, config, tally)
+        with open_input(file.path) as stream:
+            if file.format == "parquet":
+                yield from read_parquet(stream, str(file.path), config)
+            else:
+                yield from _read_stream(stream, file, config, tally)
     except OSError as error:
-        yield Problem("unreadable", error.strerror or str(error), {"offset": 0})
+        hint = "let it lie where it is while the command runs, and run again"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = "make it readable, or leave it out"
+        raise InputError(f"cannot be read: {error.strerror or error}", where=str(file.path), hint=hint) from None
 
 
 def _read_stream(

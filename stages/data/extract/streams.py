@@ -191,6 +191,7 @@ class CompressedSource:
         try:
             piece: bytes = self._member.decompress(fed)
         except self._codec.errors as error:
+            _check_memory(error)
             raise Damage(self._corrupt, self._member_offset, str(error)) from None
         self._at += len(fed)
         if self._member.eof:
@@ -236,10 +237,17 @@ class CompressedSource:
             while at < len(raw) and not trial.eof and len(out) < TRIAL_BYTES:
                 out += trial.decompress(raw[at : at + 512])
                 at += 512
-        except self._codec.errors:
+        except self._codec.errors as error:
+            _check_memory(error)
             # The good start of a member that is damaged further on is worth reading.
             return bool(self._prefix) and out.startswith(self._prefix)
         return out.startswith(self._prefix)
+
+
+def _check_memory(error: Exception) -> None:
+    """Raise MemoryError where a codec complains of the machine and not of the bytes."""
+    if "not enough memory" in str(error):
+        raise MemoryError(str(error)) from None
 
 
 def read_zstd_dictionary(file: BinaryIO) -> bytes | None:

@@ -1,21 +1,20 @@
-"""Records that are texts already: lines of JSON and rows of Parquet."""
+"""Records that are texts already: lines of JSON, and what a line or a row of named values means."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 
-from longcat.pipeline.errors import InputError
 from longcat.stages.data.extract.config import ExtractConfig
 from longcat.stages.data.extract.decode import decode
 from longcat.stages.data.extract.records import Problem, Record
 from longcat.stages.data.extract.streams import Damage
 from longcat.stages.data.extract.window import Window
 
-ROWS_A_BATCH = 256
+# JSON is read deeper than it can be written.
+MAX_METADATA_LEVELS = 200
 WHITESPACE = b" \t\r\n"
 
 
@@ -57,12 +56,13 @@ def _parse_line(line: bytes, config: ExtractConfig, place: dict[str, int]) -> Re
         metadata = {"encoding": decoded.encoding, "replaced_characters": decoded.replaced}
     if not isinstance(values, dict):
         return Problem("not_json", f"a JSON object is needed, found {type(values).__name__}", place)
-    return _to_record(values, config, place, str(place["line"]), metadata)
+    return to_record(values, config, place, str(place["line"]), metadata)
 
 
-def _to_record(
+def to_record(
     values: dict[str, Any], config: ExtractConfig, place: dict[str, int], key: str, metadata: dict[str, Any]
 ) -> Record | Problem:
+    """The record that named values stand for; a problem where the text is none."""
     text, original, url, language = (
         values.get(name) for name in (config.text_field, config.id_field, config.url_field, "language")
     )
@@ -70,6 +70,8 @@ def _to_record(
     if not isinstance(text, str):
         return Problem("missing_text", f"{config.text_field!r} holds no text", place, key, url)
     given = values.get("metadata")
+    if not _fits(given):
+        return Problem("bad_metadata", f"nested over {MAX_METADATA_LEVELS} levels deep", place, key, url)
     merged = {**(given if isinstance(given, dict) else {}), **metadata}
     if isinstance(original, (str, int)):
         merged["original_id"] = str(original)
@@ -78,38 +80,17 @@ def _to_record(
     )
 
 
-def read_parquet(path: Path, config: ExtractConfig) -> Iterator[Record | Problem]:
-    """Every row as a record; a problem for every row without text, and one where the file cannot be read on.
-
-    Raises:
-        InputError: the file has no such text column; names those it has.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if config.text_field not in names:
-                hint = f"give --text-field; columns: {', '.join(names)}"
-                raise InputError(f"there is no column {config.text_field!r}", where=str(path), hint=hint)
-            wanted = (config.text_field, config.id_field, config.url_field, "language")
-            columns = [name for name in dict.fromkeys(wanted) if name in names]
-            for batch in file.iter_batches(batch_size=ROWS_A_BATCH, columns=columns):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield _from_row(values, config, number)
-    except (pa.ArrowException, OSError) as error:
-        yield Problem("corrupt_parquet", str(error).splitlines()[0][:200], {"row": number + 1})
+def _fits(metadata: Any) -> bool:
+    """Whether values are nested no deeper than what writes them can follow."""
+    level = [metadata]
+    for _ in range(MAX_METADATA_LEVELS):
+        level = [item for value in level for item in _items(value)]
+        if not level:
+            return True
+    return False
 
 
-def _from_row(values: dict[str, Any], config: ExtractConfig, number: int) -> Record | Problem:
-    place = {"row": number}
-    text = values.get(config.text_field)
-    if isinstance(text, bytes):
-        decoded = decode(text)
-        values[config.text_field], text = decoded.text, decoded.text
-    if isinstance(text, str) and len(text) > config.max_record_bytes:
-        return Problem("too_large", f"{len(text)} characters, the limit is {config.max_record_bytes}", place)
-    return _to_record(values, config, place, str(number), {})
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import signal
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import brotli
 import pytest
 import zstandard
 
+from longcat.pipeline.errors import MachineError
 from longcat.stages.data.extract.decode import decode, looks_binary
-from longcat.stages.data.extract.guard import PageGuard
+from longcat.stages.data.extract.guard import PageGuard, _Child
 from longcat.stages.data.extract.html import extract_page
 from longcat.stages.data.extract.http import parse_response
 from longcat.stages.data.extract.records import Rejected
@@ -130,19 +133,70 @@ def test_page_that_would_run_for_hours_is_given_up_and_the_next_one_is_read() ->
         guard.close()
 
 
-def test_parser_that_dies_costs_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    guard = PageGuard()
-    try:
-        assert guard.extract(PAGE, None, 10).text
-        assert guard._child is not None
-        guard._child._process.kill()
-        guard._child._process.wait()
-        with pytest.raises(Rejected) as caught:
-            guard.extract(PAGE, None, 10)
-        assert caught.value.reason == "crashed"
-        assert guard.extract(PAGE, None, 10).text == "Some text of a page."
-    finally:
-        guard.close()
+@pytest.fixture
+def guard() -> Iterator[PageGuard]:
+    made = PageGuard()
+    yield made
+    made.close()
+
+
+def dying(signals: list[int], starts: list[int]) -> type[_Child]:
+    """Children that die by these signals, one after the other, when they are given a page; later ones live."""
+
+    class Dying(_Child):
+        def __init__(self) -> None:
+            super().__init__()
+            starts.append(self._process.pid)
+
+        def ask(self, request: bytes, data: bytes) -> dict[str, Any]:
+            if signals:
+                self._process.send_signal(signals.pop(0))
+                self._process.wait()
+            return super().ask(request, data)
+
+    return Dying
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_killed_by_somebody_else_costs_no_page(
+    guard: PageGuard, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    starts: list[int] = []
+    monkeypatch.setattr("longcat.stages.data.extract.guard._Child", dying([number], starts))
+    assert guard.extract(PAGE, None, 10).text == "Some text of a page."
+    assert len(starts) == 2
+
+
+def test_a_child_killed_twice_ends_the_stage(guard: PageGuard, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+    monkeypatch.setattr("longcat.stages.data.extract.guard._Child", dying([signal.SIGKILL] * 2, starts))
+    with pytest.raises(MachineError, match=r"parses pages: .*killed by SIGKILL \(out of memory\?\) \(run again"):
+        guard.extract(PAGE, None, 10)
+    assert len(starts) == 2
+    assert guard.extract(PAGE, None, 10).text == "Some text of a page."
+
+
+def test_a_page_has_crashed_when_two_fresh_children_did(guard: PageGuard, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+    crashes: list[int] = []
+    monkeypatch.setattr("longcat.stages.data.extract.guard._Child", dying(crashes, starts))
+    assert guard.extract(PAGE, None, 10).text
+    crashes += [signal.SIGSEGV] * 2  # that of the old child does not count
+    assert guard.extract(PAGE, None, 10).text == "Some text of a page."
+    crashes += [signal.SIGSEGV, signal.SIGABRT, signal.SIGSEGV]
+    with pytest.raises(Rejected) as caught:
+        guard.extract(PAGE, None, 10)
+    assert (caught.value.reason, len(starts)) == ("crashed", 5)
+    assert guard.extract(PAGE, None, 10).text == "Some text of a page."
+
+
+def test_a_child_that_cannot_be_started_ends_the_stage(guard: PageGuard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any, **options: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    with pytest.raises(MachineError, match="parses pages: Resource temporarily unavailable"):
+        guard.extract(PAGE, None, 10)
 
 
 def test_guard_gives_what_extraction_gives() -> None:
