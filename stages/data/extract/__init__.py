@@ -19,7 +19,7 @@ def _sources(config: ExtractConfig) -> dict[str, str]:
     return fingerprint_paths(given.path for given in expand(config.input))
 
 
-@stage("data.extract", revision=3, inputs={"crawl": "crawl?"}, output="documents", sources=_sources)
+@stage("data.extract", revision=4, inputs={"crawl": "crawl?"}, output="documents", sources=_sources)
 def extract_documents(context: Context[ExtractConfig]) -> Result:
     """Turn a crawl and files of many formats into documents; what gives none is named in problems.jsonl.
 

@@ -74,7 +74,7 @@ def to_record(
         return Problem("bad_metadata", f"nested over {MAX_METADATA_LEVELS} levels deep", place, key, url)
     merged = {**(given if isinstance(given, dict) else {}), **metadata}
     if isinstance(original, (str, int)):
-        merged["original_id"] = str(original)
+        merged["original_id"] = str(original).lower() if isinstance(original, bool) else str(original)
     return Record(
         key, "text", text, place, url=url, language=language if isinstance(language, str) else None, metadata=merged
     )
