@@ -13,6 +13,7 @@ import zstandard
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.faults import open_input
 from longcat.pipeline.files import atomic_path
 
 SUFFIX = ".jsonl.zst"
@@ -72,10 +73,12 @@ def read_documents(path: Path) -> Iterator[Document]:
     """
     number = 0
     try:
-        with path.open("rb") as raw:
+        with open_input(path) as raw:
             for number, line in enumerate(_lines(raw, path), start=1):
                 yield _parse(line, path, number)
     except zstandard.ZstdError as error:
+        if "not enough memory" in str(error):
+            raise MemoryError(str(error)) from None
         raise IntegrityError(f"not whole zstd data: {error}", where=f"{path}:{number + 1}") from None
     except FileNotFoundError:
         raise IntegrityError("the shard is missing", where=str(path)) from None

@@ -107,6 +107,15 @@ def machine_error(error: BaseException, where: object = None) -> MachineError:
     return MachineError(what, where=None if place is None else str(place), hint=hint)
 
 
+def raise_fault(error: Exception, where: object) -> None:
+    """Raise the one line for a fault of the machine; return where the error may speak of what the file holds."""
+    number = fault_number(error)
+    if number is None and not isinstance(error, ValueError | KeyError | TypeError):
+        number = number_in_text(error)
+    if number is not None and number not in SETTLED:
+        raise machine_error(error, where) from None
+
+
 @contextmanager
 def told(where: object) -> Iterator[None]:
     """Turn a fault inside into one line that names `where`; what is wrong with data passes through.

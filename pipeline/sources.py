@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longcat.pipeline.errors import InputError
-from longcat.pipeline.files import canonical_json, sha256_file
+from longcat.pipeline.files import canonical_json, sha256_file, walk
 
 if TYPE_CHECKING:
     from longcat.pipeline.remote import RemoteFile
@@ -49,6 +49,6 @@ def _fingerprint_folder(folder: Path) -> str:
 
 def plain_files(folder: Path) -> Iterator[Path]:
     """Every plain file below `folder`, sorted by path; links are not followed."""
-    for path in sorted(folder.rglob("*")):
+    for path in walk(folder):
         if path.is_file() and not path.is_symlink():
             yield path

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.faults import open_input
 from longcat.pipeline.files import fsync_folder
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -127,7 +128,7 @@ def _sibling(prefix: Path, suffix: str) -> Path:
 
 def _read_index(path: Path) -> tuple[type[np.generic], npt.NDArray[np.int32]]:
     size = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_input(path) as stream:
         head = stream.read(_HEADER.size)
         if len(head) < _HEADER.size or not head.startswith(MAGIC):
             raise IntegrityError("not a token index", where=str(path))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.errors import InputError
+from longcat.pipeline.faults import open_input
 from longcat.pipeline.json_text import parse_json
 from longcat.stages.chat_template import ChatTemplate
 from longcat.stages.tokenizer_backend import check_state, load_backend, one_line, panics_told
@@ -242,7 +243,7 @@ def _read(path: Path, limit: int) -> bytes:
             raise InputError("is no regular file", where=str(path))
         hint = "a tokenizer, tokens or checkpoint artifact is needed"
         raise InputError("the file is missing", where=str(path), hint=hint)
-    with path.open("rb") as stream:
+    with open_input(path) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise InputError(f"{path.stat().st_size} bytes, the limit is {limit}", where=str(path))

@@ -19,6 +19,7 @@ from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
+from longcat.pipeline.faults import raise_fault
 from longcat.pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
 from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
 from longcat.stages.train.parallel.build import Distributed
@@ -108,6 +109,7 @@ def _read_tensors(path: Path) -> Tensors:
     try:
         tensors: Tensors = load_file(path)
     except (SafetensorError, OSError) as error:
+        raise_fault(error, path)
         raise IntegrityError(f"damaged: {error}", where=str(path)) from None
     return tensors
 

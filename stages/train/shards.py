@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.faults import raise_fault
 from longcat.stages.train.group import Group
 
 WRITE_BYTES = 8 << 20
@@ -241,6 +242,7 @@ class ShardReader:
                 opened = safe_open(path, framework="pt")
                 table = json.loads(opened.metadata()[METADATA_KEY])
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                raise_fault(error, path)
                 raise IntegrityError(f"damaged: {error}", where=str(path)) from None
             self._files.append(opened)
             for key, (name, shape, offsets) in table.items():

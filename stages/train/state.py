@@ -326,7 +326,7 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] = read_json(folder / STATE_FILE)
         whole = content.pop("sha256") == _digest(content) and {"step", "state", "files"} <= content.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return content if whole else None
 
@@ -334,7 +334,7 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
 def _has_digest(path: Path, digest: str) -> bool:
     try:
         return sha256_file(path) == digest
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from longcat.pipeline.errors import InputError
+from longcat.pipeline.faults import open_input
 from longcat.stages.data.decontaminate.config import BenchmarkFile
 
 MAX_LINE_BYTES = 16 << 20
@@ -46,7 +47,7 @@ def read_parts(benchmark: BenchmarkFile, id_field: str) -> Iterator[Part]:
 
 def _records(benchmark: BenchmarkFile) -> Iterator[dict[str, Any]]:
     try:
-        with benchmark.path.open("rb") as stream:
+        with open_input(benchmark.path) as stream:
             number = 0
             while line := stream.readline(MAX_LINE_BYTES + 1):
                 number += 1

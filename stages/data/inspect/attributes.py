@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.faults import raise_fault
 
 PATTERN = "attributes-*.parquet"
 
@@ -60,6 +61,7 @@ def _rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowException, OSError) as error:
+        raise_fault(error, path)
         raise IntegrityError(f"not a Parquet file: {str(error).splitlines()[0]}", where=str(path)) from None
 
 
@@ -70,6 +72,7 @@ def _column(path: Path, name: str) -> Any:
     try:
         return pq.read_table(path, columns=[name]).column(name)
     except (pa.ArrowException, OSError, KeyError) as error:
+        raise_fault(error, path)
         raise IntegrityError(
             f"no column {name}: {str(error).splitlines()[0]}",
             where=str(path),

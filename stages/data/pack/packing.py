@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.faults import raise_fault
 from longcat.pipeline.files import atomic_path
 
 Integers = npt.NDArray[np.int64]
@@ -143,6 +144,7 @@ class PackIndex:
         try:
             self._rows: Integers = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
+            raise_fault(error, path)
             raise IntegrityError(f"not a packing index: {error}", where=str(path)) from None
         if self._rows.dtype != np.int64 or self._rows.ndim != 2 or self._rows.shape[1] != 3:
             raise IntegrityError("not a packing index: int64 [n, 3] is needed", where=str(path))

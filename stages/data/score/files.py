@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import InputError, IntegrityError
+from longcat.pipeline.faults import raise_fault
 from longcat.pipeline.files import atomic_path
 
 if TYPE_CHECKING:
@@ -95,4 +96,5 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
     try:
         return pq.read_table(path, columns=list(columns), partitioning=None).select(columns)
     except (pa.ArrowException, OSError, KeyError) as error:
+        raise_fault(error, path)
         raise IntegrityError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path)) from None
