@@ -147,20 +147,20 @@ def run(arguments: list[str]) -> int:
         if settings.debug:
             _print_traceback()
         return _fail(str(error), error.exit_code)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) and stdout_closed():
-            drop_stdout()
-            return BROKEN_PIPE
-        if settings.debug:
-            _print_traceback()
-        return _fail(_os_error(error), 1)
+    except BrokenPipeError as error:
+        if not stdout_closed():
+            return _fail(_os_error(error), 1)
+        drop_stdout()
+        return BROKEN_PIPE
     except MemoryError:
         return _fail("out of memory (fewer --workers, or a smaller batch)", 1)
     except Exception as error:
         from longcat.pipeline.faults import writing_failed
 
-        if not writing_failed(error):
+        if not isinstance(error, OSError) and not writing_failed(error):
             raise
+        if settings.debug:
+            _print_traceback()
         return _fail(_os_error(error), 1)
     finally:
         if (roots := sys.modules.get("longcat.pipeline.roots")) is not None:

@@ -199,6 +199,7 @@ def vocabulary_size(tokens: Artifact) -> int:
     try:
         vocabulary: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
     except Exception as error:  # the library raises plain Exception for any unreadable file
+        raise_fault(error, path)
         raise IntegrityError(f"no tokenizer: {error}", where=str(path)) from None
     return max(vocabulary.values(), default=-1) + 1
 

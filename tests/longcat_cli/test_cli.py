@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from longcat.cli import app
 from longcat.cli.app import run
 
 
@@ -272,3 +276,30 @@ def test_a_report_is_one_page_and_its_figures(
     assert (code, page.exists()) == (5, False)
     assert "metrics.jsonl:4: not a line of JSON" in told
     assert longcat(capfd, store_path, "report", "nobody")[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/a/b"),
+            "/a/b: the disk is full (free some space and run again; finished shards are kept)",
+        ),
+        (OSError("28000 requested and 22496 written"), "the disk is full (free some space and run again; "),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full (free some space and "),
+        (OSError(errno.EIO, "Input/output error", "/a"), "/a: Input/output error (look at the disk (`dmesg` tells of"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: Permission denied"),
+        (OSError("words"), "words"),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    def fail(*given: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "command", lambda: SimpleNamespace(main=fail))
+    assert app.run(["doctor"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"longcat: {line}")
+    assert told.count("\n") == 1

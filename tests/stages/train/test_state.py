@@ -16,7 +16,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from longcat.pipeline.errors import IntegrityError, LongcatError
+from longcat.pipeline.errors import IntegrityError, LongcatError, MachineError
 from longcat.pipeline.files import sha256_file
 from longcat.stages.train import group
 from longcat.stages.train.config import OptimizerOptions
@@ -323,3 +323,19 @@ def flags(folder: Path) -> None:
 def test_processes_agree_on_flags_and_values(tmp_path: Path) -> None:
     in_processes(3, flags, tmp_path)
     assert [group.stop_everywhere(flag) for flag in (True, False)] == [True, False]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails says nothing of the bytes, so the run ends instead of going back to an older checkpoint."""
+    states = RunCheckpoints(tmp_path, keep=2)
+    states.save(1, {"model": {"weight": torch.zeros(3)}}, {})
+    states.wait()
+
+    def fail(path: Path) -> str:
+        raise MachineError("Input/output error", where=str(path))
+
+    monkeypatch.setattr("longcat.stages.train.state.sha256_file", fail)
+    with pytest.raises(MachineError, match="Input/output error"):
+        newest(states)
+    monkeypatch.undo()
+    assert newest(states).step == 1
