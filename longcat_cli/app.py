@@ -147,25 +147,28 @@ def run(arguments: list[str]) -> int:
         if settings.debug:
             _print_traceback()
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError as error:
-        if not stdout_closed():
-            return _fail(_os_error(error), 1)
-        drop_stdout()
-        return BROKEN_PIPE
-    except MemoryError:
-        return _fail("out of memory (fewer --workers, or a smaller batch)", 1)
     except Exception as error:
-        from longcat.pipeline.faults import writing_failed
-
-        if not isinstance(error, OSError) and not writing_failed(error):
-            raise
-        if settings.debug:
-            _print_traceback()
-        return _fail(_os_error(error), 1)
+        return _unforeseen(error, settings.debug)
     finally:
         if (roots := sys.modules.get("longcat.pipeline.roots")) is not None:
             roots.close_all()
     return 0
+
+
+def _unforeseen(error: Exception, debug: bool) -> int:
+    """The exit code for an error that is no LongcatError; raises again what is a fault of the program."""
+    from longcat.pipeline.faults import writing_failed
+
+    if isinstance(error, BrokenPipeError) and stdout_closed():
+        drop_stdout()
+        return BROKEN_PIPE
+    if isinstance(error, MemoryError):
+        return _fail("out of memory (fewer --workers, or a smaller batch)", 1)
+    if not isinstance(error, OSError) and not writing_failed(error):
+        raise error
+    if debug:
+        _print_traceback()
+    return _fail(_os_error(error), 1)
 
 
 def _print_traceback() -> None:
