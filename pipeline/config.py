@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
@@ -21,6 +21,13 @@ class StageConfig(BaseModel):
     """Base of every stage's configuration: unknown keys are refused and values never change after parsing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    def with_references(self, references: Mapping[str, Sequence[str]]) -> Self:
+        """The configuration once its inputs are known as they were typed, by role.
+
+        The same, unless a stage shows its inputs under the names that the user has for them.
+        """
+        return self
 
 
 C = TypeVar("C", bound=StageConfig)

@@ -144,7 +144,7 @@ def _plan_step(recipe: Recipe, name: str, store: Store, done: Mapping[str, Plan]
     try:
         stage = registry.get(step.stage)
         values = {**_seed(stage, recipe.seed), **step.config}
-        config = build_config(stage.config, values, where=f"{where}.config")
+        config = build_config(stage.config, values, where=f"{where}.config").with_references(step.inputs)
         inputs = {
             role: [_input(reference, recipe, store, done) for reference in references]
             for role, references in step.inputs.items()

@@ -330,11 +330,12 @@ def plan_named(
     stage = registry.get(stage_name)
     if not isinstance(config, StageConfig):
         config = build_config(stage.config, config, where=f"{stage_name} configuration")
-    planned = {}
+    planned, typed = {}, {}
     for role, given in (inputs or {}).items():
         references = [given] if isinstance(given, (str, Artifact)) else list(given)
         planned[role] = [planned_input(session.store, reference) for reference in references]
-    return plan_stage(stage, config, planned, publish_as)
+        typed[role] = [reference for reference in references if isinstance(reference, str)]
+    return plan_stage(stage, config.with_references(typed), planned, publish_as)
 
 
 def run_stage(

@@ -6,7 +6,7 @@ from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.evaluate.config import EvaluateConfig
 
 
-@stage("evaluate", revision=1, inputs={"checkpoints": "checkpoint+", "tokens": "tokens"}, output="evaluation")
+@stage("evaluate", revision=2, inputs={"checkpoints": "checkpoint+", "tokens": "tokens"}, output="evaluation")
 def evaluate(context: Context[EvaluateConfig]) -> Result:
     """Measure checkpoints: validation loss, bits per byte, needle in a haystack, samples.
 

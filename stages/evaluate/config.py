@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,7 +66,7 @@ class EvaluateConfig(StageConfig):
     needle: NeedleOptions = NeedleOptions()
     samples: SampleOptions = SampleOptions()
     labels: tuple[str, ...] = Field(
-        default=(), description="name of each checkpoint in the report, in their order; none: stage and id"
+        default=(), description="name of each checkpoint in the report, in their order; none: as they were typed"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of needles and samples")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
@@ -75,6 +76,11 @@ class EvaluateConfig(StageConfig):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; null: all cores; the last bits depend on it"
     )
+
+    def with_references(self, references: Mapping[str, Sequence[str]]) -> Self:
+        """Checkpoints are called what the user called them, unless there are labels."""
+        typed = references.get("checkpoints", ())
+        return self.model_copy(update={"labels": tuple(typed)}) if typed and not self.labels else self
 
     @model_validator(mode="after")
     def _prompts_are_texts(self) -> Self:

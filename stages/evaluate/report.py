@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from longcat.pipeline.printable import one_line
+from longcat.stages.evaluate.compare import weighted_mean
+
 Row = Sequence[str]
 
 
@@ -26,16 +29,16 @@ def _loss_section(evaluation: dict[str, Any]) -> str:
         "with its standard error; bits per byte are comparable between tokenizers, loss and perplexity are not. "
         "Unigram is the floor to beat: it knows how often each token occurs and nothing else."
     )
+    rows = [[_plain(result["label"]), *_loss_cells(result["validation"])] for result in evaluation["checkpoints"]]
+    losses = _table(["checkpoint", "loss", "bits per byte", "perplexity"], [*rows, ["unigram", *_loss_cells(unigram)]])
     header = ["checkpoint", "id", "parameters", "activated", "context", "trained on", "FFN experts"]
-    rows = [[*_identity_cells(result), *_loss_cells(result["validation"])] for result in evaluation["checkpoints"]]
-    baseline = ["unigram", "", "", "", "", "", "", *_loss_cells(unigram)]
-    table = _table([*header, "loss", "bits per byte", "perplexity"], [*rows, baseline])
-    return f"## Validation loss\n\n{intro}\n\n{table}"
+    models = _table(header, [_identity_cells(result) for result in evaluation["checkpoints"]])
+    return f"## Validation loss\n\n{losses}\n\n{intro}\n\n{models}"
 
 
 def _identity_cells(result: dict[str, Any]) -> list[str]:
     return [
-        _escape(result["label"]),
+        _plain(result["label"]),
         f"`{result['id'][:8]}`",
         _amount(result["parameters"]),
         _amount(result["activated_parameters"]),
@@ -59,7 +62,7 @@ def _needle_section(evaluation: dict[str, Any]) -> str:
         "answer appears token by token in greedy decoding, which chance practically never does."
     )
     parts = [_needle_table(result) for result in evaluation["checkpoints"]]
-    return "\n\n".join(["## Needle in a haystack", intro, *parts])
+    return "\n\n".join(["## Needle in a haystack", *parts, intro])
 
 
 def _needle_table(result: dict[str, Any]) -> str:
@@ -70,15 +73,15 @@ def _needle_table(result: dict[str, Any]) -> str:
         here = [cell for cell in cells if cell["length"] == length]
         by_depth = {cell["depth"]: cell for cell in here}
         shares = [f"{by_depth[depth]['top1']:.2f}" for depth in depths]
-        rows.append([f"{length:,}", *shares, *(f"{_mean(here, name):.2f}" for name in ("mean_rank", "exact_match"))])
-    rows += [[f"{item['length']:,}", *["–"] * len(depths), "–", item["reason"]] for item in result["needle"]["skipped"]]
-    trials = f" ({cells[0]['trials']} needles a cell)" if cells else ""
+        rows.append(
+            [f"{length:,}", *shares, *(f"{weighted_mean(here, name):.2f}" for name in ("mean_rank", "exact_match"))]
+        )
+    count = cells[0]["trials"] if cells else 0
+    trials = f" ({count} needle{'s' * (count > 1)} a cell)" if cells else ""
     header = ["length", *(f"depth {depth:g}" for depth in depths), "mean rank", "written out"]
-    return f"### {_escape(result['label'])}{trials}\n\n{_table(header, rows)}"
-
-
-def _mean(cells: Sequence[dict[str, Any]], name: str) -> float:
-    return float(sum(cell[name] * cell["trials"] for cell in cells) / sum(cell["trials"] for cell in cells))
+    skipped = [f"Length {item['length']:,} was skipped: {item['reason']}." for item in result["needle"]["skipped"]]
+    parts = [f"### {_plain(result['label'])}{trials}", *([_table(header, rows)] if rows else []), *skipped]
+    return "\n\n".join(parts)
 
 
 def _table(header: Row, rows: Sequence[Row]) -> str:
@@ -94,6 +97,6 @@ def _amount(count: int) -> str:
     return str(count)
 
 
-def _escape(text: str) -> str:
-    """A label as plain text in a table cell."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+def _plain(text: str) -> str:
+    """A label as plain text in a table cell or a heading."""
+    return "".join(f"\\{sign}" if sign in "\\|`*_<>[]#" else sign for sign in one_line(text))

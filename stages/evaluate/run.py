@@ -208,7 +208,7 @@ def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
             "validation_loss": result["validation"]["loss"],
             "bits_per_byte": result["validation"]["bits_per_byte"],
             "perplexity": result["validation"]["perplexity"],
-            "needle_top1": result["needle"]["top1"],
+            **({"needle_top1": result["needle"]["top1"]} if result["needle"]["top1"] is not None else {}),
         }
         for result in evaluation["checkpoints"]
     ]
@@ -221,12 +221,18 @@ def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _performance(checkpoints: Sequence[Evaluated], windows: Windows) -> dict[str, float]:
+def _performance(checkpoints: Sequence[Evaluated], windows: Windows) -> dict[str, Any]:
     """Tokens a second of the validation windows, and seconds of each part, for what this process computed."""
-    result = {}
-    for number, checkpoint in enumerate(checkpoints):
-        for part, seconds in checkpoint.speed.items():
-            result[f"{number}.{part}_seconds"] = round(seconds, 3)
+    rows: list[dict[str, Any]] = []
+    for checkpoint in checkpoints:
+        asked = {
+            "loss": True,
+            "needle": checkpoint.options.needle.lengths,
+            "samples": checkpoint.options.samples.prompts,
+        }
+        parts = {f"{part}_seconds": round(seconds, 3) for part, seconds in checkpoint.speed.items() if asked[part]}
         if seconds := checkpoint.speed.get("loss", 0.0):
-            result[f"{number}.loss_tokens_per_second"] = round(windows.tokens / seconds, 1)
-    return result
+            parts["loss_tokens_per_second"] = round(windows.tokens / seconds, 1)
+        if parts:
+            rows.append({"label": checkpoint.label, **parts})
+    return {"checkpoints": rows} if rows else {}

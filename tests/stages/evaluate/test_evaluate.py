@@ -164,9 +164,11 @@ def test_samples_and_report(evaluate: Evaluate, short: Artifact) -> None:
     assert "| unigram |" in report
     assert "Chance is 0.250" in report
     assert "holds 96 tokens" in report
-    header = next(line for line in report.splitlines() if line.startswith("| checkpoint"))
-    rows = [line for line in report.splitlines() if line.startswith(("| my", "| unigram"))]
-    assert {row.replace("\\|", "").count("|") for row in rows} == {header.count("|")}
+    tables = [part.splitlines() for part in report.split("\n\n") if part.startswith("| checkpoint")]
+    assert [head.split(" | ")[1] for head, *_ in tables] == ["loss", "id"], "what came out stands first"
+    for head, _, *rows in tables:
+        assert rows[0].startswith("| my\\|base |")
+        assert {row.replace("\\|", "").count("|") for row in rows} == {head.count("|")}
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
