@@ -73,7 +73,9 @@ def path(ctx: typer.Context, reference: Reference) -> None:
 
     Example: [cyan]ls $(longcat artifacts path tokens)[/cyan]
     """
-    typer.echo(settings_of(ctx).open_store().resolve(reference).path)
+    from longcat.cli.terminal import write_text
+
+    write_text(f"{settings_of(ctx).open_store().resolve(reference).path}\n")
 
 
 @app.command()

@@ -1,13 +1,18 @@
-"""How the results of an evaluation are printed: what was measured first, what it stands against below."""
+"""How evaluations are printed: what was measured first, what it stands against below; side by side."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from longcat.cli.console import out, say
 from longcat.cli.tables import PlainTable, table
+from longcat.cli.terminal import styled, write_text
 from longcat.cli.values import written
+
+if TYPE_CHECKING:
+    from longcat.stages.evaluate.compare import Comparison
 
 
 def results_table(metrics: Mapping[str, Any]) -> PlainTable:
@@ -33,3 +38,34 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 def _figure(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else written(value)
+
+
+def print_report(text: str) -> None:
+    """A report in Markdown: laid out on a terminal, as it is into a pipe."""
+    from rich.markdown import Markdown
+
+    console = out()
+    if console.is_terminal:
+        console.print(Markdown(text, hyperlinks=False))
+    else:
+        write_text(text)
+
+
+def print_comparison(found: Comparison) -> None:
+    """Metrics by row; every checkpoint with its difference from the first one."""
+    first, *others = found.columns
+    rows = table("metric", f">{first.title}", *(name for column in others for name in (f">{column.title}", ">change")))
+    for row in found.rows:
+        cells = [_cell(row.values[0])]
+        for value, difference in zip(row.values[1:], row.differences[1:], strict=True):
+            cells += [_cell(value), _cell(difference, sign="+")]
+        rows.add_row(row.metric, *(styled(cell) for cell in cells))
+    out().print(rows)
+    for note in found.notes:
+        say(note)
+
+
+def _cell(value: float | int | None, sign: str = "") -> str:
+    if value is None:
+        return "–"
+    return f"{value:{sign},}" if isinstance(value, int) else f"{value:{sign},.4f}"

@@ -38,12 +38,14 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
     name = f"{outcome.named.name}@{outcome.named.number}  " if outcome.named else ""
     how = "reused" if outcome.reused else f"made in {duration(manifest.duration_seconds)}"
     out().print(line(styled(name, "bold"), f"{manifest.kind}/{manifest.id}  {how}  {size(manifest.total_bytes)}"))
-    metrics = manifest.metrics
     if manifest.kind == "evaluation":
-        out().print(results_table(metrics))
-        metrics = {}
-    _print_values(("what", ">value"), {**manifest.counts, **metrics})
-    _print_values(("speed", ">value"), manifest.performance)
+        out().print(results_table(manifest.metrics))
+        _print_values(("what", ">value"), manifest.counts)
+        if speed := manifest.performance.get("checkpoints"):
+            out().print(records_table("speed", speed))
+    else:
+        _print_values(("what", ">value"), {**manifest.counts, **manifest.metrics})
+        _print_values(("speed", ">value"), manifest.performance)
     out().print(line(styled(outcome.artifact.path, "dim")))
 
 

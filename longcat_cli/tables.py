@@ -41,7 +41,9 @@ class PlainTable:
 
     def add_row(self, *cells: str | Text) -> None:
         """A row; cells that are not given are empty."""
-        made = [cell if isinstance(cell, Text) else styled(cell) for cell in cells]
+        made = [cell.copy() if isinstance(cell, Text) else styled(cell) for cell in cells]
+        for cell in made:  # the column decides
+            cell.no_wrap = cell.overflow = None
         self.rows.append([*made, *(Text() for _ in range(len(self.names) - len(made)))])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
