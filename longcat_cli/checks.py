@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from longcat.cli.console import size
 from longcat.pipeline.engine.local import available_cores
 from longcat.pipeline.environment import package_version
-from longcat.pipeline.processes import import_root
+from longcat.pipeline.processes import import_root, safe_python
 from longcat.pipeline.store import Store
 
 DISTRIBUTION, PACKAGE = "longcat-cli", "longcat"
@@ -40,6 +41,7 @@ def run_checks(store: Store) -> list[Check]:
         _triton,
         _fasttext,
         _language_model,
+        _isolation,
         _processor,
         _memory,
         lambda: _disk(store),
@@ -124,6 +126,17 @@ def _language_model() -> Check:
         return Check("language model", "ok", str(ensure_language_model()))
     except LongcatError as error:
         return Check("language model", "problem", error.what, error.hint or "")
+
+
+def _isolation() -> Check:
+    """Whether modules that are rendered for a crawl can be kept from the network."""
+    from longcat.stages.data.collect.render import SCRIPT
+
+    done = subprocess.run([*safe_python(), str(SCRIPT), "--isolated"], capture_output=True, check=False, timeout=60)
+    if done.returncode == 0:
+        return Check("isolation", "ok", "modules are imported without a network")
+    remedy = "allow user namespaces (sysctl kernel.unprivileged_userns_clone), or collect only packages you trust"
+    return Check("isolation", "note", "modules that `data collect local` imports have the network", remedy)
 
 
 def _processor() -> Check:

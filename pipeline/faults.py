@@ -11,6 +11,7 @@ import io
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,8 @@ SETTLED = frozenset(
         errno.EPIPE,
     }
 )
+# What a connection can lack on this side of it.
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EIO, errno.ENOSPC})
 # Only these, and our own limits, can come of what a child was given to read.
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS})
 
@@ -85,6 +88,19 @@ def number_in_text(error: BaseException) -> int | None:
     if _SHORT_WRITE.search(text):
         return errno.ENOSPC
     return next((number for known, number in _TEXTS.items() if known in text), None)
+
+
+def own_shortage(error: BaseException | None) -> OSError | None:
+    """What this machine ran short of, of an error of the network and those that led to it; None where others failed."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            short = error.errno in (socket.EAI_MEMORY, socket.EAI_SYSTEM)
+        else:
+            short = isinstance(error, OSError) and error.errno in SHORTAGES
+        if short and isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def is_fault(error: BaseException) -> bool:

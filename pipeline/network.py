@@ -16,6 +16,8 @@ from typing import Any
 
 import httpcore
 
+from longcat.pipeline.faults import own_shortage
+
 MAX_ADDRESSES = 8
 
 # What `ipaddress` calls global and is not the open internet, or is so in some releases of Python only: the registries
@@ -103,6 +105,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             PrivateAddressError: one of its addresses is not public and that is not allowed.
             UnknownHostError: it has no address.
             httpcore.ConnectError, httpcore.ConnectTimeout: none of them answers.
+            OSError: this machine ran short of something.
         """
         addresses = self.resolve(host, port, self.left(timeout))
         for position, address in enumerate(addresses):
@@ -154,20 +157,22 @@ class _TimedStream(httpcore.NetworkStream):
 
 def _look_up(host: str, port: int, timeout: float | None) -> list[str]:
     """The addresses of `host`; the system's resolver has no time limit of its own, so it runs aside."""
-    answers: queue.Queue[list[str] | None] = queue.Queue()
+    answers: queue.Queue[list[str] | OSError | None] = queue.Queue()
 
     def ask() -> None:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             answers.put(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
-        except (OSError, ValueError):
-            answers.put(None)
+        except (OSError, ValueError) as error:
+            answers.put(own_shortage(error))
 
     threading.Thread(target=ask, daemon=True).start()
     try:
         addresses = answers.get(timeout=timeout)
     except queue.Empty:
         raise httpcore.ConnectTimeout(f"looking up {host}") from None
+    if isinstance(addresses, OSError):
+        raise addresses
     if not addresses:
         raise UnknownHostError(host)
     return addresses

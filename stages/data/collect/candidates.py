@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -129,5 +130,7 @@ def _html(config: LocalConfig) -> Iterator[Candidate]:
 
 def _pages(folder: str) -> Iterator[Path]:
     for path in sorted(Path(folder).rglob("*.htm*")):
-        if path.suffix in (".html", ".htm") and path.is_file() and not path.is_symlink():
+        plain = path.suffix in (".html", ".htm") and path.is_file() and not path.is_symlink()
+        # Who may not read a document has another set of them, with another fingerprint.
+        if plain and os.access(path, os.R_OK):
             yield path

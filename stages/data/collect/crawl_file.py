@@ -89,7 +89,7 @@ def _date(file: str) -> str:
     """When the page's source was last changed: the same on every run."""
     try:
         seconds = int(Path(file).stat().st_mtime)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         seconds = 0
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpcore
 from protego import Protego
 
+from longcat.pipeline.faults import machine_error, own_shortage, twice
 from longcat.pipeline.network import GuardedBackend, PrivateAddressError, UnknownHostError
 from longcat.pipeline.urls import BadUrlError, WebUrl
 from longcat.stages.data.collect.urls import UrlsConfig
@@ -111,6 +112,13 @@ class Fetcher:
 
     def _get(self, url: str, deadline: float, max_bytes: int, *, cut: bool = False) -> Response:
         try:
+            return twice(lambda: self._attempt(url, deadline, max_bytes, cut))
+        except OSError as error:
+            raise machine_error(error, f"fetching {url}") from None
+
+    def _attempt(self, url: str, deadline: float, max_bytes: int, cut: bool) -> Response:
+        """One request. Raises NotFetchedError for what lies at the other end, OSError for what lies at ours."""
+        try:
             return self._exchange(url, deadline, max_bytes, cut)
         except PrivateAddressError:
             raise NotFetchedError("private_address", url) from None
@@ -119,6 +127,8 @@ class Fetcher:
         except httpcore.TimeoutException:
             raise NotFetchedError("timeout", url) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
+            if (shortage := own_shortage(error)) is not None:
+                raise shortage from None
             raise NotFetchedError("network", f"{url}: {type(error).__name__}") from None
 
     def _exchange(self, url: str, deadline: float, max_bytes: int, cut: bool) -> Response:

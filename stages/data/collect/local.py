@@ -50,7 +50,7 @@ def _sources(config: LocalConfig) -> dict[str, str]:
     return machine_fingerprint(config.html_folders)
 
 
-@stage("data.collect.local", revision=1, inputs={}, output="crawl", sources=_sources)
+@stage("data.collect.local", revision=2, inputs={}, output="crawl", sources=_sources)
 def collect_local(context: Context[LocalConfig]) -> Result:
     """Make a WARC crawl of what every machine has; needs no network.
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
+from typing import IO
 
+from longcat.pipeline.errors import InputError, MachineError
+from longcat.pipeline.faults import GO_ON, RETRY_SECONDS, ending, is_crash, open_input, told
+from longcat.pipeline.processes import safe_python
 from longcat.stages.data.collect import render_module
 from longcat.stages.data.collect.candidates import Candidate
 
 SCRIPT = Path(render_module.__file__)
 # The child ends itself; this is for one that cannot.
 GRACE_SECONDS = 30
+TRIES = 2
+READY = render_module.READY
 
 
 class NoPageError(Exception):
@@ -29,6 +36,8 @@ def render(candidate: Candidate, cpu_seconds: int, max_bytes: int) -> tuple[str,
 
     Raises:
         NoPageError: import_error, timeout, crashed, too_large, empty or unreadable.
+        InputError: a document is gone, or may not be read any more.
+        MachineError: the machine failed twice.
     """
     if candidate.kind == "html":
         content_type, body = "text/html", _read(Path(candidate.target), max_bytes)
@@ -45,15 +54,17 @@ def render(candidate: Candidate, cpu_seconds: int, max_bytes: int) -> tuple[str,
 
 def _read(path: Path, max_bytes: int) -> bytes:
     try:
-        with path.open("rb") as stream:
+        with open_input(path) as stream:
             return stream.read(max_bytes + 1)
-    except OSError:
-        raise NoPageError("unreadable") from None
+    except OSError as error:
+        what = f"cannot be read any more: {error.strerror or error}"
+        raise InputError(what, where=str(path), hint="run the command again, it looks for documents anew") from None
 
 
 def _description(name: str) -> tuple[str, bytes]:
     try:
-        found = metadata(name)
+        with told(f"the metadata of {name}"):
+            found = metadata(name)
     except PackageNotFoundError:
         raise NoPageError("unreadable") from None
     text = found["Description"] or ""
@@ -62,7 +73,7 @@ def _description(name: str) -> tuple[str, bytes]:
 
 
 def _environment(home: str) -> Mapping[str, str]:
-    """A fixed environment: pages must not depend on the caller's, and a page must reach no network."""
+    """A fixed environment: pages must not depend on the caller's. The proxies are for kernels that forbid isolation."""
     nowhere = "http://127.0.0.1:9"
     return {
         "PATH": "/usr/bin:/bin",
@@ -77,11 +88,54 @@ def _environment(home: str) -> Mapping[str, str]:
     }
 
 
+class _Failed(Exception):  # noqa: N818 - passed between the functions here
+    """The child ended without a verdict on its module; `crashed` where the module may have brought it about."""
+
+    def __init__(self, what: str, *, crashed: bool) -> None:
+        super().__init__(what)
+        self.crashed = crashed
+
+
 def _module_page(module: str, cpu_seconds: int, max_bytes: int) -> bytes:
-    command = [sys.executable, "-P", str(SCRIPT), module, str(cpu_seconds), str(max_bytes)]
-    with tempfile.TemporaryDirectory(prefix="longcat-pydoc-") as home, tempfile.TemporaryFile() as page:
-        child = subprocess.Popen(
-            command,
+    """The page of a module; a module has crashed where two children did.
+
+    Raises:
+        NoPageError: import_error, timeout, too_large or crashed.
+        MachineError: the machine failed twice, or ended two children.
+    """
+    crashes = faults = 0
+    while True:
+        try:
+            return _rendered(module, cpu_seconds, max_bytes)
+        except _Failed as failed:
+            crashes, faults = crashes + failed.crashed, faults + (not failed.crashed)
+            if crashes == TRIES:
+                raise NoPageError("crashed") from None
+            if faults == TRIES:
+                hint = f"{GO_ON}; --set skip_modules=... leaves a module out"
+                raise MachineError(f"could not be rendered: {failed}", where=module, hint=hint) from None
+        time.sleep(RETRY_SECONDS)
+
+
+def _rendered(module: str, cpu_seconds: int, max_bytes: int) -> bytes:
+    with ExitStack() as stack:
+        try:
+            home = stack.enter_context(tempfile.TemporaryDirectory(prefix="longcat-pydoc-"))
+            page = stack.enter_context(tempfile.TemporaryFile())
+        except OSError as error:
+            raise _Failed(f"{error.strerror or error} in {tempfile.gettempdir()}", crashed=False) from None
+        used = _processor_seconds()
+        status = _wait(_child(module, cpu_seconds, max_bytes, home, page), 6 * cpu_seconds + GRACE_SECONDS)
+        page.seek(0)
+        written = page.read(len(READY) + max_bytes + 1)
+        _check(status, written, out_of_time=_processor_seconds() - used >= cpu_seconds)
+        return written[len(READY) :]
+
+
+def _child(module: str, cpu_seconds: int, max_bytes: int, home: str, page: IO[bytes]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [*safe_python(), str(SCRIPT), module, str(cpu_seconds), str(max_bytes)],
             stdin=subprocess.DEVNULL,
             stdout=page,
             stderr=subprocess.DEVNULL,
@@ -89,10 +143,14 @@ def _module_page(module: str, cpu_seconds: int, max_bytes: int) -> bytes:
             env=dict(_environment("/nonexistent")),
             start_new_session=True,
         )
-        code = _wait(child, 6 * cpu_seconds + GRACE_SECONDS)
-        _check(code)
-        page.seek(0)
-        return page.read(max_bytes + 1)
+    except OSError as error:
+        raise _Failed(f"its process cannot be started: {error.strerror or error}", crashed=False) from None
+
+
+def _processor_seconds() -> float:
+    """What the children that have ended took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _wait(child: subprocess.Popen[bytes], seconds: int) -> int:
@@ -108,11 +166,21 @@ def _wait(child: subprocess.Popen[bytes], seconds: int) -> int:
         raise
 
 
-def _check(code: int) -> None:
-    if code == 0:
+def _check(status: int, written: bytes, *, out_of_time: bool) -> None:
+    """Raise for a child that gave no page; `written` is what came from it."""
+    if status == 0:
         return
-    if code == render_module.IMPORT_ERROR:
+    if status == render_module.IMPORT_ERROR:
         raise NoPageError("import_error")
-    if code == render_module.TOO_LARGE:
+    if status == render_module.TOO_LARGE:
         raise NoPageError("too_large")
-    raise NoPageError("timeout" if code in (-signal.SIGXCPU, -signal.SIGALRM, -signal.SIGKILL) else "crashed")
+    # The kernel kills what goes on after the limit of processor time.
+    own = (-signal.SIGXCPU, -signal.SIGALRM) + ((-signal.SIGKILL,) if out_of_time else ())
+    if status in own:
+        raise NoPageError("timeout")
+    if status == render_module.FAULT:
+        raise _Failed(written[len(READY) :].decode(errors="replace"), crashed=False)
+    if status == render_module.UNWRITTEN:
+        raise _Failed(f"its page cannot be written to {tempfile.gettempdir()} (full?)", crashed=False)
+    # Before it is ready the module has not been touched.
+    raise _Failed(ending(status), crashed=is_crash(status) or (status > 0 and written.startswith(READY)))

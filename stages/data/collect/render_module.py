@@ -1,24 +1,38 @@
 """Child process: import one module and write the page that pydoc makes of it to standard output.
 
-Runs as a script, alone in its process, under limits on processor time, memory for output and open network. What
-differs from run to run (memory addresses, values of module data) is left out of the page.
+Runs as a script, alone in its process, under limits on processor time and output, and with no network where the kernel
+allows that. What differs from run to run (memory addresses, values of module data) is left out of the page.
 
-    python render_module.py MODULE CPU_SECONDS MAX_BYTES
+    python render_module.py MODULE CPU_SECONDS MAX_BYTES     one byte when all is ready, then the page
+    python render_module.py --isolated                       exit code 0 where the network can be taken away
 
-Exit codes: 0 rendered, 3 the module cannot be imported, 4 the page is too large.
+Exit codes: 0 rendered, 103 the module cannot be imported, 104 the page is too large, 105 the machine failed (the page
+says how), 106 the page cannot be written.
 """
 
+import ctypes
+import errno
 import os
 import pydoc
 import re
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
-IMPORT_ERROR = 3
-TOO_LARGE = 4
+# Numbers that a module is not likely to end the process with.
+IMPORT_ERROR = 103
+TOO_LARGE = 104
+FAULT = 105
+UNWRITTEN = 106
+READY = b"+"
 ADDRESS = re.compile(r"(?:&nbsp;| )at(?:&nbsp;| )0x[0-9a-fA-F]+")
+FAULTS = (errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+PR_SET_PDEATHSIG = 1
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
 
 
 class StablePages(pydoc.HTMLDoc):
@@ -31,10 +45,31 @@ class StablePages(pydoc.HTMLDoc):
         return ""  # where a file lies on this machine tells a reader nothing
 
 
+def leave_network() -> bool:
+    """Go where there is no network, not even this machine's own addresses; False where the kernel forbids it."""
+    if sys.platform != "linux":
+        return False
+    unshare = ctypes.CDLL(None).unshare
+    if unshare(CLONE_NEWNET) == 0:
+        return True
+    user, group = os.getuid(), os.getgid()
+    if unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+        return False
+    # Without these the process would be nobody to itself.
+    for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        try:
+            Path("/proc/self", name).write_text(content)
+        except OSError:
+            break
+    return True
+
+
 def limit(cpu_seconds: int, max_bytes: int) -> None:
-    """Bound this process; the alarm covers a module that sleeps instead of working."""
+    """Bound this process, also by its parent's life; the alarm covers a module that sleeps instead of working."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes + len(READY), max_bytes + len(READY)))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     signal.alarm(6 * cpu_seconds)
 
@@ -48,6 +83,19 @@ def render(name: str) -> str:
     return ADDRESS.sub("", pages.page(pydoc.describe(module), pages.document(module, name)))
 
 
+def fault_in(error: BaseException | None) -> str:
+    """What the machine lacked, of an error and those that led to it; empty where it was the module's."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, MemoryError):
+            return "out of memory"
+        if isinstance(error, OSError) and error.errno in FAULTS:
+            return os.strerror(error.errno)
+        error = error.value if isinstance(error, pydoc.ErrorDuringImport) else error.__cause__ or error.__context__
+    return ""
+
+
 def main(name: str, cpu_seconds: int, max_bytes: int) -> int:
     # A module may print while it is imported; only the page goes to the real output.
     output = os.dup(1)
@@ -55,17 +103,32 @@ def main(name: str, cpu_seconds: int, max_bytes: int) -> int:
     for descriptor in (0, 1, 2):
         os.dup2(silence, descriptor)
     limit(cpu_seconds, max_bytes)
-    try:
-        page = render(name).encode("utf-8", "replace")
-    except BaseException:
-        return IMPORT_ERROR
-    if len(page) > max_bytes:
-        return TOO_LARGE
-    with os.fdopen(output, "wb") as stream:
-        stream.write(page)
+    leave_network()
+    with os.fdopen(output, "wb", buffering=0) as stream:
+        stream.write(READY)
+        try:
+            page = render(name).encode("utf-8", "replace")
+        except BaseException as error:
+            what = fault_in(error)
+            stream.write(what.encode())
+            return FAULT if what else IMPORT_ERROR
+        if len(page) > max_bytes:
+            return TOO_LARGE
+        while page:
+            page = page[stream.write(page) :]
     return 0
 
 
+def guarded(arguments: list[str]) -> int:
+    """The exit code of `main`, which raises where its output cannot be written."""
+    try:
+        return main(arguments[0], int(arguments[1]), int(arguments[2]))
+    except OSError:
+        return UNWRITTEN
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--isolated"]:
+        sys.exit(0 if leave_network() else 1)
     # Not sys.exit: threads and exit handlers of the module must not hold the process up.
-    os._exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    os._exit(guarded(sys.argv[1:]))

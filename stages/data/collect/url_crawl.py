@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat.pipeline.errors import InputError
+from longcat.pipeline.faults import told
 from longcat.pipeline.files import atomic_path, atomic_write, canonical_json, read_json
 from longcat.pipeline.progress import Bar
 from longcat.pipeline.shards import file_record, same_files
@@ -35,7 +36,7 @@ def read_urls(path: Path, max_urls: int) -> list[str]:
     if path.stat().st_size > MAX_LIST_BYTES:
         raise InputError(f"larger than {MAX_LIST_BYTES} bytes", where=str(path))
     urls: dict[str, None] = {}
-    with path.open(encoding="utf-8-sig", errors="backslashreplace") as stream:
+    with told(path), path.open(encoding="utf-8-sig", errors="backslashreplace") as stream:
         for line in stream:
             text = line.strip()
             if text and not text.startswith("#"):

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,12 +16,12 @@ from warcio.archiveiterator import ArchiveIterator
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.engine import LocalEngine
-from longcat.pipeline.errors import InputError
+from longcat.pipeline.errors import InputError, MachineError
 from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run
 from longcat.stages.data.collect.candidates import Candidate, find_candidates, machine_fingerprint
 from longcat.stages.data.collect.local import LocalConfig
-from longcat.stages.data.collect.render import NoPageError, render
+from longcat.stages.data.collect.render import SCRIPT, NoPageError, render
 
 
 def records(artifact: Artifact) -> list[tuple[str, str, bytes, str]]:
@@ -153,3 +158,120 @@ def test_the_child_sees_nothing_of_our_environment(module: object, monkeypatch: 
     monkeypatch.setenv("LONGCAT_SECRET", "tell-nobody")
     page = module("import os\ndef f(): pass\nf.__doc__ = str(dict(os.environ))\n")  # type: ignore[operator]
     assert b"tell-nobody" not in page
+
+
+ONCE = """
+import os, pathlib
+count = pathlib.Path({counter!r})
+count.write_text(str(int(count.read_text() if count.exists() else 0) + 1))
+if int(count.read_text()) <= {times}:
+    {what}
+def f(): "Documented."
+"""
+KILL = "os.kill(os.getpid(), {})"
+
+
+@pytest.fixture
+def failing(module: object, tmp_path: Path) -> Callable[[str, int], bytes]:
+    """Render a module that does something in its first `times` imports."""
+
+    def make(what: str, times: int) -> bytes:
+        page: bytes = module(ONCE.format(counter=str(tmp_path / "count"), times=times, what=what))  # type: ignore[operator]
+        return page
+
+    return make
+
+
+@pytest.mark.parametrize("what", [KILL.format(9), KILL.format(15), KILL.format(11), "os._exit(7)"])
+def test_a_child_that_ends_once_loses_no_page(failing: Callable[[str, int], bytes], what: str) -> None:
+    assert b"Documented." in failing(what, 1)
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (15, "SIGTERM"), (1, "SIGHUP")])
+def test_a_child_that_is_killed_twice_ends_the_stage(
+    failing: Callable[[str, int], bytes], number: int, name: str
+) -> None:
+    with pytest.raises(MachineError, match=f"toymodule: could not be rendered: it was killed by {name}"):
+        failing(KILL.format(number), 2)
+
+
+@pytest.mark.parametrize("what", [KILL.format(11), KILL.format(6), KILL.format(7), "os._exit(7)"])
+def test_a_module_has_crashed_when_two_children_did(failing: Callable[[str, int], bytes], what: str) -> None:
+    with pytest.raises(NoPageError, match="crashed"):
+        failing(what, 2)
+
+
+def test_a_limit_of_processor_time_that_is_ignored_is_a_timeout(module: object) -> None:
+    text = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
+    with pytest.raises(NoPageError, match="timeout"):
+        module(text, cpu_seconds=1)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("open('/proc/self/mem', 'rb').read(1)", "Input/output error"),
+        ("raise OSError(24, 'Too many open files')", "Too many open files"),
+        ("raise MemoryError", "out of memory"),
+        (
+            "\n    try: raise OSError(5, 'e')\n    except OSError as e: raise ImportError('no') from e",
+            "Input/output error",
+        ),
+    ],
+)
+def test_a_fault_while_a_module_is_imported_is_not_the_modules(
+    failing: Callable[[str, int], bytes], tmp_path: Path, what: str, says: str
+) -> None:
+    assert b"Documented." in failing(what, 1)
+    (tmp_path / "count").unlink()
+    with pytest.raises(MachineError, match=says):
+        failing(what, 2)
+
+
+def test_a_module_that_finds_nothing_is_its_own_fault(failing: Callable[[str, int], bytes]) -> None:
+    with pytest.raises(NoPageError, match="import_error"):
+        failing("open('/no/such/file')", 9)
+
+
+def test_a_full_folder_for_temporary_files_ends_the_stage(
+    module: object, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    text = "".join(f"def f{number}(): 'Documented.'\n" for number in range(400))
+    assert len(module(text)) > 20_000  # type: ignore[operator]
+    (small_disk / "filler").write_bytes(bytes(500 << 10))
+    with pytest.raises(MachineError, match=f"toymodule: could not be rendered: .*{small_disk}"):
+        module(text)  # type: ignore[operator]
+
+
+def test_a_document_that_is_gone_ends_the_stage(tmp_path: Path) -> None:
+    gone = Candidate("html", "http://localhost/a.html", str(tmp_path / "a.html"), str(tmp_path / "a.html"))
+    with pytest.raises(InputError, match="cannot be read any more: No such file"):
+        render(gone, 5, 1 << 20)
+
+
+def test_a_document_that_may_not_be_read_is_no_candidate(documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LocalConfig(kinds=("html",), html_folders=(str(documents),))
+    before = machine_fingerprint(config.html_folders)["documents"]
+    assert len(find_candidates(config)) == 2
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "a.html")
+    assert [Path(candidate.target).name for candidate in find_candidates(config)] == ["b.html"]
+    assert machine_fingerprint(config.html_folders)["documents"] != before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "own"])
+def test_a_module_reaches_no_network(module: object, tmp_path: Path, address: str) -> None:
+    if subprocess.run([sys.executable, str(SCRIPT), "--isolated"], check=False).returncode:
+        pytest.skip("this kernel lets no process leave the network")
+    with socket.create_server(("", 0)) as server:
+        server.settimeout(0.2)
+        host = address if address != "own" else socket.gethostbyname(socket.gethostname())
+        connect = f"socket.create_connection(({host!r}, {server.getsockname()[1]}), timeout=5)"
+        subprocess.run([sys.executable, "-c", f"import socket; {connect}"], check=True)
+        server.accept()[0].close()
+        text = f"import socket\ntry:\n    {connect}\n    R = 1\nexcept OSError:\n    pass\ndef f(): 'Documented.'\n"
+        page = module(text)  # type: ignore[operator]
+        assert b"Documented." in page
+        assert b"<strong>R</strong>" not in page
+        with pytest.raises(TimeoutError):
+            server.accept()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,8 @@ import httpcore
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
-from longcat.pipeline.errors import InputError
+from longcat.pipeline import faults
+from longcat.pipeline.errors import InputError, MachineError
 from longcat.pipeline.network import GuardedBackend
 from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run
@@ -303,3 +306,28 @@ def test_a_robots_file_that_leads_nowhere_forbids(session: Session, site: Any, t
     with pytest.raises(InputError, match=r"could be fetched: robots 1"):
         run(session, "data.collect.urls", configuration(tmp_path, [f"{address(site)}/a"]))
     assert "/a" not in site.seen
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("call", ["create_connection", "getaddrinfo"])
+def test_a_fault_of_this_machine_is_none_of_the_url(
+    monkeypatch: pytest.MonkeyPatch, session: Session, site: Any, tmp_path: Path, call: str, times: int
+) -> None:
+    monkeypatch.setattr(faults, "RETRY_SECONDS", 0.0)
+    left, plain = [times], getattr(socket, call)
+    raised = OSError(errno.EMFILE, "Too many open files")
+
+    def fail(*given: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise raised if call == "create_connection" else socket.gaierror(socket.EAI_SYSTEM, "System error")
+        return plain(*given, **options)
+
+    monkeypatch.setattr(socket, call, fail)
+    config = configuration(tmp_path, [f"{address(site)}/page"])
+    if times == 1:
+        assert run(session, "data.collect.urls", config).artifact.manifest.counts["dropped"] == {}
+        return
+    with pytest.raises(MachineError, match=f"fetching {address(site)}/"):
+        run(session, "data.collect.urls", config)
+    assert not list(session.store.root.glob("crawl/*"))
