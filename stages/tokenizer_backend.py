@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from longcat.pipeline.faults import raise_fault
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -86,6 +89,24 @@ def load_backend(state: Mapping[str, Any]) -> Backend:
     except Exception as error:  # the library raises bare Exception
         raise ValueError(one_line(error)) from None
     return backend
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Every token of a tokenizer.json with its id, added ones included.
+
+    Raises:
+        ValueError: it is no tokenizer.
+        MachineError: it could not be read.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        with _muted(), panics_told():
+            found: dict[str, int] = Backend.from_file(str(path)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # the library raises bare Exception
+        raise_fault(error, path)
+        raise ValueError(one_line(error)) from None
+    return found
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from longcat.pipeline.artifact import MANIFEST_NAME, Artifact, load_artifact
-from longcat.pipeline.errors import InputError, MissingArtifactError, UsageError
+from longcat.pipeline.errors import InputError, IntegrityError, MissingArtifactError, UsageError
 from longcat.pipeline.files import read_json
 from longcat.pipeline.store import MIN_PREFIX, Store
 from longcat.stages.report.metrics import Metrics, read_metrics_files, read_run_log
@@ -88,8 +88,19 @@ def _of_artifact(store: Store, artifact: Artifact, label: str) -> Run:
     speed, facts = read_run_log(log)
     names = store.names_of(artifact.id)
     chosen = label if label in names or not names else names[-1]
-    model = read_json(artifact.path / "config.json") if (artifact.path / "config.json").is_file() else {}
+    model = _model_config(artifact)
     return Run(chosen, artifact.id, artifact, _read([path], growing=False), speed, model, facts)
+
+
+def _model_config(artifact: Artifact) -> dict[str, Any]:
+    path = artifact.path / "config.json"
+    try:
+        found = read_json(path) if path.is_file() else {}
+    except ValueError as error:
+        raise IntegrityError(f"cannot be read: {error}", where=str(path)) from None
+    if not isinstance(found, dict):
+        raise IntegrityError("is no JSON object", where=str(path))
+    return found
 
 
 def _of_files(label: str, identifier: str | None, paths: list[Path], log: Path | None) -> Run:

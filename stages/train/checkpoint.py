@@ -22,6 +22,7 @@ from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
 from longcat.pipeline.faults import raise_fault
 from longcat.pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
 from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.stages.tokenizer_backend import read_vocabulary
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.state import load_published
 from longcat.stages.train.plan import Start, Tensors
@@ -193,15 +194,11 @@ def vocabulary_size(tokens: Artifact) -> int:
     Raises:
         IntegrityError: its tokenizer.json is missing or no tokenizer.
     """
-    from tokenizers import Tokenizer
-
     path = tokens.file("tokenizer.json")
     try:
-        vocabulary: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    except Exception as error:  # the library raises plain Exception for any unreadable file
-        raise_fault(error, path)
+        return max(read_vocabulary(path).values(), default=-1) + 1
+    except ValueError as error:
         raise IntegrityError(f"no tokenizer: {error}", where=str(path)) from None
-    return max(vocabulary.values(), default=-1) + 1
 
 
 def check_same_tokenizer(checkpoint: Artifact, tokens: Artifact) -> None:

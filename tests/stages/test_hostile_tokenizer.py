@@ -17,6 +17,7 @@ from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
 from longcat.stages.serve.tokenizer import EngineTokenizer
 from longcat.stages.tokenizer import load_tokenizer
+from longcat.stages.tokenizer_backend import read_vocabulary
 
 
 @pytest.fixture
@@ -168,3 +169,12 @@ def _mutate(state: Any, chosen: random.Random) -> None:
             state[key] = chosen.choice(WEIRD)
             return
         state = child
+
+
+def test_the_vocabulary_is_read_or_refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    known = read_vocabulary(folder / "tokenizer.json")
+    assert (len(known), known["</longcat_s>"]) == (275, 2)
+    change(folder, replaced("model", by={**BPE, "merges": [["a", "b"]]}))
+    with pytest.raises(ValueError, match="out of range"):
+        read_vocabulary(folder / "tokenizer.json")
+    assert capfd.readouterr().err == ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.artifact import Artifact
-from longcat.pipeline.errors import InputError
+from longcat.pipeline.errors import InputError, IntegrityError
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.data.mixture.config import MixConfig, resolve
 
@@ -67,9 +67,8 @@ def mix_tokens(context: Context[MixConfig]) -> Result:
 
 def _common_vocabulary(sources: Sequence[Artifact], config: MixConfig) -> int:
     """Size of the vocabulary that all sources share."""
-    from tokenizers import Tokenizer
-
     from longcat.pipeline.files import sha256_file
+    from longcat.stages.tokenizer_backend import read_vocabulary
 
     digests = [sha256_file(source.file("tokenizer.json")) for source in sources]
     for number, digest in enumerate(digests):
@@ -79,7 +78,11 @@ def _common_vocabulary(sources: Sequence[Artifact], config: MixConfig) -> int:
                 where=str(sources[number].path),
                 hint="pack all sources with one tokenizer: longcat data pack --tokenizer",
             )
-    return int(Tokenizer.from_file(str(sources[0].file("tokenizer.json"))).get_vocab_size())
+    path = sources[0].file("tokenizer.json")
+    try:
+        return len(read_vocabulary(path))
+    except ValueError as error:
+        raise IntegrityError(f"no tokenizer: {error}", where=str(path)) from None
 
 
 def _write(
