@@ -196,6 +196,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             tokenizer.set_template(_read(template, MAX_TEMPLATE_BYTES).decode("utf-8"))
         except UnicodeDecodeError as error:
             raise InputError(f"not UTF-8 (byte {error.start})", where=str(template)) from None
+        except InputError as error:
+            raise InputError(error.what, where=error.where or str(template), hint=error.hint) from None
     return tokenizer
 
 

@@ -117,9 +117,12 @@ def stop_token_ids(folder: Path, model: LongcatFlash) -> list[int]:
     """
     path = folder / "generation_config.json"
     try:
-        value = read_json(path).get("eos_token_id") if path.is_file() else None
-    except (ValueError, AttributeError) as error:
+        stated = read_json(path) if path.is_file() else {}
+    except ValueError as error:
         raise IntegrityError(f"cannot be read: {error}", where=str(path)) from None
+    if not isinstance(stated, dict):
+        raise IntegrityError("is no JSON object", where=str(path))
+    value = stated.get("eos_token_id")
     found = value if isinstance(value, list) else [value]
     ids = [item for item in found if type(item) is int and 0 <= item < model.config.vocab_size]
     return ids or [model.config.eos_token_id]

@@ -121,6 +121,9 @@ def test_files_that_are_none(folder: Path) -> None:
     (folder / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"chat_template\.jinja: not UTF-8"):
         load_tokenizer(folder)
+    (folder / "chat_template.jinja").write_text("{% if")
+    with pytest.raises(InputError, match=r"chat_template\.jinja: the chat template is not valid"):
+        load_tokenizer(folder)
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
     with pytest.raises(InputError, match=r"tokenizer\.json: is no regular file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -126,3 +127,24 @@ def test_no_memory_is_one_line_and_no_fault_of_the_files(artifact: Artifact, mon
     with pytest.raises(LongcatError, match="not enough memory for the weights") as caught:
         load_model(artifact.path, device="cpu")
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "[" * 100_000, "{", '{"eos_token_id": NaN}', '{"eos_token_id": 1, "eos_token_id": 2}']
+)
+def test_a_generation_config_that_is_none(text: str, artifact: Artifact, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(artifact.path, copy)
+    (copy / "manifest.json").unlink()
+    (copy / "generation_config.json").write_text(text)
+    with pytest.raises(IntegrityError, match=r"generation_config\.json: (is no JSON object|cannot be read)"):
+        load_engine(copy, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("ids", [None, "2", [], [2, "x", -1, 1 << 70, True], {"a": 1}, 1 << 70, 2.5])
+def test_stop_tokens_that_are_none_are_passed_over(ids: Any, artifact: Artifact, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(artifact.path, copy)
+    (copy / "manifest.json").unlink()
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    assert load_engine(copy, device="cpu", threads=1).stop_token_ids == frozenset({2})
