@@ -142,8 +142,11 @@ def check_header(path: Path) -> None:
             size = int.from_bytes(file.read(8), "little")
             if size <= MAX_HEADER_BYTES:
                 parse_json(file.read(size))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file (header: {error})") from None
+    except OSError as error:
+        error.filename = str(path)  # a disk that fails says nothing of the file
+        raise
 
 
 def _check_regular(path: Path) -> None:
@@ -162,7 +165,7 @@ def open_shard(path: Path) -> Any:
     _check_regular(path)
     try:
         return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError) as error:
+    except (SafetensorError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from None
 
 

@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from longcat.pipeline.errors import InputError, LongcatError
+from longcat.pipeline.errors import InputError, LongcatError, MachineError
+from longcat.pipeline.faults import ending, is_crash
 from longcat.pipeline.processes import safe_environment, safe_python
 from longcat.stages import template_child
 from longcat.stages.template_child import CPU_SECONDS, LENGTH, WALL_SECONDS
@@ -54,7 +55,7 @@ class ChatTemplate:
         Raises:
             InputError: the template is not valid or refuses the values, makes more than `max_characters`, or takes too
                 much time or memory.
-            LongcatError: the child was killed by something else.
+            MachineError: the child was killed by something else.
         """
         try:
             request = _packed({"values": values, "limit": max_characters})
@@ -133,6 +134,6 @@ def _death(status: int | None) -> LongcatError:
         return InputError(f"the chat template takes more than {CPU_SECONDS:g} s of processor time")
     if status == -signal.SIGALRM:
         return InputError(f"the chat template takes more than {WALL_SECONDS:g} s")
-    if status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS):
+    if status is None or is_crash(status):
         return InputError("the chat template crashes Jinja")
-    return LongcatError(f"the process that renders chat templates ended with status {status}", hint="try again")
+    return MachineError(f"the process that renders chat templates failed: {ending(status)}", hint="try again")

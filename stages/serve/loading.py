@@ -12,7 +12,7 @@ import torch
 from longcat.model.checkpoint import load_pretrained
 from longcat.model.errors import CheckpointError, ModelConfigError
 from longcat.model.transformer import LongcatFlash
-from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, LongcatError, UsageError
+from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, MachineError, UsageError
 from longcat.pipeline.files import read_json
 from longcat.pipeline.progress import Progress
 from longcat.pipeline.verification import check_top_files
@@ -78,7 +78,7 @@ def _memory_told(folder: Path) -> Iterator[None]:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
         hint = "use --dtype bfloat16, or a machine with more memory"
-        raise LongcatError("not enough memory for the weights", where=str(folder), hint=hint) from None
+        raise MachineError("not enough memory for the weights", where=str(folder), hint=hint) from None
 
 
 def load_engine(

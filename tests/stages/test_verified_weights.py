@@ -18,7 +18,7 @@ from longcat.model.init import initialize
 from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
-from longcat.pipeline.errors import IntegrityError, LongcatError
+from longcat.pipeline.errors import IntegrityError, MachineError
 from longcat.pipeline.progress import SilentProgress
 from longcat.pipeline.verification import check_top_files
 from longcat.stages.convert import export_checkpoint
@@ -124,7 +124,7 @@ def test_no_memory_is_one_line_and_no_fault_of_the_files(artifact: Artifact, mon
         torch.empty(1 << 60, dtype=torch.uint8)
 
     monkeypatch.setattr("longcat.stages.serve.loading.load_pretrained", refuse)
-    with pytest.raises(LongcatError, match="not enough memory for the weights") as caught:
+    with pytest.raises(MachineError, match="not enough memory for the weights") as caught:
         load_model(artifact.path, device="cpu")
     assert caught.value.exit_code == 1
 
