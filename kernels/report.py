@@ -67,6 +67,7 @@ def report(chosen: Sequence[str], chips: Sequence[str], workers: int) -> Iterato
         for chip in chips
         for index in range(len(launches(operation, CHIPS[chip])))
     ]
+    os.environ["PYTHONSAFEPATH"] = "1"  # the workers import nothing of the current folder
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(measure, *zip(*jobs, strict=True)) if jobs else ()
 

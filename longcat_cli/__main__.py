@@ -1,6 +1,6 @@
 """`python -m longcat.cli` is `longcat`."""
 
-from longcat.cli.app import main
+from longcat.cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -28,6 +28,7 @@ from longcat.cli import (
     train,
 )
 from longcat.cli.common_options import add_common_options
+from longcat.cli.entry import broken_installation
 from longcat.cli.pipes import BROKEN_PIPE, drop_stdout, stdout_closed
 from longcat.cli.settings import Settings
 
@@ -164,11 +165,12 @@ def _unforeseen(error: Exception, debug: bool) -> int:
         return BROKEN_PIPE
     if isinstance(error, MemoryError):
         return _fail("out of memory (fewer --workers, or a smaller batch)", 1)
-    if not isinstance(error, OSError) and not writing_failed(error):
+    broken = isinstance(error, ImportError)
+    if not broken and not isinstance(error, OSError) and not writing_failed(error):
         raise error
     if debug:
         _print_traceback()
-    return _fail(_os_error(error), 1)
+    return _fail(broken_installation(error) if broken else _os_error(error), 1)
 
 
 def _print_traceback() -> None:

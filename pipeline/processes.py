@@ -29,6 +29,11 @@ def module_path() -> str:
     return os.pathsep.join([str(import_root()), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+def keep_children_safe() -> None:
+    """Let every Python child that this process starts, by whatever library, ignore the current folder."""
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
 def safe_environment() -> dict[str, str]:
     """Variables under which a Python child, and its children, import the code of this process."""
     return {"PYTHONPATH": module_path(), "PYTHONSAFEPATH": "1"}

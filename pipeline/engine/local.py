@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from longcat.pipeline.errors import LongcatError
-from longcat.pipeline.processes import end_with_parent
+from longcat.pipeline.processes import end_with_parent, keep_children_safe
 
 WORKER_MEMORY_BYTES = 1 << 30
 POLL_SECONDS = 0.2
@@ -55,6 +55,7 @@ class LocalEngine:
 
     def _run_in_pool(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         # Spawned, not forked: a forked child of a process that has run torch or Arrow threads can deadlock.
+        keep_children_safe()
         pool = ProcessPoolExecutor(
             max_workers=min(self._workers, len(tasks)),
             mp_context=multiprocessing.get_context("spawn"),

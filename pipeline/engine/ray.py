@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 from longcat.pipeline.engine.local import available_cores
 from longcat.pipeline.errors import LongcatError, UsageError
+from longcat.pipeline.processes import import_root
 
 MAX_RETRIES = 3
 POLL_SECONDS = 0.2
@@ -114,7 +116,8 @@ class RayEngine:
         os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with warnings.catch_warnings():
+            # Ray puts the folder it is started in on the module path of every worker; let that be the one of our code.
+            with warnings.catch_warnings(), contextlib.chdir(import_root()):
                 warnings.simplefilter("ignore", FutureWarning)
                 ray.init(**self._options())
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
@@ -146,6 +149,7 @@ class RayEngine:
             "OMP_NUM_THREADS": "1",
             "RAYON_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONSAFEPATH": "1",
         }
         options: dict[str, Any] = {
             "address": self._address,

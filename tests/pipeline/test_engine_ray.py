@@ -6,6 +6,8 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from longcat.pipeline.engine.ray import RayEngine
 from longcat.pipeline.errors import InputError, LongcatError, UsageError
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
+from tests.poison import PoisonedFolder
 
 PROSE = """The river rises in the hills to the north of the town and runs for thirty miles before it meets the sea.
 In spring the melting snow swells it so far that the lower meadows have to be left to the water for a month.
@@ -205,6 +208,18 @@ def test_killed_workers_lose_nothing(
     made = chain(engine, Store(tmp_path / "ray"), pages)
     assert engine.stages >= 4
     assert {name: (artifact.id, artifact.manifest.files) for name, artifact in made.items()} == local_files
+
+
+def test_nothing_of_the_users_folder_is_executed(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'longcat-cli[ray]')")
+    here = PoisonedFolder(tmp_path / "here")
+    for number in range(2):
+        (here.path / f"{number}.jsonl").write_text('{"id": "a", "text": "The river rises in the hills."}\n')
+    options = ["--engine", "ray", "--workers", "2", "data", "extract", "--input", "0.jsonl", "--input", "1.jsonl"]
+    command = [sys.executable, "-P", "-c", "from longcat.cli.entry import main; main()", *options]
+    done = subprocess.run(command, cwd=here.path, capture_output=True, text=True, timeout=120, check=False)
+    assert here.executed() == []
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

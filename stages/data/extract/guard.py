@@ -39,7 +39,7 @@ class _Child:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [*safe_python(), "-c", BOOTSTRAP, *sys.path],
+            [*safe_python(), "-c", BOOTSTRAP, *filter(None, sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
