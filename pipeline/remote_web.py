@@ -102,8 +102,8 @@ class WebSource:
                     body = _body(response, end - start) if response.status == 206 else b""
                     return response.status, headers, body
         except PrivateAddressError:
-            what = f"a redirect leads to {url.host}, which is not a public address"
-            raise InputError(what, where=self.url) from None
+            led = "the host changed: it is" if url is self._first else "a redirect leads to"
+            raise InputError(f"{led} {url.host}, which is not a public address", where=self.url) from None
         except UnknownHostError:
             raise PassingError(f"the host {url.host} is not known") from None
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:

@@ -176,15 +176,19 @@ def _copy_tokenizer(source: Path, output: Path) -> list[str]:
 def _check_tokenizer(context: Context[ImportConfig], folder: Path, rows: int) -> None:
     """Warn where text cannot be made of the checkpoint, refuse where the tokenizer is that of another model."""
     from longcat.stages.tokenizer import load_tokenizer
+    from longcat.stages.tokenizer_backend import read_vocabulary
 
+    path = folder / "tokenizer.json"
     try:
-        size = load_tokenizer(folder).vocab_size
+        load_tokenizer(folder)
+        # Ids may have gaps, and every id needs a row.
+        size = max(read_vocabulary(path).values(), default=-1) + 1
     except InputError as error:
         context.logger.warning("%s; the checkpoint cannot be served or evaluated without a tokenizer", error)
         return
     if size > rows:
         raise InputError(
             f"the tokenizer has {size} tokens, the model has vocab_size = {rows}",
-            where=str(folder / "tokenizer.json"),
+            where=str(path),
             hint="these are not of the same model",
         )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from longcat.cli.app import run
 from longcat.pipeline.config import MAX_YAML_BYTES, load_mapping
 from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.recipe import load_recipe
 from longcat.pipeline.yaml_text import parse_yaml
 
 LAUGHS = ["l0: &l0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
@@ -183,3 +184,16 @@ def test_a_bad_recipe_is_one_line(text: str, tmp_path: Path, capfd: pytest.Captu
     out, err = capfd.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert err.startswith(f"longcat: {path}")
+
+
+def test_steps_of_a_recipe_share_values_by_merge_keys(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: x\nsteps:\n"
+        "  strict: &strict\n    stage: data.filter\n    inputs: {documents: there}\n    config: {limit: &limit 2}\n"
+        "  loose: {<<: *strict, config: {limit: *limit, seed: 1}}\n"
+    )
+    steps = load_recipe(path).steps
+    assert steps["loose"].stage == steps["strict"].stage == "data.filter"
+    assert steps["loose"].inputs == {"documents": ["there"]}
+    assert (steps["strict"].config, steps["loose"].config) == ({"limit": 2}, {"limit": 2, "seed": 1})

@@ -193,7 +193,13 @@ def test_a_bad_folder_is_one_error_and_no_artifact(folder: Path, run_stage: RunS
     def other_tokenizer(path: Path) -> None:
         write_tokenizer(train([TEXT] * 8, TokenizerConfig(vocab_size=330)), path)
 
+    def with_a_gap(path: Path) -> None:
+        state = json.loads((path / "tokenizer.json").read_text())
+        state["model"]["vocab"]["zz"] = 5_000_000
+        (path / "tokenizer.json").write_text(json.dumps(state))
+
     for change, kind, message in (
+        (with_a_gap, InputError, "the tokenizer has 5000001 tokens, the model has vocab_size = 320"),
         (llama, ConfigError, "'llama' is another architecture"),
         (cut, InputError, r"model\.safetensors: damaged"),
         (pickled, InputError, r"pytorch_model\.bin is a pickled format"),

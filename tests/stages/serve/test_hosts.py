@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import socket
+import subprocess
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from longcat.cli.app import run
 from longcat.pipeline.errors import UsageError
+from longcat.pipeline.processes import safe_environment, safe_python
 from longcat.stages.serve.hosts import is_served, served_hosts
 
 OK = {"model": "tiny", "prompt": "The", "max_tokens": 1}
@@ -188,3 +195,35 @@ def test_an_error_within_a_stream_is_a_line(serve: Any, gated: Any, lines: Any) 
     events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
     assert events[-1]["error"]["code"] == "deadline_exceeded"
     assert lines(1) == ["504 POST /v1/completions: the request took longer than 0.2 s"]
+
+
+def test_on_the_command_line_an_allowed_host_that_is_none_is_a_usage_error(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["serve", "--checkpoint", str(checkpoint), "--port", "0", "--allowed-host", "http://a.example"]) == 2
+    assert "--allowed-host 'http://a.example' is no host" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_command_answers_allowed_hosts_and_tells_of_refusals_unless_quiet(quiet: bool, checkpoint: Path) -> None:
+    options = ["--quiet"] if quiet else []
+    allowed = ["--allowed-host", "models.example", "--allowed-host", "*.corp.example", "--device", "cpu"]
+    command = [*safe_python(), "-m", "longcat.cli", *options, "serve", "--checkpoint", str(checkpoint), "--port", "0"]
+    environment = {**os.environ, **safe_environment(), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, *allowed], stderr=subprocess.PIPE, text=True, env=environment) as process:
+        watchdog = threading.Timer(100, process.kill)
+        watchdog.start()
+        try:
+            assert process.stderr is not None
+            url = process.stderr.readline().rpartition(" at ")[2].strip().removesuffix("/v1")
+            with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+                hosts = ("models.example", "a.corp.example:1", "localhost", "evil.example")
+                statuses = [client.get("/health", headers={"Host": host}).status_code for host in hosts]
+            process.send_signal(signal.SIGTERM)
+            told = process.stderr.read()
+        finally:
+            watchdog.cancel()
+    assert statuses == [200, 200, 200, 403]
+    assert told.startswith("403 GET /health: the host 'evil.example'") is not quiet
+    assert len(told.splitlines()) == (0 if quiet else 1)
+    assert process.returncode == 0
