@@ -12,12 +12,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from longcat.cli.console import size
+from longcat.cli.ownership import DISTRIBUTION, PACKAGE, ownership
 from longcat.pipeline.engine.local import available_cores
 from longcat.pipeline.environment import package_version
 from longcat.pipeline.processes import import_root, safe_python
 from longcat.pipeline.store import Store
 
-DISTRIBUTION, PACKAGE = "longcat-cli", "longcat"
 MIN_FREE_BYTES = 2 << 30
 
 
@@ -55,22 +55,22 @@ def _python() -> Check:
 
 
 def _ownership() -> Check:
-    """Which distributions own files of our one import name, and whether what runs is ours."""
-    owners = sorted(
-        {
-            str(dist.metadata["Name"])
-            for dist in distributions()
-            if any(file.parts[0] == PACKAGE for file in dist.files or ()) or dist.metadata["Name"] == DISTRIBUTION
-        }
-    )
+    """Which distributions own files of our one import name, and what older versions of ours left behind."""
+    known = ownership()
     home = import_root() / PACKAGE
-    found = f"{home}, owned by {', '.join(owners) or 'no distribution'}"
-    if owners == [DISTRIBUTION]:
-        return Check("import name", "ok", found)
-    strangers = ", ".join(name for name in owners if name != DISTRIBUTION)
-    if strangers:
-        return Check("import name", "problem", found, f"uninstall {strangers}, then reinstall {DISTRIBUTION}")
-    return Check("import name", "note", found, f"not installed: pip install {DISTRIBUTION}")
+    found = f"{home}, owned by {', '.join(map(str, known.owners)) or 'no distribution'}"
+    if strangers := known.strangers:
+        names = " ".join(owner.name for owner in strangers)
+        return Check("import name", "problem", found, f"pip uninstall {names}, then reinstall {DISTRIBUTION}")
+    if known.former:
+        found = f"{known.former[0]} in {known.former[0].place} owns names such as kernels and model"
+        return Check("import name", "problem", found, f"pip uninstall {DISTRIBUTION}, until none is left; reinstall it")
+    if known.left:
+        found = f"an older {DISTRIBUTION} left {', '.join(str(path) for path in known.left)}"
+        return Check("import name", "problem", found, "remove these folders: other packages bear the same names")
+    if not known.owners:
+        return Check("import name", "note", found, f"not installed: pip install {DISTRIBUTION}")
+    return Check("import name", "ok", found)
 
 
 def _torch() -> Check:
