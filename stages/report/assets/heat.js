@@ -23,7 +23,10 @@ class HeatPanel {
     this.root = element("article", "panel");
     const head = element("div", "head");
     head.append(element("h3", "", panel.title), element("span", "note", this.load.network < this.load.experts ? "z: zero-computation" : ""));
-    if (panel.layers.length > 1) head.append(this.choice());
+    if (panel.layers.length > 1) {
+      this.shownLayer = element("span", "on-paper");
+      head.append(this.choice(), this.shownLayer);
+    }
     this.plot = element("div", "plot");
     this.tip = element("div", "tip");
     this.tip.hidden = true;
@@ -57,6 +60,7 @@ class HeatPanel {
     const width = this.plot.clientWidth;
     if (!width) return;
     const stops = [-2, -1, 0, 1, 2].map((power) => `rgb(${heatColour(2 ** power).map(Math.round).join(",")})`);
+    if (this.shownLayer) this.shownLayer.textContent = `layer ${this.layer}`;
     this.bar.style.background = `linear-gradient(90deg, ${stops.join(",")})`;
     const { experts, network, x: ends } = this.load, run = data.runs[this.load.run], domain = view.domain || extent(data.runs);
     const left = 40, right = width - 10, floor = PLOT_HEIGHT - BOTTOM, gap = network < experts ? 5 : 0;
@@ -76,7 +80,7 @@ class HeatPanel {
     brush.clip();
     this.paint(brush, row);
     brush.restore();
-    const svg = make("svg", { width, height: PLOT_HEIGHT, role: "img", "aria-label": this.panel.title });
+    const svg = make("svg", { width, height: PLOT_HEIGHT, viewBox: `0 0 ${width} ${PLOT_HEIGHT}`, role: "img", "aria-label": this.panel.title });
     Object.assign(svg.style, { position: "absolute", left: 0, top: 0 });
     this.drawAxes(svg, domain, row);
     this.over = make("g", {}, svg);

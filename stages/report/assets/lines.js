@@ -118,7 +118,7 @@ class LinesPanel {
     this.x = makeScale(domain[0], domain[1], left, width - 10, false);
     this.y = makeScale(range[0], range[1], PLOT_HEIGHT - BOTTOM, TOP, this.log);
     this.frame = { left, right: width - 10, width };
-    const svg = make("svg", { width, height: PLOT_HEIGHT, role: "img", "aria-label": this.panel.title });
+    const svg = make("svg", { width, height: PLOT_HEIGHT, viewBox: `0 0 ${width} ${PLOT_HEIGHT}`, role: "img", "aria-label": this.panel.title });
     this.drawGrid(svg, ticks, names, domain);
     const window = `plot-${panels.indexOf(this)}`, clip = make("clipPath", { id: window }, svg);
     make("rect", { x: left - 1, y: 0, width: width - left - 8, height: PLOT_HEIGHT - BOTTOM + 2 }, clip);
@@ -126,6 +126,7 @@ class LinesPanel {
     this.drawMarks(inside);
     for (const item of this.prepared) this.drawLine(inside, item);
     this.drawTargets(svg, range);
+    this.tellLeftOut(svg, domain);
     this.over = make("g", {}, svg);
     this.plot.replaceChildren(svg, this.tip);
   }
@@ -156,6 +157,13 @@ class LinesPanel {
     }
   }
 
+  tellLeftOut(svg, [left, right]) {
+    const count = this.prepared.reduce((sum, { line, at }) => sum + line.y.filter((value, i) => value !== null && !this.drawable(value) && at[i] >= left && at[i] <= right).length, 0);
+    if (!count) return;
+    const text = `not on a log axis: ${count.toLocaleString("en")} of 0 or less`;
+    make("text", { class: "left-out halo", x: this.frame.left + 6, y: PLOT_HEIGHT - BOTTOM - 7 }, svg).textContent = text;
+  }
+
   drawMarks(group) {
     if (!this.panel.marks) return;
     const floor = PLOT_HEIGHT - BOTTOM;
@@ -172,22 +180,28 @@ class LinesPanel {
     });
   }
 
+  // Whether there is a place for a value: none for null, nor for 0 and less on a logarithmic axis.
+  drawable(value) {
+    return value !== null && value !== undefined && !(this.log && value <= 0);
+  }
+
   path(at, values) {
-    let text = "", pen = false;
-    for (let i = 0; i < at.length; i++) {
-      const value = values[i];
-      if (value === null || (this.log && value <= 0)) { pen = false; continue; }
-      text += `${pen ? "L" : "M"}${this.x(at[i]).toFixed(1)} ${this.y(value).toFixed(1)}`;
-      pen = true;
-    }
-    return text;
+    return stretches(values, (value) => this.drawable(value))
+      .map((places) => `M${places.map((i) => `${this.x(at[i]).toFixed(1)} ${this.y(values[i]).toFixed(1)}`).join("L")}`)
+      .join("");
+  }
+
+  // A stretch of one point has no length: without a dot nothing of it would be seen.
+  drawAlone(group, at, values, attributes) {
+    for (const [i, ...more] of stretches(values, (value) => this.drawable(value)))
+      if (!more.length) make("circle", { cx: this.x(at[i]).toFixed(1), cy: this.y(values[i]).toFixed(1), ...attributes }, group);
   }
 
   drawLine(group, { line, at, strong, pale }) {
     const colour = colourOf(line), style = `stroke:${colour}`;
     if (line.points) {
       at.forEach((x, i) => {
-        if (line.y[i] !== null && !(this.log && line.y[i] <= 0)) make("circle", { class: "dot", cx: this.x(x), cy: this.y(line.y[i]), r: at.length > 60 ? 2.5 : 4, style: `fill:${colour}` }, group);
+        if (this.drawable(line.y[i])) make("circle", { class: "dot", cx: this.x(x), cy: this.y(line.y[i]), r: at.length > 60 ? 2.5 : 4, style: `fill:${colour}` }, group);
       });
       return;
     }
@@ -195,18 +209,19 @@ class LinesPanel {
     if (line.low && this.prepared.length <= MOST_BANDS) make("path", { class: "band", d: this.band(at, line), style: `fill:${colour};stroke:${colour}` }, group);
     else if (pale) make("path", { class: "line raw", d: this.path(at, pale), style }, group);
     make("path", { class: "line", d: this.path(at, strong), style }, group);
-    if (at.length === 1 && strong[0] !== null) make("circle", { cx: this.x(at[0]), cy: this.y(strong[0]), r: 3, style: `fill:${colour}` }, group);
+    this.drawAlone(group, at, strong, { class: "alone", r: 3, style: `fill:${colour}` });
   }
 
+  // The band breaks off where the line does.
   band(at, line) {
-    const floor = this.y.invert(PLOT_HEIGHT - BOTTOM), there = [], back = [];
-    for (let i = 0; i < at.length; i++) {
-      if (line.low[i] === null || line.high[i] === null || (this.log && line.high[i] <= 0)) continue;
-      const low = this.log && line.low[i] <= 0 ? floor : line.low[i], x = this.x(at[i]).toFixed(1);
-      there.push(`${x} ${this.y(line.high[i]).toFixed(1)}`);
-      back.push(`${x} ${this.y(low).toFixed(1)}`);
-    }
-    return there.length ? `M${there.join("L")}L${back.reverse().join("L")}Z` : "";
+    const floor = this.y.invert(PLOT_HEIGHT - BOTTOM), both = line.high.map((high, i) => (line.low[i] === null ? null : high));
+    return stretches(both, (value) => this.drawable(value))
+      .map((places) => {
+        const there = places.map((i) => `${this.x(at[i]).toFixed(1)} ${this.y(line.high[i]).toFixed(1)}`);
+        const back = places.map((i) => `${this.x(at[i]).toFixed(1)} ${this.y(this.drawable(line.low[i]) ? line.low[i] : floor).toFixed(1)}`);
+        return `M${there.join("L")}L${back.reverse().join("L")}Z`;
+      })
+      .join("");
   }
 
   listen() {
@@ -245,7 +260,7 @@ class LinesPanel {
       const i = nearest(at, place), gap = at.length > 1 ? (at[at.length - 1] - at[0]) / (at.length - 1) : Infinity;
       if (strong[i] === null || Math.abs(at[i] - place) > Math.max(1.5 * gap, (extent(data.runs)[1] - extent(data.runs)[0]) * 0.01)) continue;
       found.push({ line, i, value: strong[i] });
-      if (!(this.log && strong[i] <= 0)) make("circle", { class: "dot", cx: this.x(at[i]), cy: this.y(strong[i]), r: 4, style: `fill:${colourOf(line)}` }, this.over);
+      if (this.drawable(strong[i])) make("circle", { class: "dot", cx: this.x(at[i]), cy: this.y(strong[i]), r: 4, style: `fill:${colourOf(line)}` }, this.over);
     }
     if (found.length) this.tell(found, x);
   }

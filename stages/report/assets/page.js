@@ -85,6 +85,26 @@ function fillSections() {
   }
 }
 
+// On paper: light, as wide as the sheet, nothing folded. What was seen on the screen comes back.
+function wirePrint() {
+  let before = null;
+  addEventListener("beforeprint", () => {
+    if (before) return;
+    const folded = [...document.querySelectorAll("details:not([open])")];
+    before = { dark: view.dark, folded };
+    for (const details of folded) details.open = true;
+    document.documentElement.classList.add("printing");
+    setTheme(false);
+  });
+  addEventListener("afterprint", () => {
+    if (!before) return;
+    for (const details of before.folded) details.open = false;
+    document.documentElement.classList.remove("printing");
+    setTheme(before.dark);
+    before = null;
+  });
+}
+
 function storedTheme() {
   try { return localStorage.getItem("longcat-report-theme"); } catch { return null; }
 }
@@ -92,6 +112,7 @@ function storedTheme() {
 fillRuns();
 fillSections();
 wireControls();
+wirePrint();
 if (data.runs.length === 1) document.body.classList.add("alone");
 document.querySelector("main .table").classList.add("tiles");
 const stored = storedTheme();

@@ -95,6 +95,18 @@ function smoothed(values, span) {
   return values.map((value, i) => (value === null ? null : sums[i] / weights[i]));
 }
 
+// The places of values that follow each other without a gap.
+function stretches(values, drawable) {
+  const found = [];
+  let open = null;
+  values.forEach((value, i) => {
+    if (!drawable(value)) open = null;
+    else if (open) open.push(i);
+    else found.push((open = [i]));
+  });
+  return found;
+}
+
 function nearest(list, value) {
   let low = 0, high = list.length - 1;
   while (high - low > 1) {
