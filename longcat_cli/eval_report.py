@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from longcat.cli.console import out, say
 from longcat.cli.tables import PlainTable, table
 from longcat.cli.terminal import styled, write_text
-from longcat.cli.values import written
+from longcat.pipeline.values import written
 
 if TYPE_CHECKING:
     from longcat.stages.evaluate.compare import Comparison

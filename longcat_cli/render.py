@@ -12,7 +12,7 @@ from longcat.cli.console import duration, out, print_json, size
 from longcat.cli.eval_report import headline, results_table
 from longcat.cli.tables import PlainTable, Unbroken, table
 from longcat.cli.terminal import line, styled
-from longcat.cli.values import is_records, leaves, numbers, written
+from longcat.pipeline.values import is_records, leaves, numbers, written
 
 if TYPE_CHECKING:
     from longcat.pipeline.artifact import Artifact, Manifest

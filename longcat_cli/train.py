@@ -65,8 +65,8 @@ def verify(
     """
     from longcat.cli.console import out, print_json
     from longcat.cli.tables import table
-    from longcat.cli.values import written
     from longcat.pipeline.errors import IntegrityError
+    from longcat.pipeline.values import written
     from longcat.stages.train.verify import verify_training
 
     session = settings_of(ctx).open_session()
