@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from longcat.pipeline.printable import printable
 from longcat.pipeline.store import Store
 from longcat.stages.report.panels import axes, loads, sections
 from longcat.stages.report.runs import Run
@@ -32,10 +33,11 @@ def render_page(store: Store, runs: Sequence[Run]) -> str:
     data = {"runs": [axes(run) for run in runs], "steps": _shared_steps(found), "sections": found, "loads": loads(runs)}
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     title = ", ".join(run.label for run in runs)
+    data = _shown(data)
     template = (ASSETS / "page.html").read_text(encoding="utf-8")
     parts = {
         "policy": POLICY,
-        "title": escape(title),
+        "title": _text(title),
         "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
         "summary": _table(summary_table([figures(run) for run in runs]), runs),
         "details": _details(store, runs),
@@ -48,6 +50,20 @@ def render_page(store: Store, runs: Sequence[Run]) -> str:
         name, _, after = piece.partition("}}")
         pieces += [parts[name], after]
     return "".join(pieces)
+
+
+def _text(text: str) -> str:
+    """Text as it may stand in the page: nothing in it is an element, and nothing in it turns what is read around."""
+    return escape(printable(text))
+
+
+def _shown(value: Any) -> Any:
+    """Data of the script with every text in it made printable; the script puts them into the page as they are."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable(key): _shown(item) for key, item in value.items()}
+    return [_shown(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _shared_steps(found: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -68,13 +84,13 @@ def safe_json(value: Any) -> str:
 def _table(rows: Table, runs: Sequence[Run], *, compare: bool = False) -> str:
     head = ""
     if len(runs) > 1:
-        cells = "".join(f'<th scope="col" class="run run-{i}">{escape(run.label)}</th>' for i, run in enumerate(runs))
+        cells = "".join(f'<th scope="col" class="run run-{i}">{_text(run.label)}</th>' for i, run in enumerate(runs))
         head = f"<thead><tr><td></td>{cells}</tr></thead>"
     lines = []
     for label, values in rows:
         differs = ' class="differs"' if compare and len(set(values)) > 1 else ""
-        cells = "".join(f"<td>{escape(value)}</td>" for value in values)
-        lines.append(f'<tr{differs}><th scope="row">{escape(label)}</th>{cells}</tr>')
+        cells = "".join(f"<td>{_text(value)}</td>" for value in values)
+        lines.append(f'<tr{differs}><th scope="row">{_text(label)}</th>{cells}</tr>')
     return f'<div class="table"><table>{head}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -91,13 +107,13 @@ def _details(store: Store, runs: Sequence[Run]) -> str:
 
 def _tree(node: Mapping[str, Any], role: str | None, seen: set[str]) -> str:
     """The lineage of an artifact as nested lists, the artifact on top; what stands in it twice is unfolded once."""
-    names = escape(", ".join(node.get("names", [])) or node["kind"])
-    place = f"{escape(node['kind'])}/{escape(node['id'])}"
-    lead = f'<span class="role">{escape(role)}</span> ' if role else ""
+    names = _text(", ".join(node.get("names", [])) or node["kind"])
+    place = f"{_text(node['kind'])}/{_text(node['id'])}"
+    lead = f'<span class="role">{_text(role)}</span> ' if role else ""
     head = f"{lead}<b>{names}</b> <code>{place}</code>"
     if node["id"] in seen:
         return f"<li>{head} as above</li>"
     seen.add(node["id"])
-    made = "gone" if node.get("missing") else f"by {escape(node['stage'])}"
+    made = "gone" if node.get("missing") else f"by {_text(node['stage'])}"
     below = "".join(_tree(child, child["role"], seen) for child in node["inputs"])
     return f"<li>{head} {made}{f'<ul>{below}</ul>' if below else ''}</li>"

@@ -10,6 +10,7 @@ import numpy as np
 
 from longcat.pipeline.lineage import flatten, lineage
 from longcat.pipeline.store import Store
+from longcat.pipeline.values import written
 from longcat.stages.report.metrics import Metrics
 from longcat.stages.report.runs import Run
 
@@ -85,7 +86,9 @@ def _fixed(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else written(value)
 
 
 def _gigabytes(value: Any) -> str:
@@ -133,9 +136,9 @@ Table = list[tuple[str, list[str]]]
 def summary_table(found: Sequence[Figures]) -> Table:
     """One row a figure, one cell a run; rows that no run has are not there."""
     rows: Table = []
-    for key, label, written in ROWS:
+    for key, label, write in ROWS:
         if any(key in item for item in found):
-            rows.append((label, [written(item[key]) if key in item else "" for item in found]))
+            rows.append((label, [write(item[key]) if key in item else "" for item in found]))
     return rows
 
 
@@ -161,7 +164,7 @@ def environment_table(runs: Sequence[Run]) -> Table:
 
 def _side_by_side(found: Sequence[Mapping[str, Any]]) -> Table:
     keys = list(dict.fromkeys(key for item in found for key in item))
-    return [(key, [_plain(item[key]) if item.get(key) is not None else "" for item in found]) for key in keys]
+    return [(key, [_plain(item[key]) if key in item else "" for item in found]) for key in keys]
 
 
 def lineages(store: Store, runs: Sequence[Run]) -> list[dict[str, Any] | None]:
