@@ -48,7 +48,8 @@ class LinesPanel {
     this.legend = element("div", "legend");
     this.tip = element("div", "tip");
     this.tip.hidden = true;
-    this.root.append(head, this.plot, this.legend);
+    this.leftOut = element("div", "left-out");
+    this.root.append(head, this.plot, this.leftOut, this.legend);
     this.fillLegend();
     this.listen();
   }
@@ -126,7 +127,7 @@ class LinesPanel {
     this.drawMarks(inside);
     for (const item of this.prepared) this.drawLine(inside, item);
     this.drawTargets(svg, range);
-    this.tellLeftOut(svg, domain);
+    this.tellLeftOut(domain);
     this.over = make("g", {}, svg);
     this.plot.replaceChildren(svg, this.tip);
   }
@@ -157,11 +158,9 @@ class LinesPanel {
     }
   }
 
-  tellLeftOut(svg, [left, right]) {
+  tellLeftOut([left, right]) {
     const count = this.prepared.reduce((sum, { line, at }) => sum + line.y.filter((value, i) => value !== null && !this.drawable(value) && at[i] >= left && at[i] <= right).length, 0);
-    if (!count) return;
-    const text = `not on a log axis: ${count.toLocaleString("en")} of 0 or less`;
-    make("text", { class: "left-out halo", x: this.frame.left + 6, y: PLOT_HEIGHT - BOTTOM - 7 }, svg).textContent = text;
+    this.leftOut.textContent = count ? `${count.toLocaleString("en")} ${count > 1 ? "values" : "value"} of 0 or less: no place on a logarithmic axis` : "";
   }
 
   drawMarks(group) {
