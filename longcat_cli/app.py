@@ -116,6 +116,9 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     # Threads of torch that spin while they wait lose most of their time as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is written out
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

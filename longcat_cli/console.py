@@ -41,7 +41,8 @@ def print_json(value: Any) -> None:
     """One JSON document on stdout: exact, with what would steer a terminal as the escapes of JSON."""
     from longcat.pipeline.printable import STEERING
 
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # In another encoding a letter that it lacks would be lost, or no JSON any more.
+    text = json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() not in ("utf-8", "utf8"))
     # Line breaks of the document itself are no match, and everything else that is one stands inside a string.
     sys.stdout.write(STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 

@@ -9,6 +9,7 @@ from longcat.cli.console import out
 from longcat.cli.tables import table
 from longcat.cli.terminal import line, styled
 from longcat.pipeline.printable import printable
+from longcat.pipeline.values import number, written
 
 BAR = 40
 
@@ -50,17 +51,19 @@ def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_rule(rule: Mapping[str, Any]) -> None:
     sign = "<" if rule["rule"].partition(".")[2].startswith("min_") else ">"
-    beyond = f"{rule['beyond']:,} of {rule['measured']:,} are {sign} {rule['threshold']:g}"
+    beyond = f"{rule['beyond']:,} of {rule['measured']:,} are {sign} {written(rule['threshold'])}"
     first = f"{rule['first_reason']:,} dropped by this rule first"
     out().print()
-    out().print(line(styled(rule["rule"], "bold"), f" = {rule['threshold']:g}   {beyond}, {first}"))
+    out().print(line(styled(rule["rule"], "bold"), f" = {written(rule['threshold'])}   {beyond}, {first}"))
     most = max((row["documents"] for row in rule["histogram"]), default=0) or 1
     for row in rule["histogram"]:
         outside = row["to"] <= rule["threshold"] if sign == "<" else row["from"] >= rule["threshold"]
         length = -(-BAR * row["documents"] // most)
         bar = styled("█" * length, "red" if outside else "green")
         side = styled(" dropped", "red") if outside else ""
-        out().print(line(f"  {row['from']:>10.4g} … {row['to']:<10.4g} {row['documents']:>8,} ", bar, side))
+        out().print(
+            line(f"  {number(row['from'], 4):>10} … {number(row['to'], 4):<10} {row['documents']:>8,} ", bar, side)
+        )
     for title, style in (("dropped_examples", "red"), ("kept_examples", "green")):
         for example in rule[title]:
             _print_example(example, title.partition("_")[0], style)
@@ -68,5 +71,5 @@ def _print_rule(rule: Mapping[str, Any]) -> None:
 
 def _print_example(example: Mapping[str, Any], title: str, style: str) -> None:
     text = " ".join(printable(example.get("text", "")).split())
-    where = f" at {example['value']:.4g}: {example.get('id', '')} "
+    where = f" at {number(example['value'], 4)}: {example.get('id', '')} "
     out().print(line("  ", styled(title, style), where, styled(text, "dim")))

@@ -60,10 +60,9 @@ def print_accounting(name: str, description: str, config: ModelConfig, sizes: Ac
 
 def _shape(config: ModelConfig) -> str:
     zero = f" + {config.zero_expert_num} zero-computation" if config.zero_expert_num else ""
-    return (
-        f"{config.num_layers} layers of width {config.hidden_size:,}, {config.n_routed_experts}{zero} experts, "
-        f"{config.moe_topk} a token, vocabulary {config.vocab_size:,}, context {config.max_position_embeddings:,}"
-    )
+    layers = f"{config.num_layers} layer{'s' * (config.num_layers > 1)} of width {config.hidden_size:,}"
+    experts = f"{config.n_routed_experts}{zero} experts, {config.moe_topk} a token"
+    return f"{layers}, {experts}, vocabulary {config.vocab_size:,}, context {config.max_position_embeddings:,}"
 
 
 def _parameter_rows(sizes: Accounting) -> Iterable[Row]:

@@ -285,6 +285,7 @@ def print_settings(stage: Stage, given: Mapping[str, Any], *, as_json: bool) -> 
 
 def _fields(config: type[Any], prefix: str = "") -> list[tuple[str, Any, str]]:
     from pydantic import BaseModel
+    from pydantic_core import to_jsonable_python
 
     found: list[tuple[str, Any, str]] = []
     for name, info in config.model_fields.items():
@@ -292,8 +293,7 @@ def _fields(config: type[Any], prefix: str = "") -> list[tuple[str, Any, str]]:
             found.extend(_fields(info.annotation, f"{prefix}{name}."))
             continue
         default = "(required)" if info.is_required() else info.get_default(call_default_factory=True)
-        plain = default if isinstance(default, (bool, int, float, str, type(None))) else str(default)
-        found.append((prefix + name, plain, info.description or ""))
+        found.append((prefix + name, to_jsonable_python(default, fallback=str), info.description or ""))
     return found
 
 

@@ -19,7 +19,7 @@ def written(value: Any, *, exact: bool = False) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return repr(value) if exact else f"{value:.5g}"
+        return repr(value) if exact else number(value)
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -28,6 +28,11 @@ def written(value: Any, *, exact: bool = False) -> str:
         more = [f"{len(value) - LONGEST_LIST} more"] if len(value) > LONGEST_LIST else []
         return ", ".join([*(_member(item, exact) for item in value[:LONGEST_LIST]), *more]) or "none"
     return str(value)
+
+
+def number(value: float, digits: int = 5) -> str:
+    """A number with so many digits at least, written out up to a thousand billions."""
+    return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
 def _member(value: Any, exact: bool) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +186,45 @@ def terminal_text(terminal: Any, store: Path) -> str:
     shown = terminal("--store", str(store), "artifacts", "show", "enemy", columns=400)
     assert shown.end() == 0
     return str(shown.shown)
+
+
+def test_stdout_holds_data_alone_while_a_terminal_shows_progress(tmp_path: Path, named_by_an_enemy: Path) -> None:
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "longcat.cli", "--store", str(tmp_path / "store")]
+    arguments = ["data", "extract", "--input", str(named_by_an_enemy), "--json"]
+    done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=child, check=True)
+    assert json.loads(done.stdout)["counts"]["documents_out"] == 3
+    assert "extracting" in os.read(parent, 1 << 16).decode()
+    quiet = subprocess.run([*command, *arguments, "-q"], capture_output=True, check=True)
+    assert (json.loads(quiet.stdout)["reused"], quiet.stderr) == (True, b"")
+    os.close(child)
+    os.close(parent)
+
+
+def test_an_encoding_that_lacks_letters_loses_none(tmp_path: Path) -> None:
+    source = tmp_path / "größe-日本.txt"
+    source.write_text("The river runs slowly past the mill. " * 9)
+    command = [sys.executable, "-m", "longcat.cli", "--store", str(tmp_path / "store")]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+    def call(*arguments: str) -> str:
+        done = subprocess.run([*command, *arguments], capture_output=True, check=True, env=ascii_only)
+        return done.stdout.decode("ascii")
+
+    call("data", "extract", "--input", str(source), "--name", "one", "-q")
+    assert "gr\\xf6\\xdfe-\\u65e5\\u672c.txt" in call("artifacts", "show", "one")
+    assert json.loads(call("artifacts", "show", "one", "--json"))["config"]["input"] == [str(source)]
+    assert "documents/" in call("artifacts", "lineage", "one")
+
+
+@pytest.mark.parametrize("stage", ["data pack", "data filter", "eval", "train"])
+def test_a_configuration_is_listed_without_python(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, stage: str
+) -> None:
+    code, out, _ = longcat(capfd, tmp_path / "store", *stage.split(), "--show-config")
+    assert code == 0
+    for notation in ("None", "True", "False", "()", "('", "[]", "Config(", "Options("):
+        assert notation not in [word for line in out.splitlines() for word in line.split()[1:2]], notation
+    listed = json.loads(longcat(capfd, tmp_path / "store", *stage.split(), "--show-config", "--json")[1])
+    texts = [item["value"] for item in listed if isinstance(item["value"], str)]
+    assert [text for text in texts if text.startswith(("(", "["))] in ([], ["(required)"])
