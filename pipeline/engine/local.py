@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any
 
+import psutil
+
+from longcat.pipeline.engine.workers import MARK, WorkerContext, begin
 from longcat.pipeline.errors import LongcatError
-from longcat.pipeline.processes import end_with_parent, keep_children_safe
+from longcat.pipeline.processes import descendants, keep_children_safe
 
 WORKER_MEMORY_BYTES = 1 << 30
+# More processes than this only wait for each other.
+MOST_WORKERS_A_CORE = 4
 POLL_SECONDS = 0.2
+
+logger = logging.getLogger("longcat")
 
 
 def available_cores() -> int:
@@ -26,8 +32,6 @@ def available_cores() -> int:
 
 def default_workers() -> int:
     """One worker a core, fewer where memory is short (1 GiB a worker)."""
-    import psutil
-
     return max(1, min(available_cores(), int(psutil.virtual_memory().available // WORKER_MEMORY_BYTES)))
 
 
@@ -35,7 +39,9 @@ class LocalEngine:
     """A pool of processes started anew for each run, so that no state passes from one stage to the next."""
 
     def __init__(self, workers: int | None = None) -> None:
-        self._workers = workers or default_workers()
+        """`workers`: by default one a core; four a core are the most that are started."""
+        self._asked = workers or default_workers()
+        self._workers = min(self._asked, MOST_WORKERS_A_CORE * available_cores())
 
     @property
     def workers(self) -> int:
@@ -45,26 +51,46 @@ class LocalEngine:
         """See `Engine.run`. One worker or one task runs in this process.
 
         Raises:
-            LongcatError: a worker died without an exception of its own (killed, or out of memory).
+            LongcatError: workers died twice without an exception of their own (killed, or out of memory).
         """
+        if self._asked > self._workers:
+            logger.warning("%d workers are too many for %d cores: %d", self._asked, available_cores(), self._workers)
+            self._asked = self._workers
         if min(self._workers, len(tasks)) <= 1:
             for index, task in enumerate(tasks):
                 yield index, function(task)
             return
-        yield from self._run_in_pool(function, tasks)
+        left = dict(enumerate(tasks))
+        for last in (False, True):
+            try:
+                for index, result in self._run_in_pool(function, list(left.items())):
+                    del left[index]
+                    yield index, result
+                return
+            except BrokenProcessPool:
+                # A signal to all of us may have reached the worker first; let ours come and say what it was.
+                time.sleep(POLL_SECONDS)
+                if last:
+                    raise LongcatError(
+                        "a worker process died (killed, or out of memory)",
+                        hint="run again to go on from the finished shards, with fewer --workers if memory is short",
+                    ) from None
+                logger.warning("a worker process died (killed, or out of memory); its shards are tried once more")
 
-    def _run_in_pool(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        # Spawned, not forked: a forked child of a process that has run torch or Arrow threads can deadlock.
+    def _run_in_pool(
+        self, function: Callable[[Any], Any], tasks: Sequence[tuple[int, Any]]
+    ) -> Iterator[tuple[int, Any]]:
         keep_children_safe()
-        pool = ProcessPoolExecutor(
-            max_workers=min(self._workers, len(tasks)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(os.getpid(),),
-        )
+        pool = None
         try:
+            pool = ProcessPoolExecutor(
+                max_workers=min(self._workers, len(tasks)),
+                mp_context=WorkerContext(),
+                initializer=begin,
+                initargs=(os.getpid(),),
+            )
             pending: dict[Future[Any], int] = {}
-            queue = iter(enumerate(tasks))
+            queue = iter(tasks)
             while True:
                 # Few tasks are handed out ahead, so that a million of them need no memory.
                 for index, task in queue:
@@ -76,37 +102,26 @@ class LocalEngine:
                 done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield pending.pop(future), future.result()
-        except BrokenProcessPool:
-            raise LongcatError(
-                "a worker process died (killed, or out of memory)",
-                hint="run again to go on from the finished shards, with fewer --workers if memory is short",
-            ) from None
         finally:
             _end(pool)
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+def _end(pool: ProcessPoolExecutor | None) -> None:
     """Stop the workers now; what they were writing stays aside and is never published."""
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()
-    for process in processes:
+    listed = list((pool._processes or {}).values()) if pool is not None else []
+    if pool is not None:
+        pool.shutdown(wait=False, cancel_futures=True)
+    # Asked of the kernel: one that was being started when a signal came is in no list of the pool.
+    workers = [process for process in descendants(os.getpid(), MARK) if _is_ours(process)]
+    for worker in workers:
+        with suppress(psutil.Error):
+            worker.kill()
+    for process in listed:
         process.join(timeout=5)
+    psutil.wait_procs(workers, timeout=5)
 
 
-def _start_worker(parent: int) -> None:
-    # Ctrl-C reaches the whole terminal group; only the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("RAYON_NUM_THREADS", "1")
-    end_with_parent()
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    """Where the kernel has no such promise, notice within a second that the parent is gone."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def _is_ours(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.ppid() == os.getpid()
+    return False

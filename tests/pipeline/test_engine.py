@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from longcat.pipeline.engine import LocalEngine
+from longcat.pipeline.engine.workers import WorkerContext
 from longcat.pipeline.errors import InputError, LongcatError
 
 
@@ -35,6 +42,80 @@ def test_a_tasks_error_arrives_whole(workers: int) -> None:
     with pytest.raises(InputError) as caught:
         list(LocalEngine(workers).run(fail, [1, 2]))
     assert (caught.value.where, caught.value.hint) == ("here", "do that")
+
+
+def die_once(mark: str) -> str:
+    with suppress(FileExistsError):
+        Path(mark).touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return mark
+
+
+def test_a_worker_that_is_killed_once_costs_no_task(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "0").touch()
+    marks = [str(tmp_path / str(min(number, 1))) for number in range(8)]
+    assert dict(LocalEngine(2).run(die_once, marks)) == dict(enumerate(marks))
+    assert caplog.messages == ["a worker process died (killed, or out of memory); its shards are tried once more"]
+
+
+def test_no_more_workers_than_the_cores_can_use(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("longcat.pipeline.engine.local.available_cores", lambda: 2)
+    engine = LocalEngine(300)
+    assert engine.workers == 8
+    assert dict(engine.run(square, [3])) == dict(engine.run(square, [3])) == {0: 9}
+    assert caplog.messages == ["300 workers are too many for 2 cores: 8"]
+    assert LocalEngine(8).workers == 8
+
+
+class Lost:
+    """What cannot be rebuilt in a worker, as the semaphores of a pool that is gone."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, ("/no/such/semaphore",)
+
+
+class Broken:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("not a number",)
+
+
+@pytest.mark.parametrize(("argument", "told"), [(Lost, ""), (Broken, "ValueError: invalid literal")])
+def test_a_worker_tells_of_its_start_only_what_is_a_fault(
+    capfd: pytest.CaptureFixture[str], argument: type, told: str
+) -> None:
+    process = WorkerContext().Process(target=square, args=(argument(),))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    err = capfd.readouterr().err
+    assert err.endswith(told) if not told else told in err
+
+
+def test_a_worker_ends_with_its_parent_while_it_starts(tmp_path: Path) -> None:
+    """Its parent is killed as soon as the worker is there."""
+    script = (
+        "import os, signal, time\n"
+        "from longcat.pipeline.engine.workers import WorkerContext\n"
+        "def run():\n"
+        "    process = WorkerContext().Process(target=time.sleep, args=(60,))\n"
+        "    process.start()\n"
+        "    print(process.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if __name__ == '__main__':\n"
+        "    run()\n"
+    )
+    (tmp_path / "parent.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "parent.py")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+    with suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(int(done.stdout))
+        with suppress(psutil.TimeoutExpired):
+            worker.wait(5)
+        assert worker.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_killed_worker_is_one_clear_error() -> None:
