@@ -133,7 +133,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 usage, 3 bad config or input,
     4 artifact missing, 5 integrity, 130 interrupted, 141 the reader of the output went away."""
-    from longcat.pipeline.errors import LongcatError
+    from longcat.pipeline.errors import InterruptedRunError, LongcatError
     from longcat.pipeline.interrupt import StopSignal
 
     if COMPLETION in os.environ:
@@ -152,6 +152,8 @@ def run(arguments: list[str]) -> int:
             _print_traceback()
         return _fail(str(error), error.exit_code)
     except Exception as error:
+        if stop.requested:  # libraries put errors of their own around what a signal raises within them
+            return _fail("interrupted", InterruptedRunError.exit_code)
         return _unforeseen(error, settings.debug)
     finally:
         if (roots := sys.modules.get("longcat.pipeline.roots")) is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any
 
 from longcat.pipeline.errors import InterruptedRunError
 
+AGAIN_SECONDS = 0.05
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -68,11 +71,22 @@ class StopSignal:
             yield self
             return
         before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         try:
             yield self
         finally:
+            sys.unraisablehook = hook
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """Where Python can raise nothing, within a destructor say, the signal comes again a moment later."""
+        if not issubclass(lost.exc_type, InterruptedRunError) or self.received is None:
+            sys.__unraisablehook__(lost)
+            return
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), self.received))
+        again.daemon = True
+        again.start()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.requested, self.received = self.requested, True, signal.Signals(number)

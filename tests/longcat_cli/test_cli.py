@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -303,3 +306,18 @@ def test_a_fault_of_the_machine_is_one_line(
     told = capsys.readouterr().err
     assert told.startswith(f"longcat: {line}")
     assert told.count("\n") == 1
+
+
+def test_a_signal_that_a_library_makes_an_error_of_its_own_of_is_still_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrap(*given: Any, **options: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except Exception as error:
+            raise ValueError(f"Error building the serializer: {error}") from None
+
+    monkeypatch.setattr(app, "command", lambda: SimpleNamespace(main=wrap))
+    assert app.run(["doctor"]) == 130
+    assert capsys.readouterr().err == "longcat: interrupted\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -89,3 +90,19 @@ def test_sigterm_is_never_noted_alone() -> None:
         assert stop.requested
         with pytest.raises(InterruptedRunError):
             stop.check()
+
+
+class Deaf:
+    """What it raises when it goes is lost."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
+def test_a_signal_that_comes_where_nothing_can_be_raised_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+    stop = StopSignal()
+    with stop.installed(), pytest.raises(InterruptedRunError):
+        Deaf()
+        time.sleep(5)
+    assert capfd.readouterr().err == ""
