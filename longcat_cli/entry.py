@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
+from typing import NoReturn
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     os.environ["PYTHONSAFEPATH"] = "1"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         from longcat.cli.app import main as run
     except ImportError as error:
@@ -17,6 +22,12 @@ def main() -> None:
             traceback.print_exc()
         sys.exit(f"longcat: {broken_installation(error)}")
     run()
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """End while the program is still being loaded; in the midst of an import nothing can be raised safely."""
+    os.write(2, b"longcat: interrupted\n")
+    os._exit(130)
 
 
 def broken_installation(error: Exception) -> str:
