@@ -54,13 +54,19 @@ def say(text: str) -> None:
     sys.stderr.write(one_line(text) + "\n")
 
 
-class _PlainFormatter(logging.Formatter):
-    """Messages as they may be shown; they hold names, addresses and pieces of documents."""
+class StderrHandler(logging.Handler):
+    """Log records as printable lines on what is stderr at that moment: above a live bar, while there is one.
 
-    def format(self, record: logging.LogRecord) -> str:
+    Messages hold names, addresses and pieces of documents.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
         from longcat.pipeline.printable import printable
 
-        return printable(super().format(record))
+        try:
+            sys.stderr.write(printable(self.format(record)) + "\n")
+        except Exception:  # as the handlers of the library do
+            self.handleError(record)
 
 
 def make_logger(*, quiet: bool, debug: bool) -> logging.Logger:
@@ -69,8 +75,8 @@ def make_logger(*, quiet: bool, debug: bool) -> logging.Logger:
     level = logging.WARNING if quiet else logging.INFO
     logger.setLevel(logging.DEBUG if debug else level)
     if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_PlainFormatter("%(message)s"))
+        handler = StderrHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
     return logger

@@ -112,9 +112,7 @@ def test_json_is_exact_and_steers_nothing(capfd: pytest.CaptureFixture[str]) -> 
 
 def test_log_lines_and_progress_are_printable(capfd: pytest.CaptureFixture[str]) -> None:
     logger = logging.Logger("apart")
-    handler = logging.StreamHandler()
-    handler.setFormatter(console._PlainFormatter("%(message)s"))
-    logger.addHandler(handler)
+    logger.addHandler(console.StderrHandler())
     logger.warning("dropped %s", HOSTILE)
     with console.PlainProgress().task(HOSTILE, total=1, unit="pages") as bar:
         bar.set(page=HOSTILE)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from longcat.cli.app import app
+from longcat.cli.app import run
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.documents import Document
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
@@ -122,12 +121,12 @@ def test_texts_come_only_from_the_input_that_was_filtered(
         report(artifact, make_documents([], [], []))
 
 
-def test_the_command_prints_the_report(session: Session, corpus: Artifact) -> None:
+def test_the_command_prints_the_report(session: Session, corpus: Artifact, capfd: pytest.CaptureFixture[str]) -> None:
     artifact = filtered(session, corpus, {})
     call = ["--store", str(session.store.root), "data", "inspect", artifact.id]
-    shown = CliRunner().invoke(app, call)
-    assert shown.exit_code == 0, shown.output
+    assert run(call) == 0
+    shown = capfd.readouterr().out
     for part in ("7 documents", "gopher_quality.min_words", "█", "short", "dropped"):
-        assert part in shown.output
-    tried = CliRunner().invoke(app, [*call, "--set", "gopher_quality.min_words=10", "--json"])
-    assert json.loads(tried.stdout)["changes"]
+        assert part in shown
+    assert run([*call, "--set", "gopher_quality.min_words=10", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["changes"]
