@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from longcat.pipeline.artifact import ID_PATTERN, KINDS, MANIFEST_NAME, Artifact
 from longcat.pipeline.errors import IntegrityError, LongcatError, NewerArtifactError
-from longcat.pipeline.files import atomic_write, read_json_lines
+from longcat.pipeline.files import atomic_write, is_temporary, read_json_lines
 from longcat.pipeline.lock import locked
 from longcat.pipeline.refs import Version, is_name_file
 from longcat.pipeline.shallow import absent_on_purpose
@@ -70,6 +70,9 @@ def repairs_of(store: Store, checked: Checked) -> list[Finding]:
 def _move_aside(store: Store, artifact: Artifact, name: str) -> Repair:
     def repair() -> str:
         path = artifact.path / name
+        if is_temporary(path):  # of a repair that was killed
+            store.trash.purge(path)
+            return "deleted"
         place = str(path.relative_to(store.root))
         entry = Entry(what="file", id=artifact.id, reason="does not belong there", removed=time.time(), path=place)
         store.trash.put(path, entry)
