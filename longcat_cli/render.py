@@ -10,6 +10,7 @@ from rich.tree import Tree
 
 from longcat.cli.console import duration, out, print_json, size
 from longcat.cli.eval_report import headline, results_table
+from longcat.cli.forecast import forecast_figures
 from longcat.cli.tables import PlainTable, Unbroken, table
 from longcat.cli.terminal import line, styled
 from longcat.pipeline.values import is_records, leaves, numbers, written
@@ -114,8 +115,17 @@ def print_steps(
         artifact, shown = f"{plan.stage.output}/{plan.id}", styled(says[state], style[state])
         rows.add_row(name, plan.stage.name, artifact, shown, inputs)
     out().print(rows)
-    for title, records in preview.items():
+    foreseen = [
+        {"step": name, **_for_people(figures)} for name, plan, _ in steps if (figures := forecast_figures(plan))
+    ]
+    for title, records in (({"forecast": foreseen} if foreseen else {}) | dict(preview)).items():
         out().print(records_table(title, records))
+
+
+def _for_people(figures: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        key.removesuffix("_bytes"): size(value) if key.endswith("_bytes") else value for key, value in figures.items()
+    }
 
 
 def _plan_json(name: str, plan: Plan, state: str) -> dict[str, Any]:
@@ -128,6 +138,7 @@ def _plan_json(name: str, plan: Plan, state: str) -> dict[str, Any]:
         "name": plan.name,
         "inputs": {role: [item.id for item in items] for role, items in plan.inputs.items()},
         "config": plan.config.model_dump(mode="json"),
+        "forecast": forecast_figures(plan),
     }
 
 

@@ -161,7 +161,8 @@ def _seed(stage: Stage, seed: int) -> dict[str, int]:
 def _input(reference: str, recipe: Recipe, store: Store, done: Mapping[str, Plan]) -> PlannedInput:
     if reference in done:
         plan = done[reference]
-        return PlannedInput(plan.id, plan.stage.output, plan.name)
+        made = None if plan.forecast else store.get(plan.stage.output, plan.id)
+        return PlannedInput(plan.id, plan.stage.output, plan.name, made, plan.forecast)
     if reference in recipe.steps:
         raise UsageError(f"the input {reference!r} is a later step", hint="a step can use earlier steps only")
     return planned_input(store, reference)

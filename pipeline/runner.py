@@ -46,11 +46,16 @@ class Session:
 
 @dataclass(frozen=True)
 class PlannedInput:
-    """An input known by id, whether it is there already or will be made earlier in the same plan."""
+    """An input known by id, whether it is there already or will be made earlier in the same plan.
+
+    `artifact` is there in the first case; `forecast` is what the plan of the other foretells.
+    """
 
     id: str
     kind: str
     name: str | None = None
+    artifact: Artifact | None = field(default=None, compare=False, repr=False)
+    forecast: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Plan:
     sources: Mapping[str, str]
     id: str
     name: str | None = None
+    forecast: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ def plan_stage(
 
     Raises:
         UsageError: a role is unknown, missing, given twice, or holds an artifact of another kind.
+        ConfigError: the stage's check rules out the configuration with these inputs.
         InputError: a source outside the store is missing.
     """
     known = {role.name: role for role in stage.roles}
@@ -120,11 +127,12 @@ def plan_stage(
                 )
     if name is not None:
         check_name(name)
-    sources = stage.sources(config) if stage.sources else {}
-    ids = {role: [item.id for item in items] for role, items in inputs.items() if items}
-    identifier = artifact_id(stage.name, stage.revision, identity_values(config), ids, sources)
     chosen = {role: tuple(items) for role, items in inputs.items() if items}
-    return Plan(stage, config, chosen, sources, identifier, name)
+    forecast = stage.check(config, chosen) if stage.check else {}
+    sources = stage.sources(config) if stage.sources else {}
+    ids = {role: [item.id for item in items] for role, items in chosen.items()}
+    identifier = artifact_id(stage.name, stage.revision, identity_values(config), ids, sources)
+    return Plan(stage, config, chosen, sources, identifier, name, forecast)
 
 
 def execute(plan: Plan, session: Session) -> Outcome:
@@ -311,7 +319,7 @@ def planned_input(store: Store, reference: Reference) -> PlannedInput:
     """What a reference means now; see `Store.resolve`."""
     artifact = store.resolve(reference) if isinstance(reference, str) else reference
     name = reference if isinstance(reference, str) and store.refs.lookup(reference) else None
-    return PlannedInput(artifact.id, artifact.kind, name)
+    return PlannedInput(artifact.id, artifact.kind, name, artifact)
 
 
 def plan_named(

@@ -127,6 +127,8 @@ class Role:
 
 Sources = Callable[[Any], dict[str, str]]
 Follows = Callable[[Any], bool]
+# From a configuration and what is known of the inputs (`runner.PlannedInput`, by role) to what the output will be.
+Check = Callable[[Any, Mapping[str, tuple[Any, ...]]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Stage:
     sources: Sources | None
     follows: Follows | None = None
     resumes: bool = True
+    check: Check | None = None
 
     @property
     def rerun_hint(self) -> str:
@@ -198,13 +201,16 @@ def stage(
     sources: Sources | None = None,
     follows: Follows | None = None,
     resumes: bool = True,
+    check: Check | None = None,
 ) -> Callable[[Callable[[Context[C]], Result]], Callable[[Context[C]], Result]]:
     """Register a function as a stage; its configuration class is read off the annotation `Context[Config]`.
 
     `inputs` maps roles to kinds (see `Role.parse`). `sources` gives digests of what the stage reads from outside the
     store, so that a change there makes another artifact. `follows` tells from a configuration whether this process
     only helps another, which makes and publishes the artifact. `resumes` tells whether an interrupted run leaves
-    progress that the next one takes up.
+    progress that the next one takes up. `check` refuses, before any stage runs, what the configuration and the inputs'
+    foretold properties rule out; it is quick, reads no data and imports no torch. What it returns foretells the
+    output, for the checks of later stages and for `--dry-run`.
     """
 
     def register(function: Callable[[Context[C]], Result]) -> Callable[[Context[C]], Result]:
@@ -213,7 +219,7 @@ def stage(
         if output not in KINDS:
             raise ValueError(f"stage {name!r}: {output!r} is not a kind of artifact")
         roles = tuple(Role.parse(role, text) for role, text in inputs.items())
-        registry.add(Stage(name, revision, roles, output, config, function, sources, follows, resumes))
+        registry.add(Stage(name, revision, roles, output, config, function, sources, follows, resumes, check))
         return function
 
     return register

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +11,9 @@ from longcat.pipeline.config import StageConfig
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.train.config import TrainingOptions, check_one_length, step_count
 from longcat.stages.train.launch import follows, is_launched, launch
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
 
 
 class Phase(StageConfig):
@@ -56,12 +60,19 @@ class ExtendConfig(TrainingOptions):
     )
 
 
+def _check(config: ExtendConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    from longcat.stages.train.check import foresee_extension
+
+    return foresee_extension(config, inputs)
+
+
 @stage(
     "extend",
     revision=2,
     inputs={"checkpoint": "checkpoint", "tokens": "tokens"},
     output="checkpoint",
     follows=follows,
+    check=_check,
 )
 def extend(context: Context[ExtendConfig]) -> Result:
     """Extend the context of a checkpoint in phases (LongCat-Flash report, section 3.4).

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from longcat.pipeline.stage import Context, Result, stage
 
 if TYPE_CHECKING:
     from longcat.pipeline.artifact import Artifact
+    from longcat.pipeline.runner import PlannedInput
     from longcat.stages.train.checkpoint import TrainingState
     from longcat.stages.train.plan import Start
 
@@ -27,7 +29,16 @@ class GrowConfig(StageConfig):
     )
 
 
-@stage("grow", revision=1, inputs={"checkpoint": "checkpoint"}, output="checkpoint", resumes=False)
+def _check(config: GrowConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    from longcat.stages.train.architecture import architecture_of, changed_config
+
+    model = architecture_of(inputs["checkpoint"][0])
+    if model is None:
+        return {}
+    return {"model": changed_config(model, {"num_layers": model.num_layers * config.factor}, "model")}
+
+
+@stage("grow", revision=1, inputs={"checkpoint": "checkpoint"}, output="checkpoint", resumes=False, check=_check)
 def grow(context: Context[GrowConfig]) -> Result:
     """Stack the layers of a checkpoint into a deeper model (LongCat-Flash report, section 2.3.2).
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.evaluate.config import EvaluateConfig
 
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
 
-@stage("evaluate", revision=2, inputs={"checkpoints": "checkpoint+", "tokens": "tokens"}, output="evaluation")
+
+def _check(config: EvaluateConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    from longcat.stages.evaluate.check import check_evaluation
+
+    check_evaluation(config, inputs["checkpoints"])
+    return {}
+
+
+@stage(
+    "evaluate",
+    revision=2,
+    inputs={"checkpoints": "checkpoint+", "tokens": "tokens"},
+    output="evaluation",
+    check=_check,
+)
 def evaluate(context: Context[EvaluateConfig]) -> Result:
     """Measure checkpoints: validation loss, bits per byte, needle in a haystack, samples.
 

@@ -15,10 +15,10 @@ import numpy as np
 from longcat.model.accounting import count
 from longcat.model.config import ModelConfig
 from longcat.pipeline.artifact import Artifact
-from longcat.pipeline.errors import ConfigError
 from longcat.pipeline.files import atomic_write, canonical_json, pretty_json, read_json
 from longcat.pipeline.progress import Bar
 from longcat.pipeline.stage import Context, Result
+from longcat.stages.evaluate.check import check_labels, check_window
 from longcat.stages.evaluate.config import EvaluateConfig
 from longcat.stages.evaluate.loss import Windows, baseline_loss, model_loss, read_windows
 from longcat.stages.evaluate.needle import read_haystack
@@ -111,8 +111,7 @@ def run_evaluation(context: Context[EvaluateConfig]) -> Result:
 
 def _checkpoints(context: Context[EvaluateConfig], tokens: Artifact) -> list[Evaluated]:
     artifacts, labels = context.many("checkpoints"), context.config.labels
-    if labels and len(labels) != len(artifacts):
-        raise ConfigError(f"labels: {len(labels)} names for {len(artifacts)} checkpoints", hint="give one for each")
+    check_labels(context.config, len(artifacts))
     found = []
     for number, artifact in enumerate(artifacts):
         check_same_tokenizer(artifact, tokens)
@@ -127,11 +126,7 @@ def _sequence_length(config: EvaluateConfig, checkpoints: Sequence[Evaluated]) -
     """Raises ConfigError when a checkpoint cannot read windows of the length that was asked for."""
     shortest = min(checkpoints, key=lambda checkpoint: checkpoint.config.max_position_embeddings)
     context = shortest.config.max_position_embeddings
-    if config.sequence_length is not None and config.sequence_length > context:
-        raise ConfigError(
-            f"sequence_length = {config.sequence_length}, but {shortest.label} has a context of {context} tokens",
-            hint="lower it: all checkpoints are measured on the same windows",
-        )
+    check_window(config.sequence_length, shortest.label, context)
     return config.sequence_length or min(context, LONGEST_DEFAULT)
 
 

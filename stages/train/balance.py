@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from longcat.model.config import ModelConfig
 from longcat.stages.train.config import BalanceOptions, TrainingOptions
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)

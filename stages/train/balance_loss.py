@@ -23,9 +23,8 @@ from dataclasses import dataclass
 
 import torch
 
-from longcat.stages.train.stability.config import BalanceLossOptions
+from longcat.stages.train.stability.config import BalanceLossOptions, expert_groups
 
-DEFAULT_GROUPS = 8
 LARGEST_MOVE = 2.0
 
 
@@ -48,10 +47,7 @@ class ExpertGroups:
         Raises:
             ValueError: the experts cannot be split into that many groups of one size.
         """
-        groups = math.gcd(experts, DEFAULT_GROUPS) if options.groups is None else options.groups
-        if experts % groups:
-            raise ValueError(f"balance_loss.groups = {groups} must divide the {experts} FFN experts")
-        return cls(experts, zero_experts, topk, target, groups)
+        return cls(experts, zero_experts, topk, target, expert_groups(options, experts))
 
     def frequencies(self, counts_E: torch.Tensor, tokens: int) -> torch.Tensor:
         """f of every expert's group, float64 [E]; `counts_E` are the slots of the experts among `tokens` tokens.

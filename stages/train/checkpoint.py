@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from longcat.model.checkpoint import load_config, load_pretrained, reading, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.errors import CheckpointError, ModelConfigError
-from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
@@ -23,6 +22,7 @@ from longcat.pipeline.faults import raise_fault
 from longcat.pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
 from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
 from longcat.stages.tokenizer_backend import read_vocabulary
+from longcat.stages.train.architecture import changed_config, preset_architecture
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.state import load_published
 from longcat.stages.train.plan import Start, Tensors
@@ -32,7 +32,6 @@ AVERAGE_FILE = "training/average.safetensors"
 STATE_FILE = "training/state.json"
 METRICS_FILE = "metrics.jsonl"
 # Rows of embedding and head are a multiple of this, which matrix kernels like.
-VOCABULARY_MULTIPLE = 64
 
 
 class DataPosition(BaseModel):
@@ -158,34 +157,9 @@ def rebuilt(model: LongcatFlash, changes: Mapping[str, Any]) -> LongcatFlash:
     return other
 
 
-def changed_config(config: ModelConfig, changes: Mapping[str, Any], where: str) -> ModelConfig:
-    """`config` with some values replaced.
-
-    Raises:
-        ConfigError: a key is unknown or a value does not fit.
-    """
-    try:
-        return ModelConfig.from_dict({**config.model_dump(), **changes}, source=where)
-    except ModelConfigError as error:
-        raise ConfigError(str(error), hint="see `longcat model describe`") from None
-
-
 def new_architecture(preset: str, changes: Mapping[str, Any], tokens: Artifact) -> ModelConfig:
-    """A preset's architecture for the vocabulary of a tokens artifact.
-
-    Raises:
-        ConfigError: the preset is unknown, or a value of `changes` does not fit.
-    """
-    needed = vocabulary_size(tokens)
-    vocabulary = changes.get("vocab_size", -(-needed // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE)
-    try:
-        base = load_preset(preset)
-    except ModelConfigError as error:
-        raise ConfigError(str(error)) from None
-    config = changed_config(base, {**changes, "vocab_size": vocabulary}, "model")
-    if config.vocab_size < needed:
-        raise ConfigError(f"model.vocab_size = {config.vocab_size}, but the tokenizer has {needed} tokens")
-    return config
+    """A preset's architecture for the vocabulary of a tokens artifact; raises as `preset_architecture`."""
+    return preset_architecture(preset, changes, vocabulary_size(tokens))
 
 
 def vocabulary_size(tokens: Artifact) -> int:

@@ -6,6 +6,7 @@ from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.stage import Context, Result
 from longcat.stages.extend import ExtendConfig, Phase
+from longcat.stages.train.check import check_options, micro_batch
 from longcat.stages.train.checkpoint import (
     DataPosition,
     TrainingState,
@@ -22,8 +23,6 @@ from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.plan import Counters, Plan, Start, Trained
 from longcat.stages.train.run import (
     check_fills_a_batch,
-    check_options,
-    micro_batch,
     read_validation,
     schedule_start,
     start_of,
@@ -128,7 +127,7 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
             steps=phase.step_count,
             sequence_length=phase.sequence_length,
             batch_size=phase.batch_size,
-            micro_batch_size=micro_batch(phase.batch_size, phase.micro_batch_size, parallel),
+            micro_batch_size=micro_batch(phase.batch_size, phase.micro_batch_size, parallel.sizes),
             schedule=schedule,
             schedule_start=position,
             data_start=state.data.start_for(order) if state.data and number == 1 else 0,

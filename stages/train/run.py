@@ -8,9 +8,9 @@ from pathlib import Path
 from longcat.model.config import ModelConfig
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.config import identity_values
-from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.errors import InputError
 from longcat.pipeline.stage import Context, Result
-from longcat.stages.train.balance import controller_of
+from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
 from longcat.stages.train.checkpoint import (
     METRICS_FILE,
     DataPosition,
@@ -31,7 +31,6 @@ from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.config import check_fits
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.plan import Counters, Plan, Start, Trained, Validation
-from longcat.stages.train.routing import Balance
 from longcat.stages.train.runtime import reproducible
 from longcat.stages.train.schedule import Schedule
 from longcat.stages.train.trainer import run_training
@@ -88,8 +87,8 @@ def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[T
     config, proxy = context.config, context.optional("proxy")
     if proxy is None:
         return config, state.width_scale, None
-    check_new(context.optional("checkpoint"))
-    target = new_architecture(_preset(config), config.model, context.input("tokens"))
+    check_new(continued=context.optional("checkpoint") is not None)
+    target = new_architecture(preset_of(config), config.model, context.input("tokens"))
     found = transfer(config, target, read_proxy(proxy))
     for sentence in differences(found.config, target, found.proxy):
         context.logger.warning("transfer: %s", sentence)
@@ -100,31 +99,19 @@ def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[T
     return found.config, found.scale, found
 
 
-def _preset(config: TrainConfig) -> str:
-    if config.preset is None:
-        raise ConfigError("preset is missing", hint="name one, e.g. preset=demo, or give a checkpoint to continue")
-    return config.preset
-
-
 def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, scale: float) -> Distributed:
     """What this process holds of the model to train.
 
     Raises:
         ConfigError: neither a preset nor a checkpoint is given, or both, or the model cannot do what is asked.
     """
-    if checkpoint is not None and (config.preset or config.model):
-        raise ConfigError("preset and model are for a new model, the checkpoint brings its own", hint="leave them out")
+    check_model_is_named(config, continued=checkpoint is not None)
     if checkpoint is not None:
         check_same_tokenizer(checkpoint, tokens)
         architecture = read_model_config(checkpoint)
     else:
-        architecture = new_architecture(_preset(config), config.model, tokens)
-    if config.sequence_length > architecture.max_position_embeddings:
-        raise ConfigError(
-            f"sequence_length = {config.sequence_length} exceeds the model's max_position_embeddings = "
-            f"{architecture.max_position_embeddings}",
-            hint="lower it, set model.max_position_embeddings for a new model, or extend the checkpoint",
-        )
+        architecture = new_architecture(preset_of(config), config.model, tokens)
+    check_length(config.sequence_length, architecture)
     check_options(config, architecture)
     parallel = join(config)
     if parallel.is_distributed:
@@ -134,19 +121,11 @@ def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, sc
             architecture,
             sequence_length=config.sequence_length,
             batch_size=config.batch_size,
-            micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size, parallel),
+            micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size, parallel.sizes),
         )
     if checkpoint is not None:
         return checkpoint_weights(checkpoint, config, parallel)
     return new_weights(architecture, config, parallel, initial_std(architecture.initializer_range, scale))
-
-
-def check_options(options: TrainingOptions, architecture: ModelConfig) -> None:
-    """Raises ConfigError when the options for the balance of the experts do not fit the model."""
-    try:
-        Balance.of(options.balance_loss, controller_of(options, architecture))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def check_fills_a_batch(windows: int, sequence_length: int, batch_size: int, tokens: Artifact) -> None:
@@ -170,13 +149,6 @@ def schedule_start(options: TrainingOptions, state: TrainingState) -> int:
     return state.schedule_position if options.schedule.position == "continue" else 0
 
 
-def micro_batch(batch_size: int, micro_batch_size: int | None, parallel: Parallel) -> int:
-    """Sequences a forward pass; all that a process reads, or with a pipeline one at a time, where nothing is said."""
-    if micro_batch_size is not None:
-        return min(batch_size, micro_batch_size)
-    return 1 if parallel.sizes.pipeline > 1 else max(1, batch_size // parallel.sizes.data)
-
-
 def _plan(
     config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float, parallel: Parallel
 ) -> Plan:
@@ -188,7 +160,7 @@ def _plan(
         steps=steps,
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
-        micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size, parallel),
+        micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size, parallel.sizes),
         schedule=Schedule.of(config.schedule, config.learning_rate, position + steps),
         schedule_start=position,
         data_start=state.data.start_for(order) if state.data else 0,

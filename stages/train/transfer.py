@@ -227,7 +227,7 @@ def differences(config: TrainConfig, target: ModelConfig, proxy: Proxy) -> Itera
         yield f"the batch is {after} tokens, the proxy's is {before}"
 
 
-def check_new(checkpoint: Artifact | None) -> None:
+def check_new(*, continued: bool) -> None:
     """Raises InputError when a checkpoint is to be continued: its widths and its start are settled."""
-    if checkpoint is not None:
+    if continued:
         raise InputError("a proxy is for a new model, the checkpoint brings its own settings", hint="leave one out")

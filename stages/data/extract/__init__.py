@@ -5,11 +5,17 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from longcat.pipeline.errors import InputError, UsageError
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.data.extract.config import ExtractConfig
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
 
 
 def _sources(config: ExtractConfig) -> dict[str, str]:
@@ -19,7 +25,15 @@ def _sources(config: ExtractConfig) -> dict[str, str]:
     return fingerprint_paths(given.path for given in expand(config.input))
 
 
-@stage("data.extract", revision=4, inputs={"crawl": "crawl?"}, output="documents", sources=_sources)
+def _check(config: ExtractConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    if config.extractor == "trafilatura" and find_spec("trafilatura") is None:
+        raise UsageError("the extractor trafilatura is not installed", hint="pip install trafilatura lxml_html_clean")
+    if not inputs.get("crawl") and not config.input:
+        raise UsageError("there is nothing to extract from", hint="give a PATH or --crawl NAME")
+    return {}
+
+
+@stage("data.extract", revision=4, inputs={"crawl": "crawl?"}, output="documents", sources=_sources, check=_check)
 def extract_documents(context: Context[ExtractConfig]) -> Result:
     """Turn a crawl and files of many formats into documents; what gives none is named in problems.jsonl.
 
@@ -30,15 +44,10 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
         UsageError: neither a crawl nor an input was given, or the extractor is not installed.
         InputError: an input is missing, of unknown format or holds no records.
     """
-    from longcat.pipeline.errors import InputError, UsageError
     from longcat.stages.data.extract.inputs import crawl_files, list_inputs, split
     from longcat.stages.data.extract.shard import Task, extract_shard
 
     config, crawl = context.config, context.optional("crawl")
-    if config.extractor == "trafilatura" and find_spec("trafilatura") is None:
-        raise UsageError("the extractor trafilatura is not installed", hint="pip install trafilatura lxml_html_clean")
-    if crawl is None and not config.input:
-        raise UsageError("there is nothing to extract from", hint="give a PATH or --crawl NAME")
     listing = list_inputs(config)
     files = [*(crawl_files(crawl) if crawl else ()), *listing.files]
     started = time.perf_counter()

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import InputError, IntegrityError
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.data.mixture.config import MixConfig, resolve
+from longcat.stages.data.tokenizer.foresight import vocabulary_of
 
 if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
     from longcat.stages.data.mixture.plan import Draw
 
 
-@stage("data.mix", revision=2, inputs={"tokens": "tokens+"}, output="tokens", resumes=False)
+def _check(config: MixConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    resolve(config, len(inputs["tokens"]))
+    known = {vocabulary_of(tokens) for tokens in inputs["tokens"]} - {None}
+    if len(known) > 1:
+        raise InputError(
+            f"the sources have vocabularies of {' and '.join(map(str, sorted(known, key=str)))} tokens",
+            hint="pack all of them with one tokenizer",
+        )
+    return {"vocab_size": known.pop()} if known else {}
+
+
+@stage("data.mix", revision=2, inputs={"tokens": "tokens+"}, output="tokens", resumes=False, check=_check)
 def mix_tokens(context: Context[MixConfig]) -> Result:
     """Mix token files of several sources by weights, none repeated more often than allowed.
 

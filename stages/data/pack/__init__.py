@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +13,14 @@ from longcat.pipeline.documents import document_shards
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.files import atomic_write
 from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.data.tokenizer.foresight import vocabulary_of
 from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from longcat.pipeline.runner import PlannedInput
     from longcat.stages.data.pack.encode import EncodeTask
 
 HASH_RANGE = 1 << 64
@@ -40,11 +42,17 @@ class PackConfig(StageConfig):
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the split.")
 
 
+def _check(config: PackConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    known = vocabulary_of(inputs["tokenizer"][0])
+    return {} if known is None else {"vocab_size": known}
+
+
 @stage(
     "data.pack",
     revision=2,
     inputs={"documents": "documents", "tokenizer": "tokenizer", "scores": "report?"},
     output="tokens",
+    check=_check,
 )
 def pack_documents(context: Context[PackConfig]) -> Result:
     """Tokenise documents into `train` and `validation` token files; every document ends with the end token.

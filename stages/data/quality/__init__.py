@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from pydantic import Field
 
 from longcat.pipeline.config import StageConfig
+from longcat.pipeline.errors import InputError
 from longcat.pipeline.stage import Context, Result, stage
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
 
 
 class QualityTrainingConfig(StageConfig):
@@ -29,11 +36,22 @@ class QualityTrainingConfig(StageConfig):
     seed: int = Field(default=0, ge=0, lt=1 << 31, description="Seed of the vectors and of the split.")
 
 
+def _check(config: QualityTrainingConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    apart = bool(inputs.get("positives")), bool(inputs.get("negatives"))
+    if apart[0] != apart[1] or not (apart[0] or inputs.get("labelled")):
+        raise InputError(
+            "a classifier needs good documents and others",
+            hint="give --positives and --negatives, or --labelled with a label in each document's metadata",
+        )
+    return {}
+
+
 @stage(
     "data.train-quality",
     revision=1,
     inputs={"positives": "documents*", "negatives": "documents*", "labelled": "documents*"},
     output="report",
+    check=_check,
 )
 def train_quality(context: Context[QualityTrainingConfig]) -> Result:
     """Train a quality classifier from positives and negatives, or from labelled documents, for `data filter`.

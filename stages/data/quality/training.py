@@ -28,7 +28,6 @@ REPORT_NAME = "held-out.json"
 
 def train(context: Context[QualityTrainingConfig]) -> Result:
     """Split, train, measure; see `stages.data.quality.train_quality`."""
-    _check_roles(context)
     context.work.mkdir(parents=True, exist_ok=True)
     training, held_out = context.work / "training.txt", context.work / "held-out.txt"
     counts = _split(context, training, held_out)
@@ -42,15 +41,6 @@ def train(context: Context[QualityTrainingConfig]) -> Result:
     metrics = {"epochs": epochs, "roc_auc": found["roc_auc"], "held_out_at": found["thresholds"]}
     totals = {name: counts[name] for name in ("documents_in", "training", "held_out")}
     return Result(counts={**totals, "dropped": dropped}, metrics=metrics)
-
-
-def _check_roles(context: Context[QualityTrainingConfig]) -> None:
-    apart = bool(context.many("positives")), bool(context.many("negatives"))
-    if apart[0] != apart[1] or not (apart[0] or context.many("labelled")):
-        raise InputError(
-            "a classifier needs good documents and others",
-            hint="give --positives and --negatives, or --labelled with a label in each document's metadata",
-        )
 
 
 def _check_classes(counts: Counter[str]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.documents import document_shards
 from longcat.pipeline.stage import Context, Result, stage
@@ -12,10 +12,15 @@ from longcat.stages.data.tokenizer.config import BYTE_ALPHABET, TokenizerConfig
 from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
     from longcat.stages.data.tokenizer.sample import Sample
 
 
-@stage("data.tokenizer", revision=2, inputs={"documents": "documents"}, output="tokenizer")
+def _check(config: TokenizerConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    return {"vocab_size": config.vocab_size}
+
+
+@stage("data.tokenizer", revision=2, inputs={"documents": "documents"}, output="tokenizer", check=_check)
 def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
     """Learn a byte-level BPE vocabulary from a sample of the documents, and measure it on others.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +11,9 @@ from longcat.pipeline.config import StageConfig
 from longcat.pipeline.errors import ConfigError
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.train.config import OptimizerOptions
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
 
 
 class CoordinatesConfig(StageConfig):
@@ -42,21 +46,25 @@ def width_table(config: CoordinatesConfig) -> list[dict[str, Any]]:
         ConfigError: the preset is unknown, a value does not fit, or a width is no whole number.
     """
     from longcat.model.errors import ModelConfigError
-    from longcat.model.presets import load_preset
     from longcat.model.width import WIDTHS, widened
+    from longcat.stages.train.architecture import preset_architecture
 
     if len(set(config.scales)) < len(config.scales) or min(config.scales) <= 0:
         raise ConfigError("scales must be positive and differ from each other")
+    base = preset_architecture(config.preset, config.model, None)
     try:
-        base = load_preset(config.preset)
-        base = type(base).from_dict({**base.model_dump(), **config.model}, source="model")
         models = [(scale, widened(base, scale)) for scale in sorted(config.scales)]
     except ModelConfigError as error:
         raise ConfigError(str(error)) from None
     return [{"scale": scale} | {name: getattr(model, name) for name in WIDTHS} for scale, model in models]
 
 
-@stage("train.coordinates", revision=1, inputs={"tokens": "tokens"}, output="report")
+def _check(config: CoordinatesConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    width_table(config)
+    return {"steps": config.steps}
+
+
+@stage("train.coordinates", revision=1, inputs={"tokens": "tokens"}, output="report", check=_check)
 def coordinates(context: Context[CoordinatesConfig]) -> Result:
     """Train a preset at several widths for a few steps and compare the size of its activations (coordinate check).
 

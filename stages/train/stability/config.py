@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from longcat.pipeline.config import StageConfig
+
+DEFAULT_GROUPS = 8
 
 
 class BalanceLossOptions(StageConfig):
@@ -33,6 +36,18 @@ class BalanceLossOptions(StageConfig):
         if self.target_ratio > self.limit_ratio:
             raise ValueError(f"target_ratio = {self.target_ratio:g} exceeds limit_ratio = {self.limit_ratio:g}")
         return self
+
+
+def expert_groups(options: BalanceLossOptions, experts: int) -> int:
+    """Groups that `experts` FFN experts are split into.
+
+    Raises:
+        ValueError: they cannot be split into that many groups of one size.
+    """
+    groups = math.gcd(experts, DEFAULT_GROUPS) if options.groups is None else options.groups
+    if experts % groups:
+        raise ValueError(f"balance_loss.groups = {groups} must divide the {experts} FFN experts")
+    return groups
 
 
 class SpikeOptions(StageConfig):

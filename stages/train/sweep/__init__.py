@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from longcat.pipeline.config import build_config, merge, parse_assignments
 from longcat.pipeline.errors import ConfigError
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
 
 INITIAL_STD = "model.initializer_range"
 Point = dict[str, Any]
@@ -75,7 +78,17 @@ def point_configs(config: SweepConfig) -> Iterator[TrainConfig]:
         yield build_config(TrainConfig, values, where=f"grid point {point}")
 
 
-@stage("train.sweep", revision=1, inputs={"tokens": "tokens"}, output="report")
+def _check(config: SweepConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    """A grid that asks for a model that cannot be is refused before the first point."""
+    from longcat.stages.train.check import foresee_training
+
+    foreseen = [foresee_training(training, inputs) for training in point_configs(config)]
+    models = [found["model"] for found in foreseen if "model" in found]
+    largest = {"model": max(models, key=lambda model: (model.hidden_size, model.num_layers))} if models else {}
+    return {"steps": foreseen[0]["steps"], "tokens": sum(found["tokens"] for found in foreseen)} | largest
+
+
+@stage("train.sweep", revision=1, inputs={"tokens": "tokens"}, output="report", check=_check)
 def sweep(context: Context[SweepConfig]) -> Result:
     """Train a new model at every point of a grid and report the losses.
 

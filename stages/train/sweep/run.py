@@ -10,11 +10,11 @@ from typing import Any
 
 from longcat.pipeline.artifact import Artifact, load_artifact
 from longcat.pipeline.engine import LocalEngine
-from longcat.pipeline.errors import ConfigError
 from longcat.pipeline.files import atomic_write, pretty_json, remove_tree
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.progress import SilentProgress
 from longcat.pipeline.stage import Context, Result
+from longcat.stages.train.check import preset_of
 from longcat.stages.train.checkpoint import new_architecture
 from longcat.stages.train.config import TrainConfig
 from longcat.stages.train.errors import DivergedError
@@ -33,10 +33,8 @@ def run_sweep(context: Context[SweepConfig]) -> Result:
     """Run stage `train.sweep`; see `stages.train.sweep`."""
     config, tokens = context.config, context.input("tokens")
     points, trainings = grid_points(config), list(point_configs(config))
-    for training in trainings:  # a grid that asks for a model that cannot be is told before the first point
-        if training.preset is None:
-            raise ConfigError("preset is missing", hint="name the model to sweep, e.g. preset=tiny")
-        new_architecture(training.preset, training.model, tokens)
+    for training in trainings:  # with the tokenizer itself, of which the check knows the size at most
+        new_architecture(preset_of(training), training.model, tokens)
     tasks = [
         {
             "config": training.model_dump(mode="json"),
@@ -117,7 +115,7 @@ def _proxy(best: int | None, trainings: Sequence[TrainConfig], tokens: Artifact)
     if best is None:
         return None
     training = trainings[best]
-    architecture = new_architecture(training.preset or "", training.model, tokens)
+    architecture = new_architecture(preset_of(training), training.model, tokens)
     return {
         "id": f"sweep of {training.preset}",
         "model": architecture.to_dict(),

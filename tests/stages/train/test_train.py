@@ -234,7 +234,7 @@ def test_a_rate_that_blows_up_is_an_error(run_stage: Any, tokens: Artifact, tiny
     ("changes", "error", "message"),
     [
         ({"preset": None}, ConfigError, "preset is missing"),
-        ({"preset": "huge"}, ConfigError, "preset huge: unknown"),
+        ({"preset": "huge"}, ConfigError, "no preset 'huge'"),
         ({"token_budget": 100}, ConfigError, "either steps or token_budget"),
         ({"steps": None}, ConfigError, "either steps or token_budget"),
         ({"model": {"num_layer": 2}}, ConfigError, "num_layer"),

@@ -1,0 +1,58 @@
+"""What an evaluation cannot do, told before any checkpoint is made or read; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from longcat.pipeline.errors import ConfigError
+from longcat.stages.evaluate.config import EvaluateConfig
+from longcat.stages.train.architecture import architecture_of
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
+
+
+def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]) -> None:
+    """Compare labels and lengths with the checkpoints as far as they are known.
+
+    Raises:
+        ConfigError: labels are missing or too many, a window is longer than a checkpoint's context, or a needle length
+            that was asked for is longer than that of every checkpoint.
+    """
+    check_labels(config, len(checkpoints))
+    contexts = {}
+    for checkpoint in checkpoints:
+        model = architecture_of(checkpoint)
+        if model is not None:
+            contexts[checkpoint.name or checkpoint.id] = model.max_position_embeddings
+    if contexts:
+        name = min(contexts, key=lambda name: contexts[name])
+        check_window(config.sequence_length, name, contexts[name])
+    if len(contexts) == len(checkpoints) and "lengths" in config.needle.model_fields_set:
+        name = max(contexts, key=lambda name: contexts[name])
+        _check_needles(config.needle.lengths, name, contexts[name])
+
+
+def check_labels(config: EvaluateConfig, checkpoints: int) -> None:
+    """Raises ConfigError unless there are no labels, or one for each checkpoint."""
+    if config.labels and len(config.labels) != checkpoints:
+        raise ConfigError(f"labels: {len(config.labels)} names for {checkpoints} checkpoints", hint="give one for each")
+
+
+def check_window(length: int | None, shortest: str, context: int) -> None:
+    """Raises ConfigError when windows of that length do not fit the shortest context."""
+    if length is not None and length > context:
+        raise ConfigError(
+            f"sequence_length = {length}, but {shortest} has a context of {context} tokens",
+            hint="lower it: all checkpoints are measured on the same windows",
+        )
+
+
+def _check_needles(lengths: Sequence[int], longest: str, context: int) -> None:
+    beyond = [length for length in lengths if length > context]
+    if beyond:
+        raise ConfigError(
+            f"needle.lengths: {beyond[0]} is beyond every checkpoint's context, {longest} has the longest, {context}",
+            hint="leave it out, or evaluate a checkpoint with a longer context",
+        )
