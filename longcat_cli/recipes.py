@@ -68,10 +68,9 @@ def run(
     from longcat.pipeline.recipe import plan_recipe, run_steps, with_settings
 
     session = settings_of(ctx).open_session()
-    path = find_recipe(recipe)
-    loaded = _load(path)
+    loaded = _load(find_recipe(recipe))
     chosen = with_settings(loaded, parse_assignments(assignments or []))
-    steps = plan_recipe(chosen, session.store, first=first, last=last, where=path.name)
+    steps = plan_recipe(chosen, session.store, first=first, last=last)
     if dry_run:
         print_recipe_plan(chosen, steps, as_json=as_json)
         return
@@ -167,4 +166,4 @@ def _load(path: Path) -> Recipe:
     import longcat.stages  # noqa: F401  declares the stages
     from longcat.pipeline.recipe import load_recipe
 
-    return load_recipe(path)
+    return load_recipe(path, path.name if path.parent == shipped_folder() else None)

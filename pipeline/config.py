@@ -123,6 +123,8 @@ def _explain(kind: type[BaseModel], item: Any) -> str:
         return f"unknown key {path!r}{advice}"
     if item["type"] == "missing":
         return f"{path!r} is required"
+    if item["type"] in ("tuple_type", "list_type") and not isinstance(item.get("input"), Mapping):
+        item = {**item, "msg": "a list is needed"}
     value = repr(item.get("input"))
     value = value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 3] + "..."
     prefix = f"{path!r}: " if path else ""

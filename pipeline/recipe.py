@@ -1,102 +1,30 @@
-"""Recipes: one YAML file that names steps, their stages, configurations and inputs."""
+"""Recipes: one YAML file that names steps, their stages, configurations and inputs; how they are planned and run."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ValidationError
 
-from longcat.pipeline.config import build_config, load_mapping, merge
-from longcat.pipeline.errors import ConfigError, UsageError
-from longcat.pipeline.refs import NAME_PATTERN, check_name
+from longcat.pipeline.config import StageConfig, build_config
+from longcat.pipeline.errors import (
+    ConfigError,
+    InputError,
+    InterruptedRunError,
+    LongcatError,
+    MissingArtifactError,
+    UsageError,
+)
+from longcat.pipeline.recipe_file import Recipe, Step, load_recipe, nearest, with_settings
+from longcat.pipeline.refs import check_name
 from longcat.pipeline.runner import Outcome, Plan, PlannedInput, Session, execute, hold_plans, plan_stage, planned_input
 from longcat.pipeline.stage import Stage, registry
 from longcat.pipeline.store import Store
 
-
-class Step(BaseModel):
-    """One step of a recipe: a stage, its configuration, and its inputs by role.
-
-    An input is the name of an earlier step or a reference to an artifact in the store.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    stage: str
-    config: dict[str, Any] = Field(default_factory=dict)
-    inputs: dict[str, list[str]] = Field(default_factory=dict)
-
-    @field_validator("inputs", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {role: [given] if isinstance(given, str) else given for role, given in value.items()}
-
-
-class Recipe(BaseModel):
-    """A chain of steps.
-
-    Each step's artifact is published as `<prefix><step>`; `seed` goes to every step that has one.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str
-    description: str = ""
-    prefix: str = ""
-    seed: int = 0
-    steps: dict[str, Step]
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe.
-
-    Raises:
-        ConfigError: it is no YAML, a key is unknown, a step has a bad name or no stage.
-    """
-    try:
-        recipe = Recipe.model_validate(load_mapping(path))
-    except ValueError as error:
-        raise ConfigError(_first_problem(error), where=str(path)) from None
-    if not recipe.steps:
-        raise ConfigError("the recipe has no steps", where=str(path))
-    for step in recipe.steps:
-        if not NAME_PATTERN.fullmatch(step):
-            raise ConfigError(
-                f"a step cannot be called {step!r}: letters, digits, dashes, underscores", where=str(path)
-            )
-    return recipe
-
-
-def _first_problem(error: ValueError) -> str:
-    details = getattr(error, "errors", None)
-    if details is None:
-        return str(error)
-    item = details(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-
-
-def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe with `--set` values: `{"step": {"key": value}}`, or `{"seed": 1}` for the recipe itself.
-
-    Raises:
-        UsageError: a step is not in the recipe; suggests the nearest.
-    """
-    steps = dict(recipe.steps)
-    changes: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key in steps and isinstance(value, dict):
-            steps[key] = steps[key].model_copy(update={"config": merge(steps[key].config, value)})
-        elif key == "seed" and isinstance(value, int):
-            changes["seed"] = value
-        else:
-            near = difflib.get_close_matches(key, steps, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"steps: {', '.join(steps)}"
-            raise UsageError(f"--set {key}: the recipe {recipe.name!r} has no such step", hint=advice)
-    return recipe.model_copy(update={"steps": steps, **changes})
+__all__ = ["PlannedStep", "Recipe", "Step", "load_recipe", "plan_recipe", "run_steps", "state_of", "with_settings"]
 
 
 @dataclass(frozen=True)
@@ -109,20 +37,21 @@ class PlannedStep:
 
 
 def plan_recipe(
-    recipe: Recipe, store: Store, *, first: str | None = None, last: str | None = None, where: str = "recipe"
+    recipe: Recipe, store: Store, *, first: str | None = None, last: str | None = None
 ) -> list[PlannedStep]:
     """Work out every step's id, in order, without running anything.
 
     Steps before `first` are left out and must be in the store already; steps after `last` are left out.
 
     Raises:
-        ConfigError: a step's stage, configuration or inputs are wrong; names the step.
+        ConfigError: a step's stage, configuration or inputs are wrong; names file, line and step.
         MissingArtifactError: an input is neither an earlier step nor in the store.
     """
     names = list(recipe.steps)
     for given in (first, last):
         if given is not None and given not in names:
-            raise UsageError(f"the recipe has no step {given!r}", hint=f"steps: {', '.join(names)}")
+            hint = nearest(given, names, "steps")
+            raise UsageError(f"the recipe has no step {given!r}", where=recipe.file, hint=hint)
     start = names.index(first) if first else 0
     end = names.index(last) + 1 if last else len(names)
     if start >= end:
@@ -130,7 +59,7 @@ def plan_recipe(
     done: dict[str, Plan] = {}
     planned: list[PlannedStep] = []
     for position, name in enumerate(names[:end]):
-        plan = _plan_step(recipe, name, store, done, f"{where}: steps.{name}")
+        plan = _plan_step(recipe, name, store, done)
         done[name] = plan
         if position >= start:
             planned.append(PlannedStep(name, plan, state_of(store, plan)))
@@ -139,33 +68,85 @@ def plan_recipe(
     return planned
 
 
-def _plan_step(recipe: Recipe, name: str, store: Store, done: Mapping[str, Plan], where: str) -> Plan:
+def _plan_step(recipe: Recipe, name: str, store: Store, done: Mapping[str, Plan]) -> Plan:
     step = recipe.steps[name]
+    stage = _stage(recipe, name)
+    config = _config(recipe, name, stage).with_references(step.inputs)
+    inputs = {
+        role: [_input(recipe, name, role, reference, store, done) for reference in references]
+        for role, references in step.inputs.items()
+    }
     try:
-        stage = registry.get(step.stage)
-        values = {**_seed(stage, recipe.seed), **step.config}
-        config = build_config(stage.config, values, where=f"{where}.config").with_references(step.inputs)
-        inputs = {
-            role: [_input(reference, recipe, store, done) for reference in references]
-            for role, references in step.inputs.items()
-        }
         return plan_stage(stage, config, inputs, check_name(recipe.prefix + name))
     except UsageError as error:
-        raise ConfigError(error.what, where=where, hint=error.hint) from None
+        raise ConfigError(error.what, where=recipe.where("steps", name), hint=error.hint) from None
+    except (ConfigError, InputError) as error:
+        raise _placed(error, recipe.where("steps", name, "config")) from None
+
+
+def _placed(error: LongcatError, place: str) -> LongcatError:
+    """The error with the place in the recipe before its own; a path that the shell's folder completes is completed."""
+    where = error.where
+    if where and isinstance(error, InputError) and "://" not in where and not Path(where).is_absolute():
+        where = str(Path.cwd() / where)
+    return type(error)(error.what, where=f"{place}: {where}" if where else place, hint=error.hint)
+
+
+def _stage(recipe: Recipe, name: str) -> Stage:
+    step = recipe.steps[name]
+    if step.stage not in registry.names():
+        hint = nearest(step.stage, registry.names(), "stages")
+        place = recipe.where("steps", name, "stage", called=f"steps.{name}")
+        raise ConfigError(f"no stage {step.stage!r}", where=place, hint=hint)
+    stage = registry.get(step.stage)
+    roles = [role.name for role in stage.roles]
+    for role in step.inputs:
+        if role not in roles:
+            place = recipe.where("steps", name, "inputs", role, called=f"steps.{name}.inputs")
+            raise ConfigError(f"{stage.name} has no input {role!r}", where=place, hint=nearest(role, roles, "inputs"))
+    return stage
+
+
+def _config(recipe: Recipe, name: str, stage: Stage) -> StageConfig:
+    values = {**_seed(stage, recipe.seed), **recipe.steps[name].config}
+    try:
+        return build_config(stage.config, values, where="")
+    except ConfigError as error:
+        place = recipe.where("steps", name, "config", *_first_wrong(stage, values), called=f"steps.{name}.config")
+        raise ConfigError(error.what, where=place, hint=error.hint) from None
+
+
+def _first_wrong(stage: Stage, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    try:
+        stage.config.model_validate(dict(values))
+    except ValidationError as error:
+        return error.errors(include_url=False)[0]["loc"]
+    return ()
 
 
 def _seed(stage: Stage, seed: int) -> dict[str, int]:
     return {"seed": seed} if "seed" in stage.config.model_fields else {}
 
 
-def _input(reference: str, recipe: Recipe, store: Store, done: Mapping[str, Plan]) -> PlannedInput:
+def _input(
+    recipe: Recipe, name: str, role: str, reference: str, store: Store, done: Mapping[str, Plan]
+) -> PlannedInput:
     if reference in done:
         plan = done[reference]
         made = None if plan.forecast else store.get(plan.stage.output, plan.id)
         return PlannedInput(plan.id, plan.stage.output, plan.name, made, plan.forecast)
+    place = recipe.where("steps", name, "inputs", role)
     if reference in recipe.steps:
-        raise UsageError(f"the input {reference!r} is a later step", hint="a step can use earlier steps only")
-    return planned_input(store, reference)
+        which = "the step itself" if reference == name else "a later step"
+        raise ConfigError(f"the input {reference!r} is {which}", where=place, hint="a step can use earlier steps only")
+    try:
+        return planned_input(store, reference)
+    except MissingArtifactError as error:
+        if not error.what.startswith("no artifact"):  # an artifact is meant, and it is not to be had
+            raise _placed(error, place) from None
+        hint = nearest(reference, dict.fromkeys([*done, *store.refs.names()]), "known")
+        what = f"{reference!r} is neither an earlier step nor an artifact in {store.root}"
+        raise MissingArtifactError(what, where=place, hint=hint) from None
 
 
 def state_of(store: Store, plan: Plan) -> str:
@@ -185,8 +166,13 @@ def run_steps(steps: Sequence[PlannedStep], session: Session) -> list[Outcome]:
     hold_plans(session.store, [step.plan for step in steps])
     for step in steps:
         session.logger.info("%s: %s", step.name, _intent(step))
-        outcome = execute(step.plan, session)
-        outcomes.append(outcome)
+        try:
+            outcomes.append(execute(step.plan, session))
+        except InterruptedRunError:
+            raise
+        except LongcatError as error:
+            error.where = f"step {step.name}: {error.where}" if error.where else f"step {step.name}"
+            raise
     return outcomes
 
 

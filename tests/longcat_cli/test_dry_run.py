@@ -102,7 +102,8 @@ def test_size_length_and_memory_are_shown(capfd: Capture, tmp_path: Path) -> Non
     assert steps["tokenizer"] == {"vocab_size": 8192}
     base, grown = steps["base"], steps["grown"]
     assert (base["steps"], base["tokens"], base["context"]) == (400, 400 * 8 * 256, 256)
-    assert base["memory_bytes"] == 16 * base["parameters"], "float32 weights, gradients and two moments"
+    # float32 weights, gradients and two moments, and the few biases of the routers.
+    assert 16 * base["parameters"] <= base["memory_bytes"] < 16.1 * base["parameters"]
     assert base["activated_parameters"] < base["parameters"] < grown["parameters"] == steps["extended"]["parameters"]
     assert (steps["extended"]["steps"], steps["extended"]["context"]) == (36, 1024)
     assert run([*store, "run", "demo", "--dry-run"]) == 0
