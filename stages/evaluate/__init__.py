@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.evaluate.config import EvaluateConfig
@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from longcat.pipeline.runner import PlannedInput
 
 
-def _check(config: EvaluateConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+def _check(config: EvaluateConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, int]:
     from longcat.stages.evaluate.check import check_evaluation
 
-    check_evaluation(config, inputs["checkpoints"])
-    return {}
+    return check_evaluation(config, inputs["checkpoints"])
 
 
 @stage(

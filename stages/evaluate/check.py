@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from longcat.pipeline.runner import PlannedInput
 
 
-def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]) -> None:
-    """Compare labels and lengths with the checkpoints as far as they are known.
+def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]) -> dict[str, int]:
+    """Compare labels and lengths with the checkpoints as far as they are known; `needle_lengths_skipped`, if any are.
 
     Raises:
-        ConfigError: labels are missing or too many, a window is longer than a checkpoint's context, or a needle length
-            that was asked for is longer than that of every checkpoint.
+        ConfigError: labels are missing or too many, a window is longer than a checkpoint's context, or all needle
+            lengths that were asked for are longer than that of every checkpoint.
     """
     check_labels(config, len(checkpoints))
     contexts = {}
@@ -29,9 +29,17 @@ def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]
     if contexts:
         name = min(contexts, key=lambda name: contexts[name])
         check_window(config.sequence_length, name, contexts[name])
-    if len(contexts) == len(checkpoints) and "lengths" in config.needle.model_fields_set:
-        name = max(contexts, key=lambda name: contexts[name])
-        _check_needles(config.needle.lengths, name, contexts[name])
+    if len(contexts) < len(checkpoints):
+        return {}
+    name = max(contexts, key=lambda name: contexts[name])
+    beyond = [length for length in config.needle.lengths if length > contexts[name]]
+    if beyond and beyond == list(config.needle.lengths) and "lengths" in config.needle.model_fields_set:
+        raise ConfigError(
+            f"needle.lengths: {min(beyond)} is beyond every checkpoint's context, {name} has the longest, "
+            f"{contexts[name]}",
+            hint="give a shorter one, or evaluate a checkpoint with a longer context",
+        )
+    return {"needle_lengths_skipped": len(beyond)} if beyond else {}
 
 
 def check_labels(config: EvaluateConfig, checkpoints: int) -> None:
@@ -46,13 +54,4 @@ def check_window(length: int | None, shortest: str, context: int) -> None:
         raise ConfigError(
             f"sequence_length = {length}, but {shortest} has a context of {context} tokens",
             hint="lower it: all checkpoints are measured on the same windows",
-        )
-
-
-def _check_needles(lengths: Sequence[int], longest: str, context: int) -> None:
-    beyond = [length for length in lengths if length > context]
-    if beyond:
-        raise ConfigError(
-            f"needle.lengths: {beyond[0]} is beyond every checkpoint's context, {longest} has the longest, {context}",
-            hint="leave it out, or evaluate a checkpoint with a longer context",
         )

@@ -58,7 +58,7 @@ def planned(capfd: Capture, tmp_path: Path, recipe: dict[str, Any], *more: str) 
         ("extended", {"phases": [{"sequence_length": 512, "rope_theta": 5e6}]}, "give either steps or token_budget"),
         ("extended", {"phases": []}, "phases"),
         ("extended", {"nproc_per_node": 3}, "is no multiple"),
-        ("evaluation", {"needle": {"lengths": [256, 4096]}}, "4096 is beyond every checkpoint's context"),
+        ("evaluation", {"needle": {"lengths": [8192, 4096]}}, "4096 is beyond every checkpoint's context"),
         ("evaluation", {"labels": ["one"]}, "1 names for 4 checkpoints"),
         ("evaluation", {"sequence_length": 512}, "base has a context of 256"),
     ],
@@ -106,6 +106,10 @@ def test_size_length_and_memory_are_shown(capfd: Capture, tmp_path: Path) -> Non
     assert 16 * base["parameters"] <= base["memory_bytes"] < 16.1 * base["parameters"]
     assert base["activated_parameters"] < base["parameters"] < grown["parameters"] == steps["extended"]["parameters"]
     assert (steps["extended"]["steps"], steps["extended"]["context"]) == (36, 1024)
+    longer = "evaluation.needle.lengths=[256, 2048]"
+    assert run([*store, "run", "demo", "--dry-run", "--json", "--set", longer]) == 0
+    *_, evaluation = json.loads(capfd.readouterr().out)["steps"]
+    assert evaluation["forecast"] == {"needle_lengths_skipped": 1}
     assert run([*store, "run", "demo", "--dry-run"]) == 0
     assert f"{base['parameters']:,}" in capfd.readouterr().out
     assert not (tmp_path / "store").exists()
