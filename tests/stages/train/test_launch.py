@@ -171,21 +171,21 @@ def test_a_node_with_other_options_or_without_node_0_says_so(
     plan = plan_named(session, "train", given | {"node_rank": 1}, {"tokens": tokens})
     with pytest.raises(LongcatError, match=r"node 0 has not begun within 0.3 s"):
         execute(plan, session)
-    leader = plan_named(session, "train", given | {"nproc_per_node": 4}, {"tokens": tokens})
+    leader = plan_named(session, "train", given | {"nproc_per_node": 2}, {"tokens": tokens})
     staging = store.staging(plan.id)
     assert leader.id == plan.id
     config = leader.config.model_dump(mode="json")
     Launch("train", config, {}, str(staging.output), str(staging.work), str(tmp_path / "log"), "attempt").write()
-    with pytest.raises(ConfigError, match=r"nproc_per_node = 1 here, 4 on node 0"):
+    with pytest.raises(ConfigError, match=r"nproc_per_node = 1 here, 2 on node 0"):
         execute(plan, session)
 
 
 def test_an_error_of_a_rank_keeps_its_kind(store: Store, start: Start) -> None:
-    failed = start(preset="no-such-preset")
+    failed = start(min_document_tokens=1_000_000)  # only who reads the tokens can tell
     _, err = failed.communicate(timeout=100)
     assert failed.returncode == 3, err
     assert err.count("longcat: ") == 1
-    assert "no-such-preset" in err
+    assert "no document has 1000000 tokens" in err
     assert "of 2)" in err
     assert not workers(store)
 
