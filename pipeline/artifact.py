@@ -253,7 +253,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise ValueError("not a plain file")
-        values = read_json(path)
+        values = read_json(path, file_names=True)
         schema = values.get("schema_version", 1) if isinstance(values, dict) else 1
         if isinstance(schema, int) and schema > SCHEMA_VERSION:
             raise NewerArtifactError(

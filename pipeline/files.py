@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,6 +20,7 @@ from longcat.pipeline.faults import machine_error, open_input, writing_failed
 from longcat.pipeline.json_text import parse_json
 
 MAX_JSON_BYTES = 256 << 20
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _written: ContextVar[list[Path] | None] = ContextVar("written", default=None)
 
@@ -117,16 +119,26 @@ def canonical_json(value: Any) -> bytes:
         TypeError: a value has no JSON form.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    return _utf8(text)
 
 
 def pretty_json(value: Any) -> bytes:
     """JSON for people: indented, keys in the order given, one newline at the end."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return _utf8(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def _utf8(text: str) -> bytes:
+    """JSON in UTF-8; the bytes of a file name that is not UTF-8 (`surrogateescape`) go as the escapes of JSON."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode()
+
+
+def read_json(path: Path, *, file_names: bool = False) -> Any:
     """Parse a JSON file of bounded size, as strictly as `parse_json`.
+
+    `file_names`: it may hold names of files that are not UTF-8, as `canonical_json` and `pretty_json` write them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -139,7 +151,7 @@ def read_json(path: Path) -> Any:
     if status.st_size > MAX_JSON_BYTES:
         raise ValueError(f"{status.st_size} bytes of JSON, the limit is {MAX_JSON_BYTES}")
     with open_input(path) as stream:
-        return parse_json(stream.read(MAX_JSON_BYTES))
+        return parse_json(stream.read(MAX_JSON_BYTES), file_names=file_names)
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -147,7 +159,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         while line := stream.readline(MAX_JSON_BYTES):
             try:
-                record = parse_json(line)
+                record = parse_json(line, file_names=True)
             except ValueError:
                 continue
             if isinstance(record, dict):

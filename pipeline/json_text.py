@@ -11,8 +11,10 @@ MAX_DIGITS = 400
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, *, file_names: bool = False) -> Any:
     """The value of a JSON text: UTF-8, no NaN or infinity, no key twice, no endless nesting, no endless number.
+
+    Half of a surrogate pair is refused unless `file_names`: names of files that are not UTF-8 are written so.
 
     Raises:
         ValueError: it is anything else; the message says what, in one line.
@@ -25,7 +27,7 @@ def parse_json(data: bytes) -> Any:
             parse_int=_whole_number,
             parse_float=_number,
         )
-        if _SURROGATE.search(data):
+        if not file_names and _SURROGATE.search(data):
             # Pairs became characters; a half one has no UTF-8 form and would fail wherever it is written.
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:

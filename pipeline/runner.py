@@ -10,17 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from longcat.pipeline.artifact import Artifact, InputRef, Manifest, artifact_id
+from longcat.pipeline.artifact import Artifact, InputRef, Manifest, artifact_id, load_artifact
 from longcat.pipeline.config import StageConfig, build_config, identity_values, runtime_keys
 from longcat.pipeline.engine import Engine, LocalEngine
 from longcat.pipeline.environment import code_version, environment
-from longcat.pipeline.errors import BusyError, IntegrityError, InterruptedRunError, LongcatError, UsageError
+from longcat.pipeline.errors import BusyError, InputError, IntegrityError, InterruptedRunError, LongcatError, UsageError
 from longcat.pipeline.faults import machine_error, number_in_text, writing_failed
 from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.lock import locked
 from longcat.pipeline.progress import Progress, SilentProgress
 from longcat.pipeline.refs import Named, check_name
+from longcat.pipeline.shallow import note_absent
+from longcat.pipeline.sources import check_unchanged, stamps_of
 from longcat.pipeline.stage import Context, Result, Stage, registry, seed_of
 from longcat.pipeline.store import Staging, Store, utc_now
 
@@ -216,6 +218,8 @@ def _reusable(store: Store, plan: Plan) -> Artifact | None:
 
 def _fetch(store: Store, item: PlannedInput) -> Artifact:
     artifact = store.get(item.kind, item.id)
+    if artifact is None and item.artifact is not None and _elsewhere(store, item.artifact):
+        artifact = load_artifact(item.artifact.path)
     if artifact is None and store.trash.find(item.id, "artifact"):
         with locked(store.lock_path(item.id)):
             store.take_back(item.id, "artifact")
@@ -225,6 +229,11 @@ def _fetch(store: Store, item: PlannedInput) -> Artifact:
     if damaged:
         raise _damage_error(artifact, damaged[0])
     return artifact
+
+
+def _elsewhere(store: Store, artifact: Artifact) -> bool:
+    """Whether an artifact was given as a folder of another store."""
+    return artifact.path != store.folder(artifact.kind, artifact.id)
 
 
 def _damage_error(artifact: Artifact, first: str) -> IntegrityError:
@@ -269,17 +278,17 @@ def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Stagi
     started, clock = utc_now(), time.monotonic()
     log_path = session.store.log_path(plan.id)
     append_jsonl(log_path, {"event": "start", "time": started, "stage": plan.stage.name, "name": plan.name})
-    inputs_of = sorted({item.id for items in plan.inputs.values() for item in items})
-    steps = getattr(plan.config, "steps", None)
-    staging.describe(
-        {"stage": plan.stage.name, "name": plan.name, "started": started, "inputs": inputs_of, "steps": steps}
-    )
+    _check_sources(plan)
+    _begin(plan, staging, session, started)
     context = _context(plan, inputs, staging, session)
     try:
         result = plan.stage.function(context)
+        _check_sources_again(plan, staging, session)
         files = session.store.seal(staging)
         duration = time.monotonic() - clock
-        artifact = session.store.publish(staging, _manifest(plan, result, files, started, duration))
+        manifest = _manifest(plan, result, files, started, duration)
+        note_absent(session.store, manifest.ancestors())  # those used where they lie, in another store
+        artifact = session.store.publish(staging, manifest)
     except Exception as error:
         if isinstance(error, LongcatError | MemoryError) or not writing_failed(error):
             raise
@@ -288,6 +297,35 @@ def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Stagi
         raise machine_error(error, place) from None
     append_jsonl(log_path, {"event": "done", "time": utc_now(), "seconds": round(duration, 3)})
     return artifact
+
+
+def _check_sources(plan: Plan) -> None:
+    """What is read from outside the store must be what the plan's id names."""
+    if plan.stage.sources is not None:
+        check_unchanged(plan.sources, plan.stage.sources(plan.config))
+
+
+def _check_sources_again(plan: Plan, staging: Staging, session: Session) -> None:
+    """The same at the end, when progress was made from whatever was there meanwhile."""
+    try:
+        _check_sources(plan)
+    except InputError:
+        session.store.discard(staging)
+        raise
+
+
+def _begin(plan: Plan, staging: Staging, session: Session, started: str) -> None:
+    """Note what is made; progress of an earlier run whose sources were touched since is not taken up."""
+    stamps = stamps_of(plan.sources)
+    before = staging.description().get("stamps", stamps)
+    if before != stamps:
+        session.logger.warning("an input was touched since the last run: its progress is not taken up")
+        session.store.discard(staging)
+        staging.output.mkdir(parents=True)
+        staging.work.mkdir()
+    inputs = sorted({item.id for items in plan.inputs.values() for item in items})
+    run = {"stage": plan.stage.name, "name": plan.name, "started": started, "inputs": inputs}
+    staging.describe({**run, "steps": getattr(plan.config, "steps", None), "stamps": stamps})
 
 
 def _manifest(plan: Plan, result: Result, files: list[Any], started: str, duration: float) -> Manifest:

@@ -94,7 +94,7 @@ def _record_name(index: int) -> str:
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
-        record = read_json(path)
+        record = read_json(path, file_names=True)
     except (FileNotFoundError, ValueError):
         return None
     kinds = {"tasks": int, "result": dict, "files": list}

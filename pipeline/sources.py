@@ -1,29 +1,64 @@
-"""Digests of files outside the store, so that an artifact's id follows what it was made from."""
+"""Digests of files outside the store, so that an artifact's id follows what it was made from.
+
+A digest is remembered with the stamp of its file (size, times, inode), so that asking again whether anything has
+changed reads only what was touched.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longcat.pipeline.errors import InputError
-from longcat.pipeline.files import canonical_json, sha256_file, walk
+from longcat.pipeline.files import canonical_json, sha256_file
 
 if TYPE_CHECKING:
     from longcat.pipeline.remote import RemoteFile
+
+Stamp = tuple[int, int, int, int]
+
+# A file that changed less long ago may change again within one tick of the file system's clock, unseen.
+SETTLED_NS = 2_000_000_000
+
+_known: dict[str, tuple[Stamp, str]] = {}
+_stamps: dict[str, str] = {}
 
 
 def fingerprint_paths(paths: Iterable[str | Path | RemoteFile]) -> dict[str, str]:
     """sha256 of each given file, or of the names and contents below each given folder, keyed by the path as given.
 
-    Links inside a folder are not followed. The position of a folder on the machine does not enter its digest. Of a
-    remote file the content is not read: its URL, size and version (ETag, generation or date of change) stand for it.
+    Links inside a folder are not followed, and a store below it is left out. The position of a folder on the machine
+    does not enter its digest. Of a remote file the content is not read: its URL, size and version (ETag, generation or
+    date of change) stand for it.
 
     Raises:
-        InputError: a path is missing or cannot be read.
+        InputError: a path is missing, cannot be read, or is a store.
     """
     return {str(path): _fingerprint(path) for path in paths}
+
+
+def stamps_of(sources: Mapping[str, str]) -> dict[str, str]:
+    """What tells, for each source, whether a file was touched since, be it to the same content."""
+    return {name: _stamps[name] for name in sources if name in _stamps}
+
+
+def check_unchanged(planned: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Compare the digests of the plan with those of this moment.
+
+    Raises:
+        InputError: a source is another, is gone, or has come; names it.
+    """
+    for name in [*planned, *(name for name in now if name not in planned)]:
+        if planned.get(name) != now.get(name):
+            raise InputError(
+                "changed while it was used: the plan was made for other content",
+                where=name,
+                hint="run again, the new content has an id of its own",
+            )
 
 
 def _fingerprint(given: str | Path | RemoteFile) -> str:
@@ -32,23 +67,62 @@ def _fingerprint(given: str | Path | RemoteFile) -> str:
     path = Path(given).expanduser()
     try:
         if path.is_dir():
-            return _fingerprint_folder(path)
-        return sha256_file(path)
+            return _fingerprint_folder(str(given), path)
+        digest, stamp = _digest(path)
     except FileNotFoundError:
         raise InputError("no such file or folder", where=str(path)) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(error.filename or path)) from None
+    _stamps[str(given)] = _text(stamp)
+    return digest
 
 
-def _fingerprint_folder(folder: Path) -> str:
-    digest = hashlib.sha256()
+def _fingerprint_folder(given: str, folder: Path) -> str:
+    if is_store(folder):
+        raise InputError("is a store", where=str(folder), hint="name an artifact of it instead")
+    digest, stamps = hashlib.sha256(), hashlib.sha256()
     for path in plain_files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+        content, stamp = _digest(path)
+        name = os.fsencode(path.relative_to(folder).as_posix())
+        digest.update(name + f"\0{content}\n".encode())
+        stamps.update(name + f"\0{_text(stamp)}\n".encode())
+    _stamps[given] = stamps.hexdigest()
     return digest.hexdigest()
 
 
+def _digest(path: Path) -> tuple[str, Stamp]:
+    """A file's sha256 and stamp; not read again where the stamp is one under which it was read before."""
+    stamp, key = _stamp(path), str(path.absolute())
+    known = _known.get(key)
+    if known is not None and known[0] == stamp:
+        return known[1], stamp
+    digest = sha256_file(path)
+    after = _stamp(path)
+    if after == stamp and time.time_ns() - max(stamp[1], stamp[2]) > SETTLED_NS:
+        _known[key] = (stamp, digest)
+    return digest, after
+
+
+def _stamp(path: Path) -> Stamp:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _text(stamp: Stamp) -> str:
+    return "-".join(map(str, stamp))
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store that something has been made in."""
+    return (folder / ".staging" / "locks").is_dir()
+
+
 def plain_files(folder: Path) -> Iterator[Path]:
-    """Every plain file below `folder`, sorted by path; links are not followed."""
-    for path in walk(folder):
-        if path.is_file() and not path.is_symlink():
+    """Every plain file below `folder`, sorted by path; links are not followed, and stores are left out."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if not is_store(path):
+                yield from plain_files(path)
+        elif entry.is_file(follow_symlinks=False):
             yield path

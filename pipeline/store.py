@@ -25,7 +25,15 @@ from longcat.pipeline.artifact import (
     read_manifest,
 )
 from longcat.pipeline.errors import IntegrityError, LongcatError, MissingArtifactError
-from longcat.pipeline.files import atomic_write, fsync_file, fsync_folder, is_temporary, pretty_json, sha256_file
+from longcat.pipeline.files import (
+    atomic_write,
+    fsync_file,
+    fsync_folder,
+    is_temporary,
+    pretty_json,
+    read_json,
+    sha256_file,
+)
 from longcat.pipeline.lock import is_locked, locked
 from longcat.pipeline.refs import Named, Refs
 from longcat.pipeline.roots import LiveRoots
@@ -54,6 +62,14 @@ class Staging:
     @property
     def work(self) -> Path:
         return self.folder / "work"
+
+    def description(self) -> dict[str, Any]:
+        """What `describe` noted; nothing where it cannot be read."""
+        with suppress(FileNotFoundError, ValueError):
+            found = read_json(self.folder / RUN_FILE, file_names=True)
+            if isinstance(found, dict):
+                return found
+        return {}
 
     def describe(self, run: dict[str, Any]) -> None:
         """Note what is made here, for those who look at progress left behind."""

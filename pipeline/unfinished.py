@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from longcat.pipeline.artifact import ID_PATTERN, KINDS
-from longcat.pipeline.files import folder_bytes, read_json, walk
-from longcat.pipeline.store import RUN_FILE, Staging, Store
+from longcat.pipeline.files import folder_bytes, walk
+from longcat.pipeline.store import Staging, Store
 
 # A stage that works in steps keeps what it saves in folders of this name, anywhere below `work`.
 STEP_FOLDER = re.compile(r"step-([0-9]+)")
@@ -62,7 +62,7 @@ def unfinished_runs(store: Store) -> list[Unfinished]:
 
 def _describe(store: Store, staging: Staging) -> Unfinished:
     identifier = staging.folder.name
-    run = _run_of(staging)
+    run = staging.description()
     return Unfinished(
         folder=staging.folder,
         id=identifier,
@@ -75,14 +75,6 @@ def _describe(store: Store, staging: Staging) -> Unfinished:
         leftover=any((store.folder(kind, identifier) / "manifest.json").exists() for kind in KINDS),
         active=store.in_progress(identifier),
     )
-
-
-def _run_of(staging: Staging) -> dict[str, Any]:
-    with suppress(FileNotFoundError, ValueError):
-        found = read_json(staging.folder / RUN_FILE)
-        if isinstance(found, dict):
-            return found
-    return {}
 
 
 def _progress(work: Path, run: dict[str, Any]) -> str:

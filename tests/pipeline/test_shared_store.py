@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.errors import LongcatError
 from longcat.pipeline.gc import Options, collect
 from longcat.pipeline.lock import is_locked, locked
@@ -26,6 +27,11 @@ def umask() -> object:
     before = os.umask(0o002)
     yield
     os.umask(before)
+
+
+def session_on(store: Store) -> Session:
+    """Of one worker: a forked child must start no pool, whose locks its parent's threads may hold."""
+    return Session(store, engine=LocalEngine(1))
 
 
 def as_nobody(action: Callable[[], None], group: int = NOBODY) -> None:
@@ -67,11 +73,11 @@ def group_store(tmp_path: Path, umask: None, reachable: None) -> Store:
 
 
 def shout(store: Store, artifact: Artifact, name: str | None = None) -> Artifact:
-    return run_stage(Session(store), "toy.upper", {"suffix": name or ""}, {"documents": artifact.id}, name).artifact
+    return run_stage(session_on(store), "toy.upper", {"suffix": name or ""}, {"documents": artifact.id}, name).artifact
 
 
 def test_locks_and_files_follow_the_umask(group_store: Store) -> None:
-    run_stage(Session(group_store), "toy.write", {}, publish_as="docs")
+    run_stage(session_on(group_store), "toy.write", {}, publish_as="docs")
     for path in group_store.root.rglob("*"):
         mode = path.lstat().st_mode
         assert mode & 0o020 if not stat.S_ISLNK(mode) else True, path
@@ -79,8 +85,8 @@ def test_locks_and_files_follow_the_umask(group_store: Store) -> None:
 
 @needs_root
 def test_the_group_may_work_in_it(group_store: Store) -> None:
-    docs = run_stage(Session(group_store), "toy.write", {}, publish_as="docs").artifact
-    loose = run_stage(Session(group_store), "toy.write", {"count": 7}).artifact
+    docs = run_stage(session_on(group_store), "toy.write", {}, publish_as="docs").artifact
+    loose = run_stage(session_on(group_store), "toy.write", {"count": 7}).artifact
     group_store.live.close()
     shout(group_store, docs, "warm")  # loads what the child will need
     group_store.live.close()
@@ -89,7 +95,7 @@ def test_the_group_may_work_in_it(group_store: Store) -> None:
         os.umask(0o002)
         store = Store(group_store.root)
         shout(store, docs, "shouted")
-        run_stage(Session(store), "toy.write", {}, publish_as="docs")
+        run_stage(session_on(store), "toy.write", {}, publish_as="docs")
         found = collect(store, Options())
         assert [item.id for item in found.garbage if item.kept is None] == [loose.id]
 
@@ -100,12 +106,12 @@ def test_the_group_may_work_in_it(group_store: Store) -> None:
 @needs_root
 def test_the_progress_of_one_user_is_taken_up_by_another(group_store: Store) -> None:
     with pytest.raises(RuntimeError, match="shard failed"):
-        run_stage(Session(group_store), "toy.write", {"fail_at": 1})
+        run_stage(session_on(group_store), "toy.write", {"fail_at": 1})
     group_store.live.close()
 
     def work() -> None:
         os.umask(0o002)
-        run_stage(Session(Store(group_store.root)), "toy.write", {"fail_at": 1}, publish_as="docs")
+        run_stage(session_on(Store(group_store.root)), "toy.write", {"fail_at": 1}, publish_as="docs")
 
     as_nobody(work)
     assert group_store.resolve("docs").damage() == []
@@ -114,14 +120,14 @@ def test_the_progress_of_one_user_is_taken_up_by_another(group_store: Store) -> 
 @needs_root
 def test_a_store_that_may_only_be_read_serves_what_it_has(tmp_path: Path, reachable: None) -> None:
     store = Store(tmp_path / "store")
-    docs = run_stage(Session(store), "toy.write", {}, publish_as="docs").artifact
+    docs = run_stage(session_on(store), "toy.write", {}, publish_as="docs").artifact
     shout(store, docs, "shouted")
     store.live.close()
     before = sorted(path for path in store.root.rglob("*"))
 
     def work() -> None:
         reading = Store(store.root)
-        again = run_stage(Session(reading), "toy.write", {}, publish_as="docs")
+        again = run_stage(session_on(reading), "toy.write", {}, publish_as="docs")
         assert again.reused
         assert again.named is not None
         assert again.named.number == 1
@@ -174,5 +180,5 @@ def test_a_folder_on_another_disk_is_told_before_the_work(session: Session, othe
 def test_a_store_that_is_a_link_as_a_whole_works(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "store").symlink_to(tmp_path / "elsewhere")
-    artifact = run_stage(Session(Store(tmp_path / "store")), "toy.write", {}, publish_as="docs").artifact
+    artifact = run_stage(session_on(Store(tmp_path / "store")), "toy.write", {}, publish_as="docs").artifact
     assert artifact.damage() == []

@@ -11,7 +11,7 @@ from typing import cast
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.remote import RemoteFile, is_remote, remote_files
-from longcat.pipeline.sources import plain_files
+from longcat.pipeline.sources import is_store, plain_files
 from longcat.stages.data.extract.config import ExtractConfig
 from longcat.stages.data.extract.kinds import format_of_name
 
@@ -68,7 +68,7 @@ def expand(names: Iterable[str]) -> list[Given]:
         matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not matches:
             raise InputError("the pattern matches no file", where=name)
-        for match in map(Path, matches):
+        for match in (path for path in map(Path, matches) if not is_store(path)):
             given.setdefault(match, Given(match, by_name=False))
     for path in (path for path in given if isinstance(path, Path)):
         # Reading a pipe or a device for its digest would never end.
