@@ -2,8 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
-# cpu: the tested CPU pin, installed first and only where torch is absent. cuda: whatever the package index offers.
+# -P: nothing of the folder that make is called in is ever imported.
+PIP := $(BIN)/python -P -m pip --disable-pip-version-check
+# cpu: the tested CPU pin, where torch is absent. cuda: whatever the package index offers.
 TORCH ?= cpu
 # An index with CPU wheels of torch, for machines where the default one carries CUDA builds only.
 TORCH_INDEX ?=
@@ -13,7 +14,7 @@ STORE ?= longcat-store
 FUZZ_SECONDS ?= 120
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-slow lint format bench paper kernels-report docs clean fuzz test-ray
+.PHONY: help setup demo smoke test test-package test-slow lint format bench paper kernels-report docs clean fuzz test-ray
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,24 +25,24 @@ $(VENV)/.ready: pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "longcat needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --upgrade pip
 ifeq ($(TORCH),cpu)
-	$(BIN)/python -c 'import torch' 2>/dev/null \
-		|| $(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH_PIN)
-	$(PIP) install --quiet --editable '.[dev]' $(TRITON_PIN)
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[dev]' $(TRITON_PIN) \
+		$$($(BIN)/python -P -m pip show --quiet torch 2>/dev/null || echo $(TORCH_PIN))
 else
 	$(PIP) install --quiet --editable '.[dev,gpu]'
 endif
 	@touch $@
+	@echo "Ready. In each new shell: source $(VENV)/bin/activate"
 
 demo: setup ## Run the whole chain: crawl to evaluated, extended model
 	$(BIN)/longcat --store $(STORE) run demo
 	@echo
 	@echo "Where to go next:"
-	@echo "  $(BIN)/longcat artifacts lineage extended        where the model came from"
-	@echo "  $(BIN)/longcat generate --checkpoint extended --prompt 'The function returns'"
-	@echo "  $(BIN)/longcat serve --checkpoint extended       an OpenAI-compatible server"
-	@echo "  $(BIN)/longcat recipes copy demo mine.yaml       a chain of your own"
+	@echo "  source $(VENV)/bin/activate                  once in each shell: puts longcat on the path"
+	@echo "  longcat artifacts lineage extended        where the model came from"
+	@echo "  longcat generate --checkpoint extended --prompt 'The function returns'"
+	@echo "  longcat serve --checkpoint extended       an OpenAI-compatible server"
+	@echo "  longcat recipes copy demo mine.yaml       a chain of your own"
 
 smoke: setup ## The same stages in under three minutes, in a store of their own
 	rm -rf $(VENV)/smoke-store
@@ -50,6 +51,9 @@ smoke: setup ## The same stages in under three minutes, in a store of their own
 
 test: setup ## Run the tests
 	$(BIN)/pytest -m 'not slow'
+
+test-package: setup ## Install the distributions in new environments, beside others (needs a package index)
+	$(BIN)/pytest -m slow --timeout 3600 tests/package
 
 test-slow: setup ## The minutes-long tests, e.g. twenty kills of the smoke recipe
 	$(BIN)/pytest -m slow --timeout 3600
@@ -105,8 +109,7 @@ paper: setup ## Six ablations of the LongCat-Flash report in small, minutes each
 kernels-report: setup ## Compile every Triton kernel for sm_90, sm_100 and gfx942 and show what each uses; needs no GPU
 	$(BIN)/python -P -m longcat.kernels.report
 
-docs: setup ## Build the documentation into site/
-	$(PIP) install --quiet --editable '.[docs]'
+docs: setup ## Build the documentation into site/; it needs no network, nor do its pages
 	$(BIN)/mkdocs build --strict
 
 clean: ## Remove caches and build output; the store and .venv stay

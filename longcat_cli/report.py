@@ -39,7 +39,7 @@ def report(
 
       [cyan]longcat report base[/cyan]
 
-      [cyan]longcat report base grown-trained --output both.html --open[/cyan]
+      [cyan]longcat report base grown-on --output both.html --open[/cyan]
     """
     from longcat.cli.console import out, print_json, size
     from longcat.cli.terminal import line

@@ -90,7 +90,7 @@ TRAIN = Spec(
     "Train a LongCat-Flash model on packed tokens.",
     (
         "longcat train --tokens tokens --preset demo --steps 400 --name base",
-        "longcat train --tokens tokens --checkpoint grown --steps 200 --name grown-trained",
+        "longcat train --tokens tokens --checkpoint grown --steps 200 --name grown-on",
         "longcat train --tokens tokens --preset longcat-1b --steps 400 --nproc-per-node 8 --set parallel.expert=8",
         "longcat train --tokens tokens --preset demo --steps 400 --transfer-from proxy --name wide",
     ),
