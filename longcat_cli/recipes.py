@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +13,12 @@ from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
     from longcat.pipeline.recipe import Recipe
+    from longcat.pipeline.runner import Outcome
 
 app = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with longcat.")
 
+SCHEMA_FILE = "longcat-recipe.schema.json"
+MODELINE = b"# yaml-language-server: "
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 RecipeName = Annotated[
     str,
@@ -65,6 +69,7 @@ def run(
     """
     from longcat.cli.render import print_outcomes, print_recipe_plan
     from longcat.pipeline.config import parse_assignments
+    from longcat.pipeline.errors import NothingLeftError
     from longcat.pipeline.recipe import plan_recipe, run_steps, with_settings
 
     session = settings_of(ctx).open_session()
@@ -74,7 +79,12 @@ def run(
     if dry_run:
         print_recipe_plan(chosen, steps, as_json=as_json)
         return
-    outcomes = run_steps(steps, session)
+    outcomes: list[Outcome] = []
+    try:
+        run_steps(steps, session, outcomes.append)
+    except NothingLeftError:
+        print_outcomes(session.store, outcomes, as_json=as_json, recipe=chosen.name)
+        raise
     print_outcomes(session.store, outcomes, as_json=as_json, recipe=chosen.name)
 
 
@@ -118,7 +128,7 @@ def show(recipe: RecipeName, as_json: Json = False) -> None:
 def copy(
     recipe: RecipeName, target: Annotated[Path, typer.Argument(help="Where to write the copy (a YAML file).")]
 ) -> None:
-    """Copy a recipe to change it.
+    """Copy a recipe to change it, with its JSON schema beside it for editors.
 
     Example: [cyan]longcat recipes copy demo mine.yaml[/cyan]
     """
@@ -127,14 +137,64 @@ def copy(
     from longcat.pipeline.files import atomic_write
 
     source = find_recipe(recipe)
+    _load(source)
     if target.is_dir():
         target = target / source.name
     if target.exists():
         raise InputError("the file is there already", where=str(target), hint="choose another name")
     if not target.parent.is_dir():
         raise InputError("no such folder", where=str(target.parent))
-    atomic_write(target, source.read_bytes())
+    write_schema(target.with_name(SCHEMA_FILE))
+    atomic_write(target, with_schema(source.read_bytes()))
     say(str(target))
+
+
+@app.command()
+def schema(
+    as_json: Annotated[bool, typer.Option("--json", help="It is JSON anyway.")] = False,
+) -> None:
+    """Print the JSON schema of recipes, which tells editors the stages, their keys and what they mean.
+
+    Example: [cyan]longcat recipes schema > longcat-recipe.schema.json[/cyan]
+    """
+    from longcat.cli.console import print_json
+
+    print_json(_schema())
+
+
+def _schema() -> dict[str, Any]:
+    import longcat.stages  # noqa: F401  declares the stages
+    from longcat.pipeline.recipe_schema import recipe_schema
+
+    return recipe_schema()
+
+
+def write_schema(path: Path) -> None:
+    """Write the schema of recipes, over an older one.
+
+    Raises:
+        InputError: there is a file of that name that is something else.
+    """
+    from longcat.pipeline.errors import InputError
+    from longcat.pipeline.files import atomic_write, pretty_json
+
+    made = _schema()
+    if path.exists():
+        with path.open("rb") as stream:
+            start = stream.read(1000)
+        if json.dumps(made["title"]).encode() not in start:
+            raise InputError(
+                "the file is there already, and no schema of recipes", where=str(path), hint="move it away"
+            )
+    atomic_write(path, pretty_json(made))
+
+
+def with_schema(content: bytes) -> bytes:
+    """A recipe whose first line tells YAML language servers, which editors ask, where its schema lies."""
+    lines = content.splitlines(keepends=True)
+    if lines and lines[0].startswith(MODELINE):
+        lines = lines[1:]
+    return b"".join([MODELINE, b"$schema=./", SCHEMA_FILE.encode(), b"\n", *lines])
 
 
 def shipped_folder() -> Path:

@@ -175,4 +175,6 @@ def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -
         preview = spec.preview(parsed) if spec.preview else {}
         print_plan(session.store, plan, as_json=values["as_json"], preview=preview)
         return
-    print_outcome(execute(plan, session), as_json=values["as_json"])
+    outcome = execute(plan, session)
+    print_outcome(outcome, as_json=values["as_json"])
+    outcome.check_something_is_left()

@@ -46,6 +46,12 @@ class InputError(LongcatError):
     exit_code = 3
 
 
+class NothingLeftError(LongcatError):
+    """A stage ended well and its artifact, which is published, holds no document."""
+
+    exit_code = 3
+
+
 class MissingArtifactError(LongcatError):
     """A reference names no artifact in the store."""
 

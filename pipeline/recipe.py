@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,18 +156,24 @@ def state_of(store: Store, plan: Plan) -> str:
     return "partial" if store.staging(plan.id).folder.is_dir() else "missing"
 
 
-def run_steps(steps: Sequence[PlannedStep], session: Session) -> list[Outcome]:
-    """Execute planned steps in order; cached ones are reused and renamed only.
+def run_steps(
+    steps: Sequence[PlannedStep], session: Session, on_outcome: Callable[[Outcome], None] = lambda _: None
+) -> list[Outcome]:
+    """Execute planned steps in order; cached ones are reused and renamed only. `on_outcome` is told of each.
 
     Raises:
         LongcatError: a step failed; its name is put in front.
+        NothingLeftError: a step left no document, so the chain ends there; its artifact is published.
     """
-    outcomes = []
+    outcomes: list[Outcome] = []
     hold_plans(session.store, [step.plan for step in steps])
     for step in steps:
         session.logger.info("%s: %s", step.name, _intent(step))
         try:
-            outcomes.append(execute(step.plan, session))
+            outcome = execute(step.plan, session)
+            outcomes.append(outcome)
+            on_outcome(outcome)
+            outcome.check_something_is_left()
         except InterruptedRunError:
             raise
         except LongcatError as error:

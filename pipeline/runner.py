@@ -14,11 +14,19 @@ from longcat.pipeline.artifact import Artifact, InputRef, Manifest, artifact_id,
 from longcat.pipeline.config import StageConfig, build_config, identity_values, runtime_keys
 from longcat.pipeline.engine import Engine, LocalEngine
 from longcat.pipeline.environment import code_version, environment
-from longcat.pipeline.errors import BusyError, InputError, IntegrityError, InterruptedRunError, LongcatError, UsageError
+from longcat.pipeline.errors import (
+    BusyError,
+    InputError,
+    IntegrityError,
+    InterruptedRunError,
+    LongcatError,
+    UsageError,
+)
 from longcat.pipeline.faults import machine_error, number_in_text, writing_failed
 from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.lock import locked
+from longcat.pipeline.outcome import Outcome
 from longcat.pipeline.progress import Progress, SilentProgress
 from longcat.pipeline.refs import Named, check_name
 from longcat.pipeline.shallow import note_absent
@@ -71,31 +79,6 @@ class Plan:
     id: str
     name: str | None = None
     forecast: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a plan: the artifact, whether it was there already, and its version if it was named."""
-
-    artifact: Artifact
-    reused: bool
-    named: Named | None
-
-    def summary(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        manifest = self.artifact.manifest
-        return {
-            "id": manifest.id,
-            "kind": manifest.kind,
-            "path": str(self.artifact.path),
-            "name": self.named.name if self.named else None,
-            "version": self.named.number if self.named else None,
-            "stage": manifest.stage,
-            "reused": self.reused,
-            "counts": manifest.counts,
-            "metrics": manifest.metrics,
-            "performance": manifest.performance,
-        }
 
 
 def plan_stage(

@@ -66,8 +66,6 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
         where = str(crawl.path) if crawl else ", ".join(config.input)
         raise InputError("there are no records to extract from", where=where)
     _join_problems(context.work, len(tasks), context.output / "problems.jsonl")
-    if not totals["documents_out"]:
-        context.logger.warning("no record gave a document; reasons: %s", dict(dropped.most_common()))
     return Result(
         counts={
             "documents_in": totals["documents_in"],
