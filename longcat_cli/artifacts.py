@@ -10,7 +10,11 @@ from longcat.cli import artifacts_change, artifacts_transfer, completion
 from longcat.cli.artifacts_common import Json, Reference
 from longcat.cli.settings import settings_of
 
-app = typer.Typer(no_args_is_help=True, help="List, show, trace, compare, check, move and clear artifacts.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show, trace, compare, check, move and clear artifacts.\n\n"
+    "Example: [cyan]longcat artifacts lineage extended[/cyan]",
+)
 
 
 def register(root: typer.Typer) -> None:

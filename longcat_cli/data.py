@@ -11,9 +11,14 @@ from longcat.cli.settings import settings_of
 from longcat.cli.stage_command import Spec, add_stage_command
 
 app = typer.Typer(
-    no_args_is_help=True, help="Collect, extract, filter, dedup, decontaminate, train a tokenizer, score, pack, mix."
+    no_args_is_help=True,
+    help="Collect, extract, filter, dedup, decontaminate, train a tokenizer, score, pack, mix.\n\n"
+    "Example: [cyan]longcat data extract site/ --name extracted[/cyan]",
 )
-collect = typer.Typer(no_args_is_help=True, help="Make a WARC crawl.")
+collect = typer.Typer(
+    no_args_is_help=True,
+    help="Make a WARC crawl.\n\nExample: [cyan]longcat data collect urls urls.txt --name crawl[/cyan]",
+)
 
 
 def register(root: typer.Typer) -> None:

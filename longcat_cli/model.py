@@ -11,7 +11,11 @@ from longcat.cli import completion
 if TYPE_CHECKING:
     from longcat.model.config import ModelConfig
 
-app = typer.Typer(no_args_is_help=True, help="List the architectures that come with longcat, and account for any.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List the architectures that come with longcat, and account for any.\n\n"
+    "Example: [cyan]longcat model describe longcat-flash[/cyan]",
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from longcat.pipeline.recipe import Recipe
     from longcat.pipeline.runner import Outcome
 
-app = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come with longcat.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show and copy the recipes that come with longcat.\n\n"
+    "Example: [cyan]longcat recipes copy demo mine.yaml[/cyan]",
+)
 
 SCHEMA_FILE = "longcat-recipe.schema.json"
 MODELINE = b"# yaml-language-server: "
@@ -155,7 +159,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of recipes, which tells editors the stages, their keys and what they mean.
 
-    Example: [cyan]longcat recipes schema > longcat-recipe.schema.json[/cyan]
+    Example: [cyan]longcat recipes schema[/cyan]
     """
     from longcat.cli.console import print_json
 

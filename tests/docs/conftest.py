@@ -105,11 +105,13 @@ def write_files(folder: Path) -> None:
 
 
 def warc() -> bytes:
-    """One page, as a crawler stores it."""
+    """One page, as a crawler stores it, of prose that the filter keeps."""
     buffer = io.BytesIO()
     writer = WARCWriter(buffer, gzip=True)
     headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1")
-    page = f"<html><body><main><p>{PROSE * 5}</p></main></body></html>".encode()
+    paragraphs = (ROOT / "LICENSE").read_text().split("\n\n")
+    prose = "".join(f"<p>{' '.join(text.split())}</p>" for text in paragraphs if len(text) > 300)
+    page = f"<html><body><main>{prose}</main></body></html>".encode()
     record = writer.create_warc_record(
         "http://example.org/", "response", payload=io.BytesIO(page), http_headers=headers
     )

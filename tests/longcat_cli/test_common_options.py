@@ -60,6 +60,13 @@ def test_every_command_lists_the_common_options_once(capfd: Capture, path: tuple
         assert sum(line.startswith(f"│ {flag}") for line in panel) == 1, flag
 
 
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_help_holds_an_example(capfd: Capture, path: tuple[str, ...]) -> None:
+    assert run([*path, "-h"]) == 0
+    text = " ".join(capfd.readouterr().out.partition("Usage:")[2].partition("\n")[2].split())
+    assert " ".join(("longcat", *path)) in text
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

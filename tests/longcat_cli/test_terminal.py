@@ -94,7 +94,7 @@ def test_inspect_shows_hostile_documents(capfd: pytest.CaptureFixture[str], tmp_
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert longcat(capfd, store, "data", "extract", "--input", str(source), "--name", "raw")[0] == 0
     arguments = ("--set", "language.enabled=false", "--name", "filtered")
-    assert longcat(capfd, store, "data", "filter", "--documents", "raw", *arguments)[0] == 0
+    assert longcat(capfd, store, "data", "filter", "--documents", "raw", *arguments)[0] == 3, "nothing is left"
     code, out, err = longcat(capfd, store, "data", "inspect", "filtered")
     assert code == 0
     assert "short \\x1b[2J\\x1b]0;owned\\x07 [/red] \\u202e" in out
