@@ -82,7 +82,7 @@ def _progress(work: Path, run: dict[str, Any]) -> str:
     if steps:
         total = run.get("steps")
         return f"step {max(steps)}" + (f" of {total}" if isinstance(total, int) else "")
-    shards = sum(1 for folder in work.glob(f"{SHARDS_PREFIX}*") for _ in folder.glob("*.json"))
+    shards = sum(path.suffix == ".json" and path.parent.name.startswith(SHARDS_PREFIX) for path in walk(work))
     return f"{shards} shards done" if shards else ""
 
 

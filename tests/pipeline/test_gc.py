@@ -419,3 +419,27 @@ def test_what_a_kill_amid_a_small_write_left_goes_after_an_hour(session: Session
         os.utime(path, (1, 1))
     assert {item.what for item in collect(session.store, Options()).garbage} == {"leftover"}
     assert not any(path.exists() for path in torn)
+
+
+def test_progress_that_vanishes_while_it_is_looked_at_is_no_failure(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run ends beside the collection, at each of its looks in turn."""
+    store = session.store
+    looks, original = [0], os.scandir
+
+    for moment in range(12):
+        with store.making("a" * 16) as staging:
+            (staging.work / "shards-x").mkdir()
+            (staging.work / "shards-x" / "000000.json").touch()
+        looks[0] = moment
+
+        def scandir(path: Any = ".") -> Any:
+            looks[0] -= 1
+            if looks[0] == 0:
+                shutil.rmtree(store.staging("a" * 16).folder, ignore_errors=True)
+            return original(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", scandir)
+            collect(store, Options())
