@@ -430,7 +430,7 @@ def test_progress_that_vanishes_while_it_is_looked_at_is_no_failure(
 
     for moment in range(12):
         with store.making("a" * 16) as staging:
-            (staging.work / "shards-x").mkdir()
+            (staging.work / "shards-x").mkdir(exist_ok=True)
             (staging.work / "shards-x" / "000000.json").touch()
         looks[0] = moment
 
