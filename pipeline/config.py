@@ -22,6 +22,13 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
+    def resolved(self) -> Self:
+        """The configuration with what depends on the machine, such as `auto`, replaced by what it means here.
+
+        The artifact's id is worked out from it. It imports nothing heavy.
+        """
+        return self
+
     def with_references(self, references: Mapping[str, Sequence[str]]) -> Self:
         """The configuration once its inputs are known as they were typed, by role.
 

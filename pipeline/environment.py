@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16", "sve")
 RECORDED_PACKAGES = (
     "torch",
     "triton",
@@ -17,6 +18,10 @@ RECORDED_PACKAGES = (
     "fasttext-community",
     "zstandard",
     "resiliparse",
+    "fastwarc",
+    "orjson",
+    "pyarrow",
+    "safetensors",
 )
 
 
@@ -39,16 +44,28 @@ def environment() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(available_cores()),
     }
+    if instructions := _instructions():
+        found["instructions"] = instructions
     found.update({name: text for name in RECORDED_PACKAGES if (text := package_version(name))})
     return found
 
 
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _instructions() -> str:
+    """Those of the processor's instruction sets by which matrix libraries choose their loops."""
+    flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "").split()
+    return " ".join(name for name in INSTRUCTION_SETS if name in flags)
+
+
 def _processor() -> str:
     """The name of the processor, or at least its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
+    lines = _cpuinfo()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
 

@@ -113,6 +113,7 @@ def plan_stage(
     if name is not None:
         check_name(name)
     chosen = {role: tuple(items) for role, items in inputs.items() if items}
+    config = config.resolved()
     forecast = stage.check(config, chosen) if stage.check else {}
     sources = stage.sources(config) if stage.sources else {}
     ids = {role: [item.id for item in items] for role, items in chosen.items()}

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from longcat.pipeline.config import StageConfig
+from longcat.stages.device import resolve_device, resolve_dtype
 
 Depth = Annotated[float, Field(ge=0, le=1)]
 
@@ -76,6 +77,11 @@ class EvaluateConfig(StageConfig):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; null: all cores; the last bits depend on it"
     )
+
+    def resolved(self) -> Self:
+        """Device and dtype as they are on this machine: they change the bits."""
+        device = resolve_device(self.device)
+        return self.model_copy(update={"device": device, "dtype": resolve_dtype(self.dtype, device)})
 
     def with_references(self, references: Mapping[str, Sequence[str]]) -> Self:
         """Checkpoints are called what the user called them, unless there are labels."""

@@ -16,6 +16,7 @@ from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, Mac
 from longcat.pipeline.files import read_json
 from longcat.pipeline.progress import Progress
 from longcat.pipeline.verification import check_top_files
+from longcat.stages.device import resolve_device, resolve_dtype
 from longcat.stages.serve.engine import InferenceEngine
 from longcat.stages.serve.tokenizer import EngineTokenizer
 
@@ -33,19 +34,18 @@ def choose_device(name: Device) -> torch.device:
         raise UsageError(f"unknown device {name!r}", hint="auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("torch finds no CUDA device", hint="use --device cpu, see `longcat doctor`")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device(resolve_device(name))
 
 
 def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on cuda and float32 elsewhere: processors without bfloat16 units are slower with it.
+    """See `resolve_dtype`.
 
     Raises:
         UsageError: the name is unknown.
     """
     if name not in ("auto", "float32", "bfloat16"):
         raise UsageError(f"unknown dtype {name!r}", hint="auto, float32 or bfloat16")
-    wide = name == "float32" or (name == "auto" and device.type == "cpu")
-    return torch.float32 if wide else torch.bfloat16
+    return torch.bfloat16 if resolve_dtype(name, device.type) == "bfloat16" else torch.float32
 
 
 def load_model(folder: Path, *, device: Device = "auto", dtype: Dtype = "auto") -> LongcatFlash:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from longcat.pipeline.config import RUNTIME, StageConfig
+from longcat.stages.device import resolve_device, resolve_dtype
 from longcat.stages.train.launch_config import LaunchOptions
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.stability.config import BalanceLossOptions, StabilityOptions
@@ -124,8 +125,18 @@ class TrainingOptions(LaunchOptions):
         description="threads that make the next batches ready; 0: none; changes nothing else",
         json_schema_extra=RUNTIME,
     )
-    checkpoint_every: int = Field(default=100, ge=1, description="steps between the checkpoints a restart goes on from")
-    keep_last: int = Field(default=2, ge=1, description="how many of those are kept")
+    checkpoint_every: int = Field(
+        default=100,
+        ge=1,
+        description="steps between the checkpoints a restart goes on from",
+        json_schema_extra=RUNTIME,
+    )
+    keep_last: int = Field(default=2, ge=1, description="how many of those are kept", json_schema_extra=RUNTIME)
+
+    def resolved(self) -> Self:
+        """Device and dtype as they are on this machine: they change the bits."""
+        device = resolve_device(self.device)
+        return self.model_copy(update={"device": device, "dtype": resolve_dtype(self.dtype, device)})
 
 
 class TrainConfig(TrainingOptions):

@@ -11,6 +11,7 @@ import torch
 
 from longcat.pipeline.engine.local import available_cores
 from longcat.pipeline.errors import ConfigError
+from longcat.stages.device import resolve_device, resolve_dtype
 from longcat.stages.train.config import TrainingOptions
 
 
@@ -22,17 +23,12 @@ def choose_device(options: TrainingOptions) -> torch.device:
     """
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = cuda, but torch finds no CUDA device", hint="set device=cpu, see `longcat doctor`")
-    if options.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda")
+    return torch.device(resolve_device(options.device))
 
 
 def choose_dtype(options: TrainingOptions, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products; processors without bfloat16 units are several times slower with it."""
-    name = options.dtype
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+    """The dtype of the matrix products."""
+    return torch.bfloat16 if resolve_dtype(options.dtype, device.type) == "bfloat16" else torch.float32
 
 
 def processes_here() -> int:

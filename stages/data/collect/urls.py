@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from longcat.pipeline.config import StageConfig
+from longcat.pipeline.config import RUNTIME, StageConfig
 from longcat.pipeline.stage import Context, Result, stage
 
 
@@ -16,8 +16,12 @@ class UrlsConfig(StageConfig):
     user_agent: str = Field("longcat/0.1 (research crawler)", description="how the crawler names itself", min_length=1)
     robots: bool = Field(True, description="honour robots.txt (RFC 9309)")
     allow_private: bool = Field(False, description="fetch from private, loopback and link-local addresses too")
-    delay_seconds: float = Field(1.0, ge=0, description="pause between requests to one host, seconds")
-    hosts_at_once: int = Field(8, ge=1, le=256, description="hosts fetched from at the same time")
+    delay_seconds: float = Field(
+        1.0, ge=0, description="pause between requests to one host, seconds", json_schema_extra=RUNTIME
+    )
+    hosts_at_once: int = Field(
+        8, ge=1, le=256, description="hosts fetched from at the same time", json_schema_extra=RUNTIME
+    )
     connect_seconds: float = Field(10.0, gt=0, description="time to connect, seconds")
     read_seconds: float = Field(20.0, gt=0, description="longest silence while a page arrives, seconds")
     total_seconds: float = Field(60.0, gt=0, description="time for one page in all, redirects included, seconds")

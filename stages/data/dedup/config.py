@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from longcat.pipeline.config import StageConfig
+from longcat.pipeline.config import RUNTIME, StageConfig
 
 Scope = Literal["host", "source", "all"]
 
@@ -51,7 +51,11 @@ class DedupConfig(StageConfig):
         description="Key of the documents' metadata with their quality, a number; of a group the highest stays.",
     )
     memory_mib: int = Field(
-        default=512, ge=1, le=1 << 20, description="MiB a process may use for sorting; does not change the result."
+        default=512,
+        ge=1,
+        le=1 << 20,
+        description="MiB a process may use for sorting; does not change the result.",
+        json_schema_extra=RUNTIME,
     )
     seed: int = Field(default=1, ge=0, lt=2**32, description="Seed of the hash functions.")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
 from longcat.pipeline.config import StageConfig
 from longcat.pipeline.errors import ConfigError
 from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.device import resolve_device
 from longcat.stages.train.config import OptimizerOptions
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class CoordinatesConfig(StageConfig):
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the initial weights and of the order of the data")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     threads: int | None = Field(default=1, ge=1, description="CPU threads a run; null: all cores")
+
+    def resolved(self) -> Self:
+        """The device as it is on this machine."""
+        return self.model_copy(update={"device": resolve_device(self.device)})
 
 
 def width_table(config: CoordinatesConfig) -> list[dict[str, Any]]:
