@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 
 with atheris.instrument_imports(include=["longcat.stages.data.extract", "longcat.pipeline.documents"]):
     from longcat.pipeline.documents import Document
+    from longcat.pipeline.errors import InputError
     from longcat.stages.data.extract.config import ExtractConfig
     from longcat.stages.data.extract.content import blocks, features, head, markdown, scorer  # noqa: F401  instrumented here
     from longcat.stages.data.extract.html import extract_page
@@ -62,16 +64,23 @@ def fuzz_readers(data: bytes) -> None:
     path.write_bytes(data[1:])
     file = InputFile(path, "source", FORMATS[number])
     tally: Counter[str] = Counter()
-    for item in read_file(file, CONFIG, tally):
-        made: Any = item
-        if isinstance(item, Record) and item.kind != "html":
-            made = _to_document(item, "source", CONFIG)
-        if isinstance(made, Document):
-            made.to_line()
-        elif isinstance(made, Problem):
-            assert made.reason
-            assert set(made.place) <= {"offset", "line", "row"}
-            assert made.place
+    # What a file as a whole is refused for, such as Parquet without the text column, is one line for the user.
+    with suppress(InputError):
+        for item in read_file(file, CONFIG, tally):
+            check_item(item)
+
+
+def check_item(item: Any) -> None:
+    """A record becomes a document that JSON can hold, a problem says what and where."""
+    made = item
+    if isinstance(item, Record) and item.kind != "html":
+        made = _to_document(item, "source", CONFIG)
+    if isinstance(made, Document):
+        made.to_line()
+    elif isinstance(made, Problem):
+        assert made.reason
+        assert set(made.place) <= {"offset", "line", "row"}
+        assert made.place
 
 
 def fuzz_pages(data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,10 @@ from longcat.stages.data.extract.config import ExtractConfig
 
 if TYPE_CHECKING:
     from longcat.pipeline.runner import PlannedInput
+    from longcat.stages.data.extract.inputs import Skipped
+
+# Of files that are passed over, so many are named, and so many endings of names.
+LISTED_FILES, LISTED_ENDINGS = 10_000, 12
 
 
 def _sources(config: ExtractConfig) -> dict[str, str]:
@@ -33,7 +37,7 @@ def _check(config: ExtractConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]
     return {}
 
 
-@stage("data.extract", revision=4, inputs={"crawl": "crawl?"}, output="documents", sources=_sources, check=_check)
+@stage("data.extract", revision=5, inputs={"crawl": "crawl?"}, output="documents", sources=_sources, check=_check)
 def extract_documents(context: Context[ExtractConfig]) -> Result:
     """Turn a crawl and files of many formats into documents; what gives none is named in problems.jsonl.
 
@@ -65,7 +69,14 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
     if not totals["documents_in"]:
         where = str(crawl.path) if crawl else ", ".join(config.input)
         raise InputError("there are no records to extract from", where=where)
-    _join_problems(context.work, len(tasks), context.output / "problems.jsonl")
+    _join_problems(context.work, len(tasks), listing.skipped, context.output / "problems.jsonl")
+    endings = Counter(file.ending or "no ending" for file in listing.skipped)
+    if endings:
+        named = ", ".join(f"{ending} {count}" for ending, count in endings.most_common(LISTED_ENDINGS))
+        named += f", {len(endings) - LISTED_ENDINGS} more kinds" if len(endings) > LISTED_ENDINGS else ""
+        context.logger.warning(
+            "%d files passed over: %s (named in problems.jsonl; --format reads them)", endings.total(), named
+        )
     return Result(
         counts={
             "documents_in": totals["documents_in"],
@@ -74,7 +85,8 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
         },
         metrics={
             "files": len(files),
-            "files_skipped": listing.skipped,
+            "files_skipped": len(listing.skipped),
+            "skipped_by_ending": dict(sorted(endings.items())),
             "other_records": totals["other_records"],
             "characters_out": totals["characters_out"],
             "replaced_characters": totals["replaced_characters"],
@@ -83,12 +95,17 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
     )
 
 
-def _join_problems(folder: Path, shards: int, path: Path) -> None:
-    """The problems of all shards in one file, in shard order."""
-    from longcat.pipeline.files import atomic_path
+def _join_problems(folder: Path, shards: int, skipped: Sequence[Skipped], path: Path) -> None:
+    """The problems of all shards in one file, in shard order, then the files that were passed over."""
+    from longcat.pipeline.files import atomic_path, canonical_json
     from longcat.stages.data.extract.shard import problems_name
 
     with atomic_path(path) as aside, aside.open("wb") as joined:
         for number in range(shards):
             with (folder / problems_name(number)).open("rb") as part:
                 shutil.copyfileobj(part, joined)
+        for file in skipped[:LISTED_FILES]:
+            joined.write(canonical_json({"file": file.source, "reason": file.reason}) + b"\n")
+        if len(skipped) > LISTED_FILES:
+            more = {"reason": "not_listed", "files": len(skipped) - LISTED_FILES}
+            joined.write(canonical_json(more) + b"\n")

@@ -32,10 +32,19 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files to read, and how many others lay beside them."""
+    """The files to read, and those beside them that are passed over: by what they are called, and why."""
 
     files: tuple[InputFile, ...]
-    skipped: int
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not read. `ending` is that of its name in lower case, empty without one."""
+
+    source: str
+    ending: str
+    reason: str  # unknown_format, or format_left_out by the option `formats`
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def list_inputs(config: ExtractConfig) -> Listing:
         InputError: a path is missing, or the name of a file named one by one does not tell its format.
     """
     files: dict[str, InputFile] = {}
-    skipped = 0
+    skipped: list[Skipped] = []
     for given in expand(config.input):
         if not isinstance(given.path, RemoteFile) and not given.path.exists():
             raise InputError("no such file or folder", where=str(given.path))
@@ -96,8 +105,9 @@ def list_inputs(config: ExtractConfig) -> Listing:
             if form in config.formats:
                 files.setdefault(str(file), InputFile(file, _printable(file), str(form)))
             else:
-                skipped += 1
-    return Listing(tuple(files.values()), skipped)
+                reason = "unknown_format" if form is None else "format_left_out"
+                skipped.append(Skipped(_printable(file), Path(file.name).suffix.lower(), reason))
+    return Listing(tuple(files.values()), tuple(skipped))
 
 
 def _printable(path: Path) -> str:

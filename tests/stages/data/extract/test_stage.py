@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -197,10 +198,25 @@ def test_folder_of_mixed_files(tmp_path: Path, extract: Any) -> None:
     }
     languages = {d.metadata.get("programming_language") for d in made.documents}
     assert languages == {None, "python", "rust"}
-    assert reasons(made.problems) == ["binary"]
+    assert reasons(made.problems) == ["binary", "unknown_format"]
     assert made.metrics["files_skipped"] == 1
     only = extract(folder, formats=["code"])
     assert len(only.documents) == 2
+
+
+def test_files_that_are_passed_over_are_named(
+    tmp_path: Path, extract: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.txt", "b.pdf", "c.csv", "d.CSV", "e.json", "noending", "f.py"):
+        (tmp_path / name).write_text("text")
+    monkeypatch.setattr(logging.getLogger("longcat"), "propagate", True)
+    made = extract(tmp_path, formats=["text"])
+    assert made.metrics["files_skipped"] == 6
+    assert made.metrics["skipped_by_ending"] == {".csv": 2, ".json": 1, ".pdf": 1, ".py": 1, "no ending": 1}
+    named = {Path(problem["file"]).name: problem["reason"] for problem in made.problems}
+    unknown = dict.fromkeys(("b.pdf", "c.csv", "d.CSV", "e.json", "noending"), "unknown_format")
+    assert named == unknown | {"f.py": "format_left_out"}
+    assert "6 files passed over: .csv 2, " in caplog.text
 
 
 def test_glob_patterns_and_forced_format(tmp_path: Path, extract: Any) -> None:
