@@ -81,7 +81,7 @@ def run(
     chosen = with_settings(loaded, parse_assignments(assignments or []))
     steps = plan_recipe(chosen, session.store, first=first, last=last)
     if dry_run:
-        print_recipe_plan(chosen, steps, as_json=as_json)
+        print_recipe_plan(session.store, chosen, steps, as_json=as_json)
         return
     outcomes: list[Outcome] = []
     try:

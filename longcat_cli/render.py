@@ -89,15 +89,17 @@ def print_plan(
     """One planned stage, not run; `preview` holds records about it by title."""
     from longcat.pipeline.recipe import state_of
 
-    print_steps([(plan.name or plan.stage.name, plan, state_of(store, plan))], as_json=as_json, preview=preview or {})
+    steps = [(plan.name or plan.stage.name, plan, state_of(store, plan))]
+    print_steps(store, steps, as_json=as_json, preview=preview or {})
 
 
-def print_recipe_plan(recipe: Recipe, steps: Sequence[PlannedStep], *, as_json: bool) -> None:
+def print_recipe_plan(store: Store, recipe: Recipe, steps: Sequence[PlannedStep], *, as_json: bool) -> None:
     """The steps of a recipe and which of them are in the store already."""
-    print_steps([(step.name, step.plan, step.state) for step in steps], as_json=as_json, recipe=recipe.name)
+    print_steps(store, [(step.name, step.plan, step.state) for step in steps], as_json=as_json, recipe=recipe.name)
 
 
 def print_steps(
+    store: Store,
     steps: Sequence[tuple[str, Plan, str]],
     *,
     as_json: bool,
@@ -105,8 +107,11 @@ def print_steps(
     preview: Mapping[str, Sequence[Mapping[str, Any]]] = types.MappingProxyType({}),
 ) -> None:
     if as_json:
-        print_json({"recipe": recipe, "dry_run": True, "steps": [_plan_json(*step) for step in steps], **preview})
+        plans = [_plan_json(store, *step) for step in steps]
+        print_json({"recipe": recipe, "dry_run": True, "steps": plans, **preview})
         return
+    from longcat.pipeline.recipe import made_elsewhere, told
+
     rows = table("step", "stage", "artifact", "state", "inputs", leaves=("inputs…", "stage"))
     style = {"cached": "green", "partial": "yellow", "missing": "cyan"}
     says = {"cached": "in the store", "partial": "goes on", "missing": "would run"}
@@ -115,6 +120,9 @@ def print_steps(
         artifact, shown = f"{plan.stage.output}/{plan.id}", styled(says[state], style[state])
         rows.add_row(name, plan.stage.name, artifact, shown, inputs)
     out().print(rows)
+    for name, plan, _ in steps:
+        if otherwise := told(made_elsewhere(store, plan)):
+            out().print(f"{name} is in the store{otherwise}")
     foreseen = [
         {"step": name, **_for_people(figures)} for name, plan, _ in steps if (figures := forecast_figures(plan))
     ]
@@ -128,7 +136,10 @@ def _for_people(figures: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _plan_json(name: str, plan: Plan, state: str) -> dict[str, Any]:
+def _plan_json(store: Store, name: str, plan: Plan, state: str) -> dict[str, Any]:
+    from longcat.pipeline.recipe import made_elsewhere
+
+    otherwise = made_elsewhere(store, plan)
     return {
         "step": name,
         "stage": plan.stage.name,
@@ -139,6 +150,7 @@ def _plan_json(name: str, plan: Plan, state: str) -> dict[str, Any]:
         "inputs": {role: [item.id for item in items] for role, items in plan.inputs.items()},
         "config": plan.config.model_dump(mode="json"),
         "forecast": forecast_figures(plan),
+        "made_otherwise": {key: {"there": there, "here": here} for key, (there, here) in otherwise.items()},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +49,16 @@ def environment() -> dict[str, str]:
         found["instructions"] = instructions
     found.update({name: text for name in RECORDED_PACKAGES if (text := package_version(name))})
     return found
+
+
+def made_otherwise(code: str, recorded: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """How the code and the environment that made an artifact differ from those here: (there, here) by name.
+
+    What was not recorded then is left out.
+    """
+    here = {"code": code_version(), **environment()}
+    there = {"code": code, **recorded}
+    return {name: (value, here.get(name, "")) for name, value in there.items() if value != here.get(name, "")}
 
 
 def _cpuinfo() -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from longcat.pipeline.config import StageConfig, build_config
+from longcat.pipeline.environment import made_otherwise
 from longcat.pipeline.errors import (
     ConfigError,
     InputError,
@@ -25,6 +26,9 @@ from longcat.pipeline.stage import Stage, registry
 from longcat.pipeline.store import Store
 
 __all__ = ["PlannedStep", "Recipe", "Step", "load_recipe", "plan_recipe", "run_steps", "state_of", "with_settings"]
+
+# What is named of how an artifact was made where it was made otherwise than here; the rest is in its manifest.
+NAMED = ("code", "torch", "python", "processor", "cores", "instructions")
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,20 @@ def state_of(store: Store, plan: Plan) -> str:
     return "partial" if store.staging(plan.id).folder.is_dir() else "missing"
 
 
+def made_elsewhere(store: Store, plan: Plan) -> dict[str, tuple[str, str]]:
+    """What was otherwise where the artifact of a plan was made: (there, here) by name; empty where it is not made."""
+    artifact = store.get(plan.stage.output, plan.id)
+    if artifact is None:
+        return {}
+    return made_otherwise(artifact.manifest.code_version, artifact.manifest.environment)
+
+
+def told(differences: Mapping[str, tuple[str, str]]) -> str:
+    """`, made by code 0.1.0 (here 0.2.0)`: the first few of what was otherwise, as the end of a line."""
+    named = [f"{name} {there} (here {here or 'none'})" for name, (there, here) in differences.items() if name in NAMED]
+    return f", made by {', '.join(named[:3])}" if named else ""
+
+
 def run_steps(
     steps: Sequence[PlannedStep], session: Session, on_outcome: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
@@ -168,7 +186,7 @@ def run_steps(
     outcomes: list[Outcome] = []
     hold_plans(session.store, [step.plan for step in steps])
     for step in steps:
-        session.logger.info("%s: %s", step.name, _intent(step))
+        session.logger.info("%s: %s", step.name, _intent(session.store, step))
         try:
             outcome = execute(step.plan, session)
             outcomes.append(outcome)
@@ -182,8 +200,8 @@ def run_steps(
     return outcomes
 
 
-def _intent(step: PlannedStep) -> str:
+def _intent(store: Store, step: PlannedStep) -> str:
     if step.state == "cached":
-        return f"{step.plan.id} is in the store"
+        return f"{step.plan.id} is in the store{told(made_elsewhere(store, step.plan))}"
     verb = "goes on" if step.state == "partial" else "runs"
     return f"{step.plan.stage.name} {verb} -> {step.plan.stage.output}/{step.plan.id}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,27 @@ def test_settings_for_an_unknown_step_suggest_the_nearest(recipe: Recipe) -> Non
         with_settings(recipe, {"shoutd": {"suffix": "x"}})
     with pytest.raises(UsageError, match="needs key=value"):
         parse_assignments(["calm.suffix"])
+
+
+def test_what_was_made_by_another_version_is_named(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from longcat.cli.app import run
+    from longcat.pipeline import environment
+
+    path = tmp_path / "r.yaml"
+    path.write_text("name: r\nsteps:\n  docs:\n    stage: toy.write\n")
+    command = ["--store", str(session.store.root), "run", str(path)]
+    assert run([*command, "-q"]) == 0
+    capfd.readouterr()
+    for extra in ([], ["--dry-run"]):
+        assert run([*command, *extra]) == 0
+        assert "made by" not in "".join(capfd.readouterr())
+    monkeypatch.setattr(environment, "code_version", lambda: "99.0")
+    assert run([*command, "--dry-run"]) == 0
+    assert "docs is in the store, made by code " in capfd.readouterr().out
+    assert run([*command, "--dry-run", "--json"]) == 0
+    (step,) = json.loads(capfd.readouterr().out)["steps"]
+    assert step["made_otherwise"]["code"]["here"] == "99.0"
+    assert run(command) == 0
+    assert "(here 99.0)" in capfd.readouterr().err

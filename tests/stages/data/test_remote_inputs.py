@@ -194,7 +194,7 @@ def test_what_cannot_be_read_is_named(server: Server, path: str, message: str) -
 
 def test_a_file_that_changes_while_it_is_read_is_refused(server: Server, run_stage: RunStage) -> None:
     server.files["x.txt"] = b"content of the file"
-    with pytest.raises(InputError, match="changed while it was (read|used)"):
+    with pytest.raises(InputError, match=r"changed while it was (read|used)"):
         run_stage("data.extract", {"input": [server.url("changing/x.txt")]})
 
 
