@@ -57,7 +57,8 @@ def ownership(path: Iterable[str] | None = None) -> Ownership:
         if is_ours(owner.name) and names & FORMER.keys():
             former.append(owner)
         owned |= {owner.place / name for name in names}
-    left = [place / name for place in dict.fromkeys(places) for name in FORMER if (place / FORMER[name]).is_file()]
+    installed = [place for place in dict.fromkeys(places) if not (place / "src" / PACKAGE).is_dir()]  # not a clone
+    left = [place / name for place in installed for name in FORMER if (place / FORMER[name]).is_file()]
     return Ownership(
         tuple(dict.fromkeys(owners)), tuple(dict.fromkeys(former)), tuple(name for name in left if name not in owned)
     )

@@ -73,6 +73,14 @@ def test_what_an_older_version_left_is_named(tmp_path: Path, monkeypatch: pytest
     assert f"{tmp_path / 'kernels'}, {tmp_path / 'model'}" in found.found
 
 
+def test_a_clone_on_the_module_path_is_no_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = Path(checks.__file__).resolve().parents[1]
+    distribution(tmp_path, "longcat-cli", "longcat/__init__.py")
+    known = ownership([str(tmp_path), str(clone)])
+    monkeypatch.setattr(checks, "ownership", lambda: known)
+    assert checks._ownership().state == "ok"
+
+
 def test_packages_of_others_with_such_names_are_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path, "longcat-cli", "longcat/__init__.py")
     distribution(tmp_path, "tidy-models", "model/transformer.py", "model/__init__.py")
