@@ -71,7 +71,11 @@ def _acquire(descriptor: int, path: Path, how: int, wait: bool, on_wait: Callabl
                 raise BusyError(
                     f"process {holder} works on it", where=path.stem, hint="wait for it, or end it"
                 ) from None
-            if not told and on_wait:
+            if on_wait is None:
+                # In the kernel's queue, so that one who takes it again and again starves nobody; signals end the wait.
+                fcntl.flock(descriptor, how)
+                return
+            if not told:
                 on_wait(holder)
             told = True
             time.sleep(POLL_SECONDS)

@@ -130,6 +130,8 @@ class Reader:
             del words[0]
         if words.pop(0) != "longcat":
             return
+        if "--install-completion" in words:  # writes to the reader's shell, which has to be found
+            return
         plain = [word for word in words if not word.startswith("-")]
         first = plain[0] if plain else words[0]
         name = words[words.index("--name") + 1] if "--name" in words else None

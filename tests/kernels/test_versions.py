@@ -42,7 +42,7 @@ OPERATIONS = (
     cross_entropy,
     linear_cross_entropy,
 )
-VERSIONS = {module.__name__.removeprefix("kernels."): module.VERSIONS for module in OPERATIONS}
+VERSIONS = {module.__name__.removeprefix("longcat.kernels."): module.VERSIONS for module in OPERATIONS}
 
 
 @dataclass
