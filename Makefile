@@ -12,6 +12,7 @@ TORCH_PIN := torch==2.13.0
 TRITON_PIN := triton==3.7.1
 STORE ?= longcat-store
 FUZZ_SECONDS ?= 120
+TEST_WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo smoke test test-package test-slow lint format bench paper kernels-report docs clean fuzz test-ray
@@ -49,8 +50,10 @@ smoke: setup ## The same stages in under three minutes, in a store of their own
 	$(BIN)/longcat --store $(VENV)/smoke-store run smoke
 	$(BIN)/longcat --store $(VENV)/smoke-store artifacts verify
 
-test: setup ## Run the tests
-	$(BIN)/pytest -m 'not slow'
+# One test worker a core; TEST_WORKERS=0 runs them in this process.
+test: setup ## Run the tests (about ten minutes on two cores)
+	@echo "About 4,000 tests: some ten minutes on two cores ($$(nproc) here)."
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n $(TEST_WORKERS) --dist loadfile
 
 test-package: setup ## Install the distributions in new environments, beside others (needs a package index)
 	$(BIN)/pytest -m slow --timeout 3600 tests/package
