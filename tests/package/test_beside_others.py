@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,21 @@ def test_taking_one_away_leaves_the_other_whole(built: Built, tmp_path: Path, go
     call(python, "-c", f"import {left}", folder=tmp_path)
 
 
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
-def test_newer_pythons_run_what_needs_no_torch(built: Built, tmp_path: Path, version: str) -> None:
+def interpreter(wanted: str) -> str | None:
+    """A Python of that version: the one on the path, or one that pyenv has."""
+    of_pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{wanted}.*/bin/python{wanted}"))
+    for found in (shutil.which(f"python{wanted}"), *map(str, of_pyenv)):
+        if found and not subprocess.run([found, "-c", "pass"], capture_output=True, check=False).returncode:
+            return found
+    return None
+
+
+@pytest.mark.parametrize("release", ["3.12", "3.13"])
+def test_newer_pythons_run_what_needs_no_torch(built: Built, tmp_path: Path, release: str) -> None:
     """Torch is left out: its wheels for processors alone are not on every index."""
-    found = shutil.which(f"python{version}")
-    if found is None or subprocess.run([found, "-c", "pass"], capture_output=True, check=False).returncode:
-        pytest.skip(f"there is no Python {version}")
+    found = interpreter(release)
+    if found is None:
+        pytest.skip(f"there is no Python {release}")
     subprocess.run([found, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=300)
     python = tmp_path / "venv" / "bin" / "python"
     wanted = "import importlib.metadata as m; print('\\n'.join(m.requires('longcat-cli')))"
@@ -97,7 +107,9 @@ def test_newer_pythons_run_what_needs_no_torch(built: Built, tmp_path: Path, ver
 
 @pytest.mark.parametrize("tool", ["uv", "pipx"])
 def test_it_installs_as_a_tool(built: Built, tmp_path: Path, tool: str) -> None:
-    """The command of the tool finds the package; the dependencies come from this environment, not from an index."""
+    """Into an environment of its own, with its command on the path."""
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("".join(f"{name}=={version(name).partition('+')[0]}\n" for name in ("torch", "triton")))
     helper = new_environment(tmp_path / "helper")
     pip_install(helper, tool)
     home = {"UV_TOOL_DIR": "uv", "UV_TOOL_BIN_DIR": "bin", "PIPX_HOME": "pipx", "PIPX_BIN_DIR": "bin"}
@@ -110,7 +122,7 @@ def test_it_installs_as_a_tool(built: Built, tmp_path: Path, tool: str) -> None:
         if "unexpected argument" in probe.stderr:
             pytest.skip("this uv installs tools with all their dependencies only")
     else:
-        arguments = ["install", "--python", sys.executable, "--pip-args=--no-deps", str(built.wheel)]
+        arguments = ["install", "--python", sys.executable, f"--pip-args=--constraint {constraints}", str(built.wheel)]
         command = [str(helper), "-m", "pipx", *arguments]
         probe = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert probe.returncode == 0, probe.stderr

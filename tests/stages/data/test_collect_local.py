@@ -187,7 +187,7 @@ def test_a_child_that_ends_once_loses_no_page(failing: Callable[[str, int], byte
     assert b"Documented." in failing(what, 1)
 
 
-@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (15, "SIGTERM"), (1, "SIGHUP")])
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (15, "SIGTERM"), (10, "SIGUSR1")])
 def test_a_child_that_is_killed_twice_ends_the_stage(
     failing: Callable[[str, int], bytes], number: int, name: str
 ) -> None:
