@@ -72,7 +72,7 @@ def restore(
 
     Example: [cyan]longcat artifacts restore 3f0c91[/cyan]
     """
-    from longcat.cli.console import print_json
+    from longcat.cli.console import out, print_json
     from longcat.cli.store_report import print_quarantine
     from longcat.pipeline.errors import MissingArtifactError
     from longcat.pipeline.lock import locked
@@ -97,7 +97,7 @@ def restore(
         print_json({"restored": restored})
     else:
         for line in restored:
-            typer.echo(line)
+            out().print(line)
 
 
 def remove(
@@ -152,12 +152,13 @@ def pin(
 
     Example: [cyan]longcat artifacts pin 3f0c91 --why "the run of the report"[/cyan]
     """
+    from longcat.cli.console import say
     from longcat.pipeline.pins import pin as keep
 
     store = settings_of(ctx).open_store().require()
     artifact = store.resolve(reference)
     keep(store, artifact, why)
-    typer.echo(f"{artifact.kind}/{artifact.id} is pinned", err=True)
+    say(f"{artifact.kind}/{artifact.id} is pinned")
 
 
 def unpin(ctx: typer.Context, reference: Reference) -> None:
