@@ -1,4 +1,4 @@
-"""The corridor: artifacts, store, stage protocol, config, recipes, runner, engines and records.
+"""Pipeline core: artifacts, store, stage protocol, configuration, recipes, runner, engines and documents.
 
-It knows no stage and no model.
+Independent of all stages and models.
 """

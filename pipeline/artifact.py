@@ -1,28 +1,29 @@
-"""Artifacts: a folder of files with a manifest that says what they are and where they came from."""
+"""Artifacts: folders of files with a manifest that records content and origin."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from longcat.pipeline.errors import IntegrityError, NewerArtifactError
 from longcat.pipeline.files import canonical_json, pretty_json, read_json, sha256_file, walk
+from longcat.pipeline.validation import UNKNOWN, Problem, problems_of, reason_of
 
-# 2: a manifest says which configuration keys stay out of the id, so that the id can be worked out from it again.
+# 2: the manifest lists the configuration keys excluded from the id, so that the id can be recomputed.
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 ID_LENGTH = 16
 ID_PATTERN = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 
 Kind = Literal["crawl", "documents", "tokenizer", "tokens", "checkpoint", "evaluation", "report"]
-KINDS: tuple[str, ...] = ("crawl", "documents", "tokenizer", "tokens", "checkpoint", "evaluation", "report")
+KINDS: tuple[str, ...] = get_args(Kind)
 KeyPath = tuple[str | int, ...]
 
 
@@ -31,7 +32,7 @@ class _Record(BaseModel):
 
 
 def check_id(identifier: str) -> str:
-    """Return `identifier` if it is an artifact's id.
+    """Return `identifier` if it is a valid artifact id.
 
     Raises:
         ValueError: it is not 16 lower-case hex digits.
@@ -53,12 +54,12 @@ class FileEntry(_Record):
     def _inside(cls, path: str) -> str:
         parts = PurePosixPath(path).parts
         if not parts or path != "/".join(parts) or path.startswith("/") or {"..", "."} & set(parts) or "\0" in path:
-            raise ValueError(f"the path {path[:100]!r} leads out of the artifact")
+            raise ValueError(f"the path {path[:100]!r} points outside the artifact")
         return path
 
 
 class InputRef(_Record):
-    """An input artifact as the manifest remembers it; `name` is what the user called it, if anything."""
+    """An input artifact as recorded in the manifest; `name` is the name the user gave, if any."""
 
     id: str
     kind: Kind
@@ -71,10 +72,10 @@ class InputRef(_Record):
 
 
 class Manifest(_Record):
-    """What an artifact is: see the field names. Written last, so its presence means the artifact is whole.
+    """Content and origin of an artifact. Written last, so its presence means that the artifact is complete.
 
-    `runtime` holds the paths of the configuration keys that say how the stage ran and are no part of the id; None
-    where the manifest was written before it was kept.
+    `runtime` holds the paths of the configuration keys that affect how the stage runs and are excluded from the id;
+    None in manifests of schema 1.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -107,7 +108,7 @@ class Manifest(_Record):
         paths = [entry.path for entry in files]
         twice = next((path for path in paths if paths.count(path) > 1), None) if len(set(paths)) < len(paths) else None
         if twice is not None:
-            raise ValueError(f"the file {twice!r} stands twice")
+            raise ValueError(f"the file {twice!r} is listed twice")
         return files
 
     @property
@@ -115,11 +116,11 @@ class Manifest(_Record):
         return sum(entry.size for entry in self.files)
 
     def ancestors(self) -> list[InputRef]:
-        """The inputs of all roles."""
+        """Inputs of all roles."""
         return [reference for references in self.inputs.values() for reference in references]
 
     def identity(self) -> str | None:
-        """The id worked out from what the manifest says; None for manifests that do not say enough."""
+        """Id recomputed from the manifest; None if the manifest lacks the needed fields."""
         if self.runtime is None:
             return None
         config = without_keys(self.config, self.runtime)
@@ -137,16 +138,16 @@ def artifact_id(
     inputs: Mapping[str, list[str]],
     sources: Mapping[str, str],
 ) -> str:
-    """First 16 hex digits of sha256 over what determines an artifact's bytes.
+    """First 16 hex digits of the SHA-256 of everything that determines an artifact's bytes.
 
-    `inputs` holds artifact ids by role, `sources` digests of what lies outside the store.
+    `inputs` holds artifact ids by role, `sources` digests of files outside the store.
     """
     recipe = {"stage": stage, "revision": revision, "config": config, "inputs": inputs, "sources": sources}
     return hashlib.sha256(canonical_json(recipe)).hexdigest()[:ID_LENGTH]
 
 
 def without_keys(values: Mapping[str, Any], paths: Sequence[KeyPath]) -> dict[str, Any]:
-    """A copy of nested JSON values less the keys at `paths`."""
+    """Copy of nested JSON values without the keys at `paths`."""
     heads = {path[0] for path in paths if len(path) == 1}
     kept = {key: value for key, value in values.items() if key not in heads}
     for key, value in kept.items():
@@ -183,7 +184,7 @@ class Artifact:
         """Path of one file of the artifact.
 
         Raises:
-            IntegrityError: the manifest names it no more or the file is gone.
+            IntegrityError: the manifest does not list it, or the file is missing.
         """
         path = self.path / name
         if not path.is_file():
@@ -191,16 +192,16 @@ class Artifact:
         return path
 
     def damage(self) -> list[str]:
-        """Compare the folder with the manifest and the id with both; one line a difference, empty when whole."""
+        """Compare files, manifest and id; returns one line per difference, empty if intact."""
         found = [message for entry in self.manifest.files if (message := self._damage_of(entry))]
         found += [f"{name}: {what}" for name, what in self.strangers()]
         identity = self.manifest.identity()
         if identity not in (None, self.id):
-            found.append(f"{MANIFEST_NAME}: its stage, configuration and inputs have the id {identity}")
+            found.append(f"{MANIFEST_NAME}: its stage, configuration and inputs give the id {identity}")
         return found
 
     def strangers(self) -> Iterator[tuple[str, str]]:
-        """What lies in the folder and is neither a file of the manifest nor a plain folder: path and what it is."""
+        """Entries of the folder that are neither a listed file nor a plain folder: path and description."""
         known = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME}
         for path in walk(self.path):
             name = path.relative_to(self.path).as_posix()
@@ -219,11 +220,11 @@ class Artifact:
         if size != entry.size:
             return f"{entry.path}: {size} bytes, the manifest says {entry.size}"
         if sha256_file(self.path / entry.path) != entry.sha256:
-            return f"{entry.path}: its sha256 is not the manifest's"
+            return f"{entry.path}: its sha256 differs from the manifest"
         return None
 
     def _plain_size(self, entry: FileEntry) -> int | None:
-        """Size of a file of the manifest; None where it is missing, a link, or behind one."""
+        """Size of a listed file; None if it is missing, a link, or below a link."""
         path = self.path / entry.path
         behind = [parent for parent in path.parents if parent.is_relative_to(self.path) and parent != self.path]
         try:
@@ -234,7 +235,7 @@ class Artifact:
         return found.st_size if stat.S_ISREG(found.st_mode) and not linked else None
 
     def missing_or_resized(self) -> list[str]:
-        """The quick part of `damage`: files gone or of another size."""
+        """Fast part of `damage`: files that are missing or have another size."""
         return [entry.path for entry in self.manifest.files if self._plain_size(entry) != entry.size]
 
 
@@ -263,31 +264,42 @@ def read_manifest(path: Path) -> Manifest:
             )
         return Manifest.model_validate(values)
     except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        reason = f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+        problems = problems_of(error)
+        if all(problem.kind == UNKNOWN for problem in problems):
+            # All known fields are valid: written by a version that added fields without raising the schema.
+            raise NewerArtifactError(
+                f"made by a newer longcat: it has {_shown_keys(problems)}, which this one does not know",
+                where=str(path),
+                hint="upgrade longcat; the artifact is neither used nor deleted",
+            ) from None
+        reason = str(problems[0])
     except ValueError as error:
-        reason = str(error).splitlines()[0]
+        reason = reason_of(error)
     raise IntegrityError(
         f"the manifest cannot be read: {reason}",
         where=str(path),
-        hint="`longcat artifacts fsck --repair` mends it, `artifacts gc --damaged --yes` moves the artifact aside",
+        hint="`longcat artifacts fsck --repair` repairs it, `artifacts gc --damaged --yes` moves the artifact aside",
     )
 
 
+def _shown_keys(problems: Iterable[Problem]) -> str:
+    return ", ".join(repr(problem.path)[:100] for problem in problems)[:300]
+
+
 def load_artifact(folder: Path) -> Artifact:
-    """Read the artifact at `folder`, which is called as its id.
+    """Read the artifact at `folder`, which is named after its id.
 
     Raises:
-        FileNotFoundError: no manifest is there.
+        FileNotFoundError: there is no manifest.
         NewerArtifactError: a newer version of longcat wrote it.
-        IntegrityError: the manifest cannot be read, or it is the manifest of another artifact.
+        IntegrityError: the manifest cannot be read, or belongs to another artifact.
     """
     path = folder / MANIFEST_NAME
     manifest = read_manifest(path)
     if manifest.id != folder.name:
         raise IntegrityError(
-            f"the manifest is that of {manifest.kind}/{manifest.id}, the folder is called {folder.name}",
+            f"the manifest belongs to {manifest.kind}/{manifest.id}, the folder is named {folder.name}",
             where=str(path),
-            hint=f"give the folder the name {manifest.id} again, or remove it",
+            hint=f"rename the folder to {manifest.id}, or remove it",
         )
     return Artifact(folder, manifest)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from longcat.pipeline.errors import ConfigError, UsageError
+from longcat.pipeline.validation import MISSING, UNKNOWN, Problem, problems_of
 from longcat.pipeline.yaml_text import parse_yaml
 
 MAX_YAML_BYTES = 4 << 20
@@ -18,33 +19,33 @@ MAX_SHOWN = 80
 
 
 class StageConfig(BaseModel):
-    """Base of every stage's configuration: unknown keys are refused and values never change after parsing."""
+    """Base of every stage's configuration: unknown keys are rejected and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     def resolved(self) -> Self:
-        """The configuration with what depends on the machine, such as `auto`, replaced by what it means here.
+        """Return the configuration with machine-dependent values, such as `auto`, resolved.
 
-        The artifact's id is worked out from it. It imports nothing heavy.
+        The artifact's id is computed from the result. Must not import heavy packages.
         """
         return self
 
     def with_references(self, references: Mapping[str, Sequence[str]]) -> Self:
-        """The configuration once its inputs are known as they were typed, by role.
+        """Return the configuration adapted to its inputs as typed by the user, by role.
 
-        The same, unless a stage shows its inputs under the names that the user has for them.
+        Unchanged by default; overridden by stages that show their inputs under the user's names.
         """
         return self
 
 
 C = TypeVar("C", bound=StageConfig)
 
-# The mark of a field that says how a stage runs and not what it makes: `Field(..., json_schema_extra=RUNTIME)`.
-# It stays out of the artifact's id, so that a run may go on with other values of it.
+# Marks a field that affects how a stage runs but not its result: `Field(..., json_schema_extra=RUNTIME)`.
+# Excluded from the artifact's id, so that a run can be resumed with other values.
 RUNTIME: dict[str, JsonValue] = {"identity": False}
 
 
-def load_yaml(path: Path) -> Any:
+def load_yaml(path: Path, as_text: frozenset[str] = frozenset()) -> Any:
     """Read one YAML file of bounded size; see `parse_yaml`."""
     try:
         with path.open("rb") as stream:
@@ -52,7 +53,7 @@ def load_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise ConfigError("no such file", where=str(path)) from None
     except IsADirectoryError:
-        raise ConfigError("is a folder, a YAML file is needed", where=str(path)) from None
+        raise ConfigError("is a folder, expected a YAML file", where=str(path)) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read: {getattr(error, 'strerror', error)}", where=str(path)) from None
     if len(data) > MAX_YAML_BYTES:
@@ -63,16 +64,16 @@ def load_yaml(path: Path) -> Any:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise ConfigError(f"not UTF-8 (byte {error.start})", where=f"{path}:{line}:{column}") from None
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path), as_text)
 
 
-def load_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file that must hold a mapping; an empty file is an empty mapping."""
-    value = load_yaml(path)
+def load_mapping(path: Path, as_text: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Parse YAML text that must hold a mapping; empty text gives an empty mapping."""
+    value = load_yaml(path, as_text)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"a mapping is needed at the top, found {type(value).__name__}", where=str(path))
+        raise ConfigError(f"expected a mapping at the top level, found {type(value).__name__}", where=str(path))
     return value
 
 
@@ -80,19 +81,21 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """`["a.b=1", "c=[x, y]"]` to `{"a": {"b": 1}, "c": ["x", "y"]}`; values are YAML.
 
     Raises:
-        UsageError: an item has no `=` or an empty key.
+        UsageError: an item has no `=` or an empty key, or a key is given twice.
     """
     result: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         parts = key.strip().split(".")
         if not separator or not all(parts):
-            raise UsageError(f"--set needs key=value, found {assignment!r}")
+            raise UsageError(f"--set expects key=value, found {assignment!r}")
         branch: Any = result
         for part in parts[:-1]:
             branch = branch.setdefault(part, {})
             if not isinstance(branch, dict):
                 raise UsageError(f"--set {assignment!r}: {part!r} already has a plain value")
+        if parts[-1] in branch:
+            raise UsageError(f"--set {assignment!r}: {key.strip()!r} is already given", hint="it can be given once")
         branch[parts[-1]] = parse_yaml(text, f"--set {key}")
     return result
 
@@ -112,34 +115,33 @@ def build_config(kind: type[C], values: Mapping[str, Any], where: str) -> C:
     """Validate `values` as `kind`.
 
     Raises:
-        ConfigError: names every offending key, its value and, for an unknown key, the nearest known one.
+        ConfigError: lists every invalid key with its value and, for an unknown key, the closest known one.
     """
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        problems = [_explain(kind, item) for item in error.errors(include_url=False)]
+        problems = [_explain(kind, problem) for problem in problems_of(error)]
         raise ConfigError("; ".join(problems), where=where) from None
 
 
-def _explain(kind: type[BaseModel], item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"])[:MAX_SHOWN]
-    if item["type"] == "extra_forbidden":
-        known = _fields_at(kind, item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+def _explain(kind: type[BaseModel], problem: Problem) -> str:
+    path = problem.path[:MAX_SHOWN]
+    if problem.kind == UNKNOWN:
+        known = _fields_at(kind, problem.keys[:-1])
+        near = difflib.get_close_matches(str(problem.keys[-1]), known, n=1)
         advice = f", did you mean {near[0]!r}?" if near else f", known: {', '.join(sorted(known))}"
         return f"unknown key {path!r}{advice}"
-    if item["type"] == "missing":
+    if problem.kind == MISSING:
         return f"{path!r} is required"
-    if item["type"] in ("tuple_type", "list_type") and not isinstance(item.get("input"), Mapping):
-        item = {**item, "msg": "a list is needed"}
-    value = repr(item.get("input"))
+    needs_list = problem.kind in ("tuple_type", "list_type") and not isinstance(problem.found, Mapping)
+    value = repr(problem.found)
     value = value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 3] + "..."
     prefix = f"{path!r}: " if path else ""
-    return f"{prefix}{item['msg'][0].lower()}{item['msg'][1:]} (found {value})"
+    return f"{prefix}{'expected a list' if needs_list else problem.message} (found {value})"
 
 
 def _fields_at(kind: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Names of the fields of the model that stands at `location` inside `kind`."""
+    """Field names of the model at `location` inside `kind`."""
     current: type[BaseModel] | None = kind
     for part in location:
         if current is None or part not in current.model_fields:
@@ -155,7 +157,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def identity_values(config: BaseModel) -> dict[str, Any]:
-    """The JSON values of a configuration that determine what is made: all but the fields marked `RUNTIME`."""
+    """JSON values of a configuration that determine the result: all fields not marked `RUNTIME`."""
     values: dict[str, Any] = config.model_dump(mode="json")
     for name, info in type(config).model_fields.items():
         if is_runtime(info):
@@ -172,7 +174,7 @@ def is_runtime(info: FieldInfo) -> bool:
 
 
 def runtime_keys(config: BaseModel) -> list[tuple[str | int, ...]]:
-    """Where in the JSON values of a configuration the fields marked `RUNTIME` stand."""
+    """Paths of the fields marked `RUNTIME` in the JSON values of a configuration."""
     return sorted(_missing(config.model_dump(mode="json"), identity_values(config)), key=str)
 
 
@@ -189,11 +191,11 @@ def _missing(full: Any, part: Any) -> Iterator[tuple[str | int, ...]]:
 
 
 def _without_runtime(value: Any, dumped: Any) -> Any:
-    """`dumped`, the JSON form of `value`, less the marked fields of the models in it."""
+    """`dumped`, the JSON form of `value`, without the marked fields of the models in it."""
     if isinstance(value, BaseModel):
         return identity_values(value)
     if isinstance(value, Mapping):
-        # JSON keys are text whatever the keys were; their order is the same.
+        # JSON keys are always strings; their order is unchanged.
         return {key: _without_runtime(item, dumped[key]) for key, item in zip(dumped, value.values(), strict=True)}
     if isinstance(value, (list, tuple)):
         return [_without_runtime(item, part) for item, part in zip(value, dumped, strict=True)]

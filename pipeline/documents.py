@@ -1,4 +1,4 @@
-"""Documents between stages: zstd-compressed JSON lines, one document a line (Dolma's fields)."""
+"""Documents between stages: zstd-compressed JSON lines, one document per line (Dolma's fields)."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Document:
 
 
 def shard_name(index: int) -> str:
-    """File name of the shard number `index`: `shard-00000.jsonl.zst`."""
+    """File name of shard `index`: `shard-00000.jsonl.zst`."""
     return f"shard-{index:05d}{SUFFIX}"
 
 
 def document_shards(artifact: Artifact) -> list[Path]:
-    """The shards of a documents artifact, in order."""
+    """Shard paths of a documents artifact, in order."""
     return sorted(artifact.path.glob(f"*{SUFFIX}"))
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
-    """Write one shard, complete or not at all; the same documents give the same bytes. Returns how many."""
+    """Write one shard atomically and deterministically; returns the number of documents."""
     count = 0
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=True, write_content_size=False)
     with atomic_path(path) as aside, aside.open("wb") as raw, compressor.stream_writer(raw, closefd=False) as stream:
@@ -69,7 +69,7 @@ def read_documents(path: Path) -> Iterator[Document]:
     """Read one shard.
 
     Raises:
-        IntegrityError: the shard is cut off, fails its checksum, or a line is no document; names file and line.
+        IntegrityError: the shard is cut off, fails its checksum, or a line is not a document; names file and line.
     """
     number = 0
     try:
@@ -84,8 +84,30 @@ def read_documents(path: Path) -> Iterator[Document]:
         raise IntegrityError("the shard is missing", where=str(path)) from None
 
 
+def document_batches(path: Path, documents: int, characters: int | None = None) -> Iterator[list[Document]]:
+    """The documents of one shard in lists; see `in_batches`. Raises as `read_documents`."""
+    return in_batches(read_documents(path), documents, characters)
+
+
+def in_batches(source: Iterable[Document], documents: int, characters: int | None = None) -> Iterator[list[Document]]:
+    """Documents in lists; a list ends with the document by which it reaches a limit.
+
+    `documents` and `characters` are the limits of a list; without `characters` any number of them.
+    """
+    batch: list[Document] = []
+    size = 0
+    for document in source:
+        batch.append(document)
+        size += len(document.text)
+        if len(batch) >= documents or (characters is not None and size >= characters):
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def _lines(raw: io.BufferedReader, path: Path) -> Iterator[bytes]:
-    # Without this a frame that ends early reads like a shorter file.
+    # Otherwise a truncated frame would read like a shorter file.
     decompressor = zstandard.ZstdDecompressor().decompressobj(read_across_frames=False)
     rest = b""
     while chunk := raw.read(zstandard.DECOMPRESSION_RECOMMENDED_INPUT_SIZE):

@@ -1,4 +1,4 @@
-"""What code and which machine made an artifact."""
+"""Code version and machine that made an artifact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ RECORDED_PACKAGES = (
     "triton",
     "numpy",
     "tokenizers",
+    "gigatoken",
     "datasketch",
+    "phonenumbers",
+    "idna",
     "fasttext-community",
     "zstandard",
     "resiliparse",
@@ -36,7 +39,7 @@ def package_version(name: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, str]:
-    """Python, platform, processor, its cores and the versions of the packages that shape results."""
+    """Python, platform, CPU, cores and versions of the packages that affect results."""
     from longcat.pipeline.engine.local import available_cores
 
     found = {
@@ -52,9 +55,9 @@ def environment() -> dict[str, str]:
 
 
 def made_otherwise(code: str, recorded: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """How the code and the environment that made an artifact differ from those here: (there, here) by name.
+    """Differences between the code and environment of an artifact and those here: (there, here) by name.
 
-    What was not recorded then is left out.
+    Values not recorded in the manifest are omitted.
     """
     here = {"code": code_version(), **environment()}
     there = {"code": code, **recorded}
@@ -69,13 +72,13 @@ def _cpuinfo() -> list[str]:
 
 
 def _instructions() -> str:
-    """Those of the processor's instruction sets by which matrix libraries choose their loops."""
+    """CPU instruction sets by which matrix libraries select kernels."""
     flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "").split()
     return " ".join(name for name in INSTRUCTION_SETS if name in flags)
 
 
 def _processor() -> str:
-    """The name of the processor, or at least its architecture."""
+    """CPU model name, or its architecture if unknown."""
     lines = _cpuinfo()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
@@ -83,7 +86,7 @@ def _processor() -> str:
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Version of the distribution; in a git checkout also the commit and whether it was changed."""
+    """Version of the distribution; in a git checkout also the commit and whether the tree is modified."""
     base = package_version("longcat-cli") or "unknown"
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

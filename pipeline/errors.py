@@ -1,10 +1,10 @@
-"""Errors a user may meet: what is wrong, where, what to do next, and the exit code the command ends with."""
+"""Errors shown to users: what is wrong, where, what to do next, and the exit code of the command."""
 
 from __future__ import annotations
 
 
 class LongcatError(Exception):
-    """Base of every error that is told to the user as one line instead of a traceback."""
+    """Base of every error printed as one line instead of a traceback."""
 
     exit_code = 1
 
@@ -20,7 +20,7 @@ class LongcatError(Exception):
         return f"{where}{self.what}{hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross process borders from engine workers, with their keyword fields."""
+        """Pickling with keyword fields, since errors are sent from engine workers."""
         return (_rebuild, (type(self), self.what, self.where, self.hint))
 
 
@@ -29,7 +29,7 @@ def _rebuild(kind: type[LongcatError], what: str, where: str | None, hint: str |
 
 
 class UsageError(LongcatError):
-    """The command line itself is wrong."""
+    """Invalid command line."""
 
     exit_code = 2
 
@@ -41,42 +41,42 @@ class ConfigError(LongcatError):
 
 
 class InputError(LongcatError):
-    """Data given from outside is missing or cannot be used."""
+    """External data is missing or unusable."""
 
     exit_code = 3
 
 
 class NothingLeftError(LongcatError):
-    """A stage ended well and its artifact, which is published, holds no document."""
+    """A stage succeeded and published an artifact without documents."""
 
     exit_code = 3
 
 
 class MissingArtifactError(LongcatError):
-    """A reference names no artifact in the store."""
+    """A reference does not match an artifact in the store."""
 
     exit_code = 4
 
 
 class IntegrityError(LongcatError):
-    """Bytes on disk are not what the manifest or the format says."""
+    """Bytes on disk do not match the manifest or the format."""
 
     exit_code = 5
 
 
 class NewerArtifactError(IntegrityError):
-    """A newer version of longcat wrote it; this one leaves it alone."""
+    """Written by a newer version of longcat; neither used nor changed by this one."""
 
 
 class MachineError(LongcatError):
-    """The machine failed (a disk, the memory, a process that was killed); the data may be well."""
+    """The machine failed (disk, memory, a killed process); the data may be intact."""
 
 
 class InterruptedRunError(LongcatError):
-    """SIGINT or SIGTERM arrived; the hint says whether the next run takes up what was done."""
+    """SIGINT or SIGTERM arrived; the hint says whether the next run resumes."""
 
     exit_code = 130
 
 
 class BusyError(LongcatError):
-    """Another process works on the same artifact."""
+    """Another process is working on the same artifact."""

@@ -1,7 +1,7 @@
-"""Faults of the machine, told apart from what is wrong with data.
+"""Distinguishes machine faults from invalid data.
 
-A disk that fails, a folder that is full, a child that the system kills: none says anything of a record. Such a fault is
-tried once more and then ends the run with one line; a record is dropped for its own bytes alone.
+A failing disk, a full folder or a killed child says nothing about a record. Such a fault is retried once and then ends
+the run with one line; a record is dropped only because of its own bytes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from longcat.pipeline.errors import InputError, MachineError
+from longcat.pipeline.retry import Retry
 
 RETRY_SECONDS = 0.5
 BUFFER_BYTES = 1 << 18
 
-# What a path names, who may read it, who listens: not better half a second later, and clear by itself.
+# Missing paths, permissions, refused connections: not worth a retry, and self-explanatory.
 SETTLED = frozenset(
     {
         errno.ENOENT,
@@ -39,12 +39,12 @@ SETTLED = frozenset(
         errno.EPIPE,
     }
 )
-# What a connection can lack on this side of it.
+# Local resources that a connection can run out of.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EIO, errno.ENOSPC})
-# Only these, and our own limits, can come of what a child was given to read.
+# Only these signals, and our own limits, can be caused by a child's input.
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS})
 
-# Libraries written in Rust or C++ lose the error number, but not its text.
+# Libraries written in Rust or C++ drop the error number but keep its text.
 _RUST_NUMBER = re.compile(r"\(os error (\d+)\)")
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|iostream error|unexpected pos \d+ vs \d+|failed writing file")
 _TEXTS = {
@@ -56,7 +56,7 @@ GO_ON = "run again; finished shards are kept"
 REMEDIES = {
     errno.ENOSPC: f"free some space and {GO_ON}",
     errno.EDQUOT: f"free some space and {GO_ON}",
-    errno.EIO: f"look at the disk (`dmesg` tells of it) and {GO_ON}",
+    errno.EIO: f"check the disk (see `dmesg`) and {GO_ON}",
     errno.EMFILE: f"raise the limit of open files (`ulimit -n`) and {GO_ON}",
     errno.ENFILE: f"raise the limit of open files (`sysctl fs.file-max`) and {GO_ON}",
     errno.ENOMEM: f"use fewer --workers and {GO_ON}",
@@ -71,9 +71,9 @@ T = TypeVar("T")
 
 
 def fault_number(error: BaseException) -> int | None:
-    """The error number of a fault of the machine; None where the error may speak of the data.
+    """Error number of a machine fault; None if the error may be caused by the data.
 
-    An OSError without a number is a library's way of saying that bytes make no sense.
+    Libraries raise an OSError without a number for invalid bytes.
     """
     if isinstance(error, MemoryError):
         return errno.ENOMEM
@@ -81,7 +81,7 @@ def fault_number(error: BaseException) -> int | None:
 
 
 def number_in_text(error: BaseException) -> int | None:
-    """The error number that a library has put into words; of use where what failed can only have been a file."""
+    """Error number parsed from a library's message; for operations that can only fail at a file."""
     text = str(error)
     if (found := _RUST_NUMBER.search(text)) is not None:
         return int(found[1])
@@ -91,7 +91,7 @@ def number_in_text(error: BaseException) -> int | None:
 
 
 def own_shortage(error: BaseException | None) -> OSError | None:
-    """What this machine ran short of, of an error of the network and those that led to it; None where others failed."""
+    """Local resource that ran out, from a network error and its causes; None if the remote side failed."""
     while error is not None:
         if isinstance(error, socket.gaierror):
             short = error.errno in (socket.EAI_MEMORY, socket.EAI_SYSTEM)
@@ -104,18 +104,18 @@ def own_shortage(error: BaseException | None) -> OSError | None:
 
 
 def is_fault(error: BaseException) -> bool:
-    """Whether an error is the machine's and says nothing of the data."""
+    """Whether an error is a machine fault, independent of the data."""
     return fault_number(error) is not None
 
 
 def writing_failed(error: BaseException) -> bool:
-    """Whether an error of a library that wrote a file is that of the disk, and not of what its path names."""
+    """Whether a library's error while writing a file is a disk fault, not a wrong path."""
     number = error.errno if isinstance(error, OSError) else None
     return number not in SETTLED if number is not None else number_in_text(error) is not None
 
 
 def machine_error(error: BaseException, where: object = None) -> MachineError:
-    """The one line for a fault: at which file, what failed, and the remedy."""
+    """One-line error for a fault: file, what failed, remedy."""
     number = fault_number(error) or number_in_text(error) or 0
     place = where if where is not None else getattr(error, "filename", None)
     what = WORDS.get(number) or (os.strerror(number) if number else str(error) or type(error).__name__)
@@ -124,7 +124,7 @@ def machine_error(error: BaseException, where: object = None) -> MachineError:
 
 
 def raise_fault(error: Exception, where: object) -> None:
-    """Raise the one line for a fault of the machine; return where the error may speak of what the file holds."""
+    """Raise a one-line error for a machine fault; return if the error may be caused by the file's content."""
     number = fault_number(error)
     if number is None and not isinstance(error, ValueError | KeyError | TypeError):
         number = number_in_text(error)
@@ -134,7 +134,7 @@ def raise_fault(error: Exception, where: object) -> None:
 
 @contextmanager
 def told(where: object) -> Iterator[None]:
-    """Turn a fault inside into one line that names `where`; what is wrong with data passes through.
+    """Convert machine faults inside into a one-line error that names `where`; other errors pass through.
 
     Raises:
         MachineError: the machine failed.
@@ -149,25 +149,23 @@ def told(where: object) -> Iterator[None]:
 
 
 def twice(action: Callable[[], T]) -> T:
-    """What `action` returns, tried once more after a short wait where the machine failed."""
-    try:
-        return action()
-    except OSError as error:
-        if error.errno is None or error.errno in SETTLED:
-            raise
-    time.sleep(RETRY_SECONDS)
-    return action()
+    """Return `action()`, retried once after a short wait on a machine fault."""
+    return Retry(2, RETRY_SECONDS).call(action, _may_pass)
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in SETTLED
 
 
 class SteadyFile(io.RawIOBase):
-    """A local file; a read that fails is tried once more, on a file opened anew.
+    """Local file for reading; a failed read is retried once on a reopened file.
 
-    Every failure to read is an error that names the file, so that a broken disk is never taken for the file's end or
-    for damage of its content.
+    Every failed read raises an error that names the file, so that a broken disk is never mistaken for end of file or
+    damaged content.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open `path`. Raises OSError where the name leads to no file that may be read."""
+        """Open `path`. Raises OSError if it is not a readable file."""
         super().__init__()
         self.name = str(path)
         self._path = path
@@ -178,7 +176,7 @@ class SteadyFile(io.RawIOBase):
 
     @property
     def _size(self) -> int:
-        """Bytes of the file; 0 for those that tell none."""
+        """Size in bytes; 0 for files without a size."""
         return self._version[2] if self._version else 0
 
     def readable(self) -> bool:
@@ -191,7 +189,7 @@ class SteadyFile(io.RawIOBase):
         return self._open().fileno()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        # Counted here: where damaged content sends its reader is no fault of the machine.
+        # Checked here: a bad offset from damaged content is not a machine fault.
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise ValueError(f"negative position {base + offset}")
@@ -206,7 +204,7 @@ class SteadyFile(io.RawIOBase):
 
         Raises:
             MachineError: it failed twice.
-            InputError: another file has taken its place in between.
+            InputError: the file was replaced meanwhile.
         """
         if self._size and self._position >= self._size:
             return 0
@@ -231,7 +229,7 @@ class SteadyFile(io.RawIOBase):
             return twice(attempt)
 
     def _open(self) -> io.FileIO:
-        """The file, open and at the position."""
+        """The file, opened at the current position."""
         if self._raw is None:
             raw = self._path.open("rb", buffering=0)
             found = os.fstat(raw.fileno())
@@ -246,7 +244,7 @@ class SteadyFile(io.RawIOBase):
         return self._raw
 
     def _drop(self) -> None:
-        # Nothing was written, so a failure to close loses nothing.
+        # Nothing was written, so a failed close loses no data.
         if self._raw is not None:
             with suppress(OSError):
                 self._raw.close()
@@ -254,14 +252,14 @@ class SteadyFile(io.RawIOBase):
 
 
 def open_input(path: Path) -> io.BufferedReader:
-    """Open a local file (see `SteadyFile`) or a remote one, whose own reader tries again, for reading."""
+    """Open a local file (see `SteadyFile`) or a remote one, whose reader retries by itself."""
     if not isinstance(path, Path):
         return cast("io.BufferedReader", path.open("rb"))
     return io.BufferedReader(SteadyFile(path), BUFFER_BYTES)
 
 
 def ending(status: int) -> str:
-    """How a child ended, in words: `it ended with exit code 1`, `it was killed by SIGKILL (out of memory?)`."""
+    """Describe a child's exit status: `it ended with exit code 1`, `it was killed by SIGKILL (out of memory?)`."""
     if status >= 0:
         return f"it ended with exit code {status}"
     name = signal.Signals(-status).name if -status in signal.Signals.__members__.values() else f"signal {-status}"
@@ -269,5 +267,5 @@ def ending(status: int) -> str:
 
 
 def is_crash(status: int) -> bool:
-    """Whether a child ended by a signal that what it was reading can bring about."""
+    """Whether a child died from a signal that its input can cause."""
     return -status in CRASHES

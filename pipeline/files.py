@@ -1,4 +1,4 @@
-"""Writing that is complete or absent, and the hashes that tell which bytes are there."""
+"""Atomic writes, canonical JSON and file hashes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _written: ContextVar[list[Path] | None] = ContextVar("written", default=None)
 
 @contextmanager
 def written_files() -> Iterator[list[Path]]:
-    """Collect the files that `atomic_path` puts in place within the block, in order."""
+    """Collect the paths that `atomic_path` publishes within the block, in order."""
     found: list[Path] = []
     token = _written.set(found)
     try:
@@ -55,10 +55,10 @@ def fsync_file(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; on success it is fsynced and renamed there, on any failure removed.
+    """Yield a temporary sibling of `path`; on success it is fsynced and renamed to `path`, on failure removed.
 
     Raises:
-        MachineError: the disk failed or is full, in whatever words a library says so; names `path`.
+        MachineError: the disk failed or is full, as an OSError or a library's error; names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -78,18 +78,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _is_of(error: BaseException, path: Path) -> bool:
-    """Whether an error names no other file than `path`."""
+    """Whether an error does not name a file other than `path`."""
     return getattr(error, "filename", None) in (None, str(path))
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader sees the old bytes or the new ones."""
+    """Atomically write `data` to `path`."""
     with atomic_path(path) as aside:
         aside.write_bytes(data)
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder that may be half gone after a kill only under a name that `is_temporary` knows."""
+    """Delete a folder after renaming it to a temporary name, so that a kill leaves no partial folder."""
     aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     with suppress(FileNotFoundError):
         folder.rename(aside)
@@ -112,7 +112,7 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN.
+    """Canonical JSON text of a value: sorted keys, no spaces, UTF-8, no NaN.
 
     Raises:
         ValueError: a float is NaN or infinite.
@@ -123,12 +123,12 @@ def canonical_json(value: Any) -> bytes:
 
 
 def pretty_json(value: Any) -> bytes:
-    """JSON for people: indented, keys in the order given, one newline at the end."""
+    """Indented JSON: keys in the order given, one newline at the end."""
     return _utf8(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _utf8(text: str) -> bytes:
-    """JSON in UTF-8; the bytes of a file name that is not UTF-8 (`surrogateescape`) go as the escapes of JSON."""
+    """JSON in UTF-8; bytes of file names that are not UTF-8 (`surrogateescape`) become JSON escapes."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -138,16 +138,16 @@ def _utf8(text: str) -> bytes:
 def read_json(path: Path, *, file_names: bool = False) -> Any:
     """Parse a JSON file of bounded size, as strictly as `parse_json`.
 
-    `file_names`: it may hold names of files that are not UTF-8, as `canonical_json` and `pretty_json` write them.
+    `file_names`: allow names of files that are not UTF-8, as written by `canonical_json` and `pretty_json`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no regular file, too large, or not JSON.
+        ValueError: it is not a regular file, too large, or not JSON.
         MachineError: it could not be read, twice.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("no regular file")
+        raise ValueError("not a regular file")
     if status.st_size > MAX_JSON_BYTES:
         raise ValueError(f"{status.st_size} bytes of JSON, the limit is {MAX_JSON_BYTES}")
     with open_input(path) as stream:
@@ -155,7 +155,7 @@ def read_json(path: Path, *, file_names: bool = False) -> Any:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines; a line that a crash cut off is passed over."""
+    """Yield the objects of a JSON lines file; a line truncated by a crash is skipped."""
     with path.open("rb") as stream:
         while line := stream.readline(MAX_JSON_BYTES):
             try:
@@ -167,14 +167,14 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
-    """Append one line to a log; a log line may be lost in a crash, earlier lines may not."""
+    """Append one line to a log; a crash can lose this line but not earlier ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:
         stream.write(canonical_json(record) + b"\n")
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Everything below `folder`, sorted, links not followed; what vanishes on the way is passed over."""
+    """Everything below `folder`, sorted, links not followed; entries that vanish meanwhile are skipped."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
@@ -186,8 +186,10 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below `folder`, links not followed."""
+    """Total size in bytes of all files below `folder`, without links."""
     total = 0
+    if folder.is_symlink():
+        return total
     for path in walk(folder):
         with suppress(FileNotFoundError):
             found = path.lstat()

@@ -1,4 +1,4 @@
-"""What is wrong with a store, one finding a thing, and the repair of what can be made again from what is there."""
+"""Store check: one finding per problem, and repair from redundant data."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Repair = Callable[[], str]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: where, what, and how it can be made whole, if it can.
+    """One problem: where, what, and its repair, if there is one.
 
-    A `note` is told and is no damage.
+    A `note` is reported but is not damage.
     """
 
     where: str
@@ -34,19 +34,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checked:
-    """An artifact that was compared with its manifest, and what differed."""
+    """A verified artifact and its differences from the manifest."""
 
     artifact: Artifact
     problems: list[str]
 
 
 def check_artifacts(artifacts: Iterable[Artifact]) -> Iterator[Checked]:
-    """Compare every byte of the artifacts with their manifests, one after the other."""
+    """Verify every byte of the artifacts against their manifests, one by one."""
     return (Checked(artifact, artifact.damage()) for artifact in artifacts)
 
 
 def check_structure(store: Store) -> list[Finding]:
-    """All that is wrong beside the bytes of artifacts: manifests, names, inputs, what does not belong there."""
+    """All problems other than artifact bytes: manifests, names, inputs, foreign files."""
     artifacts, broken = store.scan()
     return [
         *(_of_broken(store, item) for item in broken),
@@ -57,7 +57,7 @@ def check_structure(store: Store) -> list[Finding]:
 
 
 def repairs_of(store: Store, checked: Checked) -> list[Finding]:
-    """The findings of one artifact; what lies in it and does not belong there can be moved aside."""
+    """Findings of one artifact; foreign files in it can be moved aside."""
     strangers = dict(checked.artifact.strangers())
     found = []
     for problem in checked.problems:
@@ -70,7 +70,7 @@ def repairs_of(store: Store, checked: Checked) -> list[Finding]:
 def _move_aside(store: Store, artifact: Artifact, name: str) -> Repair:
     def repair() -> str:
         path = artifact.path / name
-        if is_temporary(path):  # of a repair that was killed
+        if is_temporary(path):  # left by a killed repair
             store.trash.purge(path)
             return "deleted"
         place = str(path.relative_to(store.root))
@@ -90,7 +90,7 @@ def _of_broken(store: Store, item: Broken) -> Finding:
         return Finding(where, item.error.what)
     whole = Artifact(item.path, spare)
     if whole.missing_or_resized():
-        return Finding(where, f"{item.error.what}; {len(whole.missing_or_resized())} of its files are gone as well")
+        return Finding(where, f"{item.error.what}; {len(whole.missing_or_resized())} of its files are missing too")
 
     def repair() -> str:
         with locked(store.lock_path(spare.id)):
@@ -114,7 +114,7 @@ def _names(store: Store) -> Iterator[Finding]:
             aside = store.trash.find(identifier, "artifact")
             yield Finding(
                 f"{named.name}@{named.number}",
-                f"leads to {kind}/{identifier}, which is gone",
+                f"leads to {kind}/{identifier}, which is missing",
                 _take_back(store, identifier) if aside is not None else None,
             )
 
@@ -132,13 +132,13 @@ def _take_back(store: Store, identifier: str) -> Repair:
     def repair() -> str:
         with locked(store.lock_path(identifier)):
             store.take_back(identifier, "artifact")
-        return "taken back from quarantine"
+        return "restored from quarantine"
 
     return repair
 
 
 def versions_from_logs(store: Store, name: str) -> list[Version]:
-    """The versions of a name as the run logs tell: every naming is a line in the log of its artifact."""
+    """Versions of a name from the run logs: every naming is a line in the log of its artifact."""
     found: dict[int, Version] = {}
     for path in sorted((store.root / "logs").glob("*.jsonl")):
         if not ID_PATTERN.fullmatch(path.stem):
@@ -160,24 +160,24 @@ def _inputs(store: Store, artifacts: list[Artifact]) -> Iterator[Finding]:
                 aside = store.trash.find(reference.id, "artifact")
                 yield Finding(
                     str(artifact.path),
-                    f"its input {reference.kind}/{reference.id} is gone",
+                    f"its input {reference.kind}/{reference.id} is missing",
                     _take_back(store, reference.id) if aside is not None else None,
                 )
 
 
 def _strays(store: Store) -> Iterator[Finding]:
-    """What lies where only artifacts and names should, and is neither; it does no harm and is left alone."""
+    """Entries where only artifacts and names belong, but are neither; harmless and left in place."""
     for kind in KINDS:
         for path in sorted((store.root / kind).glob("*")):
             if not ID_PATTERN.fullmatch(path.name) or not path.is_dir():
-                yield Finding(str(path), "is no artifact", note=True)
+                yield Finding(str(path), "is not an artifact", note=True)
     for path in sorted(store.refs.folder.glob("*")):
         if not is_name_file(path) and path.name != ".lock":
-            yield Finding(str(path), "is no file of a name", note=True)
+            yield Finding(str(path), "is not a name file", note=True)
 
 
 def repair(findings: Iterable[Finding]) -> list[tuple[Finding, str, bool]]:
-    """Carry the repairs out; each with what it did or why it failed, and whether the damage is gone."""
+    """Run the repairs; yields each with what it did or why it failed, and whether the damage is repaired."""
     done = []
     for finding in findings:
         if finding.repair is None:

@@ -1,7 +1,7 @@
-"""Collection: what nothing stands on goes, in one locked step of decision and deletion.
+"""Garbage collection of unreferenced artifacts; decision and deletion happen under one lock.
 
-What stays is what leads from a root: the versions of names, pins, whatever a live process has announced, the inputs of
-unfinished runs, and the inputs of damaged artifacts that lie in quarantine and may be made again.
+Artifacts reachable from a root are kept. Roots are versions of names, pins, ids announced by live processes, inputs of
+unfinished runs, and inputs of damaged artifacts in quarantine that may be made again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from longcat.pipeline.trash import Entry
 from longcat.pipeline.unfinished import Unfinished, unfinished_runs
 
 GRACE_DAYS = 7.0
-# No write of a small file takes as long.
+# Longer than any write of a small file takes.
 WRITE_SECONDS = 3600
 
 
@@ -30,9 +30,10 @@ WRITE_SECONDS = 3600
 class Options:
     """What to collect.
 
-    `keep_versions`: only the newest so many versions of each name count. `damaged`: only artifacts whose files are not
-    what their manifest says. `unfinished`: also the progress of runs that ended before their artifact was made. `now`:
-    delete for good instead of moving aside, and empty the quarantine. `grace_days`: how long things stay aside.
+    `keep_versions`: only the newest N versions of each name are roots. `damaged`: only artifacts that do not match
+    their manifest. `unfinished`: also the progress of runs that ended before their artifact was made. `now`: delete
+    permanently instead of moving into quarantine, and empty the quarantine. `grace_days`: how long entries stay in
+    quarantine.
     """
 
     keep_versions: int | None = None
@@ -44,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that may go: where it lies, why, how many bytes it holds; `kept` says why it was left after all."""
+    """A candidate for collection: path, reason, size in bytes; `kept` says why it was kept after all."""
 
     path: Path
     reason: str
@@ -58,7 +59,7 @@ class Garbage:
 
 @dataclass
 class Survey:
-    """What `gc` found: what may go, unfinished runs that stay, and what it could not judge."""
+    """Result of `gc`: candidates, unfinished runs that are kept, and what could not be decided."""
 
     garbage: list[Garbage] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Survey:
 
 
 def survey(store: Store, options: Options) -> Survey:
-    """What `collect` would do now, without locks and without effect."""
+    """Dry run of `collect`, without locks."""
     artifacts, broken = store.scan()
     if options.damaged:
         return Survey(_damaged(artifacts, broken), [], [str(b.error) for b in broken if _is_newer(b)])
@@ -74,9 +75,9 @@ def survey(store: Store, options: Options) -> Survey:
 
 
 def collect(store: Store, options: Options) -> Survey:
-    """Decide and delete; artifacts and progress go into quarantine unless `options.now`.
+    """Decide and collect; artifacts and progress go into quarantine unless `options.now`.
 
-    What a live process makes, reads or has just published is left alone: it announces it under the same lock.
+    Artifacts that a live process makes, reads or has just published are kept: they are announced under the same lock.
     """
     suspects = {item.path for item in survey(store, options).garbage} if options.damaged else None
     with store.live.collecting():
@@ -84,11 +85,11 @@ def collect(store: Store, options: Options) -> Survey:
         live = store.live.read(forget_dead=True)
         if suspects is None:
             found = _judge(store, options, artifacts, broken, live)
-        else:  # hashing everything takes long, so it was done before, and only what it found is looked at again
+        else:  # hashing is slow, so it was done before locking; only its findings are checked again
             again = [artifact for artifact in artifacts if artifact.path in suspects]
             found = Survey(_damaged(again, [item for item in broken if item.path in suspects]))
         found.garbage = [_take(store, item, options, live) for item in found.garbage]
-    # For good, and outside the lock: these are out of everybody's way already.
+    # Permanently, and outside the lock: nothing can reference these any more.
     for item in [item for item in found.garbage if item.what in ("leftover", "quarantine") and item.kept is None]:
         _purge(store, item, found.problems)
     if options.now:
@@ -105,11 +106,11 @@ def _purge(store: Store, item: Garbage, problems: list[str]) -> None:
 
 
 def _take(store: Store, item: Garbage, options: Options, live: set[str]) -> Garbage:
-    """Move one item out of its place under its own lock, or say why not."""
+    """Move one item aside under its own lock, or return why not."""
     if item.what in ("leftover", "quarantine"):
         return item
     if item.id in live:
-        return replace(item, kept="a live process uses it")
+        return replace(item, kept="in use by a live process")
     try:
         with locked(store.lock_path(item.id), wait=False):
             _move(store, item, options)
@@ -163,12 +164,12 @@ def _judge(store: Store, options: Options, artifacts: list[Artifact], broken: li
     made_from |= {item.path.name: store.inputs_of(item.path, item.path.name) for item in broken}
     unknown = roots.unknown or any(inputs is None for inputs in made_from.values())
     if unknown:
-        found.problems.append("no artifact is collected while it cannot be told what stands on what")
+        found.problems.append("no artifact is collected while dependencies cannot be determined")
     else:
-        # What cannot be read is not collected, and so what it was made from is not either.
+        # Unreadable artifacts are not collected, so their inputs are not either.
         kept = reachable(roots.ids | {item.path.name for item in broken}, made_from)
         found.garbage += [
-            Garbage(a.path, "no name leads to it", a.manifest.total_bytes, "artifact", a.id, a.kind)
+            Garbage(a.path, "no name references it", a.manifest.total_bytes, "artifact", a.id, a.kind)
             for a in artifacts
             if a.id not in kept
         ]
@@ -179,13 +180,13 @@ def _judge(store: Store, options: Options, artifacts: list[Artifact], broken: li
         for item in store.trash.expired(grace, time.time())
     ]
     found.garbage += [
-        Garbage(path, "left over of a deletion", folder_bytes(path), "leftover") for path in _leftovers(store)
+        Garbage(path, "left by an interrupted deletion", folder_bytes(path), "leftover") for path in _leftovers(store)
     ]
     return found
 
 
 class Roots:
-    """The ids that collection starts from; `unknown` where some of them cannot be told."""
+    """Ids of the roots; `unknown` if some cannot be determined."""
 
     def __init__(self, store: Store, options: Options, found: Survey, live: set[str]) -> None:
         self.ids: set[str] = set(pinned(store))
@@ -206,7 +207,7 @@ class Roots:
 
 
 def reachable(roots: set[str], made_from: Mapping[str, list[InputRef] | None]) -> set[str]:
-    """The roots and all that they were made from, as far as it is known."""
+    """Roots and their known ancestors."""
     waiting, kept = list(roots), set()
     while waiting:
         identifier = waiting.pop()
@@ -217,7 +218,7 @@ def reachable(roots: set[str], made_from: Mapping[str, list[InputRef] | None]) -
 
 
 def _torn_writes(store: Store) -> Iterator[Path]:
-    """What kills amid the writing of a name, a pin or a manifest's copy left beside them, long enough ago."""
+    """Old temporary files left by kills while a name, a pin or a manifest copy was written."""
     small = (path for folder in ("refs", "pins", ".manifests", ".shallow") for path in walk(store.root / folder))
     probes = (path for kind in KINDS for path in (store.root / kind).glob(".probe-*"))
     for path in (*filter(is_temporary, small), *probes):
@@ -227,7 +228,7 @@ def _torn_writes(store: Store) -> Iterator[Path]:
 
 
 def _leftovers(store: Store) -> list[Path]:
-    """What deletions and writes that were interrupted left where nobody looks for it."""
+    """Remains of interrupted deletions and writes."""
     staging = store.root / ".staging"
     strays = [] if not staging.is_dir() else sorted(staging.iterdir())
     known = ("locks", "live")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a clean stop, at once or at the next safe point."""
+"""Handling of SIGINT and SIGTERM: clean stop, at once or at the next safe point."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignal:
     """Turns SIGINT and SIGTERM into `InterruptedRunError`.
 
-    It is raised where the main thread stands, which atomic writes make safe; inside `deferred()` the first signal
-    is only noted, so that a trainer can save, and a second one is raised at once. The error says nothing of going on:
-    whoever keeps progress adds that.
+    Raised in the main thread at its current position, which is safe because writes are atomic. Inside `deferred()` the
+    first signal is only recorded, so that a trainer can save; a second one is raised at once. Code that keeps progress
+    adds the hint about resuming.
     """
 
     def __init__(self) -> None:
@@ -32,17 +32,17 @@ class StopSignal:
         self._noted = 0
 
     def check(self) -> None:
-        """Raise if a stop was asked for.
+        """Raise if a stop was requested.
 
         Raises:
-            InterruptedRunError: a signal arrived before.
+            InterruptedRunError: a signal arrived earlier.
         """
         if self.requested:
             raise InterruptedRunError("interrupted")
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Note the first signal instead of raising; the caller calls `check` where it is safe."""
+        """Record the first signal instead of raising; the caller calls `check` where it is safe."""
         self._deferred += 1
         try:
             yield
@@ -51,18 +51,23 @@ class StopSignal:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Within it Ctrl-C ends what is being done and not the program.
+        """Context in which Ctrl-C ends the current operation, not the program.
 
-        The first SIGINT only sets `requested`, for the caller to look at, a second one raises; SIGTERM always raises.
-        At the end SIGINT is forgotten.
+        The first SIGINT only sets `requested`, a second one raises; SIGTERM always raises. A SIGINT is cleared on exit.
         """
         self._noted += 1
         try:
             yield
         finally:
             self._noted -= 1
-            if self.received is signal.SIGINT:
-                self.requested, self.received = False, None
+            self.forget_interrupt()
+
+    def forget_interrupt(self) -> bool:
+        """Clear a handled Ctrl-C, so that the next one counts as the first; False if none, or SIGTERM, arrived."""
+        if self.received is not signal.SIGINT:
+            return False
+        self.requested, self.received = False, None
+        return True
 
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:
@@ -80,7 +85,7 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
-        """Where Python can raise nothing, within a destructor say, the signal comes again a moment later."""
+        """Where Python cannot raise, for example in a destructor, send the signal again a moment later."""
         if not issubclass(lost.exc_type, InterruptedRunError) or self.received is None:
             sys.__unraisablehook__(lost)
             return

@@ -1,4 +1,4 @@
-"""JSON from files, strictly: what Python's parser takes beyond the standard is refused, and always by a ValueError."""
+"""Strict JSON parser: extensions that Python's parser accepts are rejected, always with a ValueError."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_json(data: bytes, *, file_names: bool = False) -> Any:
-    """The value of a JSON text: UTF-8, no NaN or infinity, no key twice, no endless nesting, no endless number.
+    """Parse JSON text: UTF-8, no NaN or infinity, no duplicate keys, bounded nesting and digits.
 
-    Half of a surrogate pair is refused unless `file_names`: names of files that are not UTF-8 are written so.
+    Lone surrogates are rejected unless `file_names`: they encode names of files that are not UTF-8.
 
     Raises:
-        ValueError: it is anything else; the message says what, in one line.
+        ValueError: the text is invalid; the message says why, in one line.
     """
     try:
         value = json.loads(
@@ -28,14 +28,14 @@ def parse_json(data: bytes, *, file_names: bool = False) -> Any:
             parse_float=_number,
         )
         if not file_names and _SURROGATE.search(data):
-            # Pairs became characters; a half one has no UTF-8 form and would fail wherever it is written.
+            # Pairs were decoded to characters; a lone surrogate has no UTF-8 form and would fail on writing.
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start})") from None
     except UnicodeEncodeError:
-        raise ValueError("a text with half of a surrogate pair") from None
+        raise ValueError("a string with a lone surrogate") from None
     return value
 
 
@@ -44,7 +44,7 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:80]!r} stands twice")
+        raise ValueError(f"duplicate key {twice[:80]!r}")
     return result
 
 

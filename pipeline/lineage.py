@@ -1,4 +1,4 @@
-"""Where an artifact came from, and how two differ."""
+"""Lineage of artifacts, and differences between two of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from longcat.pipeline.store import Store
 
 
 def lineage(store: Store, artifact: Artifact) -> dict[str, Any]:
-    """The artifact and, below `inputs`, those it was made from, down to the crawl.
+    """Tree of the artifact and, under `inputs`, its ancestors down to the crawl.
 
-    An input that is gone or damaged keeps its id and kind and says `"missing": true`.
+    A missing or damaged input keeps its id and kind and has `"missing": true`.
     """
     return _node(store, artifact.manifest, store.names_by_id())
 
@@ -36,7 +36,7 @@ def _node(store: Store, manifest: Manifest, names: Mapping[str, list[str]]) -> d
 
 
 def _node_of(store: Store, reference: InputRef, names: Mapping[str, list[str]]) -> dict[str, Any]:
-    """An input as a node; of one that is gone the second copy of the manifest still tells."""
+    """An input as a node; for a missing one, from the second copy of its manifest."""
     try:
         found = store.get(reference.kind, reference.id)
     except IntegrityError:
@@ -51,7 +51,7 @@ def _node_of(store: Store, reference: InputRef, names: Mapping[str, list[str]]) 
 
 @dataclass(frozen=True)
 class DocumentFlow:
-    """How many documents came into the stage of an artifact, went on, and were dropped, by reason."""
+    """Number of documents that entered a stage, were kept, and were dropped by reason."""
 
     artifact: Artifact
     documents_in: int
@@ -60,12 +60,12 @@ class DocumentFlow:
 
     @property
     def unaccounted(self) -> int:
-        """Documents that neither went on nor were dropped; 0 unless a stage counts wrongly."""
+        """Documents neither kept nor dropped; 0 unless a stage counts wrongly."""
         return self.documents_in - self.documents_out - sum(self.dropped.values())
 
 
 def document_flows(artifacts: Iterable[Artifact]) -> list[DocumentFlow]:
-    """The flow through every stage that takes documents and hands documents on, in the order given."""
+    """Flow through every stage that reads and writes documents, in the given order."""
     found = []
     for artifact in artifacts:
         counts = artifact.manifest.counts
@@ -76,7 +76,7 @@ def document_flows(artifacts: Iterable[Artifact]) -> list[DocumentFlow]:
 
 
 def ancestry(store: Store, artifact: Artifact) -> list[Artifact]:
-    """The artifact and what it was made from, as far as the store still has it: inputs first, each once."""
+    """The artifact and its ancestors still in the store: inputs first, each once."""
     found: dict[str, Artifact] = {}
 
     def visit(item: Artifact) -> None:
@@ -91,7 +91,7 @@ def ancestry(store: Store, artifact: Artifact) -> list[Artifact]:
 
 
 def difference(before: Artifact, after: Artifact) -> dict[str, dict[str, list[Any]]]:
-    """What differs between two artifacts, by section: `{"config": {"threshold": [old, new]}}`; None where absent."""
+    """Differences between two artifacts by section: `{"config": {"threshold": [old, new]}}`; None where absent."""
     sections: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         name: (getattr(before.manifest, name), getattr(after.manifest, name))
         for name in ("config", "sources", "counts", "metrics", "environment")
@@ -122,7 +122,7 @@ def _files(artifact: Artifact) -> dict[str, Any]:
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
+    """Flatten nested mappings, keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):

@@ -13,15 +13,15 @@ from pathlib import Path
 from longcat.pipeline.errors import BusyError
 
 POLL_SECONDS = 0.2
-# What a place says that may be read and not written: another user's file, a store mounted read-only.
+# Errors of read-only places: another user's file, a store mounted read-only.
 NO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor to lock `path` by, made where it is missing; for reading where it is another user's.
+    """Open a descriptor to lock `path`, creating the file if missing; read-only if it belongs to another user.
 
     Raises:
-        OSError: it is missing and cannot be made, or cannot even be read.
+        OSError: it cannot be created, or cannot be read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -42,7 +42,8 @@ def locked(
 ) -> Iterator[None]:
     """Hold a lock on `path`, an exclusive one unless `shared`.
 
-    `on_wait` is called once with the holder's process id (as text, perhaps empty) when the lock is taken.
+    `on_wait` is called once with the holder's process id (as text, perhaps empty) when the lock is held by another
+    process.
 
     Raises:
         BusyError: `wait` is false and another process holds it.
@@ -69,10 +70,10 @@ def _acquire(descriptor: int, path: Path, how: int, wait: bool, on_wait: Callabl
             holder = os.pread(descriptor, 32, 0).decode(errors="replace")
             if not wait:
                 raise BusyError(
-                    f"process {holder} works on it", where=path.stem, hint="wait for it, or end it"
+                    f"process {holder} is working on it", where=path.stem, hint="wait for it, or end it"
                 ) from None
             if on_wait is None:
-                # In the kernel's queue, so that one who takes it again and again starves nobody; signals end the wait.
+                # Wait in the kernel's queue, so that frequent lockers cannot starve others; signals end the wait.
                 fcntl.flock(descriptor, how)
                 return
             if not told:
@@ -82,7 +83,7 @@ def _acquire(descriptor: int, path: Path, how: int, wait: bool, on_wait: Callabl
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock at this moment."""
+    """Whether a process currently holds the lock."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""The network edge of everything that fetches: connections go only to addresses that were checked.
+"""Network backend of everything that fetches: connects only to checked addresses.
 
-A name is resolved once and the connection goes to the very address that passed the check, so a name that changes its
-answer between check and use (DNS rebinding) cannot lead inside a private network.
+A name is resolved once and the connection uses the address that passed the check, so DNS rebinding cannot reach a
+private network.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from longcat.pipeline.faults import own_shortage
 
 MAX_ADDRESSES = 8
 
-# What `ipaddress` calls global and is not the open internet, or is so in some releases of Python only: the registries
-# of RFC 6890, and one address at which a cloud serves its machines.
+# Ranges that `ipaddress` reports as global, at least in some Python releases, but are not public: the registries of RFC
+# 6890, and a cloud metadata address.
 _CLOSED_IPV4 = [
     ipaddress.IPv4Network(network)
     for network in (
@@ -30,14 +30,14 @@ _CLOSED_IPV4 = [
         *("203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32"),
     )
 ]
-# All that is assigned to the open internet lies in one block; in it lie Teredo and other protocols, documentation,
-# and 6to4, whose relays would pass a packet on to the IPv4 address inside.
+# All public addresses are in one block; it also contains Teredo and other protocols, documentation ranges, and 6to4,
+# whose relays forward packets to the embedded IPv4 address.
 _OPEN_IPV6 = ipaddress.IPv6Network("2000::/3")
 _CLOSED_IPV6 = [ipaddress.IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
-# Forms of an IPv4 address that a host or a translator turns back into it (RFC 4291, RFC 6052).
+# IPv6 forms of an IPv4 address that a host or translator maps back to it (RFC 4291, RFC 6052).
 _WRAPPING_IPV6 = [ipaddress.IPv6Network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]
 
-# (host, port, whether every address is public) to whether it may be connected to.
+# (host, port, whether every address is public) -> whether connecting is allowed.
 Policy = Callable[[str, int, bool], bool]
 
 
@@ -50,9 +50,9 @@ class UnknownHostError(Exception):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address, as the resolver gives it, belongs to the open internet, also when it wraps an IPv4 address.
+    """Whether an address from the resolver is public, including embedded IPv4 addresses.
 
-    Whatever is no address is not public.
+    False for text that is not an address.
     """
     try:
         ip = ipaddress.ip_address(address)
@@ -72,19 +72,19 @@ def _is_public_ipv4(ip: ipaddress.IPv4Address) -> bool:
 
 
 class GuardedBackend(httpcore.NetworkBackend):
-    """Plain TCP connections to checked addresses, on which nothing waits past `deadline` (of time.monotonic)."""
+    """TCP connections to checked addresses; no operation waits past `deadline` (time.monotonic)."""
 
     def __init__(self, allowed: bool | Policy = False) -> None:
-        """`allowed`: whether addresses that are not public may be reached, or who decides that for every connection."""
+        """`allowed`: whether non-public addresses may be reached, or a function that decides per connection."""
         self._allowed: Policy = allowed if callable(allowed) else lambda host, port, public: public or bool(allowed)
         self._plain = httpcore.SyncBackend()
         self.deadline = float("inf")
 
     def left(self, timeout: float | None) -> float | None:
-        """The smaller of `timeout` and what is left until the deadline, in seconds.
+        """Minimum of `timeout` and the time until the deadline, in seconds.
 
         Raises:
-            httpcore.TimeoutException: nothing is left.
+            httpcore.TimeoutException: the deadline has passed.
         """
         left = min(self.deadline - time.monotonic(), float("inf") if timeout is None else timeout)
         if left <= 0:
@@ -105,7 +105,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             PrivateAddressError: one of its addresses is not public and that is not allowed.
             UnknownHostError: it has no address.
             httpcore.ConnectError, httpcore.ConnectTimeout: none of them answers.
-            OSError: this machine ran short of something.
+            OSError: this machine ran out of a resource.
         """
         addresses = self.resolve(host, port, self.left(timeout))
         for position, address in enumerate(addresses):
@@ -122,7 +122,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         time.sleep(seconds)
 
     def resolve(self, host: str, port: int, timeout: float | None = None) -> list[str]:
-        """The checked addresses that `host` stands for; raises as `connect_tcp`."""
+        """Checked addresses of `host`; raises as `connect_tcp`."""
         addresses = _look_up(host, port, timeout)
         if not self._allowed(host, port, all(map(is_public, addresses))):
             raise PrivateAddressError(host)
@@ -130,7 +130,7 @@ class GuardedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A stream that gives up at the deadline, however steadily a server drips bytes."""
+    """Stream that times out at the deadline, even if the server keeps sending slowly."""
 
     def __init__(self, stream: httpcore.NetworkStream, backend: GuardedBackend) -> None:
         self._stream = stream
@@ -156,7 +156,7 @@ class _TimedStream(httpcore.NetworkStream):
 
 
 def _look_up(host: str, port: int, timeout: float | None) -> list[str]:
-    """The addresses of `host`; the system's resolver has no time limit of its own, so it runs aside."""
+    """Addresses of `host`; resolved in a thread, since the system resolver has no timeout."""
     answers: queue.Queue[list[str] | OSError | None] = queue.Queue()
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""What came of a stage."""
+"""Result of running a stage."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from longcat.pipeline.refs import Named
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a plan: the artifact, whether it was there already, and its version if it was named."""
+    """Result of a plan: the artifact, whether it was reused, and its version if it was named."""
 
     artifact: Artifact
     reused: bool
     named: Named | None
 
     def check_something_is_left(self) -> None:
-        """Raises NothingLeftError when the stage hands on no document; names the most frequent reasons."""
+        """Raise NothingLeftError if the stage kept no documents; names the most frequent reasons."""
         counts = self.artifact.manifest.counts
         if counts.get("documents_out") != 0:
             return
@@ -34,7 +34,7 @@ class Outcome:
         )
 
     def summary(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
+        """Object printed by `--json`."""
         manifest = self.artifact.manifest
         return {
             "id": manifest.id,

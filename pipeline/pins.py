@@ -10,12 +10,12 @@ FOLDER = "pins"
 
 
 def pin(store: Store, artifact: Artifact, why: str = "") -> None:
-    """Keep an artifact and what it was made from."""
+    """Pin an artifact, which keeps it and its ancestors."""
     atomic_write(store.root / FOLDER / artifact.id, f"{why}\n".encode())
 
 
 def unpin(store: Store, identifier: str) -> bool:
-    """Take the pin of an id away; whether there was one."""
+    """Remove the pin of an id; returns whether there was one."""
     path = store.root / FOLDER / identifier
     if not path.exists():
         return False
@@ -25,5 +25,5 @@ def unpin(store: Store, identifier: str) -> bool:
 
 
 def pinned(store: Store) -> list[str]:
-    """The ids of all pins."""
+    """Ids of all pins."""
     return sorted(path.name for path in (store.root / FOLDER).glob("*") if ID_PATTERN.fullmatch(path.name))

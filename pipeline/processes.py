@@ -1,6 +1,6 @@
-"""What every child process is given: the same code as its parent, nothing of the user's folder, an end with its parent.
+"""Environment of child processes: same code as the parent, no imports from the user's folder, exit with the parent.
 
-`-P` and PYTHONSAFEPATH keep the current folder off the module path, so that a `model.py` lying there is never run.
+`-P` and PYTHONSAFEPATH keep the current folder off the module path, so that a `model.py` there is never run.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ PR_SET_PDEATHSIG = 1
 
 
 def import_root() -> Path:
-    """The folder on the module path that holds the package `longcat`, links not resolved."""
+    """Folder on the module path that contains the package `longcat`, links not resolved."""
     import longcat
 
     return Path(next(iter(longcat.__path__))).parent
 
 
 def module_path() -> str:
-    """PYTHONPATH for a child: the root of this code first, then what the caller's had."""
+    """PYTHONPATH for a child: the root of this code, then the caller's PYTHONPATH."""
     return os.pathsep.join([str(import_root()), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def keep_children_safe() -> None:
-    """Let every Python child that this process starts, by whatever library, ignore the current folder."""
+    """Make every Python child of this process, from any library, ignore the current folder."""
     os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def safe_environment() -> dict[str, str]:
-    """Variables under which a Python child, and its children, import the code of this process."""
+    """Environment variables with which Python children import the code of this process."""
     return {"PYTHONPATH": module_path(), "PYTHONSAFEPATH": "1"}
 
 
 def safe_python() -> list[str]:
-    """The start of a command line that runs this interpreter without the current folder on the module path."""
+    """Command line prefix that runs this interpreter without the current folder on the module path."""
     return [sys.executable, "-P"]
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when its parent dies; Linux only, elsewhere nothing happens."""
+    """Let the kernel kill this process when its parent dies; no effect except on Linux."""
     if sys.platform != "linux":
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
+    if os.getppid() != parent:  # the parent died before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def descendants(pid: int, module: str | None = None) -> list[psutil.Process]:
-    """The processes below `pid`; with `module` only those that run it."""
+    """Descendants of `pid`; with `module` only those that run it."""
     with suppress(psutil.Error):
         found = psutil.Process(pid).children(recursive=True)
         return [process for process in found if module is None or _runs(process, module)]
@@ -69,7 +69,7 @@ def _runs(process: psutil.Process, module: str) -> bool:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL a process and all below it."""
+    """SIGKILL a process and its descendants."""
     for process in [*descendants(pid), *_self(pid)]:
         with suppress(psutil.Error):
             process.kill()

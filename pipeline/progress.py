@@ -1,4 +1,4 @@
-"""How a stage tells how far it is, without knowing who listens."""
+"""Progress interface for stages, independent of how progress is displayed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ class Bar(Protocol):
     """One running count."""
 
     def advance(self, amount: float = 1) -> None:
-        """Add to what is done, in the task's unit."""
+        """Advance the count, in the task's unit."""
 
     def set(self, **fields: float | str) -> None:
-        """Show figures beside the count, e.g. `loss=3.21`."""
+        """Show figures next to the count, e.g. `loss=3.21`."""
 
 
 class Progress(Protocol):
-    """What a stage reports to: `with progress.task("packing", total=8, unit="shards") as bar: ...`."""
+    """Progress reporter of a stage: `with progress.task("packing", total=8, unit="shards") as bar: ...`."""
 
     def task(self, description: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Bar]:
-        """Open a bar; `total` None means that the end is not known."""
+        """Start a task; `total` None means that the total is unknown."""
 
 
 class SilentBar:
-    """A bar that nobody sees."""
+    """Silent task."""
 
     def advance(self, amount: float = 1) -> None:
         pass
@@ -35,7 +35,7 @@ class SilentBar:
 
 
 class SilentProgress:
-    """Progress that nobody sees: for tests and library use."""
+    """Silent progress, for tests and library use."""
 
     @contextmanager
     def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Bar]:

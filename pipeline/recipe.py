@@ -1,4 +1,4 @@
-"""Recipes: one YAML file that names steps, their stages, configurations and inputs; how they are planned and run."""
+"""Recipes: one YAML file that names steps, their stages, configurations and inputs; planning and running."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from longcat.pipeline.refs import check_name
 from longcat.pipeline.runner import Outcome, Plan, PlannedInput, Session, execute, hold_plans, plan_stage, planned_input
 from longcat.pipeline.stage import Stage, registry
 from longcat.pipeline.store import Store
+from longcat.pipeline.validation import problems_of
 
 __all__ = ["PlannedStep", "Recipe", "Step", "load_recipe", "plan_recipe", "run_steps", "state_of", "with_settings"]
 
-# What is named of how an artifact was made where it was made otherwise than here; the rest is in its manifest.
+# Environment fields named when an artifact was made in a different environment; the rest is in its manifest.
 NAMED = ("code", "torch", "python", "processor", "cores", "instructions")
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A step of a planned recipe. `state` is cached, partial (a killed run left progress) or missing."""
+    """Planned step. `state` is cached, partial (a killed run left progress) or missing."""
 
     name: str
     plan: Plan
@@ -43,9 +44,9 @@ class PlannedStep:
 def plan_recipe(
     recipe: Recipe, store: Store, *, first: str | None = None, last: str | None = None
 ) -> list[PlannedStep]:
-    """Work out every step's id, in order, without running anything.
+    """Compute every step's id, in order, without running anything.
 
-    Steps before `first` are left out and must be in the store already; steps after `last` are left out.
+    Steps before `first` are omitted and must already be in the store; steps after `last` are omitted.
 
     Raises:
         ConfigError: a step's stage, configuration or inputs are wrong; names file, line and step.
@@ -89,7 +90,7 @@ def _plan_step(recipe: Recipe, name: str, store: Store, done: Mapping[str, Plan]
 
 
 def _placed(error: LongcatError, place: str) -> LongcatError:
-    """The error with the place in the recipe before its own; a path that the shell's folder completes is completed."""
+    """Prefix the error with its place in the recipe; paths relative to the current folder are completed."""
     where = error.where
     if where and isinstance(error, InputError) and "://" not in where and not Path(where).is_absolute():
         where = str(Path.cwd() / where)
@@ -124,7 +125,7 @@ def _first_wrong(stage: Stage, values: Mapping[str, Any]) -> tuple[Any, ...]:
     try:
         stage.config.model_validate(dict(values))
     except ValidationError as error:
-        return error.errors(include_url=False)[0]["loc"]
+        return problems_of(error)[0].keys
     return ()
 
 
@@ -146,7 +147,7 @@ def _input(
     try:
         return planned_input(store, reference)
     except MissingArtifactError as error:
-        if not error.what.startswith("no artifact"):  # an artifact is meant, and it is not to be had
+        if not error.what.startswith("no artifact"):  # the reference has the form of an artifact that is not available
             raise _placed(error, place) from None
         hint = nearest(reference, dict.fromkeys([*done, *store.refs.names()]), "known")
         what = f"{reference!r} is neither an earlier step nor an artifact in {store.root}"
@@ -161,7 +162,7 @@ def state_of(store: Store, plan: Plan) -> str:
 
 
 def made_elsewhere(store: Store, plan: Plan) -> dict[str, tuple[str, str]]:
-    """What was otherwise where the artifact of a plan was made: (there, here) by name; empty where it is not made."""
+    """Environment differences of the artifact of a plan: (there, here) by name; empty if it does not exist."""
     artifact = store.get(plan.stage.output, plan.id)
     if artifact is None:
         return {}
@@ -169,7 +170,7 @@ def made_elsewhere(store: Store, plan: Plan) -> dict[str, tuple[str, str]]:
 
 
 def told(differences: Mapping[str, tuple[str, str]]) -> str:
-    """`, made by code 0.1.0 (here 0.2.0)`: the first few of what was otherwise, as the end of a line."""
+    """`, made by code 0.1.0 (here 0.2.0)`: the first few differences, as the end of a line."""
     named = [f"{name} {there} (here {here or 'none'})" for name, (there, here) in differences.items() if name in NAMED]
     return f", made by {', '.join(named[:3])}" if named else ""
 
@@ -177,11 +178,11 @@ def told(differences: Mapping[str, tuple[str, str]]) -> str:
 def run_steps(
     steps: Sequence[PlannedStep], session: Session, on_outcome: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
-    """Execute planned steps in order; cached ones are reused and renamed only. `on_outcome` is told of each.
+    """Execute planned steps in order; cached ones are only reused and named. `on_outcome` is called for each.
 
     Raises:
-        LongcatError: a step failed; its name is put in front.
-        NothingLeftError: a step left no document, so the chain ends there; its artifact is published.
+        LongcatError: a step failed; its name is prefixed.
+        NothingLeftError: a step kept no documents, so the chain ends there; its artifact is published.
     """
     outcomes: list[Outcome] = []
     hold_plans(session.store, [step.plan for step in steps])
@@ -203,5 +204,5 @@ def run_steps(
 def _intent(store: Store, step: PlannedStep) -> str:
     if step.state == "cached":
         return f"{step.plan.id} is in the store{told(made_elsewhere(store, step.plan))}"
-    verb = "goes on" if step.state == "partial" else "runs"
+    verb = "resumes" if step.state == "partial" else "runs"
     return f"{step.plan.stage.name} {verb} -> {step.plan.stage.output}/{step.plan.id}"

@@ -1,4 +1,4 @@
-"""The file of a recipe: what stands in it, on which line, and what `--set` changes of it."""
+"""Recipe files: parsing with line numbers, and `--set` overrides."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from longcat.pipeline.config import load_mapping, merge
 from longcat.pipeline.errors import ConfigError, UsageError
 from longcat.pipeline.refs import NAME_PATTERN
+from longcat.pipeline.validation import MISSING, UNKNOWN, problems_of
 
 MOST_SHOWN = 80  # characters of a value
 MOST_NAMES = 15
@@ -23,21 +24,21 @@ KINDS_OF_VALUES = {"dict_type": "a mapping", "model_type": "a mapping", "list_ty
 
 @dataclass(frozen=True)
 class Places:
-    """Where the keys of a recipe stand. `shown` is how the file is called in errors."""
+    """Line numbers of a recipe's keys. `shown` is the file name in errors."""
 
     path: Path
     shown: str
 
     @cached_property
     def _root(self) -> yaml.Node | None:
-        # Only asked for when something is wrong, of a file that was read before.
+        # Only computed for errors, from a file that was read before.
         try:
             return yaml.compose(self.path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
         except (OSError, ValueError, yaml.YAMLError):
             return None
 
     def line(self, keys: Iterable[Any]) -> int | None:
-        """The line, from 1, of the deepest of the nested `keys` that is in the file."""
+        """1-based line of the deepest of the nested `keys` that is in the file."""
         node, found = self._root, None
         for key in keys:
             if isinstance(node, yaml.MappingNode):
@@ -53,7 +54,7 @@ class Places:
         return found
 
     def where(self, *keys: Any) -> str:
-        """`mine.yaml:12` for the place of nested keys."""
+        """`mine.yaml:12` for the line of nested keys."""
         line = self.line(keys)
         return self.shown if line is None else f"{self.shown}:{line}"
 
@@ -93,7 +94,7 @@ class Recipe(BaseModel):
     _settings: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def where(self, *keys: Any, called: str | None = None) -> str:
-        """Where nested keys stand: file and line, or the `--set` that gave them, then their path or `called`."""
+        """Location of nested keys: file and line, or the `--set` that gave them, then their path or `called`."""
         path = called or ".".join(str(key) for key in keys)
         settings: Any = self._settings
         for key in keys[1:2] + keys[3:]:  # steps.STEP.config.KEY is --set STEP.KEY
@@ -106,7 +107,7 @@ class Recipe(BaseModel):
 
     @property
     def file(self) -> str:
-        """How the recipe's file is called in errors."""
+        """Name of the recipe file in errors."""
         return self._places.shown if self._places else f"recipe {self.name}"
 
 
@@ -114,11 +115,11 @@ def load_recipe(path: Path, shown: str | None = None) -> Recipe:
     """Read a recipe; errors call the file `shown`, or else by its path.
 
     Raises:
-        ConfigError: it is no YAML, a key is unknown, a step has a bad name or no stage; names file, line and key.
+        ConfigError: it is not YAML, a key is unknown, a step has a bad name or no stage; names file, line and key.
     """
     places = Places(path, shown or str(path))
     try:
-        recipe = Recipe.model_validate(load_mapping(path))
+        recipe = Recipe.model_validate(load_mapping(path, as_text=frozenset({"inputs"})))
     except ValidationError as error:
         raise _explained(error, places) from None
     recipe._places = places
@@ -127,32 +128,31 @@ def load_recipe(path: Path, shown: str | None = None) -> Recipe:
     for step in recipe.steps:
         if not NAME_PATTERN.fullmatch(step):
             raise ConfigError(
-                f"a step cannot be called {step!r}: letters, digits, dashes, underscores",
+                f"invalid step name {step!r}: use letters, digits, dashes, underscores",
                 where=recipe.where("steps", step, called="steps"),
             )
     return recipe
 
 
 def _explained(error: ValidationError, places: Places) -> ConfigError:
-    """What is wrong first; a key that should not be there before one that is missing, which it may stand for."""
-    item = min(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
-    keys = item["loc"]
-    path = ".".join(str(key) for key in keys)
+    """First validation error; unknown keys before missing ones, since they may be misspelt."""
+    problem = min(problems_of(error), key=lambda problem: problem.kind != UNKNOWN)
+    keys, path = problem.keys, problem.path
     where = places.where(*keys)
-    if item["type"] == "extra_forbidden":
+    if problem.kind == UNKNOWN:
         known = Step.model_fields if keys[0] == "steps" and len(keys) > 1 else Recipe.model_fields
         return ConfigError(f"unknown key {path!r}", where=where, hint=nearest(str(keys[-1]), known, "keys"))
-    if item["type"] == "missing":
+    if problem.kind == MISSING:
         return ConfigError(f"{path!r} is required", where=where)
-    wanted = KINDS_OF_VALUES.get(item["type"], item["msg"].removeprefix("Input should be "))
+    wanted = KINDS_OF_VALUES.get(problem.kind, problem.message.removeprefix("input should be "))
     found = {dict: "a mapping", list: "a list", type(None): "nothing"}.get(
-        type(item["input"]), repr(item["input"])[:MOST_SHOWN]
+        type(problem.found), repr(problem.found)[:MOST_SHOWN]
     )
-    return ConfigError(f"{path!r}: {wanted} is needed, found {found}", where=where)
+    return ConfigError(f"{path!r}: expected {wanted}, found {found}", where=where)
 
 
 def nearest(given: str, known: Iterable[str], what: str) -> str:
-    """The hint for a name that is not among the known ones: the one that was meant, or all of them."""
+    """Hint for an unknown name: the closest known one, or all of them."""
     names = list(known)
     near = difflib.get_close_matches(given, names, n=1)
     if near:
@@ -177,7 +177,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
         elif key == "seed" and isinstance(value, int):
             changes["seed"] = value
         elif key == "seed":
-            raise UsageError(f"--set seed: a whole number is needed, found {value!r}", where=recipe.file)
+            raise UsageError(f"--set seed: expected a whole number, found {value!r}", where=recipe.file)
         else:
             hint = nearest(key, steps, "steps")
             raise UsageError(f"--set {key}: the recipe has no such step", where=recipe.file, hint=hint)

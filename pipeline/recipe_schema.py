@@ -11,11 +11,11 @@ from longcat.pipeline.refs import NAME_PATTERN
 from longcat.pipeline.stage import Role, Stage, registry
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-TITLE = "Recipe of longcat"
+TITLE = "longcat recipe"
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The schema: a step's `stage` decides what may stand in its `config` and `inputs`."""
+    """Build the schema: a step's `stage` determines its `config` and `inputs`."""
     stages = [registry.get(name) for name in registry.names()]
     schemas, shared = models_json_schema([(stage.config, "validation") for stage in stages])
     rules = [_rule(stage, schemas[stage.config, "validation"]) for stage in stages]
@@ -24,9 +24,9 @@ def recipe_schema() -> dict[str, Any]:
         "required": ["stage"],
         "additionalProperties": False,
         "properties": {
-            "stage": {"enum": [stage.name for stage in stages], "description": "What the step runs."},
-            "config": {"type": "object", "description": "Its configuration; what is left out has its default."},
-            "inputs": {"type": "object", "description": "By role: an earlier step, or an artifact of the store."},
+            "stage": {"enum": [stage.name for stage in stages], "description": "Stage to run."},
+            "config": {"type": "object", "description": "Configuration; omitted keys have their defaults."},
+            "inputs": {"type": "object", "description": "By role: an earlier step, or an artifact in the store."},
         },
         "allOf": rules,
     }
@@ -37,7 +37,7 @@ def recipe_schema() -> dict[str, Any]:
         "minProperties": 1,
         "propertyNames": {"pattern": f"^{NAME_PATTERN.pattern}$"},
         "additionalProperties": {"$ref": "#/$defs/Step"},
-        "description": "The steps in the order in which they run.",
+        "description": "Steps in the order in which they run.",
     }
     return {
         "$schema": DIALECT,

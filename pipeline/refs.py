@@ -8,21 +8,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from longcat.pipeline.artifact import Kind, check_id
 from longcat.pipeline.errors import IntegrityError, MissingArtifactError, NewerArtifactError, UsageError
 from longcat.pipeline.files import atomic_write, fsync_folder, pretty_json, read_json
 from longcat.pipeline.lock import locked
+from longcat.pipeline.validation import reason_of
 
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 SCHEMA_VERSION = 1
 
 
 class Version(BaseModel):
-    """One version of a name: the artifact it stood for and since when (UTC, ISO 8601).
+    """One version of a name: the artifact id and the time of naming (UTC, ISO 8601).
 
-    One that was taken away keeps its place, so that the numbers of the others stay: `removed` says when.
+    A removed version keeps its place, so that other numbers do not change: `removed` is the time of removal.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,7 +40,7 @@ class Version(BaseModel):
 
 @dataclass(frozen=True)
 class Named:
-    """A version with its place: `name@number`, numbers counted from 1."""
+    """A version with its number: `name@number`, counted from 1."""
 
     name: str
     number: int
@@ -47,26 +48,26 @@ class Named:
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it may stand in `refs/`.
+    """Return `name` if it is a valid artifact name.
 
     Raises:
-        UsageError: it may not; says what may.
+        UsageError: it is invalid; the hint states the rule.
     """
     if not NAME_PATTERN.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot name an artifact",
+            f"{name!r} is not a valid artifact name",
             hint="a letter, then up to 99 letters, digits, dots, dashes, underscores",
         )
     return name
 
 
 def is_name_file(path: Path) -> bool:
-    """Whether a file of `refs/` holds the versions of a name; what file managers and copies leave does not."""
+    """Whether a file of `refs/` is a name file, not a leftover of file managers or copies."""
     return path.suffix == ".json" and NAME_PATTERN.fullmatch(path.stem) is not None
 
 
 class Refs:
-    """The names of a store."""
+    """Names of a store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,15 +76,15 @@ class Refs:
         return self.folder / f"{name}.json"
 
     def names(self) -> list[str]:
-        """All names; files that cannot be those of a name are passed over."""
+        """All names; other files are skipped."""
         return sorted(path.stem for path in self.folder.glob("*.json") if is_name_file(path))
 
     def all_versions(self, name: str) -> list[Version]:
-        """All versions of `name`, those taken away too; empty when there is no such name.
+        """All versions of `name`, including removed ones; empty if the name does not exist.
 
         Raises:
             NewerArtifactError: a newer version of longcat wrote the file.
-            IntegrityError: the file of the name is damaged.
+            IntegrityError: the name file is damaged.
         """
         path = self.path(check_name(name))
         try:
@@ -98,16 +99,15 @@ class Refs:
             return [Version.model_validate(item) for item in content["versions"]]
         except FileNotFoundError:
             return []
-        except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
-                f"the versions of {name!r} cannot be read: {reason}",
+                f"the versions of {name!r} cannot be read: {reason_of(error)}",
                 where=str(path),
-                hint="`longcat artifacts fsck --repair` makes the file again from the run logs",
+                hint="`longcat artifacts fsck --repair` restores the file from the run logs",
             ) from None
 
     def versions(self, name: str) -> list[Version]:
-        """The versions of `name` that stand, newest last; see `all_versions`."""
+        """Versions of `name` that were not removed, newest last; see `all_versions`."""
         return [version for version in self.all_versions(name) if version.removed is None]
 
     def publish(
@@ -120,7 +120,7 @@ class Refs:
     ) -> Named:
         """Make `identifier` the newest version of `name`; nothing is written if it already is.
 
-        `before` is called with what will be written.
+        `before` is called with the versions to be written.
         """
         check_name(name)
         if (named := self._newest(name, identifier)) is not None:
@@ -141,7 +141,7 @@ class Refs:
         return Named(name, len(versions), versions[-1]) if stands else None
 
     def write(self, name: str, versions: list[Version]) -> None:
-        """Replace the versions of a name, or drop the name when none stands. Within `changing`."""
+        """Replace the versions of a name, or delete the name if all are removed. Call within `changing`."""
         if any(version.removed is None for version in versions):
             content = {"versions": [version.model_dump(exclude_none=True) for version in versions]}
             atomic_write(self.path(name), pretty_json(content))
@@ -150,7 +150,7 @@ class Refs:
             fsync_folder(self.folder)
 
     def take_away(self, name: str, chosen: Callable[[Named], bool], when: str) -> list[Named]:
-        """Take versions of a name away and return them; their numbers are not given again while others stand."""
+        """Remove versions of a name and return them; their numbers are not reused while others exist."""
         with self.changing():
             versions = self.all_versions(name)
             gone = [
@@ -165,11 +165,11 @@ class Refs:
         return gone
 
     def rename(self, old: str, new: str) -> None:
-        """Give all versions of `old` the name `new`.
+        """Rename `old` to `new` with all versions.
 
         Raises:
-            MissingArtifactError: there is no `old`.
-            UsageError: there is a `new` already, or it cannot be a name.
+            MissingArtifactError: `old` does not exist.
+            UsageError: `new` exists, or is not a valid name.
         """
         check_name(new)
         with self.changing():
@@ -201,7 +201,7 @@ class Refs:
         return Named(name, int(wanted), versions[int(wanted) - 1])
 
     def every(self) -> Iterator[Named]:
-        """Every version of every name that can be read, by name, oldest first; see `unreadable` for the others."""
+        """All readable versions by name, oldest first; see `unreadable` for the others."""
         for name in self.names():
             try:
                 versions = self.all_versions(name)
@@ -212,7 +212,7 @@ class Refs:
                     yield Named(name, number, version)
 
     def unreadable(self) -> dict[str, IntegrityError]:
-        """The names whose files cannot be read, and why."""
+        """Names whose files cannot be read, and why."""
         found = {}
         for name in self.names():
             try:
@@ -223,6 +223,6 @@ class Refs:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the right to write names."""
+        """Hold the lock for writing names."""
         with locked(self.folder / ".lock"):
             yield

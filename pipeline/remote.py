@@ -1,10 +1,9 @@
-"""Files in object stores and on web servers, read in blocks as a local file would be."""
+"""Files in object stores and on web servers, read in blocks like local files."""
 
 from __future__ import annotations
 
 import glob
 import io
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -13,6 +12,7 @@ from urllib.parse import unquote
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.remote_web import PassingError, WebSource
+from longcat.pipeline.retry import Retry
 from longcat.pipeline.urls import WEB_SCHEMES
 
 OBJECT_STORES = {"s3": "s3fs", "gs": "gcsfs"}
@@ -34,14 +34,14 @@ def _scheme(url: str) -> str:
 
 
 class RemoteFile(io.RawIOBase):
-    """One version of a remote file, read in blocks of 4 MiB of which one is held; only reading connects.
+    """One version of a remote file, read in 4 MiB blocks of which one is held; connects on the first read.
 
-    It can be sent to other processes. Every failure to read is an InputError, so that a connection that broke is never
-    taken for the end or for damage of the file.
+    Picklable. Every failed read is an InputError, so that a broken connection is never mistaken for end of file or
+    damage.
     """
 
     def __init__(self, url: str, size: int, version: str) -> None:
-        """`version`: ETag, generation or date of change, by which another content is told."""
+        """`version`: ETag, generation or modification date, which identifies the content."""
         super().__init__()
         self.url = url
         self.size = size
@@ -59,15 +59,15 @@ class RemoteFile(io.RawIOBase):
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """Last part of the path."""
         path = self.url.partition("://")[2]
         if _scheme(self.url) in WEB_SCHEMES:
-            # Only there a name is escaped, and may be followed by a query.
+            # Only http(s) URLs are percent-encoded and may have a query.
             path = unquote(path.partition("#")[0].partition("?")[0])
         return PurePosixPath(path).name
 
     def open(self, mode: str = "rb") -> RemoteFile:
-        """The file from its beginning, by itself."""
+        """A new reader at the start of the file."""
         if mode != "rb":
             raise ValueError(f"remote files are only read, not opened as {mode!r}")
         return RemoteFile(self.url, self.size, self.version)
@@ -87,10 +87,10 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer`, less only at the end.
+        """Fill `buffer`; partially only at the end.
 
         Raises:
-            InputError: the file changed, is gone, or could not be read in four tries.
+            InputError: the file changed, is missing, or could not be read in four tries.
         """
         view = memoryview(buffer).cast("B")
         filled = 0
@@ -121,7 +121,7 @@ class RemoteFile(io.RawIOBase):
 
 
 class ObjectSource:
-    """An object of a store that fsspec knows; credentials come from the store's usual environment."""
+    """Object in a store supported by fsspec; credentials come from the store's usual environment."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -129,7 +129,7 @@ class ObjectSource:
         self._checked = False
 
     def describe(self) -> tuple[int, str]:
-        """Size in bytes, and what tells another content. Raises InputError, PassingError."""
+        """Size in bytes and version. Raises InputError, PassingError."""
         self._filesystem.invalidate_cache()
         return _described(self.url, _asked(self.url, lambda: self._filesystem.info(self.url)))
 
@@ -141,23 +141,23 @@ class ObjectSource:
             self._checked = True
         body: bytes = _asked(self.url, lambda: self._filesystem.cat_file(self.url, start=start, end=end))
         if len(body) != end - start:
-            raise PassingError(f"{len(body)} bytes came where {end - start} were asked for")
+            raise PassingError(f"{len(body)} bytes received, {end - start} requested")
         return body
 
     def close(self) -> None:
-        """Connections belong to the file system, which the process keeps."""
+        """No-op: connections belong to the file system object, which lives as long as the process."""
 
 
 def open_source(url: str) -> WebSource | ObjectSource:
-    """What reads ranges of `url`."""
+    """Range reader for `url`."""
     return WebSource(url) if _scheme(url) in WEB_SCHEMES else ObjectSource(url)
 
 
 def remote_files(name: str) -> list[RemoteFile]:
-    """The file of a URL, or those below a folder or behind a pattern of an object store, sorted.
+    """File of a URL, or files in a folder or matching a pattern of an object store, sorted.
 
     Raises:
-        InputError: there is none, or it cannot be read.
+        InputError: there are none, or they cannot be read.
     """
     if _scheme(name) in WEB_SCHEMES:
         source = WebSource(name)
@@ -193,42 +193,37 @@ def _filesystem(url: str) -> Any:
     except ImportError:
         needed = f'pip install "longcat-cli[{scheme}]"'
         raise InputError(f"{scheme}:// needs {OBJECT_STORES.get(scheme, 'fsspec')}", where=url, hint=needed) from None
-    except Exception as error:  # a store's client refuses its configuration in many ways
+    except Exception as error:  # store clients reject their configuration with various errors
         raise InputError(f"the store cannot be used: {error}", where=url) from None
 
 
 def _described(url: str, info: dict[str, Any]) -> tuple[int, str]:
     version = next((info[key] for key in VERSION_KEYS if info.get(key)), None)
     if info.get("size") is None or version is None:
-        raise InputError("the store tells no size or no version of it", where=url, hint="download it and give the file")
-    # A listing and a question for one object may give the same date, or the same ETag, in different forms.
+        raise InputError("the store reports no size or no version", where=url, hint="download it and pass the file")
+    # A listing and a single request may format the same date or ETag differently.
     moment = version.timestamp() if isinstance(version, datetime) else version
     return int(info["size"]), str(moment).strip('"')
 
 
 def _asked(url: str, request: Callable[[], T]) -> T:
-    """What the store answers, with its failures told apart."""
+    """Call the store and classify its failures."""
     try:
         return request()
     except FileNotFoundError:
         raise InputError("no such file or folder", where=url) from None
     except PermissionError as error:
         hint = "credentials are taken from the store's usual environment (AWS_*, GOOGLE_APPLICATION_CREDENTIALS)"
-        raise InputError(f"access is refused: {error}", where=url, hint=hint) from None
-    except Exception as error:  # every client has its own kinds of failure
+        raise InputError(f"access denied: {error}", where=url, hint=hint) from None
+    except Exception as error:  # every client has its own exception types
         raise PassingError(f"{type(error).__name__}: {error}") from None
 
 
 def _tried(url: str, request: Callable[[], T]) -> T:
-    """The answer, after up to four tries with growing pauses."""
-    wait = FIRST_WAIT_SECONDS
-    for left in reversed(range(TRIES)):
-        try:
-            return request()
-        except PassingError as error:
-            if not left:
-                hint = "run the same command again to go on from the finished shards"
-                raise InputError(f"could not be read in {TRIES} tries: {error}", where=url, hint=hint) from None
-        time.sleep(wait)
-        wait *= 2
-    raise AssertionError("unreachable")
+    """Return the answer, with up to four tries and growing pauses."""
+    retry = Retry(TRIES, FIRST_WAIT_SECONDS, growth=2)
+    try:
+        return retry.call(request, lambda error: isinstance(error, PassingError))
+    except PassingError as error:
+        hint = "run the same command again to resume from the finished shards"
+        raise InputError(f"could not be read in {TRIES} tries: {error}", where=url, hint=hint) from None

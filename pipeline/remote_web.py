@@ -22,18 +22,18 @@ CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 
 class PassingError(Exception):
-    """A failure that may not come again."""
+    """A transient failure."""
 
 
 class WebSource:
-    """A file that a server gives in ranges, as object stores and static servers do.
+    """File on a server that supports range requests, as object stores and static servers do.
 
-    Redirects are followed, five at most; never from https to http, and elsewhere than to the host and port that were
-    named only where all addresses are public. No credentials are sent.
+    At most five redirects are followed; never from https to http, and to another host or port only if all its addresses
+    are public. No credentials are sent.
     """
 
     def __init__(self, url: str) -> None:
-        """Raises InputError where the URL cannot be used."""
+        """Raises InputError if the URL cannot be used."""
         self.url = url
         self._first = web_url(url)
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)
@@ -42,19 +42,19 @@ class WebSource:
         self._pool = httpcore.ConnectionPool(network_backend=self._edge, keepalive_expiry=30)
 
     def describe(self) -> tuple[int, str]:
-        """Size in bytes, and the ETag or date of change by which another content is told.
+        """Size in bytes, and ETag or modification date as version.
 
         Raises:
-            InputError: there is no such file, or the server gives no ranges or neither ETag nor date.
-            PassingError: it may work later.
+            InputError: the file does not exist, or the server lacks range requests, or sends neither ETag nor date.
+            PassingError: a retry may succeed.
         """
         status, headers, _ = self._get(0, 1)
         size = self._total(status, headers)
         version = headers.get("etag") or headers.get("last-modified")
         if not version:
-            hint = "download it and give the file"
+            hint = "download it and pass the file"
             raise InputError(
-                "the server tells neither ETag nor date, so changes cannot be seen", where=self.url, hint=hint
+                "the server sends neither ETag nor date, so changes cannot be detected", where=self.url, hint=hint
             )
         return size, version
 
@@ -62,8 +62,8 @@ class WebSource:
         """Bytes from `start` up to `end`.
 
         Raises:
-            InputError: they are not those of `version`.
-            PassingError: it may work later.
+            InputError: the file is no longer `version`.
+            PassingError: a retry may succeed.
         """
         status, headers, body = self._get(start, end)
         self._total(status, headers)
@@ -71,7 +71,7 @@ class WebSource:
             raise InputError("the file changed while it was read", where=self.url, hint="run the command again")
         match = CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
         if not match or match[1] is None or int(match[1]) != start or len(body) != end - start:
-            raise PassingError(f"{len(body)} bytes came where {end - start} were asked for")
+            raise PassingError(f"{len(body)} bytes received, {end - start} requested")
         return body
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class WebSource:
         if status in PASSING:
             raise PassingError(f"HTTP status {status}")
         if status == 200:
-            hint = "download it and give the file"
+            hint = "download it and pass the file"
             raise InputError("the server does not answer range requests", where=self.url, hint=hint)
         raise InputError(f"cannot be read: HTTP status {status}", where=self.url)
 
@@ -132,15 +132,15 @@ def _body(response: Any, limit: int) -> bytes:
     for piece in response.iter_stream():
         body += piece
         if len(body) > limit:
-            raise PassingError(f"more than the {limit} bytes asked for")
+            raise PassingError(f"more than the {limit} bytes requested")
     return bytes(body)
 
 
 class _Named:
-    """Lets connections go to public addresses, and to others only at the host and port that the user named.
+    """Allows connections to public addresses, and to others only at the host and port that the user named.
 
-    A named host whose addresses were public at first stays bound to public ones, so that its owner cannot turn it
-    towards this network later.
+    A named host whose addresses were public at first is restricted to public ones, so that its owner cannot redirect it
+    to this network later.
     """
 
     def __init__(self, named: WebUrl) -> None:

@@ -1,4 +1,4 @@
-"""Taking away by hand: a version or all versions of a name, or one artifact."""
+"""Removal by the user: a version or all versions of a name, or one artifact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longcat.pipeline.store import Store, utc_now
 
 @dataclass
 class Removed:
-    """The versions of names that were taken away, the artifacts moved aside with them, and those that stay and why."""
+    """Removed versions, artifacts moved into quarantine with them, and artifacts kept with the reason."""
 
     names: list[Named] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
@@ -22,13 +22,13 @@ class Removed:
 
 
 def remove(store: Store, reference: str) -> Removed:
-    """Take a name (`name`), one of its versions (`name@2`) or an unnamed artifact (an id) away.
+    """Remove a name (`name`), one of its versions (`name@2`) or an unnamed artifact (an id).
 
-    An artifact goes into quarantine with its last name, unless something stands on it.
+    An artifact goes into quarantine with its last name, unless something depends on it.
 
     Raises:
-        MissingArtifactError: the reference means nothing.
-        UsageError: an id that a name or a pin leads to, or that another artifact was made from.
+        MissingArtifactError: the reference matches nothing.
+        UsageError: an id that a name or a pin references, or that another artifact was made from.
         BusyError: an id that a live process uses.
     """
     named = store.refs.lookup(reference)
@@ -39,7 +39,7 @@ def remove(store: Store, reference: str) -> Removed:
             if (reason := _stands_under(store, artifact)) is not None:
                 raise UsageError(f"{artifact.kind}/{artifact.id} stays: {reason}", hint="remove that first")
             if artifact.id in store.live.read():
-                raise BusyError("a live process uses it", where=artifact.id, hint="wait for it, or end it")
+                raise BusyError("in use by a live process", where=artifact.id, hint="wait for it, or end it")
             _put_aside(store, artifact, done)
         return done
     one = "@" in reference
@@ -50,7 +50,7 @@ def remove(store: Store, reference: str) -> Removed:
             found = store.get(kind, identifier)
             if found is None:
                 continue
-            reason = "a live process uses it" if identifier in live else _stands_under(store, found)
+            reason = "in use by a live process" if identifier in live else _stands_under(store, found)
             if reason is None:
                 _put_aside(store, found, done)
             else:
@@ -60,12 +60,12 @@ def remove(store: Store, reference: str) -> Removed:
 
 def _put_aside(store: Store, artifact: Artifact, done: Removed) -> None:
     with locked(store.lock_path(artifact.id), wait=False):
-        store.quarantine(artifact.path, artifact.kind, artifact.id, "removed by hand")
+        store.quarantine(artifact.path, artifact.kind, artifact.id, "removed by the user")
     done.artifacts.append(artifact)
 
 
 def _stands_under(store: Store, artifact: Artifact) -> str | None:
-    """What needs an artifact: a name, a pin, or another artifact; None where nothing does."""
+    """What depends on an artifact: a name, a pin, or another artifact; None if nothing does."""
     names = store.names_by_id()
     if artifact.id in names:
         return f"it is {', '.join(names[artifact.id])}"

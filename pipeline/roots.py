@@ -1,8 +1,8 @@
-"""Temporary roots: the ids that a live process makes, reads or has just published, which `gc` leaves alone.
+"""Temporary roots: ids that a live process makes, reads or has just published, which `gc` keeps.
 
-A process writes them to a file of its own and holds that file's lock until it ends, so that the kernel itself says
-which files still speak. They are written under the shared form of the lock that `gc` holds while it decides and
-deletes: what a process has announced before it looked is still there after it has looked.
+Each process writes them to its own file and holds that file's lock until it exits, so that the kernel tracks which
+files are valid. Writing takes the shared lock that `gc` holds exclusively while it decides and deletes: an artifact
+announced before it is looked up cannot be collected.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _open: weakref.WeakSet[LiveRoots] = weakref.WeakSet()
 
 
 def close_all() -> None:
-    """Take back what this process has announced in any store: the command is done."""
+    """Withdraw all announcements of this process in any store, at the end of a command."""
     for roots in list(_open):
         roots.close()
 
 
 class LiveRoots:
-    """The announcements of all processes that use a store."""
+    """Announcements of all processes that use a store."""
 
     def __init__(self, staging: Path) -> None:
         self.folder = staging / "live"
@@ -43,7 +43,7 @@ class LiveRoots:
         self._mutex = threading.Lock()
 
     def announce(self, identifiers: Iterable[str]) -> None:
-        """Keep `identifiers` from collection until this process ends; without effect on a store it cannot write."""
+        """Keep `identifiers` from collection until this process ends; no effect on a read-only store."""
         with self._mutex:
             new = sorted(set(identifiers) - self._announced)
             if not new:
@@ -68,7 +68,7 @@ class LiveRoots:
         os.write(self._descriptor, "".join(f"{identifier}\n" for identifier in identifiers).encode())
 
     def close(self) -> None:
-        """Take the announcements back."""
+        """Withdraw the announcements."""
         with self._mutex:
             self._release()
             self._descriptor = None
@@ -76,12 +76,12 @@ class LiveRoots:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Keep announcements out while something is decided and deleted."""
+        """Block announcements during a decision and deletion."""
         with locked(self._gate):
             yield
 
     def read(self, *, forget_dead: bool = False) -> set[str]:
-        """The ids that live processes have announced; the files of dead ones may be deleted within `collecting`."""
+        """Ids announced by live processes; files of dead ones may be deleted within `collecting`."""
         found: set[str] = set()
         for path in sorted(self.folder.glob("*")):
             with suppress(FileNotFoundError, PermissionError):
@@ -103,6 +103,6 @@ def _read(path: Path, forget_dead: bool) -> Iterator[str]:
 
 
 def _take_back(path: Path, descriptor: int, owner: int) -> None:
-    if os.getpid() == owner:  # not in a forked child, whose parent still works
+    if os.getpid() == owner:  # not in a forked child, whose parent is still running
         path.unlink(missing_ok=True)
     os.close(descriptor)

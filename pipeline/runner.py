@@ -1,4 +1,4 @@
-"""Runs one stage: finds its inputs, works out the artifact's id, reuses or makes it, and names it."""
+"""Runs one stage: resolves inputs, computes the artifact's id, reuses or makes it, and names it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from longcat.pipeline.store import Staging, Store, utc_now
 # Above this size inputs are checked by size only before a stage reads them; `artifacts verify` checks all bytes.
 VERIFY_BYTES = 4 << 30
 
-# How long a process that helped waits for the one that publishes: large files take long to hash.
+# Seconds that a helper process waits for the publishing one: hashing large files takes long.
 PUBLISH_SECONDS = 1800
 
 Reference = str | Artifact
@@ -45,7 +45,7 @@ Reference = str | Artifact
 
 @dataclass
 class Session:
-    """What all stages of one command share."""
+    """State shared by all stages of one command."""
 
     store: Store
     engine: Engine = field(default_factory=LocalEngine)
@@ -56,9 +56,9 @@ class Session:
 
 @dataclass(frozen=True)
 class PlannedInput:
-    """An input known by id, whether it is there already or will be made earlier in the same plan.
+    """An input known by id, which exists or will be made earlier in the same plan.
 
-    `artifact` is there in the first case; `forecast` is what the plan of the other foretells.
+    `artifact` is set if it exists; otherwise `forecast` is the prediction of the other plan.
     """
 
     id: str
@@ -87,11 +87,11 @@ def plan_stage(
     inputs: Mapping[str, Sequence[PlannedInput]],
     name: str | None = None,
 ) -> Plan:
-    """Check the inputs against the stage's roles and work out the id.
+    """Check the inputs against the stage's roles and compute the id.
 
     Raises:
         UsageError: a role is unknown, missing, given twice, or holds an artifact of another kind.
-        ConfigError: the stage's check rules out the configuration with these inputs.
+        ConfigError: the stage's check rejects the configuration with these inputs.
         InputError: a source outside the store is missing.
     """
     known = {role.name: role for role in stage.roles}
@@ -104,7 +104,9 @@ def plan_stage(
             raise UsageError(f"{stage.name} needs the input {role.name!r} ({' or '.join(role.kinds)})")
         if len(items) > 1 and not role.several:
             raise UsageError(f"{stage.name} takes one {role.name!r}, {len(items)} were given")
-        for item in items:
+        for number, item in enumerate(items):
+            if item.kind == "documents" and item.id in (one.id for one in items[:number]):
+                raise UsageError(f"{stage.name}: {item.name or item.id} is given twice as {role.name!r}")
             if item.kind not in role.kinds:
                 raise UsageError(
                     f"{stage.name} needs {' or '.join(role.kinds)} as {role.name!r}, "
@@ -125,7 +127,7 @@ def execute(plan: Plan, session: Session) -> Outcome:
     """Reuse the artifact of `plan` or make it, then give it its name.
 
     Raises:
-        LongcatError: see the subclasses; what was finished before stays in staging and is taken up next time.
+        LongcatError: see the subclasses; finished work stays in staging and is reused by the next run.
     """
     try:
         return _execute(plan, session)
@@ -161,7 +163,7 @@ def _execute(plan: Plan, session: Session) -> Outcome:
 
 
 def hold_plans(store: Store, plans: Iterable[Plan]) -> None:
-    """Keep from `gc` what plans make and read, as long as this process lives."""
+    """Protect outputs and inputs of plans from `gc` while this process lives."""
     store.hold(
         identifier
         for plan in plans
@@ -170,7 +172,7 @@ def hold_plans(store: Store, plans: Iterable[Plan]) -> None:
 
 
 def _name(store: Store, plan: Plan, artifact: Artifact) -> Named | None:
-    """Give an artifact its name, which its run log remembers."""
+    """Name an artifact and record the name in its run log."""
     if plan.name is None:
         return None
 
@@ -182,14 +184,14 @@ def _name(store: Store, plan: Plan, artifact: Artifact) -> Named | None:
 
 
 def _clear_progress(store: Store, plan: Plan) -> None:
-    """Drop the progress that a kill left beside a finished artifact, unless a process is about to do so."""
+    """Delete progress that a kill left beside a finished artifact, unless another process is doing so."""
     if store.staging(plan.id).folder.is_dir():
         with suppress(BusyError), locked(store.lock_path(plan.id), wait=False):
             store.discard(store.staging(plan.id))
 
 
 def _taken_back(store: Store, plan: Plan) -> Artifact | None:
-    """The artifact from quarantine, where `gc` has put it since."""
+    """Restore the artifact if `gc` has moved it into quarantine meanwhile."""
     return _reusable(store, plan) if store.take_back(plan.id, "artifact") else None
 
 
@@ -216,7 +218,7 @@ def _fetch(store: Store, item: PlannedInput) -> Artifact:
 
 
 def _elsewhere(store: Store, artifact: Artifact) -> bool:
-    """Whether an artifact was given as a folder of another store."""
+    """Whether an artifact was given as a folder in another store."""
     return artifact.path != store.folder(artifact.kind, artifact.id)
 
 
@@ -271,7 +273,7 @@ def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Stagi
         files = session.store.seal(staging)
         duration = time.monotonic() - clock
         manifest = _manifest(plan, result, files, started, duration)
-        note_absent(session.store, manifest.ancestors())  # those used where they lie, in another store
+        note_absent(session.store, manifest.ancestors())  # inputs used in place, in another store
         artifact = session.store.publish(staging, manifest)
     except Exception as error:
         if isinstance(error, LongcatError | MemoryError) or not writing_failed(error):
@@ -284,13 +286,13 @@ def _make(plan: Plan, inputs: Mapping[str, tuple[Artifact, ...]], staging: Stagi
 
 
 def _check_sources(plan: Plan) -> None:
-    """What is read from outside the store must be what the plan's id names."""
+    """Check that files outside the store match the digests in the plan's id."""
     if plan.stage.sources is not None:
         check_unchanged(plan.sources, plan.stage.sources(plan.config))
 
 
 def _check_sources_again(plan: Plan, staging: Staging, session: Session) -> None:
-    """The same at the end, when progress was made from whatever was there meanwhile."""
+    """Repeat the check at the end; progress from changed files is dropped."""
     try:
         _check_sources(plan)
     except InputError:
@@ -299,11 +301,11 @@ def _check_sources_again(plan: Plan, staging: Staging, session: Session) -> None
 
 
 def _begin(plan: Plan, staging: Staging, session: Session, started: str) -> None:
-    """Note what is made; progress of an earlier run whose sources were touched since is not taken up."""
+    """Record what is made; discard progress of an earlier run whose sources were modified since."""
     stamps = stamps_of(plan.sources)
     before = staging.description().get("stamps", stamps)
     if before != stamps:
-        session.logger.warning("an input was touched since the last run: its progress is not taken up")
+        session.logger.warning("an input was modified since the last run: its progress is discarded")
         session.store.discard(staging)
         staging.output.mkdir(parents=True)
         staging.work.mkdir()
@@ -338,7 +340,7 @@ def _manifest(plan: Plan, result: Result, files: list[Any], started: str, durati
 
 
 def planned_input(store: Store, reference: Reference) -> PlannedInput:
-    """What a reference means now; see `Store.resolve`."""
+    """Resolve a reference; see `Store.resolve`."""
     artifact = store.resolve(reference) if isinstance(reference, str) else reference
     name = reference if isinstance(reference, str) and store.refs.lookup(reference) else None
     return PlannedInput(artifact.id, artifact.kind, name, artifact)
@@ -355,7 +357,7 @@ def plan_named(
 
     Raises:
         ConfigError: a value is unknown or wrong.
-        MissingArtifactError: a reference names nothing.
+        MissingArtifactError: a reference matches nothing.
     """
     stage = registry.get(stage_name)
     if not isinstance(config, StageConfig):

@@ -1,7 +1,7 @@
-"""Shard by shard through an engine, each finished shard remembered on disk together with the files it wrote.
+"""Resumable shard-by-shard processing: each finished shard is recorded on disk with the files it wrote.
 
-A record is believed only with its files: it holds their sizes and digests, and one whose files are gone or are not the
-same bytes any more counts for nothing, so that what a kill, a deletion or a disk has taken is made again.
+A record holds the sizes and digests of its files and is valid only while they match; a shard whose files were lost or
+changed is processed again.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recorded(Generic[T]):
-    """A task function that also says which files it put in place: `{"result": ..., "files": [[path, size, sha256]]}`.
+    """Task function that also returns the files it wrote: `{"result": ..., "files": [[path, size, sha256]]}`.
 
-    Paths below `root` are kept relative to it, so that progress may be moved.
+    Paths below `root` are stored relative to it, so that progress can be moved.
     """
 
     function: Callable[[T], dict[str, Any]]
@@ -33,18 +33,18 @@ class Recorded(Generic[T]):
     def __call__(self, task: T) -> dict[str, Any]:
         with written_files() as written:
             result = self.function(task)
-        left = [path for path in dict.fromkeys(written) if path.is_file()]  # a task may drop scratch of its own
+        left = [path for path in dict.fromkeys(written) if path.is_file()]  # a task may delete its own scratch files
         return {"result": result, "files": [file_record(path, self.root) for path in left]}
 
 
 def file_record(path: Path, root: Path) -> list[Any]:
-    """What a record holds of a file: its path, size in bytes and sha256."""
+    """Record entry of a file: path, size in bytes and SHA-256."""
     name = path.relative_to(root) if path.is_relative_to(root) else path
     return [str(name), path.stat().st_size, sha256_file(path)]
 
 
 def same_files(files: Any, root: Path) -> bool:
-    """Whether every file of a record is there with the bytes it had."""
+    """Whether every file of a record exists with unchanged bytes."""
     try:
         return all(
             (path := root / name).is_file() and path.stat().st_size == size and sha256_file(path) == digest
@@ -57,9 +57,9 @@ def same_files(files: Any, root: Path) -> bool:
 def map_shards(
     engine: Engine, function: Callable[[T], dict[str, Any]], tasks: Sequence[T], done: Path, root: Path, bar: Bar
 ) -> list[dict[str, Any]]:
-    """Results of `function` over `tasks`, in task order; those recorded whole in the folder `done` are not run again.
+    """Results of `function` over `tasks`, in task order; tasks with a valid record in the folder `done` are skipped.
 
-    `root` is the folder that the files of the tasks lie below.
+    `root` is the folder above the files of the tasks.
     """
     done.mkdir(parents=True, exist_ok=True)
     results = _recorded(len(tasks), done, root)
@@ -74,16 +74,16 @@ def map_shards(
 
 
 def _recorded(count: int, done: Path, root: Path) -> dict[int, dict[str, Any]]:
-    """The results that can be taken up, by task."""
+    """Results that can be reused, by task."""
 
     def take_up(index: int) -> dict[str, Any] | None:
         record = _read_record(done / _record_name(index))
-        # Another number of tasks, as another memory budget makes it, is another division of the work.
+        # A different number of tasks, for example from another memory budget, is a different partition of the work.
         same = record is not None and record["tasks"] == count and same_files(record["files"], root)
         return record["result"] if record is not None and same else None
 
     present = [index for index in range(count) if (done / _record_name(index)).exists()]
-    with ThreadPoolExecutor(available_cores()) as pool:  # hashing leaves the interpreter free
+    with ThreadPoolExecutor(available_cores()) as pool:  # hashing releases the GIL
         found = zip(present, pool.map(take_up, present), strict=True)
         return {index: result for index, result in found if result is not None}
 

@@ -1,7 +1,7 @@
-"""Digests of files outside the store, so that an artifact's id follows what it was made from.
+"""Digests of files outside the store, which enter an artifact's id.
 
-A digest is remembered with the stamp of its file (size, times, inode), so that asking again whether anything has
-changed reads only what was touched.
+Digests are cached with the stamp of the file (size, times, inode), so that checking for changes reads only modified
+files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Stamp = tuple[int, int, int, int]
 
-# A file that changed less long ago may change again within one tick of the file system's clock, unseen.
+# A file modified more recently may change again within one tick of the file system's clock, undetected.
 SETTLED_NS = 2_000_000_000
 
 _known: dict[str, tuple[Stamp, str]] = {}
@@ -29,11 +29,10 @@ _stamps: dict[str, str] = {}
 
 
 def fingerprint_paths(paths: Iterable[str | Path | RemoteFile]) -> dict[str, str]:
-    """sha256 of each given file, or of the names and contents below each given folder, keyed by the path as given.
+    """SHA-256 of each given file, or of names and contents below each given folder, keyed by the given path.
 
-    Links inside a folder are not followed, and a store below it is left out. The position of a folder on the machine
-    does not enter its digest. Of a remote file the content is not read: its URL, size and version (ETag, generation or
-    date of change) stand for it.
+    Links inside a folder are not followed, and a store below it is skipped. The location of a folder does not enter its
+    digest. Remote files are not read: the digest covers URL, size and version (ETag, generation or modification date).
 
     Raises:
         InputError: a path is missing, cannot be read, or is a store.
@@ -42,22 +41,22 @@ def fingerprint_paths(paths: Iterable[str | Path | RemoteFile]) -> dict[str, str
 
 
 def stamps_of(sources: Mapping[str, str]) -> dict[str, str]:
-    """What tells, for each source, whether a file was touched since, be it to the same content."""
+    """For each source, a stamp that changes if a file was modified, even to the same content."""
     return {name: _stamps[name] for name in sources if name in _stamps}
 
 
 def check_unchanged(planned: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Compare the digests of the plan with those of this moment.
+    """Compare the digests of the plan with the current ones.
 
     Raises:
-        InputError: a source is another, is gone, or has come; names it.
+        InputError: a source was changed, removed or added; names it.
     """
     for name in [*planned, *(name for name in now if name not in planned)]:
         if planned.get(name) != now.get(name):
             raise InputError(
-                "changed while it was used: the plan was made for other content",
+                "changed during use: the plan was made for other content",
                 where=name,
-                hint="run again, the new content has an id of its own",
+                hint="run again, the new content has another id",
             )
 
 
@@ -79,7 +78,7 @@ def _fingerprint(given: str | Path | RemoteFile) -> str:
 
 def _fingerprint_folder(given: str, folder: Path) -> str:
     if is_store(folder):
-        raise InputError("is a store", where=str(folder), hint="name an artifact of it instead")
+        raise InputError("is a store", where=str(folder), hint="name an artifact in it instead")
     digest, stamps = hashlib.sha256(), hashlib.sha256()
     for path in plain_files(folder):
         content, stamp = _digest(path)
@@ -91,7 +90,7 @@ def _fingerprint_folder(given: str, folder: Path) -> str:
 
 
 def _digest(path: Path) -> tuple[str, Stamp]:
-    """A file's sha256 and stamp; not read again where the stamp is one under which it was read before."""
+    """A file's SHA-256 and stamp; not read again if the stamp is cached."""
     stamp, key = _stamp(path), str(path.absolute())
     known = _known.get(key)
     if known is not None and known[0] == stamp:
@@ -113,12 +112,12 @@ def _text(stamp: Stamp) -> str:
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a folder is a store that something has been made in."""
+    """Whether a folder is a store that is not empty."""
     return (folder / ".staging" / "locks").is_dir()
 
 
 def plain_files(folder: Path) -> Iterator[Path]:
-    """Every plain file below `folder`, sorted by path; links are not followed, and stores are left out."""
+    """Every plain file below `folder`, sorted by path; links are not followed, and stores are skipped."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):

@@ -27,7 +27,7 @@ ROLE = re.compile(r"(?P<kinds>[a-z]+(\|[a-z]+)*)(?P<many>[?+*]?)")
 
 @dataclass
 class Result:
-    """What a stage reports.
+    """Result reported by a stage.
 
     `counts` and `metrics` must not depend on the clock; `performance` holds what does (seconds, tokens/s).
     """
@@ -39,10 +39,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Context(Generic[C]):
-    """All that a stage sees of the world; it never touches the store.
+    """Everything a stage can access; it never accesses the store.
 
-    Files in `output` become the artifact. `work` is scratch that outlives a kill and is there again when the same
-    artifact is made again. `log_path` takes lines that depend on the clock.
+    Files in `output` become the artifact. `work` is scratch space that survives a kill and is available when the same
+    artifact is made again. `log_path` is for lines that depend on the clock.
     """
 
     config: C
@@ -60,12 +60,12 @@ class Context(Generic[C]):
         return seed_of(self.config)
 
     def input(self, role: str) -> Artifact:
-        """The one artifact of `role`."""
+        """The single artifact of `role`."""
         (artifact,) = self.inputs[role]
         return artifact
 
     def optional(self, role: str) -> Artifact | None:
-        """The artifact of an optional role, or None."""
+        """Artifact of an optional role, or None."""
         return next(iter(self.inputs.get(role, ())), None)
 
     def many(self, role: str) -> tuple[Artifact, ...]:
@@ -78,22 +78,22 @@ class Context(Generic[C]):
         """Run `function` over `tasks` on the engine; results in task order.
 
         Each finished task is recorded in `work` with the size and digest of what it wrote, so a restart skips it while
-        these files are there. A task writes its own files by `atomic_path` before it returns a dict of JSON values.
+        these files exist. A task writes its files with `atomic_path` before it returns a dict of JSON values.
         """
         done = self.work / f"{SHARDS_PREFIX}{_slug(description)}"
         with self.progress.task(description, total=len(tasks), unit="shards") as bar:
             return map_shards(self.engine, function, tasks, done, self.work.parent, bar)
 
     def stop_requested(self) -> bool:
-        """Whether SIGINT or SIGTERM arrived; of use inside `deferred_stop`."""
+        """Whether SIGINT or SIGTERM arrived; for use inside `deferred_stop`."""
         return self.stop.requested
 
     def deferred_stop(self) -> AbstractContextManager[None]:
-        """Within it the first signal does not raise: save at a safe point, then `check_stop`."""
+        """Context in which the first signal does not raise: save at a safe point, then call `check_stop`."""
         return self.stop.deferred()
 
     def check_stop(self) -> None:
-        """Raise `InterruptedRunError` if a stop was asked for."""
+        """Raise `InterruptedRunError` if a stop was requested."""
         self.stop.check()
 
 
@@ -102,13 +102,13 @@ def _slug(text: str) -> str:
 
 
 def seed_of(config: StageConfig) -> int:
-    """The seed of a configuration; 0 for stages that use no randomness."""
+    """Seed of a configuration; 0 for stages without randomness."""
     return int(getattr(config, "seed", 0))
 
 
 @dataclass(frozen=True)
 class Role:
-    """One input of a stage: the kinds it takes, and whether none or several may be given."""
+    """One input of a stage: accepted kinds, and whether it is optional or repeatable."""
 
     name: str
     kinds: tuple[str, ...]
@@ -127,13 +127,13 @@ class Role:
 
 Sources = Callable[[Any], dict[str, str]]
 Follows = Callable[[Any], bool]
-# From a configuration and what is known of the inputs (`runner.PlannedInput`, by role) to what the output will be.
+# Maps a configuration and the known inputs (`runner.PlannedInput`, by role) to a prediction of the output.
 Check = Callable[[Any, Mapping[str, tuple[Any, ...]]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A registered stage. `revision` is raised by hand when the meaning of its output changes."""
+    """A registered stage. `revision` is incremented manually when the meaning of its output changes."""
 
     name: str
     revision: int
@@ -145,12 +145,25 @@ class Stage:
     follows: Follows | None = None
     resumes: bool = True
     check: Check | None = None
+    body: str | None = None
+
+    def load_body(self) -> Callable[[Context[Any]], Result]:
+        """Import and return the body that every process of a multi-process stage runs.
+
+        Raises:
+            UsageError: the stage runs in one process.
+        """
+        if self.body is None:
+            raise UsageError(f"{self.name} runs in one process")
+        module, _, name = self.body.partition(":")
+        found: Callable[[Context[Any]], Result] = getattr(importlib.import_module(module), name)
+        return found
 
     @property
     def rerun_hint(self) -> str:
-        """What to do after an interruption."""
+        """Hint after an interruption."""
         if self.resumes:
-            return "run the same command again to go on from here"
+            return "run the same command again to resume from here"
         return f"run the same command again; {self.name} then starts from its beginning"
 
     @property
@@ -160,14 +173,14 @@ class Stage:
 
 
 class Registry:
-    """Stages by name; the module of a stage is imported when the stage is first asked for."""
+    """Stages by name; the module of a stage is imported on first use."""
 
     def __init__(self) -> None:
         self._stages: dict[str, Stage] = {}
         self._modules: dict[str, str] = {}
 
     def declare(self, modules: Mapping[str, str]) -> None:
-        """Say which module registers which stage, without importing it."""
+        """Declare which module registers which stage, without importing it."""
         self._modules.update(modules)
 
     def add(self, stage: Stage) -> None:
@@ -180,7 +193,7 @@ class Registry:
         """The stage of that name.
 
         Raises:
-            UsageError: there is none; lists those there are.
+            UsageError: it does not exist; lists the known stages.
         """
         if name not in self._stages and name in self._modules:
             importlib.import_module(self._modules[name])
@@ -202,15 +215,16 @@ def stage(
     follows: Follows | None = None,
     resumes: bool = True,
     check: Check | None = None,
+    body: str | None = None,
 ) -> Callable[[Callable[[Context[C]], Result]], Callable[[Context[C]], Result]]:
-    """Register a function as a stage; its configuration class is read off the annotation `Context[Config]`.
+    """Register a function as a stage; its configuration class is read from the annotation `Context[Config]`.
 
-    `inputs` maps roles to kinds (see `Role.parse`). `sources` gives digests of what the stage reads from outside the
-    store, so that a change there makes another artifact. `follows` tells from a configuration whether this process
-    only helps another, which makes and publishes the artifact. `resumes` tells whether an interrupted run leaves
-    progress that the next one takes up. `check` refuses, before any stage runs, what the configuration and the inputs'
-    foretold properties rule out; it is quick, reads no data and imports no torch. What it returns foretells the
-    output, for the checks of later stages and for `--dry-run`.
+    `inputs` maps roles to kinds (see `Role.parse`). `sources` returns digests of files the stage reads from outside the
+    store, so that a change gives another artifact. `follows` returns, from a configuration, whether this process only
+    helps another one, which makes and publishes the artifact. `resumes` says whether an interrupted run leaves progress
+    for the next one. `check` rejects invalid combinations of configuration and predicted inputs before any stage runs;
+    it is fast, reads no data and does not import torch. It returns a prediction of the output, for checks of later
+    stages and for `--dry-run`. `body` (`module:function`) is run by every process of a multi-process stage.
     """
 
     def register(function: Callable[[Context[C]], Result]) -> Callable[[Context[C]], Result]:
@@ -219,7 +233,7 @@ def stage(
         if output not in KINDS:
             raise ValueError(f"stage {name!r}: {output!r} is not a kind of artifact")
         roles = tuple(Role.parse(role, text) for role, text in inputs.items())
-        registry.add(Stage(name, revision, roles, output, config, function, sources, follows, resumes, check))
+        registry.add(Stage(name, revision, roles, output, config, function, sources, follows, resumes, check, body))
         return function
 
     return register

@@ -1,4 +1,4 @@
-"""The store: where artifacts lie, how a reference finds one, and how a finished one is published."""
+"""The store: location, lookup and publication of artifacts."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ from longcat.pipeline.trash import Entry, Trash, Trashed
 MIN_PREFIX = 4
 ID_PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},{ID_LENGTH}}}")
 RUN_FILE = "run.json"
+# Entries that identify a store, even a nearly empty one.
+OF_A_STORE = (*KINDS, "refs", "logs", ".staging", ".trash", ".manifests")
 
 
 def utc_now() -> str:
@@ -51,7 +53,7 @@ def utc_now() -> str:
 
 @dataclass(frozen=True)
 class Staging:
-    """Where an artifact in the making lies: `output` will be published, `work` is resumable scratch."""
+    """Staging folder of an artifact: `output` will be published, `work` is resumable scratch."""
 
     folder: Path
 
@@ -64,7 +66,7 @@ class Staging:
         return self.folder / "work"
 
     def description(self) -> dict[str, Any]:
-        """What `describe` noted; nothing where it cannot be read."""
+        """Data written by `describe`; empty if it cannot be read."""
         with suppress(FileNotFoundError, ValueError):
             found = read_json(self.folder / RUN_FILE, file_names=True)
             if isinstance(found, dict):
@@ -72,13 +74,13 @@ class Staging:
         return {}
 
     def describe(self, run: dict[str, Any]) -> None:
-        """Note what is made here, for those who look at progress left behind."""
+        """Record what is made here, for listings of unfinished runs."""
         atomic_write(self.folder / RUN_FILE, pretty_json(run))
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A folder where an artifact should be and none can be read, and why."""
+    """An artifact folder that cannot be read, and why."""
 
     path: Path
     error: IntegrityError
@@ -87,7 +89,7 @@ class Broken:
 class Store:
     """A folder of artifacts, their names and the work in progress.
 
-    Every artifact is complete or absent: it is made in `.staging/<id>/` and appears by one rename.
+    Every artifact is complete or absent: it is made in `.staging/<id>/` and published by one rename.
     """
 
     def __init__(self, root: Path) -> None:
@@ -100,43 +102,44 @@ class Store:
         return self.root / kind / identifier
 
     def log_path(self, identifier: str) -> Path:
-        """The run log of an artifact: JSON lines of what depends on the clock."""
+        """Path of an artifact's run log: JSON lines of values that depend on the clock."""
         return self.root / "logs" / f"{identifier}.jsonl"
 
     def spare_path(self, identifier: str) -> Path:
-        """The second copy of an artifact's manifest, which outlives the artifact."""
+        """Path of the second copy of a manifest, which outlives the artifact."""
         return self.root / ".manifests" / f"{identifier}.json"
 
     # Reading
 
     def require(self) -> Store:
-        """This store, which must be there.
+        """Return this store if it exists.
 
         Raises:
-            MissingArtifactError: there is no such folder.
+            MissingArtifactError: the folder does not exist, or is not a store.
         """
+        hint = "a stage creates it, or name another with --store"
         if not self.root.is_dir():
-            raise MissingArtifactError(
-                "there is no store here", where=str(self.root), hint="a stage makes it, or name another with --store"
-            )
+            raise MissingArtifactError("there is no store here", where=str(self.root), hint=hint)
+        if any(self.root.iterdir()) and not any((self.root / name).is_dir() for name in OF_A_STORE):
+            raise MissingArtifactError("this folder is not a store", where=str(self.root), hint=hint)
         return self
 
     def get(self, kind: str, identifier: str) -> Artifact | None:
-        """The artifact of that kind and id, or None.
+        """Artifact of that kind and id, or None.
 
         Raises:
-            IntegrityError: it is there and its manifest cannot be read, or is that of another artifact.
+            IntegrityError: its manifest cannot be read, or belongs to another artifact.
         """
         try:
             artifact = load_artifact(self.folder(kind, identifier))
         except (FileNotFoundError, NotADirectoryError):
             return None
         if artifact.kind != kind:
-            raise IntegrityError(f"a {artifact.kind} artifact lies among {kind}", where=str(artifact.path))
+            raise IntegrityError(f"a {artifact.kind} artifact is in the folder of {kind}", where=str(artifact.path))
         return artifact
 
     def scan(self) -> tuple[list[Artifact], list[Broken]]:
-        """Every artifact that can be read, oldest first, and every folder that should be one and is not."""
+        """All readable artifacts, oldest first, and all artifact folders that cannot be read."""
         found, broken = [], []
         for folder in self.folders():
             try:
@@ -151,20 +154,20 @@ class Store:
         return sorted(found, key=lambda artifact: (artifact.manifest.started, artifact.id)), broken
 
     def folders(self) -> Iterator[Path]:
-        """Where artifacts lie, whole or not; what is called otherwise than an artifact is passed over."""
+        """Artifact folders, intact or not; entries with other names are skipped."""
         for kind in KINDS:
             paths = sorted((self.root / kind).glob("*"))
             yield from (path for path in paths if ID_PATTERN.fullmatch(path.name) and path.is_dir())
 
     def artifacts(self) -> list[Artifact]:
-        """Every artifact that can be read, oldest first."""
+        """All readable artifacts, oldest first."""
         return self.scan()[0]
 
     def resolve(self, reference: str) -> Artifact:
-        """The artifact meant by a name, `name@version`, an id prefix of at least four digits, or a folder.
+        """Resolve a name, `name@version`, an id prefix of at least four digits, or a folder.
 
         Raises:
-            MissingArtifactError: nothing or more than one artifact is meant.
+            MissingArtifactError: no artifact, or more than one, matches.
         """
         named = self.refs.lookup(reference)
         if named is not None:
@@ -173,7 +176,7 @@ class Store:
             found = self._by_prefix(reference)
             if len(found) > 1:
                 names = ", ".join(f"{path.parent.name}/{path.name}" for path in found)
-                raise MissingArtifactError(f"{reference!r} is the start of several ids: {names}")
+                raise MissingArtifactError(f"{reference!r} is a prefix of several ids: {names}")
             if found and (artifact := self.get(found[0].parent.name, found[0].name)) is not None:
                 return artifact
         folder = Path(reference).expanduser().absolute()
@@ -183,9 +186,9 @@ class Store:
             aside = [item for item in self.trash.entries() if item.entry.id.startswith(reference)]
             if aside:
                 raise MissingArtifactError(
-                    f"{aside[-1].entry.id} lies in quarantine ({aside[-1].entry.reason})",
+                    f"{aside[-1].entry.id} is in quarantine ({aside[-1].entry.reason})",
                     where=reference,
-                    hint=f"`longcat artifacts restore {reference}` takes it back",
+                    hint=f"`longcat artifacts restore {reference}` restores it",
                 )
         known = ", ".join(self.refs.names()) or "none yet"
         raise MissingArtifactError(
@@ -193,10 +196,10 @@ class Store:
         )
 
     def take(self, reference: str) -> Artifact:
-        """The artifact that `resolve` gives, kept from `gc` until this process ends."""
+        """Resolve a reference and protect the artifact from `gc` until this process ends."""
         artifact = self.resolve(reference)
         self.hold([artifact.id])
-        if not artifact.path.is_dir():  # it went in between
+        if not artifact.path.is_dir():  # it was collected meanwhile
             return self.resolve(reference)
         return artifact
 
@@ -204,9 +207,9 @@ class Store:
         artifact = self.get(named.version.kind, named.version.id)
         if artifact is None:
             aside = self.trash.find(named.version.id, "artifact") is not None
-            advice = f"`longcat artifacts restore {named.version.id}` takes it back" if aside else "run the stage again"
+            advice = f"`longcat artifacts restore {named.version.id}` restores it" if aside else "run the stage again"
             raise MissingArtifactError(
-                f"{named.name}@{named.number} was {named.version.kind}/{named.version.id}, which is gone",
+                f"{named.name}@{named.number} was {named.version.kind}/{named.version.id}, which is missing",
                 where=reference,
                 hint=f"{advice}, or name another version",
             )
@@ -216,18 +219,18 @@ class Store:
         return [path for path in self.folders() if path.name.startswith(prefix) and (path / MANIFEST_NAME).exists()]
 
     def names_of(self, identifier: str) -> list[str]:
-        """`name@number` of every version that stands for an id."""
+        """`name@number` of every version of an id."""
         return self.names_by_id().get(identifier, [])
 
     def names_by_id(self) -> dict[str, list[str]]:
-        """`name@number` of every version of every name, by the id it stands for."""
+        """`name@number` of every version of every name, by id."""
         found: dict[str, list[str]] = {}
         for named in self.refs.every():
             found.setdefault(named.version.id, []).append(f"{named.name}@{named.number}")
         return found
 
     def spare_manifest(self, identifier: str) -> Manifest | None:
-        """The second copy of a manifest, if it is there and can be read."""
+        """Second copy of a manifest, if it is readable."""
         try:
             return read_manifest(self.spare_path(identifier))
         except (FileNotFoundError, IntegrityError):
@@ -242,11 +245,11 @@ class Store:
         return self.root / ".staging" / "locks" / identifier
 
     def in_progress(self, identifier: str) -> bool:
-        """Whether some process makes this artifact at this moment."""
+        """Whether a process is making this artifact."""
         return is_locked(self.lock_path(identifier))
 
     def hold(self, identifiers: Iterable[str]) -> None:
-        """Keep artifacts and progress from `gc` until this process ends."""
+        """Protect artifacts and progress from `gc` until this process ends."""
         self.live.announce(identifiers)
 
     @contextmanager
@@ -258,13 +261,13 @@ class Store:
         wait: bool = True,
         on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[Staging]:
-        """Hold the right to make `identifier`; progress of an earlier, killed run is still in the staging folder.
+        """Lock `identifier` for making it; progress of an earlier, killed run is kept in the staging folder.
 
-        With `kind` it is tried out first whether the result can be moved into its place.
+        With `kind`, first test whether the result can be moved into place.
 
         Raises:
-            BusyError: another process holds it and `wait` is false.
-            LongcatError: what is made there could not be moved into its place.
+            BusyError: another process holds the lock and `wait` is false.
+            LongcatError: the result could not be moved into place.
         """
         with locked(self.lock_path(identifier), wait=wait, on_wait=on_wait):
             staging = self.staging(identifier)
@@ -277,12 +280,12 @@ class Store:
             yield staging
 
     def _try_rename(self, staging: Staging, kind: str) -> None:
-        """Find out before the work whether its result can be moved into place."""
+        """Test before the work whether its result can be moved into place."""
         place = self.root / kind
-        if not place.exists():  # it will be made beside .staging
+        if not place.exists():  # it will be created beside .staging
             return
         probe, target = staging.folder / "probe", place / f".probe-{staging.folder.name}"
-        probe.mkdir(exist_ok=True)  # the rename replaces an empty folder that a kill has left there
+        probe.mkdir(exist_ok=True)  # the rename replaces an empty folder left by a kill
         try:
             probe.rename(target)
         except OSError as error:
@@ -291,12 +294,12 @@ class Store:
             raise LongcatError(
                 f"artifacts are moved there from .staging, which fails: {error.strerror}",
                 where=str(place),
-                hint="the folders of a store must lie on one disk; move or link the store as a whole",
+                hint="the folders of a store must be on one disk; move or link the store as a whole",
             ) from None
         target.rmdir()
 
     def take_back(self, identifier: str, what: str) -> Trashed | None:
-        """Restore an artifact or progress that lies in quarantine; None where there is none. Within its lock."""
+        """Restore an artifact or progress from quarantine; None if there is none. Call within its lock."""
         item = self.trash.find(identifier, what)
         if item is not None:
             self.trash.restore(item)
@@ -306,7 +309,7 @@ class Store:
         """Make every file of the output durable and return their entries, sorted by path.
 
         Raises:
-            IntegrityError: something other than a plain file or folder lies in the output.
+            IntegrityError: the output contains something other than plain files and folders.
         """
         entries = []
         for path in sorted(staging.output.rglob("*")):
@@ -325,9 +328,9 @@ class Store:
         return sorted(entries, key=lambda entry: entry.path)
 
     def publish(self, staging: Staging, manifest: Manifest) -> Artifact:
-        """Write the manifest last, then move the whole folder into place by one rename.
+        """Write the manifest last, then publish the folder by one rename.
 
-        A folder without a manifest that stands in its place is moved aside.
+        A folder without a manifest in its place is moved aside.
         """
         data = manifest.to_json()
         atomic_write(self.spare_path(manifest.id), data)
@@ -344,20 +347,20 @@ class Store:
     # Deleting
 
     def discard(self, staging: Staging) -> None:
-        """Drop the progress of an artifact; what cannot be deleted is left to `gc`."""
+        """Delete the progress of an artifact; what cannot be deleted is left to `gc`."""
         with suppress(OSError):
             self.trash.purge(staging.folder)
 
     def remove(self, artifact: Artifact) -> None:
-        """Delete an artifact and what progress lies beside it at once."""
+        """Delete an artifact and its progress immediately."""
         self.discard(self.staging(artifact.id))
         self.trash.purge(artifact.path)
 
     def quarantine(self, path: Path, kind: str, identifier: str, reason: str, *, damaged: bool = False) -> Trashed:
-        """Move an artifact aside, from where it can be restored, and drop what progress lies beside it.
+        """Move an artifact into quarantine and delete its progress.
 
         Raises:
-            LongcatError: it lies on another file system.
+            LongcatError: it is on another file system.
         """
         entry = Entry(
             what="artifact",
@@ -373,7 +376,7 @@ class Store:
         return self.trash.put(path, entry)
 
     def inputs_of(self, folder: Path, identifier: str) -> list[InputRef] | None:
-        """What an artifact was made from, by its manifest or the second copy; None where neither can be read."""
+        """Inputs of an artifact, from its manifest or the second copy; None if neither can be read."""
         with suppress(FileNotFoundError, IntegrityError):
             manifest = read_manifest(folder / MANIFEST_NAME)
             if manifest.id == identifier:

@@ -1,6 +1,6 @@
-"""Token files: `<prefix>.bin` holds the ids of all documents, `<prefix>.idx` where each document lies.
+"""Token files: `<prefix>.bin` holds the ids of all documents, `<prefix>.idx` the position of each document.
 
-The pair is what Megatron-LM's `IndexedDataset` reads: magic, version 1, a dtype code, the counts, then sequence
+The format of Megatron-LM's `IndexedDataset`: magic, version 1, a dtype code, the counts, then sequence
 lengths (int32), byte offsets (int64) and document boundaries (int64). Here every document is one sequence.
 """
 
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 
 
 def dtype_for(vocab_size: int) -> type[np.generic]:
-    """The element type of a token file for a vocabulary."""
+    """Element type of a token file for a vocabulary size."""
     return np.uint16 if vocab_size < UINT16_VOCABULARY else np.int32
 
 
@@ -59,16 +61,24 @@ class TokenWriter:
             InputError: an id is negative or not below the vocabulary size.
         """
         tokens = np.asarray(ids)
+        self.add_documents(tokens, [int(tokens.size)])
+
+    def add_documents(self, tokens: npt.NDArray[Any], lengths: Sequence[int]) -> None:
+        """Append documents of these lengths, whose ids are one after the other in `tokens`.
+
+        Raises:
+            InputError: an id is negative or not below the vocabulary size.
+        """
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
             raise InputError(
                 f"token ids from {tokens.min()} to {tokens.max()} for a vocabulary of {self.vocab_size}",
                 where=str(self.prefix),
             )
-        self._stream.write(tokens.astype(self.dtype).tobytes())
-        self._lengths.append(int(tokens.size))
+        self._stream.write(tokens.astype(self.dtype, copy=False).tobytes())
+        self._lengths += lengths
 
     def finish(self) -> None:
-        """Make the pair durable."""
+        """Complete the pair and flush it to disk."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         lengths = np.asarray(self._lengths, dtype=np.int32)
@@ -86,13 +96,13 @@ class TokenWriter:
 
 
 class TokenFile:
-    """A token file pair, memory-mapped: opening costs the same whatever its size."""
+    """Memory-mapped token file pair: the cost of opening does not depend on its size."""
 
     def __init__(self, prefix: Path) -> None:
         """Open `<prefix>.bin` and `<prefix>.idx`.
 
         Raises:
-            IntegrityError: a file is missing, is no token file, or the two do not belong together.
+            IntegrityError: a file is missing, is not a token file, or the two do not match.
         """
         self.prefix = prefix
         index, data = _sibling(prefix, ".idx"), _sibling(prefix, ".bin")
@@ -118,7 +128,7 @@ class TokenFile:
         return len(self.document_offsets) - 1
 
     def document(self, number: int) -> npt.NDArray[np.generic]:
-        """The ids of one document."""
+        """Token ids of one document."""
         return self.tokens[self.document_offsets[number] : self.document_offsets[number + 1]]
 
 

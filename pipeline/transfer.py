@@ -1,7 +1,7 @@
-"""Artifacts from one store to another: a folder, or an object store through fsspec.
+"""Copies artifacts between stores: a folder, or an object store through fsspec.
 
-What arrives is compared with the manifest's digests on the way and appears by one rename, as what a stage makes. An
-object store has no rename: there the manifest is written last, and what has no manifest is not there.
+Received bytes are verified against the manifest's digests and published by one rename, like a stage's output. Object
+stores have no rename: there the manifest is written last, and an artifact without a manifest does not exist.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_MANIFEST_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Moved:
-    """An artifact that was asked for on the other side: its kind, id and bytes, and whether it was there already."""
+    """A transferred artifact: kind, id and size in bytes, and whether it existed already."""
 
     kind: str
     id: str
@@ -37,28 +37,28 @@ class Moved:
 
 
 def chosen(store: Store, artifact: Artifact, *, with_inputs: bool) -> list[Artifact]:
-    """The artifact, after all it was made from if `with_inputs`."""
+    """The artifact, preceded by its ancestors if `with_inputs`."""
     return ancestry(store, artifact) if with_inputs else [artifact]
 
 
 def copy_artifact(artifact: Artifact, other: Store, bar: Bar) -> Moved:
-    """Bring an artifact into another store on this machine.
+    """Copy an artifact into another store on this machine.
 
     Raises:
-        IntegrityError: a file is not what the manifest says; nothing appears in the other store.
+        IntegrityError: a file does not match the manifest; nothing is published in the other store.
     """
     return receive(other, artifact.manifest, lambda entry: (artifact.path / entry.path).open("rb"), bar)
 
 
 def receive(store: Store, manifest: Manifest, source: Callable[[FileEntry], BinaryIO], bar: Bar) -> Moved:
-    """Make an artifact of files that come from elsewhere; `source` opens one of them."""
+    """Make an artifact from transferred files; `source` opens one of them."""
     moved = Moved(manifest.kind, manifest.id, manifest.total_bytes, present=False)
     store.hold([manifest.id])
     with store.making(manifest.id, kind=manifest.kind) as staging:
         if store.get(manifest.kind, manifest.id) is not None:
             store.discard(staging)
             return Moved(manifest.kind, manifest.id, manifest.total_bytes, present=True)
-        store.trash.purge(staging.output)  # what a run of this store has begun
+        store.trash.purge(staging.output)  # progress of a run in this store
         staging.output.mkdir()
         for entry in manifest.files:
             target = staging.output / entry.path
@@ -71,7 +71,7 @@ def receive(store: Store, manifest: Manifest, source: Callable[[FileEntry], Bina
 
 
 class Writable(Protocol):
-    """What a copy is written to."""
+    """Destination of a copy."""
 
     def write(self, data: bytes, /) -> Any: ...
 
@@ -86,12 +86,12 @@ def _copy_stream(stream: BinaryIO, out: Writable, entry: FileEntry, bar: Bar) ->
         out.write(data)
         bar.advance(len(data))
     if size != entry.size or digest.hexdigest() != entry.sha256:
-        raise IntegrityError("is not what the manifest says; nothing was taken over", where=entry.path)
+        raise IntegrityError("does not match the manifest; nothing was copied", where=entry.path)
 
 
 @dataclass(frozen=True)
 class RemoteStore:
-    """A store in a bucket: the same folders as on disk, through an fsspec file system."""
+    """Store in a bucket: same layout as on disk, through an fsspec file system."""
 
     files: Any
     root: str
@@ -99,10 +99,10 @@ class RemoteStore:
 
     @classmethod
     def open(cls, url: str) -> RemoteStore:
-        """The store at a URL such as `s3://bucket/store`.
+        """Open the store at a URL such as `s3://bucket/store`.
 
         Raises:
-            UsageError: it is no URL of an object store, or the package for it is missing.
+            UsageError: it is not a URL of an object store, or the package for it is missing.
         """
         import fsspec
 
@@ -132,7 +132,7 @@ class RemoteStore:
             raise IntegrityError("is not JSON", where=path) from None
 
     def manifest(self, kind: str, identifier: str) -> Manifest | None:
-        """The manifest of an artifact; None where there is none.
+        """Manifest of an artifact; None if there is none.
 
         Raises:
             IntegrityError: it cannot be read.
@@ -146,11 +146,11 @@ class RemoteStore:
         except ValueError as error:
             raise IntegrityError(f"the manifest cannot be read: {str(error).splitlines()[0]}", where=path) from None
         if (found.kind, found.id) != (kind, identifier):
-            raise IntegrityError(f"the manifest is that of {found.kind}/{found.id}", where=path)
+            raise IntegrityError(f"the manifest belongs to {found.kind}/{found.id}", where=path)
         return found
 
     def find(self, reference: str) -> Manifest:
-        """The manifest of a name, `name@version` or whole id.
+        """Manifest of a name, `name@version` or full id.
 
         Raises:
             MissingArtifactError: there is none.
@@ -165,7 +165,7 @@ class RemoteStore:
         for kind in KINDS:
             if (found := self.manifest(kind, reference)) is not None:
                 return found
-        raise MissingArtifactError(f"no artifact {reference!r}", where=self.url, hint="a name or a whole id")
+        raise MissingArtifactError(f"no artifact {reference!r}", where=self.url, hint="expected a name or a full id")
 
     def send(self, artifact: Artifact, bar: Bar) -> Moved:
         """Upload an artifact, its manifest last."""
@@ -182,7 +182,7 @@ class RemoteStore:
         return Moved(manifest.kind, manifest.id, manifest.total_bytes, present)
 
     def name(self, name: str, manifest: Manifest) -> None:
-        """Make an artifact the newest version of a name there. Two who name at once: the last one wins."""
+        """Make an artifact the newest version of a name there. Of concurrent writers the last one wins."""
         path = self._path("refs", f"{name}.json")
         content = self._read_json(path) or {"versions": []}
         if not content["versions"] or content["versions"][-1].get("id") != manifest.id:
@@ -203,7 +203,7 @@ class RemoteStore:
         return receive(store, manifest, source, bar)
 
     def closure(self, manifest: Manifest) -> list[Manifest]:
-        """All that an artifact was made from as far as it is there, then itself; each once."""
+        """Existing ancestors of an artifact, then itself; each once."""
         found: dict[str, Manifest] = {}
 
         def visit(item: Manifest) -> None:
@@ -221,7 +221,7 @@ def total_bytes(manifests: Iterable[Manifest]) -> int:
 
 
 def folder_of(target: str) -> Path | None:
-    """The folder that a target means; None for a URL."""
+    """Folder of a target; None for a URL."""
     if target.startswith("file://"):
         return Path(target.removeprefix("file://"))
     return None if "://" in target else Path(target).expanduser()

@@ -1,8 +1,8 @@
-"""Deletion in two steps: by one rename out of the way, then, at once or after some days, for good.
+"""Two-step deletion: a rename into quarantine, then permanent deletion at once or after some days.
 
-`.trash/<time>-<id>-<random>/` holds `entry.json`, which says what it was, and `content`, the folder itself. Whatever
-is deleted for good is renamed to `.trash/.purge-<random>` before its first file goes, so that nothing half deleted
-is ever found in its place or taken back.
+`.trash/<time>-<id>-<random>/` holds `entry.json`, which describes it, and `content`, the folder itself. Before
+permanent deletion an entry is renamed to `.trash/.purge-<random>`, so that a partially deleted artifact is never found
+or restored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from longcat.pipeline.artifact import MANIFEST_NAME, InputRef
 from longcat.pipeline.errors import LongcatError
@@ -28,9 +28,9 @@ DAY_SECONDS = 86400
 
 
 class Entry(BaseModel):
-    """What lies in quarantine: an artifact or the progress of a run, why, and since when (seconds of the epoch).
+    """Quarantine entry: an artifact or the progress of a run, reason, and time (seconds since the epoch).
 
-    `inputs` are what it was made from; None where that could not be read.
+    `inputs` are its input ids; None if they could not be read.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -46,7 +46,7 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class Trashed:
-    """An entry with the folder that holds it."""
+    """An entry with its folder."""
 
     folder: Path
     entry: Entry
@@ -67,7 +67,7 @@ class Trash:
         """Move `path` here.
 
         Raises:
-            LongcatError: it lies on another file system and cannot be moved.
+            LongcatError: it is on another file system and cannot be moved.
         """
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(entry.removed))
         made = self.folder / f"{stamp}-{entry.id}-{secrets.token_hex(4)}"
@@ -81,7 +81,7 @@ class Trash:
             if error.errno != errno.EXDEV:
                 raise
             raise LongcatError(
-                "lies on another file system than the store and cannot be moved aside",
+                "is on another file system than the store and cannot be moved into quarantine",
                 where=str(path),
                 hint="`longcat artifacts gc --now --yes` deletes it where it is",
             ) from None
@@ -90,12 +90,12 @@ class Trash:
         return trashed
 
     def entries(self) -> list[Trashed]:
-        """All that can be taken back, oldest first."""
+        """All restorable entries, oldest first."""
         folders = sorted(self.folder.glob("[0-9]*")) if self.folder.is_dir() else []
         return [Trashed(folder, entry) for folder in folders if (entry := _read(folder)) is not None]
 
     def find(self, identifier: str, what: str) -> Trashed | None:
-        """The newest whole entry of an id; damaged artifacts are never found."""
+        """Newest intact entry of an id; damaged artifacts are never returned."""
         found = [
             item
             for item in self.entries()
@@ -104,28 +104,28 @@ class Trash:
         return found[-1] if found else None
 
     def restore(self, item: Trashed) -> Path:
-        """Move the content back to where it was.
+        """Move the content back to its place.
 
         Raises:
-            LongcatError: something lies there.
+            LongcatError: the place is taken.
         """
         target = self.root / item.entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # A rename replaces a file or an empty folder, so it must not find one.
+            # A rename would replace a file or an empty folder.
             if os.path.lexists(target):
                 raise OSError(errno.EEXIST, "exists")
             item.content.rename(target)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            raise LongcatError("something lies there already", where=str(target), hint="remove it first") from None
+            raise LongcatError("the path already exists", where=str(target), hint="remove it first") from None
         fsync_folder(target.parent)
         self.purge(item.folder)
         return target
 
     def purge(self, path: Path) -> None:
-        """Delete a folder or file for good; it is out of its place before its first file goes.
+        """Permanently delete a folder or file; it is renamed before its first file is deleted.
 
         Raises:
             OSError: something below it cannot be deleted.
@@ -140,19 +140,19 @@ class Trash:
             if error.errno != errno.EXDEV:
                 raise
             grave = path
-            (path / MANIFEST_NAME).unlink(missing_ok=True)  # what is half deleted is no artifact
+            (path / MANIFEST_NAME).unlink(missing_ok=True)  # a partially deleted artifact is not an artifact
         else:
             fsync_folder(path.parent)
         _delete(grave)
 
     def leftovers(self) -> list[Path]:
-        """What interrupted deletions left, which nothing can use."""
+        """Remains of interrupted deletions."""
         if not self.folder.is_dir():
             return []
         return [path for path in sorted(self.folder.iterdir()) if _is_leftover(path)]
 
     def expired(self, grace_days: float, now: float) -> Iterator[Trashed]:
-        """The entries that have lain here for longer than `grace_days`."""
+        """Entries older than `grace_days`."""
         return (item for item in self.entries() if now - item.entry.removed >= grace_days * DAY_SECONDS)
 
 
@@ -163,7 +163,7 @@ def _delete(path: Path) -> None:
                 path.unlink()
             else:
                 shutil.rmtree(path)
-        except FileNotFoundError:  # another process deletes it as well
+        except FileNotFoundError:  # another process deletes it too
             continue
 
 
@@ -177,5 +177,5 @@ def _read(folder: Path) -> Entry | None:
         return None
     try:
         return Entry.model_validate(read_json(folder / "entry.json"))
-    except (FileNotFoundError, ValueError, ValidationError):
+    except (FileNotFoundError, ValueError):
         return None

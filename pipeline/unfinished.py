@@ -1,4 +1,4 @@
-"""Progress of runs that ended before their artifact was made: what it is, how far it came, how old it is."""
+"""Progress of unfinished runs: stage, step and age."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from longcat.pipeline.artifact import ID_PATTERN, KINDS
 from longcat.pipeline.files import folder_bytes, walk
 from longcat.pipeline.store import Staging, Store
 
-# A stage that works in steps keeps what it saves in folders of this name, anywhere below `work`.
+# Stages that work in steps save in folders of this name, anywhere below `work`.
 STEP_FOLDER = re.compile(r"step-([0-9]+)")
 SHARDS_PREFIX = "shards-"
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Progress in `folder`, last touched `age_seconds` ago.
+    """Progress in `folder`, last modified `age_seconds` ago.
 
-    `leftover` says that its artifact is made, `active` that a process works on it now.
+    `leftover`: its artifact exists; `active`: a process is working on it.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Unfinished:
 
 
 def unfinished_runs(store: Store) -> list[Unfinished]:
-    """All progress of a store, the longest untouched first."""
+    """All progress of a store, oldest first."""
     folders = [
         path
         for path in (store.root / ".staging").glob("*")

@@ -1,4 +1,4 @@
-"""The one parser of URLs that come from outside: lists, redirects, command lines. It refuses, and never raises else."""
+"""Parser of untrusted URLs: lists, redirects, command lines. Raises only BadUrlError."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ MAX_URL_CHARACTERS = 8192
 MAX_SHOWN_CHARACTERS = 200
 WEB_SCHEMES = ("http", "https")
 _PORTS = {"http": 80, "https": 443}
-# Visible ASCII without the backslash, which some parsers take for a slash and others do not.
+# Visible ASCII without the backslash, which some parsers treat as a slash.
 _PLAIN = re.compile(r"[!-\[\]-~]+")
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([0-9]{0,5}))?")
 _NAME = re.compile(r"(?=.{1,253}\Z)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
-# Resolvers read 2130706433, 0x7f.1 and 127.1 as addresses: a host that ends in a number is one, or it is nothing.
+# Resolvers read 2130706433, 0x7f.1 and 127.1 as addresses: a host that ends in a number must be a valid address.
 _NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
 _WEB_START = re.compile(r"https?:(?!//[^/?#])", re.IGNORECASE)
 
 
 class BadUrlError(InputError):
-    """A text is no URL that can be fetched; `reason` says why, `where` shows the text."""
+    """A text is not a URL that can be fetched; `reason` says why, `where` shows the text."""
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
-        super().__init__(f"not a URL that can be read: {what}", where=where, hint=hint)
+        super().__init__(f"invalid URL: {what}", where=where, hint=hint)
         self.reason = what
 
 
@@ -44,21 +44,21 @@ class WebUrl:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port, under which rules of a site are kept; the port only where it is not the usual one."""
+        """Origin (scheme, host and port), the key of per-site rules; the port only if not the default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
 
     def join(self, reference: str) -> WebUrl:
-        """The URL that a reference at this one means, such as the Location of a redirect.
+        """Resolve a reference against this URL, such as the Location of a redirect.
 
         Raises:
-            BadUrlError: it is none that can be fetched.
+            BadUrlError: it cannot be fetched.
         """
         _check_text(reference)
-        # urljoin would take the host of the base where the reference has an empty one.
+        # urljoin would use the base's host for an empty host.
         if _WEB_START.match(reference) or reference.startswith("///"):
-            raise BadUrlError("it names no host", where=shown(reference))
+            raise BadUrlError("it has no host", where=shown(reference))
         try:
             joined = urljoin(self.text, reference)
         except ValueError as error:
@@ -70,7 +70,7 @@ def web_url(text: str) -> WebUrl:
     """A plain http(s) URL: ASCII, a host, no credentials.
 
     Raises:
-        BadUrlError: it is anything else. Nothing else is ever raised, whatever the text.
+        BadUrlError: it is anything else. No other exception is raised.
     """
     _check_text(text)
     try:
@@ -80,22 +80,22 @@ def web_url(text: str) -> WebUrl:
     if parts.scheme not in WEB_SCHEMES:
         raise BadUrlError("it is neither http nor https", where=shown(text))
     if "@" in parts.netloc:
-        # The text is not shown: it holds what may be a password.
-        raise BadUrlError("it holds a name or password, which would be kept in what is written", where=parts.scheme)
+        # The text is not shown: it may contain a password.
+        raise BadUrlError("it contains a user name or password, which would be written to files", where=parts.scheme)
     match = _AUTHORITY.fullmatch(parts.netloc)
     if match is None:
-        raise BadUrlError("it names no host and port", where=shown(text))
+        raise BadUrlError("it has no valid host and port", where=shown(text))
     port = int(match[3] or _PORTS[parts.scheme])
     if not 0 < port < 1 << 16:
-        raise BadUrlError(f"there is no port {port}", where=shown(text))
+        raise BadUrlError(f"invalid port {port}", where=shown(text))
     host = (match[1] or match[2]).lower()
     if not (_is_address(ipaddress.IPv6Address, host) if match[1] else _is_name(host)):
-        raise BadUrlError(f"{host[:MAX_SHOWN_CHARACTERS]!r} is no host name or address", where=shown(text))
+        raise BadUrlError(f"{host[:MAX_SHOWN_CHARACTERS]!r} is not a host name or address", where=shown(text))
     return WebUrl(text, parts.scheme, host, port)
 
 
 def shown(text: str) -> str:
-    """A text from outside as an error may show it: one line of visible characters, cut where it is long."""
+    """Untrusted text for an error message: one line of visible characters, truncated."""
     cut = text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
 

@@ -1,17 +1,17 @@
-"""How values of manifests and configurations are written for people, without the notation of Python."""
+"""Formatting of manifest and configuration values for display, without Python notation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# What names a record of a list better than its place.
+# Keys that identify a record better than its index.
 NAMES = ("label", "name", "source", "key")
 LONGEST_LIST = 16
 
 
 def written(value: Any, *, exact: bool = False) -> str:
-    """A plain value or a list of them; `exact` keeps every digit, so that values that differ look different."""
+    """A plain value or a list of them; `exact` keeps every digit, so that different values look different."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -31,7 +31,7 @@ def written(value: Any, *, exact: bool = False) -> str:
 
 
 def number(value: float, digits: int = 5) -> str:
-    """A number with so many digits at least, written out up to a thousand billions."""
+    """A number with at least this many digits, without exponent up to 1e12."""
     return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
@@ -41,12 +41,12 @@ def _member(value: Any, exact: bool) -> str:
 
 
 def is_records(value: Any) -> bool:
-    """Whether it is a list of mappings."""
+    """Whether a value is a list of mappings."""
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value with its key; keys of nested mappings and of records joined by dots."""
+    """Every scalar value with its key; keys of nested mappings and records joined by dots."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
@@ -60,7 +60,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _record_names(records: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[str]]:
-    """The first key of `NAMES` that tells all records apart and its values, or no key and their numbers from 1."""
+    """First key of `NAMES` that is unique over all records, with its values; else no key and numbers from 1."""
     for key in NAMES:
         names = [record.get(key) for record in records]
         if all(isinstance(name, str) for name in names) and len(set(names)) == len(names):
@@ -69,7 +69,7 @@ def _record_names(records: Sequence[Mapping[str, Any]]) -> tuple[str | None, lis
 
 
 def numbers(values: Mapping[str, Any], limit: int = 3) -> str:
-    """The first plain numbers of a mapping in one line."""
+    """First scalar numbers of a mapping in one line."""
     found = [(key, value) for key, value in values.items() if _is_number(value)]
     return ", ".join(f"{key} {written(value)}" for key, value in found[:limit])
 

@@ -1,4 +1,4 @@
-"""Reading an artifact's files only as they were written: digests are compared before anything is made of the bytes."""
+"""Verification of an artifact's files: digests are compared before the bytes are used."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from longcat.pipeline.errors import IntegrityError
 from longcat.pipeline.files import sha256_file
 from longcat.pipeline.progress import Progress, SilentProgress
 
-# Below this it takes less than a second.
+# Hashing less than this takes under a second.
 SILENT_BYTES = 256 << 20
 THREADS = 4
 MEGA = 1_000_000
 
 
 def check_top_files(folder: Path, progress: Progress | None = None) -> None:
-    """Compare the files directly in an artifact's folder with its manifest: all are there, unchanged, and no other.
+    """Check that the files directly in an artifact's folder match its manifest: complete, unchanged, no others.
 
-    A folder without a manifest is no artifact and is left alone. Files further down are not looked at: in a checkpoint
-    they are the state of training, larger than the weights.
+    A folder without a manifest is not an artifact and is skipped. Files in subfolders are not checked: in a checkpoint
+    they are the training state, larger than the weights.
 
     Raises:
-        IntegrityError: a file is missing, changed or strange; names it and says what to do.
+        IntegrityError: a file is missing, changed or unexpected; names it and says what to do.
     """
     if not (folder / MANIFEST_NAME).exists():
         return
@@ -33,13 +33,13 @@ def check_top_files(folder: Path, progress: Progress | None = None) -> None:
     entries = [entry for entry in artifact.manifest.files if "/" not in entry.path]
     for entry in entries:
         if entry.path in gone:
-            raise _damage(artifact, entry.path, "is missing, no plain file, or of another size than the manifest says")
+            raise _damage(artifact, entry.path, "is missing, not a plain file, or its size differs from the manifest")
     for name, what in artifact.strangers():
         if "/" not in name:
             raise _damage(artifact, name, f"is {what}")
     changed = _changed(folder, entries, progress or SilentProgress())
     if changed:
-        raise _damage(artifact, changed[0], "its sha256 is not the manifest's")
+        raise _damage(artifact, changed[0], "its sha256 differs from the manifest")
 
 
 def _changed(folder: Path, entries: Sequence[FileEntry], progress: Progress) -> list[str]:
@@ -65,6 +65,6 @@ def _changed(folder: Path, entries: Sequence[FileEntry], progress: Progress) -> 
 
 def _damage(artifact: Artifact, name: str, what: str) -> IntegrityError:
     hint = (
-        f"`longcat artifacts verify {artifact.id}` tells all that differs; put the file back or make the artifact anew"
+        f"`longcat artifacts verify {artifact.id}` lists all differences; restore the file or make the artifact again"
     )
     return IntegrityError(what, where=str(artifact.path / name), hint=hint)

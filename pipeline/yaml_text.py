@@ -1,4 +1,4 @@
-"""YAML for configurations: mappings, lists and plain values as JSON has them, bounded before anything is built."""
+"""YAML for configurations, restricted to JSON types; size limits are checked before anything is built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from longcat.pipeline.errors import ConfigError
 
 MAX_DEPTH = 64
-# After aliases are written out, since whoever walks or prints the value meets them so.
+# Counted with aliases expanded, since code that walks or prints the value sees them expanded.
 MAX_NODES = 100_000
 MAX_CHARACTERS = 16 << 20
 MAX_KEY_CHARACTERS = 256
@@ -27,13 +27,14 @@ _TAGS = frozenset(_PREFIX + name for name in ("str", "int", "float", "bool", "nu
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """Values of JSON's kinds, merge keys and `1e-3` as a number; dates stay text; every bound is held while composing.
+    """Loader for JSON types, merge keys and `1e-3` as a number; dates stay text; limits are checked while composing.
 
     Nothing is constructed before the whole document has been composed and counted.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, as_text: frozenset[str] = frozenset()) -> None:
         super().__init__(text)
+        self._as_text = as_text
         self._depth = 0
         self._nodes = 0
         self._characters = 0
@@ -44,7 +45,7 @@ class BoundedLoader(yaml.SafeLoader):
         mark = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors:
-                # An anchor without a size is still open: the alias stands in what it means.
+                # An anchor without a size is still open: the alias refers to its own parent.
                 if event.anchor not in self._sizes:
                     raise ConstructorError(None, None, f"the alias *{event.anchor} contains itself", mark)
                 self._spend(*self._sizes[event.anchor], mark)
@@ -58,9 +59,12 @@ class BoundedLoader(yaml.SafeLoader):
         self._depth -= 1
         assert node is not None  # noqa: S101  the stream holds an event for it
         if node.tag not in _TAGS:
-            raise ConstructorError(None, None, f"values of the kind {_tag(node)} are not taken", mark)
+            raise ConstructorError(None, None, f"values of type {_tag(node)} are not supported", mark)
         if isinstance(node, MappingNode):
             self._check_keys(node)
+            for key, value in node.value:
+                if key.value in self._as_text:
+                    _numbers_as_text(value)
         if event.anchor is not None:
             self._sizes[event.anchor] = self._nodes - before[0], self._characters - before[1]
         return node
@@ -69,9 +73,9 @@ class BoundedLoader(yaml.SafeLoader):
         self._nodes += nodes
         self._characters += characters
         if self._nodes > MAX_NODES:
-            raise ConstructorError(None, None, f"more than {MAX_NODES} values, aliases written out", mark)
+            raise ConstructorError(None, None, f"more than {MAX_NODES} values, with aliases expanded", mark)
         if self._characters > MAX_CHARACTERS:
-            raise ConstructorError(None, None, f"more than {MAX_CHARACTERS} characters, aliases written out", mark)
+            raise ConstructorError(None, None, f"more than {MAX_CHARACTERS} characters, with aliases expanded", mark)
 
     def _check_keys(self, node: MappingNode) -> None:
         seen: set[str] = set()
@@ -80,19 +84,17 @@ class BoundedLoader(yaml.SafeLoader):
                 found = (
                     "" if not isinstance(key, ScalarNode) else f" (write {key.value[:SHOWN_CHARACTERS]!r} in quotes)"
                 )
-                raise ConstructorError(
-                    None, None, f"a key of the kind {_tag(key)}, text is needed{found}", key.start_mark
-                )
+                raise ConstructorError(None, None, f"a key of type {_tag(key)}, expected text{found}", key.start_mark)
             if len(key.value) > MAX_KEY_CHARACTERS:
                 raise ConstructorError(
                     None, None, f"a key of more than {MAX_KEY_CHARACTERS} characters", key.start_mark
                 )
             if key.value in seen:
-                raise ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+                raise ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
             seen.add(key.value)
 
     def flatten_mapping(self, node: MappingNode) -> None:
-        """Put merged pairs into `node`: its own win, then those of the earlier source; PyYAML keeps all of them."""
+        """Merge pairs into `node`: its own take precedence, then those of earlier sources; PyYAML would keep all."""
         pairs: dict[str, tuple[Node, Node]] = {}
         for source in _merged(node):
             self.flatten_mapping(source)
@@ -104,7 +106,7 @@ class BoundedLoader(yaml.SafeLoader):
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         if not isinstance(node, ScalarNode):
             return super().construct_object(node, deep)
-        problem = f"{node.value[:SHOWN_CHARACTERS]!r} is no {_tag(node)}"
+        problem = f"{node.value[:SHOWN_CHARACTERS]!r} is not a valid {_tag(node)}"
         if node.tag != _PREFIX + "str" and len(node.value) > MAX_NUMBER_CHARACTERS:
             raise ConstructorError(None, None, problem, node.start_mark)
         try:
@@ -116,7 +118,7 @@ class BoundedLoader(yaml.SafeLoader):
         return value
 
 
-# YAML 1.2 has neither dates nor `=` among its plain values, and JSON has none at all.
+# YAML 1.2 has neither dates nor `=` as scalar types, and JSON has no such types.
 BoundedLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag in _TAGS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -127,22 +129,23 @@ BoundedLoader.add_implicit_resolver(
 )
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, as_text: frozenset[str] = frozenset()) -> Any:
     """Parse one YAML document without executing tags.
 
     Values are text, numbers, truth values, null, lists, and mappings with text as keys; a date is text. Merge keys
-    (`<<`) are followed.
+    (`<<`) are followed. Under the keys `as_text`, at any depth, numbers are the text that was written: an artifact's
+    id such as `12345678901234e9` is no number there.
 
     Raises:
-        ConfigError: the text is not YAML, holds other values, a key twice, or more than the bounds of this module;
-            names line and column.
+        ConfigError: the text is not YAML, has unsupported values or duplicate keys, or exceeds the limits of this
+            module; names line and column.
     """
     try:
-        loader = BoundedLoader(text)
+        loader = BoundedLoader(text, as_text)
         try:
             return loader.get_single_data()
         except (ValueError, OverflowError, RecursionError) as error:
-            # The scanner's own: an escape beyond Unicode.
+            # Raised by the scanner for an escape beyond Unicode.
             raise ConfigError(f"not valid YAML: {error}", where=_place(where, loader.get_mark())) from None
         finally:
             loader.dispose()
@@ -168,6 +171,15 @@ def _merged(node: MappingNode) -> list[MappingNode]:
     return sources
 
 
+def _numbers_as_text(node: Node) -> None:
+    if isinstance(node, ScalarNode):
+        if node.style is None and node.tag in (_PREFIX + "int", _PREFIX + "float"):
+            node.tag = _PREFIX + "str"
+        return
+    for item in node.value:
+        _numbers_as_text(item[1] if isinstance(item, tuple) else item)
+
+
 def _place(where: str, mark: yaml.Mark) -> str:
     return f"{where}:{mark.line + 1}:{mark.column + 1}"
 
@@ -177,13 +189,13 @@ def _tag(node: Node) -> str:
 
 
 def _refusal(value: Any) -> str | None:
-    """Why a scalar is none that a configuration may hold."""
+    """Why a scalar is not allowed in a configuration."""
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{value} is no number that can be used"
+        return f"{value} is not a finite number"
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
-        return "a whole number of more than 64 bits"
+        return "an integer of more than 64 bits"
     if isinstance(value, str) and "\0" in value:
-        return "a text with the character U+0000"
+        return "a string with the character U+0000"
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        return "a text with half of a surrogate pair"
+        return "a string with a lone surrogate"
     return None

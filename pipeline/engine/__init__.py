@@ -1,4 +1,4 @@
-"""Engines run pure functions of one shard; which engine it was leaves no trace in the result."""
+"""Engines run pure functions of one shard; results do not depend on the engine."""
 
 from longcat.pipeline.engine.base import Engine
 from longcat.pipeline.engine.local import LocalEngine

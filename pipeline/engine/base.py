@@ -1,4 +1,4 @@
-"""What a stage may ask of an engine."""
+"""Engine interface used by stages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Engine(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many tasks run at once."""
+        """Number of tasks that run concurrently."""
 
     def run(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Yield (index of the task, result) as tasks finish.
 
         `function` is a module-level function; tasks and results must survive pickling between processes. The first
-        exception of a task is raised here and ends the run; tasks that were under way are given up.
+        exception of a task is raised here and ends the run; running tasks are abandoned.
         """

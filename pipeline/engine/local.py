@@ -18,7 +18,7 @@ from longcat.pipeline.errors import LongcatError
 from longcat.pipeline.processes import descendants, keep_children_safe
 
 WORKER_MEMORY_BYTES = 1 << 30
-# More processes than this only wait for each other.
+# More processes than this only compete for the cores.
 MOST_WORKERS_A_CORE = 4
 POLL_SECONDS = 0.2
 
@@ -26,20 +26,20 @@ logger = logging.getLogger("longcat")
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
-    """One worker a core, fewer where memory is short (1 GiB a worker)."""
+    """One worker per core, fewer if memory is short (1 GiB per worker)."""
     return max(1, min(available_cores(), int(psutil.virtual_memory().available // WORKER_MEMORY_BYTES)))
 
 
 class LocalEngine:
-    """A pool of processes started anew for each run, so that no state passes from one stage to the next."""
+    """Process pool started anew for each run, so that no state is shared between stages."""
 
     def __init__(self, workers: int | None = None) -> None:
-        """`workers`: by default one a core; four a core are the most that are started."""
+        """`workers`: by default one per core; at most four per core are started."""
         self._asked = workers or default_workers()
         self._workers = min(self._asked, MOST_WORKERS_A_CORE * available_cores())
 
@@ -68,14 +68,14 @@ class LocalEngine:
                     yield index, result
                 return
             except BrokenProcessPool:
-                # A signal to all of us may have reached the worker first; let ours come and say what it was.
+                # A signal to the process group may have reached the worker first; wait for ours to be handled.
                 time.sleep(POLL_SECONDS)
                 if last:
                     raise LongcatError(
                         "a worker process died (killed, or out of memory)",
-                        hint="run again to go on from the finished shards, with fewer --workers if memory is short",
+                        hint="run again to resume from the finished shards, with fewer --workers if memory is short",
                     ) from None
-                logger.warning("a worker process died (killed, or out of memory); its shards are tried once more")
+                logger.warning("a worker process died (killed, or out of memory); its shards are retried once")
 
     def _run_in_pool(
         self, function: Callable[[Any], Any], tasks: Sequence[tuple[int, Any]]
@@ -92,7 +92,7 @@ class LocalEngine:
             pending: dict[Future[Any], int] = {}
             queue = iter(tasks)
             while True:
-                # Few tasks are handed out ahead, so that a million of them need no memory.
+                # Few tasks are submitted ahead, so that memory does not grow with their number.
                 for index, task in queue:
                     pending[pool.submit(function, task)] = index
                     if len(pending) >= 2 * self._workers:
@@ -107,11 +107,11 @@ class LocalEngine:
 
 
 def _end(pool: ProcessPoolExecutor | None) -> None:
-    """Stop the workers now; what they were writing stays aside and is never published."""
+    """Stop the workers now; partial output stays in temporary files and is never published."""
     listed = list((pool._processes or {}).values()) if pool is not None else []
     if pool is not None:
         pool.shutdown(wait=False, cancel_futures=True)
-    # Asked of the kernel: one that was being started when a signal came is in no list of the pool.
+    # From the kernel: a worker that was starting when the signal arrived is not in the pool's list.
     workers = [process for process in descendants(os.getpid(), MARK) if _is_ours(process)]
     for worker in workers:
         with suppress(psutil.Error):

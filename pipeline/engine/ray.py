@@ -20,19 +20,19 @@ MAX_RETRIES = 3
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 10.0
 LOCAL_CLUSTER = "local"
-OBJECT_STORE_BYTES = 100 << 20  # tasks and results are small; what is large goes through files
+OBJECT_STORE_BYTES = 100 << 20  # tasks and results are small; large data goes through files
 
 
 class RayEngine:
     """Tasks on a Ray cluster; a task whose worker dies is run again, up to three times.
 
-    Workers read and write the paths that this process names, so the store, the inputs and the working directory must
-    lie on a file system that all nodes share, and the same version of this package must be installed on all of them.
+    Workers read and write the paths that this process names, so the store, the inputs and the working directory must be
+    on a file system shared by all nodes, and the same version of this package must be installed on all of them.
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
-        """`address`: of a running cluster (`auto` or `HOST:PORT`), else $RAY_ADDRESS; without either a cluster of this
-        machine alone is started for this process. `workers`: most tasks at once, by default one a CPU of the cluster.
+        """`address`: of a running cluster (`auto` or `HOST:PORT`), else $RAY_ADDRESS; without either a cluster on this
+        machine is started for this process. `workers`: maximum concurrent tasks, by default one per CPU of the cluster.
 
         Raises:
             UsageError: Ray is not installed.
@@ -72,7 +72,7 @@ class RayEngine:
         queue = iter(enumerate(tasks))
         try:
             while True:
-                # Few tasks are handed out ahead, so that a million of them need no memory.
+                # Few tasks are submitted ahead, so that memory does not grow with their number.
                 while len(pending) < most and (item := next(queue, None)) is not None:
                     pending[remote.remote(function, item[1], folder)] = item[0]
                 if not pending:
@@ -84,14 +84,14 @@ class RayEngine:
             raise error.cause from None
         except RayError as error:
             raise LongcatError(
-                f"Ray gave a task up: {_first_line(error)}",
-                hint="run again to go on from the finished shards; a worker dies when killed or out of memory",
+                f"Ray abandoned a task: {_first_line(error)}",
+                hint="run again to resume from the finished shards; a worker dies when killed or out of memory",
             ) from None
         finally:
             self._give_up(list(pending))
 
     def close(self) -> None:
-        """Leave the cluster, and end it if it was started here."""
+        """Disconnect from the cluster, and stop it if it was started here."""
         if self._started:
             import ray
 
@@ -99,7 +99,7 @@ class RayEngine:
             self._started = False
 
     def _most_in_flight(self) -> int:
-        # A cluster that runs already has more CPUs than were asked for; one of our own keeps to them by itself.
+        # An existing cluster may have more CPUs than requested; one started here has exactly that many.
         bounded = self._asked is not None and self._address != LOCAL_CLUSTER
         return self.workers if bounded else 2 * self.workers
 
@@ -111,25 +111,25 @@ class RayEngine:
         from ray.exceptions import RayError
 
         self._check_address()
-        # Nothing is told to anyone about this run, and a task that never fits into memory ends after some tries.
+        # No usage statistics, and a task that never fits into memory fails after some retries.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            # Ray puts the folder it is started in on the module path of every worker; let that be the one of our code.
+            # Ray adds its start folder to the module path of every worker; start it in the folder of our code.
             with warnings.catch_warnings(), contextlib.chdir(import_root()):
                 warnings.simplefilter("ignore", FutureWarning)
                 ray.init(**self._options())
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
             raise self._no_cluster(error) from None
         finally:
-            # Ray sets handlers of its own; what a signal means is decided by the command line.
+            # Ray installs its own signal handlers; ours must stay in place.
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         self._started = True
 
     def _check_address(self) -> None:
-        """Ray itself waits for minutes, deaf to signals, where nothing answers."""
+        """Check that the address answers; Ray itself would wait for minutes and ignore signals."""
         host, separator, port = self._address.rpartition(":")
         if separator and port.isdecimal():
             try:
@@ -141,7 +141,7 @@ class RayEngine:
         return LongcatError(
             f"no Ray cluster: {_first_line(error)}",
             where=self._address,
-            hint="`ray status` tells whether one runs; without --ray-address one is started on this machine",
+            hint="`ray status` shows whether one runs; without --ray-address one is started on this machine",
         )
 
     def _options(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class RayEngine:
 
 
 def _call(function: Callable[[Any], Any], task: Any, folder: str) -> Any:
-    """In the worker: run a task where relative paths mean what they mean to the caller."""
+    """Run a task in the worker, in the caller's working directory."""
     os.chdir(folder)
     return function(task)
 

@@ -1,4 +1,4 @@
-"""How the processes of a pool start and end: whatever moment their parent ends at, they end with it and say nothing."""
+"""Start and end of pool processes: they exit silently with their parent, at whatever moment it exits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 
 from longcat.pipeline.processes import end_with_parent
 
-# Stands in the command line of every worker.
+# Part of the command line of every worker.
 MARK = "longcat-worker"
 
-# What a worker runs before multiprocessing: it imports nothing of ours, since the module path comes later. A start that
-# fails because the parent is gone, or has taken down what the worker was to share with it, is nothing to tell.
+# Code that a worker runs before multiprocessing; it cannot import our code, since the module path is set later. A start
+# that fails because the parent has exited or closed shared resources is not reported.
 _START = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -41,7 +41,7 @@ _starting = threading.Lock()
 
 class _Popen(popen_spawn_posix.Popen):
     def _launch(self, process_obj: Any) -> None:
-        # The mask is inherited: a Ctrl-C, which reaches the whole terminal group, waits until the worker ignores it.
+        # The mask is inherited: a Ctrl-C, sent to the whole terminal group, is held until the worker ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             with _started_our_way():
@@ -52,7 +52,7 @@ class _Popen(popen_spawn_posix.Popen):
 
 @contextmanager
 def _started_our_way() -> Iterator[None]:
-    """Within it multiprocessing starts Python with the code above."""
+    """Context in which multiprocessing starts Python with the code above."""
     plain = spawn.get_command_line
 
     def command_line(**values: Any) -> list[str]:
@@ -74,7 +74,7 @@ class _Process(SpawnProcess):
 
 
 class WorkerContext(SpawnContext):
-    """The start method `spawn`, for workers that start and end quietly.
+    """Start method `spawn` for workers that start and end silently.
 
     Spawned, not forked: a forked child of a process that has run torch or Arrow threads can deadlock.
     """
@@ -87,7 +87,7 @@ class WorkerContext(SpawnContext):
 
 
 def _start_tracker() -> None:
-    """Start the process that cleans up after us; what a signal left for it to clean is nothing to tell."""
+    """Start the resource tracker; leftovers of a signal are not reported."""
     sys.warnoptions.append("ignore:resource_tracker")
     try:
         resource_tracker.ensure_running()
@@ -96,7 +96,7 @@ def _start_tracker() -> None:
 
 
 def begin(parent: int) -> None:
-    """What a worker does first, once its start is through."""
+    """Initializer of a worker."""
     sys.excepthook = sys.__excepthook__
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -106,7 +106,7 @@ def begin(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
-    """Where the kernel has no such promise, notice within a second that the parent is gone."""
+    """On kernels without a parent-death signal, detect within a second that the parent has exited."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

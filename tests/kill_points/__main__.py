@@ -1,4 +1,4 @@
-"""`python -m kill_points kills|meetings NAME ...`: one JSON line a name; this folder's parent must be on the path."""
+"""`python -m kill_points kills|meetings NAME ...`: one JSON line per name; the parent folder must be on the path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> None:
 
     import_everything(options.folder)
     for name in options.names or (scenarios() if options.what == "kills" else meetings()):
-        # Not a TemporaryDirectory: the forks run what is to be done at exit, and would delete it.
+        # Not a TemporaryDirectory: forks run exit handlers, and would delete it.
         folder = Path(tempfile.mkdtemp(dir=options.folder))
         if options.what == "kills":
             chosen = Call.ALL if options.every else Call.CHANGE
@@ -38,11 +38,11 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("kills", "meetings"))
-    parser.add_argument("names", nargs="*", help="scenarios or meetings; all without any")
+    parser.add_argument("names", nargs="*", help="names of scenarios or meetings; default: all")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "kill-points")
-    parser.add_argument("--every", action="store_true", help="also at calls that only look, lock or flush")
-    parser.add_argument("--tear", action="store_true", help="kills at half of every write")
-    parser.add_argument("--backwards", action="store_true", help="folders are listed and emptied backwards")
+    parser.add_argument("--every", action="store_true", help="also at calls that only read, lock or flush")
+    parser.add_argument("--tear", action="store_true", help="kill after half of every write")
+    parser.add_argument("--backwards", action="store_true", help="list and delete folder entries in reverse order")
     return parser.parse_intermixed_args()
 
 

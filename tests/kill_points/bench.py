@@ -1,4 +1,4 @@
-"""A folder with inputs and stores in which commands are run, ended or stopped at a chosen call, and run again."""
+"""Working folder with inputs and stores in which commands are run, killed or stopped at a chosen call, and rerun."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ steps:
 
 @dataclass(frozen=True)
 class Command:
-    """What a user types behind `longcat`; `{inputs}`, `{other}` and the like are filled in, see `Bench.fill`."""
+    """Arguments of `longcat`; placeholders such as `{inputs}` and `{other}` are filled in by `Bench.fill`."""
 
     text: str
     codes: tuple[int, ...] = (0,)
@@ -45,7 +45,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Killed:
-    """A command ended right after the call that matches, the first of those or number `nth`, counted from 0."""
+    """A command killed right after a matching call, the first or number `nth`, counted from 0."""
 
     command: Command
     pattern: str
@@ -66,7 +66,7 @@ Step = Command | Killed | Change
 
 @dataclass
 class Report:
-    """How many points were tried, how many were never reached, and what was wrong at which."""
+    """Number of tested points, number of points not reached, and failures by point."""
 
     scenario: str
     points: int = 0
@@ -76,7 +76,7 @@ class Report:
 
 
 class Bench:
-    """`stores/store` and `stores/other` are watched; `inputs` lies beside them."""
+    """`stores/store` and `stores/other` are watched; `inputs` is next to them."""
 
     def __init__(self, folder: Path, *, backwards: bool = False) -> None:
         self.folder, self.backwards = folder, backwards
@@ -94,8 +94,8 @@ class Bench:
         self.ids: dict[str, str] = {}
         self.fresh = self._fresh()
 
-    def unlike_fresh(self, found: dict[str, Any]) -> list[str]:
-        """What artifacts differ in from those made in an empty store, which nothing has disturbed."""
+    def differences_from_fresh(self, found: dict[str, Any]) -> list[str]:
+        """Differences of artifacts from those of an undisturbed run in an empty store."""
         problems = []
         for store in (self.store, self.other):
             place = f"{store.name}/"
@@ -112,12 +112,12 @@ class Bench:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(self.stores, target, symlinks=True)
 
-    def bring_back(self, name: str) -> None:
+    def restore(self, name: str) -> None:
         shutil.rmtree(self.stores)
         shutil.copytree(self.folder / name, self.stores, symlinks=True)
 
     def _fresh(self) -> dict[str, Any]:
-        """What the stage commands leave in an empty store; the ids of the names are kept for `fill`."""
+        """Contents of an empty store after the stage commands; ids of names are stored for `fill`."""
         failed = self.take((TOYS, EXTRACT, UNNAMED))
         for path in self.store.glob("refs/*.json"):
             self.ids[f"id_{path.stem}"] = json.loads(path.read_bytes())["versions"][-1]["id"]
@@ -142,7 +142,7 @@ class Bench:
         self, command: Command, chosen: Call = Call.ALL, at: At = At.NOTHING, number: int = -1, *, slot: int = 0,
         trace: bool = False,
     ) -> Fork:  # fmt: skip
-        """Start a command that is watched, and treated at the chosen call."""
+        """Start a watched command with an action at the chosen call."""
         arguments, points = self.fill(command), Points(slot)
         points.clear()
 
@@ -154,21 +154,21 @@ class Bench:
         return Fork(work, lambda: points.arm(self.stores, chosen, at, number, trace=trace, backwards=self.backwards))
 
     def run(self, command: Command, *, trace: bool = False) -> Ended:
-        """Run a command to its end."""
+        """Run a command until it exits."""
         return self.start(command, trace=trace).wait()
 
     def trace(self, command: Command) -> list[Traced]:
-        """The calls of a command, which is undone afterwards."""
+        """Calls of a command; its effects are undone afterwards."""
         self.save("before-trace")
         ended = self.run(command, trace=True)
         if ended.code not in command.codes:
             raise AssertionError(f"{command.text}: exit code {ended.code}\n{ended.text}")
         found = self.points.trace()
-        self.bring_back("before-trace")
+        self.restore("before-trace")
         return found
 
     def together(self, commands: Sequence[Command | Change]) -> list[str]:
-        """Run commands one after the other in one fork, which takes a third of the time; one line a failure."""
+        """Run commands sequentially in one fork, which is three times faster; one line per failure."""
         reading = self.folder / "problems.json"
 
         def work() -> int:
@@ -181,7 +181,7 @@ class Bench:
                     code = run(self.fill(command))
                     sys.stdout.flush()
                     text = os.pread(1, os.fstat(1).st_size - start, start).decode(errors="replace")
-                    problems += complaints(command, Ended(code, text))
+                    problems += problems_of(command, Ended(code, text))
                 else:
                     command(self)
             reading.write_text(json.dumps(problems))
@@ -193,11 +193,11 @@ class Bench:
     # Steps
 
     def take(self, steps: tuple[Step, ...]) -> list[str]:
-        """Take steps one after the other; one line a command that went wrong."""
+        """Execute steps in order; one line per failed command."""
         problems = []
         for step in steps:
             if isinstance(step, Command):
-                problems += complaints(step, self.run(step))
+                problems += problems_of(step, self.run(step))
             elif isinstance(step, Killed):
                 self._kill(step)
             else:
@@ -209,18 +209,18 @@ class Bench:
         matching = [number for number, call in enumerate(calls) if re.search(step.pattern, str(call))]
         ended = self.start(step.command, Call.ALL, At.KILL, matching[step.nth] + 1).wait()
         if ended.code is not None:
-            raise AssertionError(f"{step.command.text} was not ended: {ended.text}")
+            raise AssertionError(f"{step.command.text} was not killed: {ended.text}")
 
 
-def complaints(command: Command, ended: Ended) -> list[str]:
-    """What is wrong with how a command ended."""
+def problems_of(command: Command, ended: Ended) -> list[str]:
+    """Problems of the exit of a command."""
     if ended.code in command.codes and "Traceback" not in ended.text:
         return []
     return [f"`longcat {command.text}` ended with {ended.code}: {ended.text.strip()[-2000:]}"]
 
 
 def damage(name: str) -> Change:
-    """Change one file of an artifact, as a disk does."""
+    """Change one file of an artifact, like a disk fault."""
 
     def change(bench: Bench) -> None:
         folder = bench.store / "documents" / bench.ids[f"id_{name}"]
@@ -231,7 +231,7 @@ def damage(name: str) -> Change:
 
 
 def truncate(name: str) -> Change:
-    """Leave half of a file of the store, as a machine that stops may."""
+    """Truncate a file of the store to half, as a power failure may."""
 
     def change(bench: Bench) -> None:
         path = bench.store / name.format(**bench.ids)

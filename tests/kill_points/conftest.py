@@ -1,4 +1,4 @@
-"""Runs the harness as a process of its own, since a library has to be loaded before everything else in it."""
+"""Runs the harness as a separate process, since the shim library must be loaded first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Harness = Callable[..., dict[str, dict[str, Any]]]
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    """`harness("kills", "gc", "--tear")`: the reports by name."""
+    """`harness("kills", "gc", "--tear")` returns the reports by name."""
     if compiler() is None:
         pytest.skip("needs Linux and a C compiler named cc")
 

@@ -1,4 +1,4 @@
-"""Commands of longcat in forks of a process that has everything imported already."""
+"""Commands of longcat in forks of a process that has already imported everything."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ POLL_SECONDS = 0.0005
 
 @dataclass(frozen=True)
 class Ended:
-    """How a fork ended: its exit code, or None where a signal ended it, and what it printed."""
+    """Result of a fork: exit code, or None if killed by a signal, and its output."""
 
     code: int | None
     text: str
 
 
 class Fork:
-    """A forked child that does some work; stdout and stderr are kept."""
+    """A forked child that runs a function; stdout and stderr are captured."""
 
     def __init__(self, work: Callable[[], int], arm: Callable[[], None] = lambda: None) -> None:
         self._output = os.memfd_create("output")
@@ -49,15 +49,15 @@ class Fork:
             os._exit(code)
 
     def wait(self) -> Ended:
-        """Wait until it has ended."""
+        """Wait for its exit."""
         _, status = os.waitpid(self.pid, 0)
         return self._ended(status)
 
     def wait_or(self, condition: Callable[[], bool], seconds: float = 30) -> Ended | None:
-        """Wait until it has ended, or None once the condition holds.
+        """Wait for its exit; return None once the condition holds.
 
         Raises:
-            TimeoutError: neither came.
+            TimeoutError: neither happened.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -67,18 +67,18 @@ class Fork:
             if condition():
                 return None
             time.sleep(POLL_SECONDS)
-        raise TimeoutError(f"neither ended nor stopped: {self._text()}")
+        raise TimeoutError(f"neither exited nor stopped: {self._text()}")
 
     def wait_until_stopped(self) -> Ended | None:
-        """None once it has stopped itself; how it ended where it did that before."""
+        """Return None once it has stopped itself, or its result if it exited before."""
         _, status = os.waitpid(self.pid, os.WUNTRACED)
         return None if os.WIFSTOPPED(status) else self._ended(status)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Kill it, if it has not ended."""
+        """Kill it, if it is still running."""
         if not self._over:
             os.kill(self.pid, signal.SIGKILL)
             self._ended(os.waitpid(self.pid, 0)[1])

@@ -1,4 +1,4 @@
-"""A command ended at every one of its calls: what is typed again afterwards ends where an undisturbed run ends."""
+"""A command killed at each of its calls: rerunning commands afterwards gives the state of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kill_points.bench import VERIFY, Bench, Change, Command, Report, Step, complaints
+from kill_points.bench import VERIFY, Bench, Change, Command, Report, Step, problems_of
 from kill_points.shim import At, Call, Traced
 from kill_points.state import contents, differences, let_an_hour_pass, paths, raw, stamps
 
@@ -18,9 +18,9 @@ TIDY = (Command("artifacts gc --yes"), Command("artifacts gc --yes --store {othe
 
 @dataclass(frozen=True)
 class Scenario:
-    """`action` is ended at every call in the state that `prepare` leaves; then `recover` is what a user types.
+    """`action` is killed at every call in the state made by `prepare`; then the user runs `recover`.
 
-    `damaged`: something is wrong before, so that `verify` may say so until `recover` has ended.
+    `damaged`: the store is damaged before, so `verify` may report it until `recover` has finished.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Calm:
-    """Where the undisturbed run ends, and what it does not touch."""
+    """Final state of the undisturbed run, and the files that it does not touch."""
 
     contents: dict[str, Any]
     paths: set[str]
@@ -42,7 +42,7 @@ class Calm:
 def sweep(
     scenario: Scenario, folder: Path, chosen: Call, *, tear: bool = False, backwards: bool = False
 ) -> Report:  # fmt: skip
-    """End the action at every call of the chosen classes; with `tear` at half of every write instead."""
+    """Kill the action at every call of the chosen classes; with `tear` after half of every write instead."""
     started = time.monotonic()
     bench, report = Bench(folder, backwards=backwards), Report(scenario.name)
     failed = bench.take(scenario.prepare)
@@ -52,13 +52,13 @@ def sweep(
     calls = [call for call in bench.trace(scenario.action) if call.kind & chosen]
     calm = _calm(bench, scenario)
     for number in _numbers(calls, tear=tear):
-        bench.bring_back("pristine")
+        bench.restore("pristine")
         ended = bench.start(scenario.action, chosen, At.TEAR if tear else At.KILL, number).wait()
         report.points += 1
         if not bench.points.hit:
             report.missed += 1
         elif ended.code is not None:
-            raise AssertionError(f"call {number} did not end the process")
+            raise AssertionError(f"call {number} did not kill the process")
         wrong = _aftermath(bench, scenario, calm)
         if wrong:
             report.problems.append({"number": number, "call": str(calls[number]), "wrong": wrong})
@@ -72,11 +72,11 @@ def _numbers(calls: list[Traced], *, tear: bool) -> Iterable[int]:
 
 def _calm(bench: Bench, scenario: Scenario) -> Calm:
     before = stamps(bench.stores)
-    failed = complaints(scenario.action, bench.run(scenario.action)) + bench.take(scenario.recover)
-    failed += complaints(VERIFY, bench.run(VERIFY))
+    failed = problems_of(scenario.action, bench.run(scenario.action)) + bench.take(scenario.recover)
+    failed += problems_of(VERIFY, bench.run(VERIFY))
     after, stamp = raw(bench.stores), stamps(bench.stores)
     end = contents(bench.stores)
-    failed += bench.unlike_fresh(end)
+    failed += bench.differences_from_fresh(end)
     failed += bench.together(TIDY)
     if failed:
         raise AssertionError(f"{scenario.name}: the undisturbed run fails: {failed}")

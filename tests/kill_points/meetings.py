@@ -1,4 +1,4 @@
-"""Which commands meet, and in which state of the store."""
+"""Pairs of concurrent commands, and the states of the store in which they run."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ PUBLISHED = r"\.trash/\.purge-|refs/\.pages|locks/\.gc"
 
 
 def meetings() -> dict[str, Meeting]:
-    """All of them by name."""
+    """All meetings by name."""
     return {meeting.name: meeting for meeting in (*_at_every_call(), *_at_one_moment())}
 
 
 def _at_one_moment() -> tuple[Meeting, ...]:
-    """Where the one that was stopped has come so far that the other must leave it alone."""
+    """Stops after which the other command must not touch the data of the stopped one."""
     one = (FIRST_THEN_SECOND,)
     return (
-        # In its place, and neither has its progress been dropped nor its name been given.
+        # Published, but its progress is not deleted and its name not set yet.
         Meeting("published-gc", (TOYS,), EXTRACT, COLLECT_NOW, orders=one, at=PUBLISHED),
-        # At work on an artifact that only its id leads to.
+        # Working on an artifact that is only referenced by its id.
         Meeting("reading-gc", (TOYS, UNNAMED), READ_UNNAMED, COLLECT_NOW, orders=one, at=r"\.staging/\w{16}/"),
     )
 
 
 def _at_every_call() -> tuple[Meeting, ...]:
     read, restore = replace(READ_UNNAMED, codes=(0, 4)), replace(RESTORE_PAGES, codes=(0, 1, 4))
-    # Whatever came first, it can be read when it is taken back.
+    # Whichever came first, the artifact is readable after it is restored.
     read_again = (replace(RESTORE_UNNAMED, codes=(0, 4)), READ_UNNAMED)
     return (
         Meeting("publish-gc", (TOYS,), EXTRACT, COLLECT),

@@ -1,4 +1,4 @@
-"""What is ended at every call, and what is typed afterwards."""
+"""Commands that are killed at every call, and the commands run afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECOND_RECORD_OF_PAGES = Killed(EXTRACT, "rename .*work/shards", 1)
 
 
 def _repaired(name: str, again: Command) -> tuple[Command | Change, ...]:
-    """Damage, the product's own repair, and the command once more: what a kill left must not come to light now."""
+    """Damage, repair by our command, and the command again: leftovers of a kill must not reappear."""
     return (damage(name), DROP_DAMAGED, again)
 
 
@@ -37,7 +37,7 @@ def _publish() -> tuple[Scenario, ...]:
     return (
         Scenario("publish-toys", (EXTRACT,), TOYS, (TOYS, *_repaired("first", TOYS))),
         Scenario("publish-extract", (TOYS,), EXTRACT, (EXTRACT, *_repaired("pages", EXTRACT))),
-        # Ended when the artifact is in its place and its progress beside it; then ended again, at every call.
+        # Killed after publication, before its progress is deleted; then killed again, at every call.
         Scenario("discard", (TOYS, Killed(EXTRACT, PUBLISHED)), EXTRACT, (EXTRACT, *_repaired("pages", EXTRACT))),
         Scenario("resume", (TOYS, SECOND_RECORD_OF_PAGES), EXTRACT, (EXTRACT, *_repaired("pages", EXTRACT))),
         Scenario("take-back", (TOYS, EXTRACT, REMOVE_PAGES), EXTRACT, (EXTRACT, *_repaired("pages", EXTRACT))),
@@ -83,13 +83,13 @@ def _by_hand() -> tuple[Scenario, ...]:
 
 
 def scenarios() -> dict[str, Scenario]:
-    """All of them by name."""
+    """All scenarios by name."""
     careless = Scenario("careless", (), CARELESS, (CARELESS,))
     return {scenario.name: scenario for scenario in (*_publish(), *_collect(), *_repair(), *_by_hand(), careless)}
 
 
 def import_everything(folder: Path) -> None:
-    """Import here what the commands import, so that no fork has to: they are tried out in one."""
+    """Import all modules used by the commands in this process, so that forks need not import them."""
     reading = folder / "modules.json"
 
     def work() -> int:
@@ -110,11 +110,11 @@ def import_everything(folder: Path) -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     _build_once()
-    gc.freeze()  # forks touch no object of the parent's, so that its memory need not be copied
+    gc.freeze()  # forks must not touch objects of the parent, which would copy its memory
 
 
 def _build_once() -> None:
-    """What is the same for every command and takes longer than most of them."""
+    """Build data that is equal for all commands and slower to build than most of them."""
     from longcat.cli.app import command
     from longcat.pipeline import lock
     from longcat.pipeline.environment import code_version, environment

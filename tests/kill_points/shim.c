@@ -1,13 +1,13 @@
-/* Counts a process's calls on files below one folder and, at a chosen one, ends or stops the process.
+/* Counts file calls of a process below one folder and, at a chosen call, kills or stops the process.
 
-   Loaded by LD_PRELOAD, so it stands before the C library's functions of the same names. A process arms itself with
-   `points_arm`; a child that it forks or starts is not armed. The slot lies in memory that forked processes share, so
-   that the one who waits can read how far the other came.
+   Loaded by LD_PRELOAD, so it overrides functions of the C library with the same names. A process arms itself with
+   `points_arm`; child processes are not armed. The slot is in memory shared by forked processes, so that a waiting
+   process can read the progress of the other.
 
-   A call is below the folder when a path it names, or that of the descriptor it is given, is. What only looks has no
-   part in what a kill leaves; it counts nevertheless, because a stop before a look is another interleaving.
+   A call counts as below the folder if one of its paths, or the path of its descriptor, is. Calls that only read do not
+   change what a kill leaves; they are counted nevertheless, because a stop before a read is another interleaving.
 
-   What the C library does by itself below fclose, exit or a mapping is not seen; the project writes by none of them. */
+   Calls made internally by fclose, exit or a memory mapping are not seen; the project does not write with these. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -29,15 +29,15 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { LOOK = 1, CHANGE = 2, SYNC = 4, LOCK = 8 }; /* classes of calls, to be chosen among */
-enum { COUNT = 0, KILL = 1, STOP = 2, TEAR = 3 };  /* what is done at the chosen call */
+enum { LOOK = 1, CHANGE = 2, SYNC = 4, LOCK = 8 }; /* classes of calls, a bit mask */
+enum { COUNT = 0, KILL = 1, STOP = 2, TEAR = 3 };  /* action at the chosen call */
 
 #define SLOTS 8
 #define TRACE_BYTES (1 << 22)
 
 struct slot {
     long count;   /* calls of the chosen classes so far */
-    long blocked; /* locks that another held */
+    long blocked; /* locks held by another process */
     long hit;     /* 1 once the chosen call was reached */
     long traced;  /* bytes of the trace */
     char trace[TRACE_BYTES]; /* lines `class call path [path]` */
@@ -58,7 +58,7 @@ __attribute__((constructor)) static void make_slots(void)
         abort();
 }
 
-/* Controlled from outside */
+/* Called from Python */
 
 struct slot *points_slot(int index) { return &slots[index]; }
 
@@ -75,7 +75,7 @@ void points_arm(int index, const char *folder, int chosen, long at, int what, in
 
 void points_disarm(void) { owner = 0; }
 
-/* Which calls count */
+/* Counted calls */
 
 static int below(const char *path)
 {
@@ -114,7 +114,7 @@ static void note(int class, const char *call, const char *path, const char *seco
         memcpy(mine->trace + at, line, (size_t)length);
 }
 
-/* 1 when the caller is to tear its write and then call `end`. */
+/* Returns 1 if the caller must write only half and then call `end`. */
 static int point(int class, const char *call, const char *path, const char *second)
 {
     if (!(class & classes))
@@ -174,7 +174,7 @@ static void on_two(const char *call, int from, const char *old, int to, const ch
         point(CHANGE, call, second, "");
 }
 
-/* The calls */
+/* Overridden calls */
 
 #define NEXT(result, name, ...)                                                                                        \
     static result (*next)(__VA_ARGS__);                                                                                \
@@ -291,7 +291,7 @@ ssize_t copy_file_range(int from, off64_t *at, int fd, off64_t *to, size_t size,
     return next(from, at, fd, to, size, flags);
 }
 
-/* A kill in this process cannot undo what was written, so nothing has to reach the disk: it only costs time. */
+/* A kill of the process cannot undo writes, so flushing to the disk is skipped to save time. */
 int fsync(int fd)
 {
     NEXT(int, fsync, int)
@@ -378,8 +378,8 @@ int symlinkat(const char *to, int folder, const char *path)
     return next(to, folder, path);
 }
 
-/* Listings: a file system gives names in any order, and what a deletion takes first depends on it. Here they come
-   sorted, or sorted backwards, so that a point means the same on every machine and both orders can be tried. */
+/* Listings: a file system returns names in any order, which determines the order of deletions. Here names are sorted,
+   optionally in reverse, so that points are equal on every machine and both orders can be tested. */
 
 #define LISTINGS 64
 
@@ -467,7 +467,7 @@ DIR *fdopendir(int descriptor)
 FCNTL(fcntl)
 FCNTL(fcntl64)
 
-/* Whoever waits for this process must be able to see that it waits for a lock. */
+/* A waiting process must be able to see that this process waits for a lock. */
 int flock(int fd, int how)
 {
     NEXT(int, flock, int, int)

@@ -1,4 +1,4 @@
-"""The shim from Python: compiled, loaded before everything else, armed in a forked child."""
+"""Python interface of the shim: compile it, load it first, arm it in a forked child."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Call(IntFlag):
 
 
 class At(IntEnum):
-    """What is done at the chosen call: nothing, end before it, stop before it, write half of it and end."""
+    """Action at the chosen call: nothing, exit before it, stop before it, or write half and exit."""
 
     NOTHING = 0
     KILL = 1
@@ -36,7 +36,7 @@ class At(IntEnum):
 
 @dataclass(frozen=True)
 class Traced:
-    """One call of a run: its class, name and path below the folder that is watched."""
+    """One call of a run: its class, name and path below the watched folder."""
 
     kind: Call
     name: str
@@ -57,7 +57,7 @@ class _Slot(ctypes.Structure):
 
 
 class Points:
-    """One slot of the shim: what a process that is armed with it has done so far."""
+    """One slot of the shim: the calls made so far by the process that armed it."""
 
     def __init__(self, index: int = 0) -> None:
         self._library = ctypes.CDLL(os.environ[LIBRARY])
@@ -71,9 +71,9 @@ class Points:
     def arm(
         self, root: Path, chosen: Call, at: At, number: int = -1, *, trace: bool = False, backwards: bool = False
     ) -> None:
-        """Watch this process's calls below `root`; at the chosen one with that number, counted from 0, do `at`.
+        """Watch calls of this process below `root`; do `at` at the chosen call with this number, counted from 0.
 
-        Folders are listed by name, or `backwards`.
+        Folders are listed by name, or in reverse order with `backwards`.
         """
         folder, order = str(root).encode(), -1 if backwards else 1
         self._library.points_arm(self._index, folder, int(chosen), ctypes.c_long(number), int(at), int(trace), order)
@@ -84,7 +84,7 @@ class Points:
 
     @property
     def blocked(self) -> int:
-        """How often a lock was held by another."""
+        """Number of times that a lock was held by another process."""
         return int(self._slot.blocked)
 
     @property
@@ -99,14 +99,14 @@ class Points:
 
 
 def compiler() -> str | None:
-    """The C compiler, if there is one and the system has what the shim needs."""
+    """Path of the C compiler, or None if it is missing or the system does not support the shim."""
     return shutil.which("cc") if sys.platform == "linux" else None
 
 
 def start_again_with_shim(folder: Path) -> None:
-    """Compile the shim into `folder` and replace this process by one that has it loaded; returns in the new one."""
+    """Compile the shim into `folder` and replace this process by one that has it loaded; return in the new one."""
     if LIBRARY in os.environ:
-        del os.environ["LD_PRELOAD"]  # children that are started, git for one, do without
+        del os.environ["LD_PRELOAD"]  # child processes, such as git, run without it
         return
     library = folder / "kill_points.so"
     command = [compiler() or "cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]

@@ -1,4 +1,4 @@
-"""What is in a store, in a form in which a run that was killed can be compared with one that was not."""
+"""Contents of a store in a form that allows comparing a killed run with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-# What depends on the clock, in manifests, names, pins and entries of the quarantine.
+# Keys with timestamps in manifests, names, pins and quarantine entries.
 CLOCK = ("started", "duration_seconds", "performance", "created", "removed", "pinned", "time")
-# Random and dated parts of names.
+# Random and time-dependent parts of names.
 PASSING = (
     (re.compile(r"\d{8}T\d{6}-([0-9a-f]{16})-[0-9a-f]{8}"), r"\1"),
     (re.compile(r"(live/|\.purge-|\.probe-)[0-9a-f-]+"), r"\1*"),
@@ -20,12 +20,12 @@ ASIDE = (".staging", ".trash", "logs")
 
 
 def contents(stores: Path) -> dict[str, Any]:
-    """Files of artifacts, names, pins and second manifests by path; JSON without what depends on the clock."""
+    """Files of artifacts, names, pins and second manifests by path; JSON without timestamps."""
     return {name: _timeless(data) if name.endswith(".json") else data for name, data in raw(stores).items()}
 
 
 def raw(stores: Path) -> dict[str, bytes]:
-    """The same, every byte."""
+    """The same, with unmodified bytes."""
     found = {}
     for path in sorted(stores.rglob("*")):
         name = path.relative_to(stores)
@@ -35,19 +35,19 @@ def raw(stores: Path) -> dict[str, bytes]:
 
 
 def is_torn(path: Path) -> bool:
-    """What a kill amid a small write leaves; nothing reads it, and `gc` clears it after an hour."""
+    """Whether a file is left by a kill during a small write; nothing reads it, and `gc` deletes it after an hour."""
     return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def let_an_hour_pass(stores: Path) -> None:
-    """Make what is torn old enough for `gc`, and the probes of renames too."""
+    """Make torn files and rename probes old enough for `gc`."""
     for path in stores.rglob(".*"):
         if is_torn(path) or path.name.startswith(".probe-"):
             os.utime(path, (1, 1))
 
 
 def stamps(stores: Path) -> dict[str, tuple[int, int]]:
-    """By path what changes when a file is written again, be it with the same bytes."""
+    """Metadata by path that changes when a file is rewritten, even with the same bytes."""
     found = {path.relative_to(stores).as_posix(): path.stat() for path in stores.rglob("*") if path.is_file()}
     return {name: (status.st_ino, status.st_mtime_ns) for name, status in found.items()}
 
@@ -65,7 +65,7 @@ def _timeless(data: bytes) -> Any:
 
 
 def paths(stores: Path) -> set[str]:
-    """Everything that lies there, work in progress and quarantine too; passing parts of names are `*`."""
+    """All paths, including work in progress and quarantine; random parts of names are `*`."""
     found = set()
     for path in stores.rglob("*"):
         name = path.relative_to(stores).as_posix()
@@ -76,7 +76,7 @@ def paths(stores: Path) -> set[str]:
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """One line a path that is missing, not expected, or of other bytes."""
+    """One line per path that is missing, not expected, or different."""
     lines = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
     lines += [f"not expected: {name}" for name in sorted(found.keys() - expected.keys())]
     lines += [f"differs: {name}" for name in sorted(expected.keys() & found.keys()) if expected[name] != found[name]]

@@ -1,4 +1,4 @@
-"""A stage that is quick and works as the data stages do: by shards, with files in `work` that it joins at the end."""
+"""A fast stage that works like the data stages: in shards, with files in `work` that are joined at the end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from longcat.pipeline.stage import Context, Result, stage
 class ShardsConfig(StageConfig):
     """Configuration of `test.shards`."""
 
-    shards: int = Field(3, ge=0, description="Shards to make where there is no input.")
-    text: str = Field("", description="Text put behind every document.")
+    shards: int = Field(3, ge=0, description="Number of shards without input.")
+    text: str = Field("", description="Text appended to every document.")
 
 
 Task = tuple[int, Path | None, Path, Path, str]
@@ -34,7 +34,7 @@ def write_shard(task: Task) -> dict[str, int]:
 
 @stage("test.shards", revision=1, inputs={"documents": "documents?"}, output="documents")
 def make_shards(context: Context[ShardsConfig]) -> Result:
-    """Write or copy documents by shards."""
+    """Write or copy documents in shards."""
     config, documents = context.config, context.optional("documents")
     given: list[Path | None] = list(document_shards(documents)) if documents else [None] * config.shards
     tasks = [(number, path, context.output, context.work, config.text) for number, path in enumerate(given)]
@@ -45,8 +45,8 @@ def make_shards(context: Context[ShardsConfig]) -> Result:
 
 
 @stage("test.careless", revision=1, inputs={}, output="documents")
-def be_careless(context: Context[ShardsConfig]) -> Result:
-    """Say that a shard is done before it is: what a harness that finds anything must find."""
+def record_early(context: Context[ShardsConfig]) -> Result:
+    """Record a shard as finished before it is written: a fault that the harness must detect."""
     for number in range(context.config.shards):
         done = context.work / f"done-{number}"
         if not done.exists():

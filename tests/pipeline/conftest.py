@@ -1,4 +1,4 @@
-"""Toy stages that the corridor's tests run."""
+"""Toy stages for tests of the pipeline."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Bounds(StageConfig):
 
 
 class WriteConfig(StageConfig):
-    count: int = Field(3, description="documents a shard", ge=0)
+    count: int = Field(3, description="documents per shard", ge=0)
     shards: int = Field(2, description="shards", ge=1)
-    fail_at: int | None = Field(None, description="shard at which the stage fails once")
+    fail_at: int | None = Field(None, description="shard that fails once")
     bounds: Bounds = Field(Bounds(), description="a nested model")
     paths: list[str] = Field(default_factory=list, description="outside files")
     seed: int = Field(0, description="seed")
@@ -52,7 +52,7 @@ def write(context: Context[WriteConfig]) -> Result:
 
 
 class UpperConfig(StageConfig):
-    suffix: str = Field("", description="text put behind")
+    suffix: str = Field("", description="text appended")
 
 
 @stage("toy.upper", revision=1, inputs={"documents": "documents"}, output="documents")

@@ -1,4 +1,4 @@
-"""YAML and `key=value` to values."""
+"""Parsing of YAML and `key=value` settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from longcat.pipeline.config import RUNTIME, StageConfig, identity_values, load_mapping, merge, parse_assignments
-from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.errors import ConfigError, UsageError
 from longcat.pipeline.stage import registry
 
 
@@ -69,7 +69,7 @@ class _Marked(StageConfig):
     named: dict[str, _Part] = Field({"a": _Part()}, description="in a mapping")
 
 
-def test_fields_marked_as_runtime_leave_the_identity() -> None:
+def test_runtime_fields_are_not_part_of_the_identity() -> None:
     given = {
         "processes": 8,
         "watch": {"port": 3},
@@ -82,3 +82,11 @@ def test_fields_marked_as_runtime_leave_the_identity() -> None:
 def test_without_a_mark_the_identity_is_the_whole_configuration() -> None:
     config = registry.get("data.filter").config()
     assert identity_values(config) == config.model_dump(mode="json")
+
+
+def test_the_body_of_a_distributed_stage_is_found_by_its_name() -> None:
+    from longcat.stages.train.run import train_checkpoint
+
+    assert registry.get("train").load_body() is train_checkpoint
+    with pytest.raises(UsageError, match=r"data.filter runs in one process"):
+        registry.get("data.filter").load_body()

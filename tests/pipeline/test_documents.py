@@ -1,4 +1,4 @@
-"""Document shards: round trip, same bytes, damage named."""
+"""Document shards: round trip, deterministic bytes, named damage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from longcat.pipeline.documents import Document, read_documents, shard_name, write_documents
+from longcat.pipeline.documents import Document, document_batches, read_documents, shard_name, write_documents
 from longcat.pipeline.errors import IntegrityError
 
 DOCUMENTS = [
@@ -22,6 +22,20 @@ def test_round_trip_and_same_bytes(tmp_path: Path) -> None:
     write_documents(two, iter(DOCUMENTS))
     assert list(read_documents(one)) == DOCUMENTS
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes"), [((2,), [2, 2, 1]), ((9,), [5]), ((9, 4), [2, 1, 2]), ((2, 6), [2, 1, 2]), ((1, 1), [1] * 5)]
+)
+def test_batches_end_with_the_document_that_reaches_a_limit(
+    tmp_path: Path, limits: tuple[int, ...], sizes: list[int]
+) -> None:
+    documents = [Document(str(number), "x" * length, "s") for number, length in enumerate((3, 1, 8, 0, 2))]
+    path = tmp_path / shard_name(0)
+    write_documents(path, documents)
+    batches = list(document_batches(path, *limits))
+    assert [len(batch) for batch in batches] == sizes
+    assert [document for batch in batches for document in batch] == documents
 
 
 def test_an_empty_shard(tmp_path: Path) -> None:
@@ -39,7 +53,7 @@ def test_a_failing_source_leaves_no_shard(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_shard_cut_anywhere_is_damage(tmp_path: Path) -> None:
+def test_a_truncated_shard_is_damage(tmp_path: Path) -> None:
     path = tmp_path / shard_name(0)
     write_documents(path, (Document(str(i), f"text number {i} " * 20, "s") for i in range(200)))
     whole = path.read_bytes()
@@ -52,7 +66,7 @@ def test_a_shard_cut_anywhere_is_damage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", [b"not json\n", b'{"id": "x"}\n', b'{"id":"x","text":"","source":"","more":1}\n', b"[]\n"]
 )
-def test_a_line_that_is_no_document_is_named(tmp_path: Path, line: bytes) -> None:
+def test_a_line_that_is_not_a_document_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / shard_name(0)
     path.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(DOCUMENTS[0].to_line() + line))
     with pytest.raises(IntegrityError, match=r"shard-00000\.jsonl\.zst:2"):

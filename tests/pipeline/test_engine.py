@@ -1,4 +1,4 @@
-"""The local engine: results, errors across processes, dead workers."""
+"""The local engine: results, errors across processes, killed workers."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def die(value: int) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_task_is_run_once(workers: int) -> None:
+def test_every_task_runs_once(workers: int) -> None:
     assert dict(LocalEngine(workers).run(square, range(20))) == {i: i * i for i in range(20)}
     assert list(LocalEngine(workers).run(square, [])) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_tasks_error_arrives_whole(workers: int) -> None:
+def test_the_error_of_a_task_is_passed_on_completely(workers: int) -> None:
     with pytest.raises(InputError) as caught:
         list(LocalEngine(workers).run(fail, [1, 2]))
     assert (caught.value.where, caught.value.hint) == ("here", "do that")
@@ -51,11 +51,11 @@ def die_once(mark: str) -> str:
     return mark
 
 
-def test_a_worker_that_is_killed_once_costs_no_task(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_killed_once_loses_no_task(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "0").touch()
     marks = [str(tmp_path / str(min(number, 1))) for number in range(8)]
     assert dict(LocalEngine(2).run(die_once, marks)) == dict(enumerate(marks))
-    assert caplog.messages == ["a worker process died (killed, or out of memory); its shards are tried once more"]
+    assert caplog.messages == ["a worker process died (killed, or out of memory); its shards are retried once"]
 
 
 def test_no_more_workers_than_the_cores_can_use(
@@ -70,7 +70,7 @@ def test_no_more_workers_than_the_cores_can_use(
 
 
 class Lost:
-    """What cannot be rebuilt in a worker, as the semaphores of a pool that is gone."""
+    """An object that cannot be unpickled in a worker, like semaphores of a closed pool."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open, ("/no/such/semaphore",)
@@ -82,7 +82,7 @@ class Broken:
 
 
 @pytest.mark.parametrize(("argument", "told"), [(Lost, ""), (Broken, "ValueError: invalid literal")])
-def test_a_worker_tells_of_its_start_only_what_is_a_fault(
+def test_a_worker_reports_only_real_errors_at_start(
     capfd: pytest.CaptureFixture[str], argument: type, told: str
 ) -> None:
     process = WorkerContext().Process(target=square, args=(argument(),))
@@ -93,8 +93,8 @@ def test_a_worker_tells_of_its_start_only_what_is_a_fault(
     assert err.endswith(told) if not told else told in err
 
 
-def test_a_worker_ends_with_its_parent_while_it_starts(tmp_path: Path) -> None:
-    """Its parent is killed as soon as the worker is there."""
+def test_a_starting_worker_exits_with_its_parent(tmp_path: Path) -> None:
+    """The parent is killed as soon as the worker exists."""
     script = (
         "import os, signal, time\n"
         "from longcat.pipeline.engine.workers import WorkerContext\n"

@@ -1,4 +1,4 @@
-"""The Ray engine on a local cluster of two workers: results, errors, killed workers, and the local engine's bytes."""
+"""The Ray engine on a local cluster of two workers: results, errors, killed workers, same bytes as the local engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHERS = ["orchard", "chapel", "market", "forest", "garden", "tower", "valley", 
 
 
 def page(number: int) -> str:
-    """English that the filter keeps, every fourth word another one on each page; page 10 says what page 0 does."""
+    """English text that the filter keeps, with every fourth word different per page; page 10 equals page 0."""
     chance = random.Random(number % 10)
     lines = []
     for line in PROSE.split("\n"):
@@ -67,7 +67,7 @@ def plain_failure(value: int) -> int:
 
 
 def die_once(marker: Path) -> str:
-    """Killed from outside the first time, as by the out-of-memory killer; done the second time."""
+    """Killed the first time, as by the out-of-memory killer; succeeds the second time."""
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -83,13 +83,13 @@ def where_am_i(value: int) -> str:
     return str(Path.cwd())
 
 
-def test_every_task_is_run_once(ray_engine: RayEngine) -> None:
+def test_every_task_runs_once(ray_engine: RayEngine) -> None:
     assert dict(ray_engine.run(square, range(20))) == {number: number * number for number in range(20)}
     assert list(ray_engine.run(square, [])) == []
     assert ray_engine.workers == 2
 
 
-def test_a_tasks_error_arrives_whole(ray_engine: RayEngine) -> None:
+def test_the_error_of_a_task_is_passed_on_completely(ray_engine: RayEngine) -> None:
     with pytest.raises(InputError) as caught:
         list(ray_engine.run(fail, [1, 2]))
     assert type(caught.value) is InputError
@@ -98,13 +98,13 @@ def test_a_tasks_error_arrives_whole(ray_engine: RayEngine) -> None:
         list(ray_engine.run(plain_failure, [1]))
 
 
-def test_the_task_of_a_killed_worker_is_run_again(ray_engine: RayEngine, tmp_path: Path) -> None:
+def test_the_task_of_a_killed_worker_runs_again(ray_engine: RayEngine, tmp_path: Path) -> None:
     markers = [tmp_path / str(number) for number in range(3)]
     assert dict(ray_engine.run(die_once, markers)) == {0: "0", 1: "1", 2: "2"}
 
 
 def test_a_task_that_always_kills_its_worker_is_one_clear_error(ray_engine: RayEngine) -> None:
-    with pytest.raises(LongcatError, match="Ray gave a task up"):
+    with pytest.raises(LongcatError, match="Ray abandoned a task"):
         list(ray_engine.run(die, [1]))
 
 
@@ -115,7 +115,7 @@ def test_relative_paths_mean_the_same_in_the_workers(
     assert list(ray_engine.run(where_am_i, [0])) == [(0, str(tmp_path))]
 
 
-def test_our_signal_handlers_stay(ray_engine: RayEngine) -> None:
+def test_our_signal_handlers_are_kept(ray_engine: RayEngine) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert list(ray_engine.run(square, [3])) == [(0, 9)]
     assert signal.getsignal(signal.SIGTERM) is before
@@ -155,7 +155,7 @@ def local_files(tmp_path_factory: pytest.TempPathFactory, pages: Path) -> dict[s
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_artifacts_are_those_of_the_local_engine(
+def test_artifacts_equal_those_of_the_local_engine(
     workers: int, ray_engine: RayEngine, tmp_path: Path, pages: Path, local_files: dict[str, Any]
 ) -> None:
     engine = _AtMost(ray_engine, workers)
@@ -164,7 +164,7 @@ def test_artifacts_are_those_of_the_local_engine(
 
 
 class _AtMost:
-    """The cluster of two with so many tasks at once."""
+    """The cluster of two workers with a limit of concurrent tasks."""
 
     def __init__(self, engine: RayEngine, workers: int) -> None:
         self._engine = engine
@@ -177,7 +177,7 @@ class _AtMost:
 
 
 class _KillsWorkers:
-    """Kills a worker of the cluster in the middle of every stage's first tasks."""
+    """Kills a worker of the cluster during the first tasks of every stage."""
 
     def __init__(self, engine: RayEngine, folder: Path) -> None:
         self._engine = engine
@@ -210,7 +210,7 @@ def test_killed_workers_lose_nothing(
     assert {name: (artifact.id, artifact.manifest.files) for name, artifact in made.items()} == local_files
 
 
-def test_nothing_of_the_users_folder_is_executed(tmp_path: Path) -> None:
+def test_nothing_in_the_users_folder_is_executed(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (pip install 'longcat-cli[ray]')")
     here = PoisonedFolder(tmp_path / "here")
     for number in range(2):

@@ -1,4 +1,4 @@
-"""The Ray engine on a cluster that runs already, of two nodes, one of which is lost in the middle."""
+"""The Ray engine on an existing cluster of two nodes, one of which is lost during the run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def slow_square(value: int) -> int:
     return value * value
 
 
-def test_a_node_lost_in_the_middle_loses_nothing(cluster: Any) -> None:
+def test_a_lost_node_loses_no_results(cluster: Any) -> None:
     second = cluster.add_node(num_cpus=1)
     engine = RayEngine(address=cluster.address)
     results: dict[int, int] = {}
@@ -45,7 +45,7 @@ def test_a_node_lost_in_the_middle_loses_nothing(cluster: Any) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", None])
-def test_a_cluster_that_is_not_there_is_one_clear_error(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cluster_is_one_clear_error(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     engine = RayEngine(address=address)
     with pytest.raises(LongcatError, match="no Ray cluster") as caught:

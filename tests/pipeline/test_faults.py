@@ -1,4 +1,4 @@
-"""Faults of the machine: told from damage, tried twice, and said in one line."""
+"""System errors: distinguished from damage, retried once, and reported in one line."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from longcat.pipeline.errors import InputError, MachineError
 from longcat.pipeline.faults import SteadyFile, is_fault, open_input, twice, writing_failed
 from longcat.pipeline.files import atomic_path, sha256_file
 
-# Reading its first page fails with EIO, for root too.
+# Reading its first page fails with EIO, also for root.
 BROKEN = Path("/proc/self/mem")
 
 
 class Failing(io.FileIO):
-    """A file whose reads fail with these error numbers, one after the other, before they succeed."""
+    """A file whose reads fail with the given error numbers in order, then succeed."""
 
     numbers: list[int]
 
@@ -35,7 +35,7 @@ class Failing(io.FileIO):
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Let the next reads of steady files fail with the numbers given; returns those left."""
+    """Let the next reads of input files fail with the given error numbers; return the remaining ones."""
     monkeypatch.setattr(faults, "RETRY_SECONDS", 0.0)
 
     def arm(*numbers: int) -> list[int]:
@@ -69,13 +69,13 @@ def test_a_read_that_fails_twice_is_one_line_with_file_and_remedy(
     failing(errno.EIO, errno.EIO)
     with pytest.raises(MachineError) as caught:
         sha256_file(tmp_path / "a")
-    remedy = "look at the disk (`dmesg` tells of it) and run again; finished shards are kept"
+    remedy = "check the disk (see `dmesg`) and run again; finished shards are kept"
     assert str(caught.value) == f"{tmp_path}/a: Input/output error ({remedy})"
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.skipif(not BROKEN.exists(), reason="no file of which reading fails is known here")
-def test_a_real_failure_of_reading() -> None:
+@pytest.mark.skipif(not BROKEN.exists(), reason="no file with failing reads is known on this system")
+def test_a_real_read_error() -> None:
     with pytest.raises(MachineError, match="/proc/self/mem: Input/output error"), open_input(BROKEN) as stream:
         stream.read(10)
 
@@ -94,7 +94,7 @@ def test_a_file_replaced_between_two_tries_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offset", [15, 16, 1 << 62])
-def test_a_place_behind_the_end_is_the_end(tmp_path: Path, offset: int) -> None:
+def test_reading_beyond_the_end_gives_the_end(tmp_path: Path, offset: int) -> None:
     (tmp_path / "a").write_bytes(b"the old content")
     with open_input(tmp_path / "a") as stream:
         stream.seek(offset)
@@ -103,7 +103,7 @@ def test_a_place_behind_the_end_is_the_end(tmp_path: Path, offset: int) -> None:
         assert stream.read() == b"content"
 
 
-def test_what_a_name_leads_to_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_retried(tmp_path: Path) -> None:
     calls = []
 
     def missing() -> None:
@@ -123,10 +123,10 @@ def test_what_a_name_leads_to_is_not_tried_again(tmp_path: Path) -> None:
         (OSError(errno.EIO, "Input/output error"), True),
         (MemoryError("malloc of size 64 failed"), True),
         (OSError("Couldn't deserialize thrift: No more data to read."), False),
-        (ValueError("No space left on device"), False),  # may be what a record says
+        (ValueError("No space left on device"), False),  # may be the content of a record
     ],
 )
-def test_a_fault_is_told_from_damage(error: Exception, machine: bool) -> None:
+def test_system_errors_are_distinguished_from_damage(error: Exception, machine: bool) -> None:
     assert is_fault(error) is machine
 
 
@@ -180,7 +180,7 @@ WRITERS = [numpy_save, numpy_tofile, pyarrow_write, zstd_write, safetensors_save
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_every_library_that_meets_a_full_disk_says_so(small_disk: Path, write: Callable[[Path], None]) -> None:
+def test_a_full_disk_is_reported_for_every_library(small_disk: Path, write: Callable[[Path], None]) -> None:
     with pytest.raises(MachineError) as caught, atomic_path(small_disk / "a.bin") as aside:
         write(aside)
     assert str(caught.value) == f"{small_disk}/a.bin: {FULL}"

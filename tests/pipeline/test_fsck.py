@@ -1,4 +1,4 @@
-"""One bad file costs itself: every listing names it and goes on, `verify` fails for it, `fsck --repair` mends it."""
+"""One bad file affects only itself: listings name it and continue, `verify` fails for it, `fsck --repair` fixes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Command = Any
 
 @pytest.fixture
 def longcat(session: Session, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command on the store: exit code, stdout, stderr."""
+    """Run a command on the store; return exit code, stdout and stderr."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
         session.store.live.close()
@@ -45,7 +45,9 @@ BROKEN_MANIFESTS = ["", "{", "[" * 100_000, '{"id": 1}', "null"]
 
 
 @pytest.mark.parametrize("text", BROKEN_MANIFESTS)
-def test_a_broken_manifest_costs_itself(longcat: Command, docs: Artifact, shouted: Artifact, text: str) -> None:
+def test_a_broken_manifest_affects_only_its_artifact(
+    longcat: Command, docs: Artifact, shouted: Artifact, text: str
+) -> None:
     (docs.path / MANIFEST_NAME).write_text(text)
     code, out, err = longcat("artifacts", "list")
     assert code == 0
@@ -58,13 +60,13 @@ def test_a_broken_manifest_costs_itself(longcat: Command, docs: Artifact, shoute
     assert f"{docs.path}: the manifest cannot be read" in out
     assert longcat("artifacts", "show", "shouted")[0] == 0
     assert longcat("artifacts", "lineage", "shouted")[0] == 0
-    # The second copy mends it.
+    # The second copy repairs it.
     assert longcat("artifacts", "fsck", "--repair")[0] == 0
     assert longcat("artifacts", "verify")[0] == 0
     assert docs.damage() == []
 
 
-def test_a_missing_manifest_is_damage_and_is_mended(longcat: Command, docs: Artifact) -> None:
+def test_a_missing_manifest_is_damage_and_is_repaired(longcat: Command, docs: Artifact) -> None:
     (docs.path / MANIFEST_NAME).unlink()
     code, out, _ = longcat("artifacts", "verify")
     assert code == 5
@@ -85,7 +87,7 @@ def test_a_manifest_is_not_written_to_files_that_changed(longcat: Command, docs:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null", '{"versions": 3}', '{"versions": [{"id": "x"}]}'])
-def test_broken_names_cost_themselves(longcat: Command, docs: Artifact, shouted: Artifact, text: str) -> None:
+def test_broken_names_affect_only_themselves(longcat: Command, docs: Artifact, shouted: Artifact, text: str) -> None:
     path = docs.path.parents[1] / "refs" / "docs.json"
     before = path.read_bytes()
     path.write_text(text)
@@ -103,7 +105,7 @@ def test_broken_names_cost_themselves(longcat: Command, docs: Artifact, shouted:
     assert path.read_bytes() == before
 
 
-def test_names_of_several_versions_are_read_from_the_logs(longcat: Command, session: Session) -> None:
+def test_names_of_several_versions_are_recovered_from_the_logs(longcat: Command, session: Session) -> None:
     ids = [run_stage(session, "toy.write", {"count": n}, publish_as="docs").artifact.id for n in (1, 2, 1, 3)]
     (session.store.root / "refs" / "docs.json").write_text("{")
     longcat("artifacts", "fsck", "--repair")
@@ -111,39 +113,39 @@ def test_names_of_several_versions_are_read_from_the_logs(longcat: Command, sess
 
 
 @pytest.mark.parametrize("name", ["._docs.json", "docs copy.json", "1.json", ".DS_Store", "docs.json~", "Ä.json"])
-def test_files_that_are_no_names_do_no_harm(longcat: Command, docs: Artifact, name: str) -> None:
+def test_files_that_are_not_names_are_ignored(longcat: Command, docs: Artifact, name: str) -> None:
     (docs.path.parents[1] / "refs" / name).write_text("x")
     (docs.path.parent / name).write_text("x")
     assert longcat("artifacts", "list")[0] == 0
     code, out, _ = longcat("artifacts", "verify")
     assert code == 0
-    assert f"note: {docs.path.parents[1] / 'refs' / name}: is no file of a name" in out
-    assert f"note: {docs.path.parent / name}: is no artifact" in out
+    assert f"note: {docs.path.parents[1] / 'refs' / name}: is not a name file" in out
+    assert f"note: {docs.path.parent / name}: is not an artifact" in out
     assert longcat("artifacts", "gc", "--yes")[0] == 0
     assert (docs.path.parent / name).exists()
 
 
-def test_a_name_that_leads_nowhere_is_damage(longcat: Command, docs: Artifact) -> None:
+def test_a_name_of_a_missing_artifact_is_damage(longcat: Command, docs: Artifact) -> None:
     shutil.rmtree(docs.path)
     code, out, _ = longcat("artifacts", "verify")
     assert code == 5
-    assert f"damage: docs@1: leads to documents/{docs.id}, which is gone" in out
+    assert f"damage: docs@1: leads to documents/{docs.id}, which is missing" in out
 
 
-def test_an_input_that_is_gone_is_damage(longcat: Command, session: Session) -> None:
+def test_a_missing_input_is_damage(longcat: Command, session: Session) -> None:
     base = run_stage(session, "toy.write", {}).artifact
     top = run_stage(session, "toy.upper", {}, {"documents": base.id}, "shouted").artifact
     shutil.rmtree(base.path)
     code, out, _ = longcat("artifacts", "verify")
     assert code == 5
-    assert f"damage: {top.path}: its input documents/{base.id} is gone" in out
-    # Its manifest still says where it came from.
+    assert f"damage: {top.path}: its input documents/{base.id} is missing" in out
+    # Its manifest still has its inputs.
     code, out, _ = longcat("artifacts", "lineage", "shouted", "--json")
     (node,) = json.loads(out)["inputs"]
     assert (node["missing"], node["stage"]) == (True, "toy.write")
 
 
-def test_what_lies_in_quarantine_and_is_needed_is_taken_back(longcat: Command, session: Session) -> None:
+def test_needed_artifacts_are_restored_from_quarantine(longcat: Command, session: Session) -> None:
     base = run_stage(session, "toy.write", {}).artifact
     run_stage(session, "toy.upper", {}, {"documents": base.id}, "shouted")
     session.store.quarantine(base.path, base.kind, base.id, "by mistake")
@@ -152,7 +154,7 @@ def test_what_lies_in_quarantine_and_is_needed_is_taken_back(longcat: Command, s
     assert base.damage() == []
 
 
-def test_strangers_in_an_artifact_are_moved_aside(longcat: Command, docs: Artifact) -> None:
+def test_foreign_files_in_an_artifact_are_moved_away(longcat: Command, docs: Artifact) -> None:
     (docs.path / ".DS_Store").write_bytes(b"x")
     (docs.path / "link").symlink_to("/etc")
     assert longcat("artifacts", "verify")[0] == 5
@@ -162,7 +164,7 @@ def test_strangers_in_an_artifact_are_moved_aside(longcat: Command, docs: Artifa
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "fsck", "gc", "restore", "show x", "lineage x", "diff x y"])
-def test_a_store_that_is_not_there_is_an_error(capfd: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+def test_a_missing_store_is_an_error(capfd: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
     assert run(["--store", str(tmp_path / "nothing"), "artifacts", *command.split()]) == 4
     out, err = capfd.readouterr()
     assert out == ""
@@ -180,7 +182,7 @@ def test_verify_as_json_names_everything(longcat: Command, session: Session, doc
     assert [(item["where"], item["damage"]) for item in answer["findings"]] == [("other@1", True)]
 
 
-def test_what_a_newer_version_wrote_is_a_note(longcat: Command, docs: Artifact, shouted: Artifact) -> None:
+def test_artifacts_of_a_newer_version_are_a_note(longcat: Command, docs: Artifact, shouted: Artifact) -> None:
     path = docs.path / MANIFEST_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 9, "license": "x"}))
     code, out, err = longcat("artifacts", "list")
@@ -197,7 +199,7 @@ def test_a_damaged_artifact_is_made_again_after_gc_damaged(session: Session, lon
     (docs.path / "shard-00000.jsonl.zst").write_bytes(b"")
     assert longcat("artifacts", "verify")[0] == 5
     assert longcat("artifacts", "gc", "--damaged", "--yes")[0] == 0
-    assert longcat("artifacts", "verify")[0] == 5  # the name leads nowhere until it is made again
+    assert longcat("artifacts", "verify")[0] == 5  # the name has no artifact until it is made again
     again = run_stage(session, "toy.write", {}, publish_as="docs")
     assert not again.reused
     assert again.artifact.manifest.files == docs.manifest.files

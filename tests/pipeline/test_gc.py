@@ -1,13 +1,10 @@
-"""Collection leaves alone what a live process works on, reads or has just published, and what it cannot judge."""
+"""Garbage collection keeps what a live process uses or just published, and what cannot be judged."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +15,7 @@ import pytest
 
 from longcat.pipeline.artifact import MANIFEST_NAME, Artifact
 from longcat.pipeline.errors import MissingArtifactError, NewerArtifactError
-from longcat.pipeline.gc import Garbage, Options, collect, survey
+from longcat.pipeline.gc import Options, collect, survey
 from longcat.pipeline.pins import pin, unpin
 from longcat.pipeline.processes import safe_environment, safe_python
 from longcat.pipeline.runner import Session, run_stage
@@ -56,7 +53,7 @@ def gone(store: Store, options: Options = ORDINARY) -> set[str]:
 
 @pytest.fixture
 def holder(store: Store) -> Any:
-    """Another process that holds ids of the store until it is ended."""
+    """Another process that holds ids of the store until it is killed."""
     started = []
 
     def hold(*identifiers: str) -> subprocess.Popen[str]:
@@ -75,7 +72,7 @@ def holder(store: Store) -> Any:
 
 
 @pytest.mark.parametrize("end", ["kill", "close"])
-def test_what_a_live_process_has_announced_stays_until_it_ends(session: Session, holder: Any, end: str) -> None:
+def test_artifacts_held_by_a_live_process_are_kept_until_it_exits(session: Session, holder: Any, end: str) -> None:
     base = make(session)
     top = shout(session, base)
     loose = make(session, count=9)
@@ -93,17 +90,15 @@ def test_damage_that_a_live_process_reads_is_not_moved(session: Session, holder:
     base.file("shard-00000.jsonl.zst").write_bytes(b"")
     process = holder(base.id)
     (item,) = collect(session.store, Options(damaged=True)).garbage
-    assert item.kept == "a live process uses it"
+    assert item.kept == "in use by a live process"
     assert base.path.is_dir()
     process.kill()
     process.communicate()
     assert gone(session.store, Options(damaged=True)) == {base.id}
 
 
-def test_a_fresh_artifact_is_not_collected_before_it_has_its_name(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Published, its progress half deleted, and not named yet."""
+def test_a_new_artifact_is_not_collected_before_it_is_named(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published, with partly deleted progress, and not named yet."""
     found: list[set[str]] = []
     discard = Store.discard
 
@@ -117,7 +112,7 @@ def test_a_fresh_artifact_is_not_collected_before_it_has_its_name(
     assert session.store.resolve("precious").id == artifact.id
 
 
-def test_the_input_of_a_live_run_stays(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_input_of_a_live_run_is_kept(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make(session)
     found: list[set[str]] = []
     from longcat.pipeline.stage import registry
@@ -139,8 +134,8 @@ def _with(stage: Any, function: Callable[[Any], Any]) -> Any:
     return replace(stage, function=function)
 
 
-def test_progress_that_a_run_takes_up_meanwhile_is_left_to_it(session: Session, holder: Any) -> None:
-    """The list was made before, the run began, and then comes the deletion."""
+def test_progress_that_a_run_resumes_meanwhile_is_kept(session: Session, holder: Any) -> None:
+    """The list was made first, then the run started, then the deletion happens."""
     store = session.store
     for number in "ab":
         with store.making(number * 16):
@@ -152,7 +147,7 @@ def test_progress_that_a_run_takes_up_meanwhile_is_left_to_it(session: Session, 
     assert store.staging("b" * 16).output.is_dir()
 
 
-def test_nobody_announces_between_decision_and_deletion(session: Session) -> None:
+def test_no_process_can_hold_ids_between_decision_and_deletion(session: Session) -> None:
     store = session.store
     base = make(session)
     order = []
@@ -183,19 +178,19 @@ def test_unfinished_runs_are_named_and_kept(session: Session, monkeypatch: pytes
     store.live.close()
     for _ in range(2):
         found = collect(store, Options())
-        assert found.garbage == []  # its input stays as well, or it could not go on
+        assert found.garbage == []  # its input is kept as well, or it could not resume
         (run,) = found.unfinished
         assert (run.name, run.stage, run.progress, run.inputs) == ("live", "toy.upper", "step 311", (base.id,))
         assert run.age_seconds < 60
         assert not run.active
     assert gone(store, Options(unfinished=True)) == {plan_id[0], base.id}
-    # ... and what was moved aside is taken up again by the next run.
+    # ... and quarantined progress is used by the next run.
     assert store.take_back(base.id, "artifact") is not None
     run_stage(session, "toy.upper", {}, {"documents": base.id}, "live")
     assert store.trash.entries() == []
 
 
-def test_progress_of_a_finished_artifact_is_no_unfinished_run(
+def test_progress_of_a_finished_artifact_is_not_an_unfinished_run(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -214,19 +209,19 @@ def test_collected_artifacts_can_be_restored(session: Session) -> None:
     assert gone(store) == {artifact.id}
     assert store.get("documents", artifact.id) is None
     (item,) = store.trash.entries()
-    assert (item.entry.id, item.entry.reason, item.entry.kind) == (artifact.id, "no name leads to it", "documents")
+    assert (item.entry.id, item.entry.reason, item.entry.kind) == (artifact.id, "no name references it", "documents")
     assert store.trash.restore(item) == artifact.path
     assert artifact.damage() == []
     assert store.trash.entries() == []
 
 
-def test_a_run_takes_its_artifact_and_its_inputs_back(session: Session) -> None:
+def test_a_run_restores_its_artifact_and_its_inputs(session: Session) -> None:
     store = session.store
     base = make(session)
     assert gone(store) == {base.id}
     plan = {"documents": base.id}
-    with pytest.raises(MissingArtifactError, match=r"lies in quarantine.*artifacts restore"):
-        run_stage(session, "toy.upper", {}, plan)  # what is asked for by hand must be there
+    with pytest.raises(MissingArtifactError, match=r"is in quarantine.*artifacts restore"):
+        run_stage(session, "toy.upper", {}, plan)  # artifacts requested by the user must exist
     again = run_stage(session, "toy.write", {}, publish_as="docs")
     assert again.reused
     assert again.artifact.manifest == base.manifest
@@ -248,7 +243,7 @@ def test_quarantine_ends_after_the_grace_period(session: Session, monkeypatch: p
     assert store.get("documents", artifact.id) is None
 
 
-def test_now_frees_the_space_at_once(session: Session) -> None:
+def test_now_frees_space_immediately(session: Session) -> None:
     store = session.store
     make(session)
     gone(store)
@@ -258,7 +253,7 @@ def test_now_frees_the_space_at_once(session: Session) -> None:
     assert store.artifacts() == []
 
 
-def test_pins_keep_an_artifact_and_what_it_was_made_from(session: Session) -> None:
+def test_pins_keep_an_artifact_and_its_ancestors(session: Session) -> None:
     store = session.store
     base = make(session)
     top = shout(session, base)
@@ -269,7 +264,7 @@ def test_pins_keep_an_artifact_and_what_it_was_made_from(session: Session) -> No
     assert gone(store) == {base.id, top.id}
 
 
-def test_what_a_newer_version_wrote_is_neither_used_nor_deleted(session: Session) -> None:
+def test_artifacts_of_a_newer_version_are_neither_used_nor_deleted(session: Session) -> None:
     store = session.store
     base = make(session)
     newer = shout(session, base)
@@ -284,7 +279,7 @@ def test_what_a_newer_version_wrote_is_neither_used_nor_deleted(session: Session
 
 
 @pytest.mark.parametrize("identifier", ["../../victim", "/victim", "0" * 15, "0" * 17, "0123456789ABCDEF", ""])
-def test_an_id_that_is_none_leads_nowhere(session: Session, tmp_path: Path, identifier: str) -> None:
+def test_an_invalid_id_is_not_found(session: Session, tmp_path: Path, identifier: str) -> None:
     store = session.store
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -299,20 +294,20 @@ def test_an_id_that_is_none_leads_nowhere(session: Session, tmp_path: Path, iden
     assert not artifact.path.exists()
 
 
-def test_the_ancestors_of_damage_are_no_garbage(session: Session) -> None:
+def test_the_ancestors_of_damaged_artifacts_are_kept(session: Session) -> None:
     store = session.store
     base = make(session)
     top = shout(session, base, "shouted")
     (top.path / MANIFEST_NAME).write_text("{")
     assert gone(store) == set()
     assert gone(store, Options(damaged=True)) == {top.id}
-    assert gone(store) == set()  # as long as it lies in quarantine
+    assert gone(store) == set()  # as long as it is in quarantine
     again = run_stage(session, "toy.upper", {}, {"documents": base.id}, "shouted")
     assert not again.reused
     assert again.artifact.manifest.files == top.manifest.files
 
 
-def test_nothing_is_collected_while_it_cannot_be_told_what_stands_on_what(session: Session) -> None:
+def test_nothing_is_collected_while_dependencies_are_unknown(session: Session) -> None:
     store = session.store
     base = make(session)
     top = shout(session, base, "shouted")
@@ -333,113 +328,3 @@ def test_names_that_cannot_be_read_stop_the_collection(session: Session) -> None
     assert found.garbage == []
     assert "docs.json" in found.problems[0]
     assert loose.path.is_dir()
-
-
-def test_what_cannot_be_moved_is_named_and_the_rest_goes(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = session.store
-    stuck, loose = make(session), make(session, count=9)
-    original = Path.rename
-
-    def rename(self: Path, target: Path) -> Path:
-        if self == stuck.path:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self))
-        return original(self, target)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    kept = {item.id: item.kept for item in collect(store, Options()).garbage}
-    assert kept[loose.id] is None
-    assert kept[stuck.id] is not None
-    assert "another file system" in kept[stuck.id]
-    assert stuck.damage() == []
-    # At once it is deleted where it is.
-    assert gone(store, Options(now=True)) == {stuck.id}
-    assert not stuck.path.exists()
-
-
-def test_links_and_files_among_the_work_in_progress_go(session: Session, tmp_path: Path) -> None:
-    store = session.store
-    make(session, "docs")
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "kept").touch()
-    (store.root / ".staging" / ("a" * 16)).symlink_to(outside)
-    (store.root / ".staging" / "0123456789abcdef.removed").mkdir()
-    (store.root / ".staging" / "note").touch()
-    collect(store, Options())
-    assert sorted(path.name for path in (store.root / ".staging").iterdir()) == ["live", "locks"]
-    assert (outside / "kept").exists()
-
-
-def test_a_deletion_that_was_cut_short_is_finished(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = session.store
-    artifact = make(session)
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed)
-        with pytest.raises(KeyboardInterrupt):
-            collect(store, Options(now=True))
-    assert not artifact.path.exists()
-    assert store.trash.entries() == []
-    (item,) = collect(store, Options()).garbage
-    assert isinstance(item, Garbage)
-    assert item.what == "leftover"
-    assert list(store.trash.folder.iterdir()) == []
-
-
-def test_a_command_takes_its_announcements_back(session: Session) -> None:
-    from longcat.cli.app import run
-
-    make(session, "docs")
-    assert run(["--store", str(session.store.root), "artifacts", "list"]) == 0
-    assert not session.store.live.folder.exists() or list(session.store.live.folder.iterdir()) == []
-    assert sys.modules["longcat.pipeline.roots"]._open is not None
-
-
-def test_what_a_reading_command_uses_stays(session: Session) -> None:
-    base = make(session)
-    reader = Store(session.store.root)
-    assert reader.take(base.id).id == base.id
-    assert gone(session.store) == set()
-    reader.live.close()
-    assert gone(session.store) == {base.id}
-
-
-def test_what_a_kill_amid_a_small_write_left_goes_after_an_hour(session: Session) -> None:
-    make(session, "docs")
-    torn = [session.store.root / folder / ".docs.json.1-2.tmp" for folder in ("refs", ".manifests", "pins")]
-    for path in torn:
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    collect(session.store, Options())
-    assert all(path.exists() for path in torn)
-    for path in torn:
-        os.utime(path, (1, 1))
-    assert {item.what for item in collect(session.store, Options()).garbage} == {"leftover"}
-    assert not any(path.exists() for path in torn)
-
-
-def test_progress_that_vanishes_while_it_is_looked_at_is_no_failure(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run ends beside the collection, at each of its looks in turn."""
-    store = session.store
-    looks, original = [0], os.scandir
-
-    for moment in range(12):
-        with store.making("a" * 16) as staging:
-            (staging.work / "shards-x").mkdir(exist_ok=True)
-            (staging.work / "shards-x" / "000000.json").touch()
-        looks[0] = moment
-
-        def scandir(path: Any = ".") -> Any:
-            looks[0] -= 1
-            if looks[0] == 0:
-                shutil.rmtree(store.staging("a" * 16).folder, ignore_errors=True)
-            return original(path)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "scandir", scandir)
-            collect(store, Options())

@@ -1,4 +1,4 @@
-"""What a signal does: to the program, to an answer, and what is said of going on."""
+"""Effects of a signal on the program and on a chat answer, and the hint about resuming."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-import longcat.stages  # noqa: F401  declares the stages
+import longcat.stages  # noqa: F401  registers the stages
 from longcat.pipeline.config import StageConfig
 from longcat.pipeline.errors import InterruptedRunError
 from longcat.pipeline.interrupt import StopSignal
@@ -38,7 +38,7 @@ def kill(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-def test_a_signal_alone_promises_nothing() -> None:
+def test_a_signal_without_a_stage_has_no_hint() -> None:
     stop = StopSignal()
     with stop.installed(), pytest.raises(InterruptedRunError) as caught:
         kill(signal.SIGINT)
@@ -48,14 +48,14 @@ def test_a_signal_alone_promises_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("toy.stopped", "interrupted (run the same command again to go on from here)"),
+        ("toy.stopped", "interrupted (run the same command again to resume from here)"),
         (
             "toy.stopped-whole",
             "interrupted (run the same command again; toy.stopped-whole then starts from its beginning)",
         ),
     ],
 )
-def test_a_stage_says_whether_a_rerun_goes_on(session: Session, name: str, says: str) -> None:
+def test_a_stage_declares_whether_a_rerun_resumes(session: Session, name: str, says: str) -> None:
     session.stop = StopSignal()
     with session.stop.installed(), pytest.raises(InterruptedRunError) as caught:
         run_stage(session, name, {})
@@ -64,10 +64,10 @@ def test_a_stage_says_whether_a_rerun_goes_on(session: Session, name: str, says:
 
 def test_stages_without_progress_are_known() -> None:
     registered = {name: registry.get(name).resumes for name in registry.names() if not name.startswith("toy.")}
-    assert {name for name, resumes in registered.items() if not resumes} == {"grow", "import", "data.mix"}
+    assert {name for name, resumes in registered.items() if not resumes} == {"grow", "import", "quantize", "data.mix"}
 
 
-def test_noted_ctrl_c_is_seen_and_forgotten_and_the_second_raises() -> None:
+def test_a_deferred_ctrl_c_is_seen_once_and_the_second_raises() -> None:
     stop = StopSignal()
     with stop.installed():
         with stop.noted():
@@ -82,7 +82,7 @@ def test_noted_ctrl_c_is_seen_and_forgotten_and_the_second_raises() -> None:
             kill(signal.SIGINT)
 
 
-def test_sigterm_is_never_noted_alone() -> None:
+def test_sigterm_always_raises() -> None:
     stop = StopSignal()
     with stop.installed():
         with pytest.raises(InterruptedRunError), stop.noted():
@@ -93,14 +93,14 @@ def test_sigterm_is_never_noted_alone() -> None:
 
 
 class Deaf:
-    """What it raises when it goes is lost."""
+    """Exceptions raised in `__del__` are lost."""
 
     def __del__(self) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
 
 
-def test_a_signal_that_comes_where_nothing_can_be_raised_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_lost_in_a_finalizer_is_raised_again(capfd: pytest.CaptureFixture[str]) -> None:
     stop = StopSignal()
     with stop.installed(), pytest.raises(InterruptedRunError):
         Deaf()

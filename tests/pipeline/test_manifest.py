@@ -1,4 +1,4 @@
-"""A manifest is checked when it is read: whose it is, what it may name, and that its id is the one it says."""
+"""A manifest is checked when read: its owner, its paths, and that its id matches its content."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def change(artifact: Artifact, **values: Any) -> None:
 @pytest.mark.parametrize(
     "path", ["../x", "/etc/hostname", "a/../../x", "./x", "a//b", "", ".", "..", "a/..", "a/", "a\0b"]
 )
-def test_a_path_that_leads_out_is_refused(artifact: Artifact, path: str) -> None:
+def test_a_path_outside_the_artifact_is_refused(artifact: Artifact, path: str) -> None:
     change(artifact, files=[{"path": path, "size": 0, "sha256": "0" * 64}])
-    with pytest.raises(IntegrityError, match=r"files\.0\.path: .*leads out of the artifact"):
+    with pytest.raises(IntegrityError, match=r"files\.0\.path: .*points outside the artifact"):
         load_artifact(artifact.path)
 
 
@@ -48,18 +48,18 @@ def test_a_path_that_leads_out_is_refused(artifact: Artifact, path: str) -> None
         {"inputs": {"documents": [{"id": "0" * 16, "kind": "../x"}]}},
         {"files": [{"path": "a", "size": -1, "sha256": ""}]},
         {"files": [{"path": "a", "size": 1, "sha256": ""}] * 2},
-        {"unheard": 1},
+        {"unheard": 1, "seed": "x"},
         {"schema_version": "x"},
     ],
 )
-def test_what_a_manifest_cannot_say_is_damage(artifact: Artifact, values: dict[str, Any]) -> None:
+def test_invalid_values_in_a_manifest_are_damage(artifact: Artifact, values: dict[str, Any]) -> None:
     change(artifact, **values)
     with pytest.raises(IntegrityError, match="the manifest cannot be read"):
         load_artifact(artifact.path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "1", "{}", "[" * 100_000, "\xff", '{"id": NaN}'])
-def test_what_is_no_manifest_is_damage(artifact: Artifact, text: str) -> None:
+def test_an_invalid_manifest_is_damage(artifact: Artifact, text: str) -> None:
     (artifact.path / MANIFEST_NAME).write_text(text, encoding="latin-1")
     with pytest.raises(IntegrityError, match="the manifest cannot be read"):
         load_artifact(artifact.path)
@@ -74,25 +74,34 @@ def test_a_manifest_that_is_a_link_is_not_followed(artifact: Artifact, tmp_path:
 
 
 @pytest.mark.parametrize("schema", [3, 99])
-def test_what_a_newer_version_wrote_is_named_as_such(artifact: Artifact, schema: int) -> None:
+def test_a_manifest_of_a_newer_version_is_named(artifact: Artifact, schema: int) -> None:
     change(artifact, schema_version=schema, license="x")
     with pytest.raises(NewerArtifactError, match=rf"made by a newer longcat \(schema {schema}\)"):
         load_artifact(artifact.path)
 
 
-def test_a_copy_under_another_id_is_no_artifact_of_that_id(session: Session, artifact: Artifact) -> None:
+def test_keys_of_a_newer_version_are_not_damage(session: Session, artifact: Artifact) -> None:
+    change(artifact, schema_version=2, license="x")
+    with pytest.raises(NewerArtifactError, match="made by a newer longcat: it has 'license', which this one does not"):
+        load_artifact(artifact.path)
+    change(artifact, files=[{"path": "a", "size": 1, "sha256": "", "mode": 7}])
+    with pytest.raises(NewerArtifactError, match=r"it has 'files\.0\.mode', 'license'"):
+        load_artifact(artifact.path)
+
+
+def test_a_copy_under_another_id_is_refused(session: Session, artifact: Artifact) -> None:
     other = run_stage(session, "toy.write", {"count": 9}).artifact
     shutil.rmtree(other.path)
     shutil.copytree(artifact.path, other.path)
-    with pytest.raises(IntegrityError, match=f"the manifest is that of documents/{artifact.id}"):
+    with pytest.raises(IntegrityError, match=f"the manifest belongs to documents/{artifact.id}"):
         run_stage(session, "toy.write", {"count": 9})
 
 
-def test_an_artifact_among_those_of_another_kind_is_none(session: Session, artifact: Artifact) -> None:
+def test_an_artifact_in_the_folder_of_another_kind_is_refused(session: Session, artifact: Artifact) -> None:
     target = session.store.root / "tokens" / artifact.id
     target.parent.mkdir()
     shutil.copytree(artifact.path, target)
-    with pytest.raises(IntegrityError, match="a documents artifact lies among tokens"):
+    with pytest.raises(IntegrityError, match="a documents artifact is in the folder of tokens"):
         session.store.get("tokens", artifact.id)
 
 
@@ -100,11 +109,11 @@ def test_an_artifact_among_those_of_another_kind_is_none(session: Session, artif
     "values",
     [{"revision": 7}, {"stage": "toy.upper"}, {"sources": {"a": "b"}}, {"config": {"count": 4}}],
 )
-def test_a_manifest_whose_id_is_that_of_another_recipe_is_damage(artifact: Artifact, values: dict[str, Any]) -> None:
+def test_a_manifest_with_the_id_of_another_configuration_is_damage(artifact: Artifact, values: dict[str, Any]) -> None:
     assert artifact.damage() == []
     change(artifact, **values)
     (problem,) = load_artifact(artifact.path).damage()
-    assert problem.startswith("manifest.json: its stage, configuration and inputs have the id ")
+    assert problem.startswith("manifest.json: its stage, configuration and inputs give the id ")
 
 
 def test_a_manifest_of_the_first_schema_is_read(artifact: Artifact) -> None:
@@ -146,7 +155,7 @@ def test_a_link_in_place_of_a_file_is_damage(artifact: Artifact, harm: Callable[
         (lambda path: path.write_bytes(b""), "x: not in the manifest"),
     ],
 )
-def test_what_does_not_belong_into_an_artifact_is_damage(
+def test_foreign_files_in_an_artifact_are_damage(
     artifact: Artifact, make: Callable[[Path], None], problem: str
 ) -> None:
     make(artifact.path / "x")
@@ -165,7 +174,7 @@ class Outer(StageConfig):
     by_name: dict[str, Inner] = Field(default_factory=lambda: {"a.b": Inner()})
 
 
-def test_the_identity_can_be_worked_out_from_the_whole_configuration() -> None:
+def test_the_identity_can_be_computed_from_the_whole_configuration() -> None:
     config = Outer()
     keys = runtime_keys(config)
     assert ("several", 1, "memory") in keys

@@ -1,4 +1,4 @@
-"""The network edge: which addresses are the open internet, and that the checked address is the one connected to."""
+"""Network access: which addresses are public, and that the connection uses the checked address."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def answers(*each: list[str]) -> Any:
-    """A resolver that gives another answer every time."""
+    """A resolver that gives a different answer on each call."""
     left = iter(each)
     return lambda host, port, **_: [
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in next(left)
@@ -101,7 +101,7 @@ def _first_dead(real: Any) -> Any:
     def resolve(host: str, port: int, *more: Any, **options: Any) -> Any:
         if host != "two.example":
             return real(host, port, *more, **options)
-        # Nothing listens on the first one.
+        # No server listens on the first one.
         return [(2, 1, 6, "", ("127.0.0.2", port)), (2, 1, 6, "", ("127.0.0.1", port))]
 
     return resolve
@@ -113,7 +113,7 @@ def test_a_name_without_address(monkeypatch: pytest.MonkeyPatch) -> None:
         GuardedBackend().resolve("none.example", 80, 5)
 
 
-def test_a_named_host_may_be_private_and_one_that_was_public_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_allowed_host_may_be_private_and_a_public_one_must_stay_public(monkeypatch: pytest.MonkeyPatch) -> None:
     inside = GuardedBackend(_Named(web_url("http://data.corp:8080/x")))
     monkeypatch.setattr(socket, "getaddrinfo", answers(["10.0.0.1"], ["10.0.0.1"], ["10.0.0.1"], ["10.0.0.2"]))
     assert [inside.resolve("data.corp", 8080, 5) for _ in range(2)] == [["10.0.0.1"], ["10.0.0.1"]]

@@ -1,4 +1,4 @@
-"""Text from outside cannot steer a terminal."""
+"""Text from outside cannot control a terminal."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from longcat.pipeline.printable import one_line, printable
         ("größe 日本語 🙂 \u200d \xa0 [b]", "größe 日本語 🙂 \u200d \xa0 [b]"),
     ],
 )
-def test_what_steers_is_written_out_and_the_rest_stays(text: str, shown: str) -> None:
+def test_control_characters_are_escaped_and_the_rest_is_kept(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
 
 
-def test_every_character_that_steers_is_known() -> None:
+def test_all_control_characters_are_known() -> None:
     left = {code for code in range(0x3000) if printable(chr(code)) == chr(code)}
     assert left.isdisjoint({*range(9), *range(11, 32), *range(0x7F, 0xA0), *range(0x2028, 0x202F)})
     assert {9, 10, 32, 0xA0, 0x200B, 0x202F} <= left
 
 
-def test_a_line_stays_one() -> None:
+def test_a_line_has_no_line_breaks() -> None:
     assert one_line("a\nb\tc\r") == "a\\nb\\tc\\x0d"

@@ -1,4 +1,4 @@
-"""Progress is believed only with the files it speaks of, and nothing of it is left beside a finished artifact."""
+"""Progress counts only with its files, and no progress is left next to a finished artifact."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def calls(folder: Path) -> list[int]:
     return [len(list((folder / "calls").glob(f"{number}-*"))) for number in range(3)]
 
 
-def test_what_is_whole_is_not_made_again(tmp_path: Path) -> None:
+def test_complete_results_are_not_made_again(tmp_path: Path) -> None:
     assert run(tmp_path) == run(tmp_path) == [{"number": 0}, {"number": 1}, {"number": 2}]
     assert calls(tmp_path) == [1, 1, 1]
 
@@ -53,7 +53,7 @@ def test_what_is_whole_is_not_made_again(tmp_path: Path) -> None:
         lambda path: (path.unlink(), path.mkdir()),
     ],
 )
-def test_a_record_without_its_file_counts_for_nothing(tmp_path: Path, harm: Callable[[Path], Any]) -> None:
+def test_a_record_without_its_file_is_ignored(tmp_path: Path, harm: Callable[[Path], Any]) -> None:
     run(tmp_path)
     victim = tmp_path / "output" / "1.txt"
     harm(victim)
@@ -66,14 +66,14 @@ def test_a_record_without_its_file_counts_for_nothing(tmp_path: Path, harm: Call
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"result": {"number": 1}}', b'{"number": 1}', b"null"])
-def test_a_damaged_record_counts_for_nothing(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_record_is_ignored(tmp_path: Path, content: bytes) -> None:
     run(tmp_path)
     (tmp_path / "work" / "shards-x" / "000001.json").write_bytes(content)
     assert run(tmp_path)[1] == {"number": 1}
     assert calls(tmp_path) == [1, 2, 1]
 
 
-def test_another_division_of_the_work_starts_anew(tmp_path: Path) -> None:
+def test_another_division_of_the_work_starts_from_the_beginning(tmp_path: Path) -> None:
     run(tmp_path, 2)
     run(tmp_path, 3)
     assert calls(tmp_path) == [2, 2, 1]
@@ -88,7 +88,7 @@ def test_progress_may_be_moved(tmp_path: Path) -> None:
 
 @pytest.fixture
 def leftover(session: Session, monkeypatch: pytest.MonkeyPatch) -> Artifact:
-    """A finished artifact whose progress is still there: the process was killed right behind the rename."""
+    """A finished artifact with remaining progress: the process was killed right after the rename."""
     with monkeypatch.context() as patch:
         patch.setattr(Store, "discard", lambda self, staging: None)
         artifact = run_stage(session, "toy.write", {}, publish_as="docs").artifact
@@ -96,13 +96,15 @@ def leftover(session: Session, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     return artifact
 
 
-def test_a_reused_artifact_clears_the_progress_beside_it(session: Session, leftover: Artifact) -> None:
+def test_reusing_an_artifact_deletes_leftover_progress(session: Session, leftover: Artifact) -> None:
     assert run_stage(session, "toy.write", {}).reused
     assert not session.store.staging(leftover.id).folder.exists()
 
 
 @pytest.mark.parametrize("way", ["remove", "rmtree", "quarantine"])
-def test_an_artifact_made_again_beside_old_progress_is_whole(session: Session, leftover: Artifact, way: str) -> None:
+def test_an_artifact_made_again_with_leftover_progress_is_complete(
+    session: Session, leftover: Artifact, way: str
+) -> None:
     before = leftover.manifest.files
     if way == "remove":
         session.store.remove(leftover)
@@ -118,8 +120,8 @@ def test_an_artifact_made_again_beside_old_progress_is_whole(session: Session, l
     assert again.artifact.damage() == []
 
 
-def test_progress_that_lost_its_output_makes_all_of_it_again(session: Session, leftover: Artifact) -> None:
-    """As after a deletion of progress that a kill cut short."""
+def test_progress_without_its_output_is_made_again(session: Session, leftover: Artifact) -> None:
+    """As after an interrupted deletion of progress."""
     store, before = session.store, leftover.manifest.files
     staging = store.staging(leftover.id)
     leftover.path.rename(staging.folder / "output")
@@ -128,7 +130,7 @@ def test_progress_that_lost_its_output_makes_all_of_it_again(session: Session, l
     assert again.manifest.files == before
 
 
-def test_a_run_says_what_it_is_for_those_who_find_its_progress(store: Store, session: Session) -> None:
+def test_progress_names_its_run(store: Store, session: Session) -> None:
     seen = {}
     original = Staging.describe
 
@@ -145,7 +147,7 @@ def test_a_run_says_what_it_is_for_those_who_find_its_progress(store: Store, ses
     assert seen["inputs"] == [base.id]
 
 
-def test_work_that_cannot_be_deleted_is_no_failure_of_the_run(
+def test_progress_that_cannot_be_deleted_does_not_fail_the_run(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Any, *_: Any, **__: Any) -> None:
@@ -162,11 +164,11 @@ def test_a_folder_that_is_half_deleted_has_another_name(tmp_path: Path, monkeypa
     folder = tmp_path / "step-000000005"
     folder.mkdir()
     (folder / "weights").touch()
-    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # killed before the first file went
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # killed before the first file was deleted
     remove_tree(folder)
     (left,) = tmp_path.iterdir()
     assert is_temporary(left)
-    remove_tree(folder)  # nothing is there, which is what was wanted
+    remove_tree(folder)  # already deleted, as intended
 
 
 def write_and_drop(task: Path) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def write_and_drop(task: Path) -> dict[str, Any]:
     return {}
 
 
-def test_scratch_that_a_task_drops_is_no_part_of_its_record(tmp_path: Path) -> None:
+def test_deleted_scratch_files_are_not_part_of_the_record(tmp_path: Path) -> None:
     record = Recorded(write_and_drop, tmp_path)(tmp_path)
     assert [name for name, _, _ in record["files"]] == ["kept"]
     assert same_files(record["files"], tmp_path)

@@ -1,4 +1,4 @@
-"""Recipes: plans, what is cached, what a change re-runs, errors that name the place."""
+"""Recipes: plans, reuse, effects of a change, errors with their location."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def states(recipe: Recipe, session: Session) -> dict[str, str]:
     return {step.name: step.state for step in plan_recipe(recipe, session.store)}
 
 
-def test_a_plan_runs_nothing_and_its_ids_come_true(recipe: Recipe, session: Session) -> None:
+def test_a_plan_runs_nothing_and_predicts_ids(recipe: Recipe, session: Session) -> None:
     steps = plan_recipe(recipe, session.store)
     assert not session.store.root.exists()
     outcomes = run_steps(steps, session)
@@ -41,7 +41,7 @@ def test_a_plan_runs_nothing_and_its_ids_come_true(recipe: Recipe, session: Sess
     assert session.store.resolve("t-joined").manifest.counts == {"parts": 2}
 
 
-def test_a_change_re_runs_its_step_and_what_hangs_on_it(recipe: Recipe, session: Session) -> None:
+def test_a_change_reruns_its_step_and_dependent_steps(recipe: Recipe, session: Session) -> None:
     run_steps(plan_recipe(recipe, session.store), session)
     assert set(states(recipe, session).values()) == {"cached"}
     changed = with_settings(recipe, parse_assignments(["calm.suffix=more"]))
@@ -73,10 +73,10 @@ def test_the_recipes_seed_reaches_only_stages_that_have_one(recipe: Recipe, sess
         ("name: x\nsteps: {}", ConfigError, "no steps"),
         ("name: x", ConfigError, "steps"),
         ("name: x\nstep: {}", ConfigError, "step"),
-        ("- 1", ConfigError, "a mapping is needed"),
+        ("- 1", ConfigError, "expected a mapping"),
         ("name: [", ConfigError, "not valid YAML"),
-        ("name: x\nname: y\nsteps: {}", ConfigError, "stands twice"),
-        ("name: x\nsteps: {1a: {stage: toy.write}}", ConfigError, "cannot be called"),
+        ("name: x\nname: y\nsteps: {}", ConfigError, "duplicate key"),
+        ("name: x\nsteps: {1a: {stage: toy.write}}", ConfigError, "invalid step name"),
         ("name: x\nsteps: {a: {stage: toy.wrte}}", ConfigError, "no stage 'toy.wrte'"),
         (
             "name: x\nsteps: {a: {stage: toy.write, config: {cuont: 1}}}",
@@ -92,7 +92,7 @@ def test_the_recipes_seed_reaches_only_stages_that_have_one(recipe: Recipe, sess
         ),
     ],
 )
-def test_errors_name_the_place(
+def test_errors_name_the_location(
     tmp_path: Path, session: Session, text: str, error: type[LongcatError], message: str
 ) -> None:
     path = tmp_path / "bad.yaml"
@@ -105,11 +105,11 @@ def test_errors_name_the_place(
 def test_settings_for_an_unknown_step_suggest_the_nearest(recipe: Recipe) -> None:
     with pytest.raises(UsageError, match="did you mean 'shouted'"):
         with_settings(recipe, {"shoutd": {"suffix": "x"}})
-    with pytest.raises(UsageError, match="needs key=value"):
+    with pytest.raises(UsageError, match="expects key=value"):
         parse_assignments(["calm.suffix"])
 
 
-def test_what_was_made_by_another_version_is_named(
+def test_artifacts_made_by_another_version_are_named(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from longcat.cli.app import run

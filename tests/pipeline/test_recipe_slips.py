@@ -1,4 +1,4 @@
-"""Slips in a recipe are told with file, line, step, key and the name that was meant."""
+"""Mistakes in a recipe are reported with file, line, step, key and the likely intended name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ steps:
 
 
 def slip(tmp_path: Path, session: Session, old: str, new: str, *settings: str) -> LongcatError:
-    """The error of the good recipe with one thing replaced."""
+    """Error of the valid recipe with one replacement."""
     path = tmp_path / "mine.yaml"
     assert GOOD.count(old) == 1
     path.write_text(GOOD.replace(old, new))
@@ -102,10 +102,10 @@ def slip(tmp_path: Path, session: Session, old: str, new: str, *settings: str) -
         ),
         (
             "documents: docs",
-            "documents: 5",
+            "documents: true",
             ConfigError,
             "mine.yaml:9",
-            "'steps.shouted.inputs.documents': a list is needed, found 5",
+            "'steps.shouted.inputs.documents': expected a list, found True",
             "",
         ),
         (
@@ -121,14 +121,14 @@ def slip(tmp_path: Path, session: Session, old: str, new: str, *settings: str) -
             "config: 2",
             ConfigError,
             "mine.yaml:5",
-            "'steps.docs.config': a mapping is needed, found 2",
+            "'steps.docs.config': expected a mapping, found 2",
             "",
         ),
-        ("  docs:\n", "  1docs:\n", ConfigError, "mine.yaml:3: steps", "cannot be called '1docs'", ""),
+        ("  docs:\n", "  1docs:\n", ConfigError, "mine.yaml:3: steps", "invalid step name '1docs'", ""),
         ("name: slips\n", "", ConfigError, "mine.yaml", "'name' is required", ""),
     ],
 )
-def test_the_place_and_the_remedy_are_named(
+def test_location_and_fix_are_named(
     tmp_path: Path,
     session: Session,
     old: str,
@@ -150,7 +150,7 @@ def test_a_string_where_a_list_is_needed(tmp_path: Path, session: Session) -> No
         tmp_path, session, "stage: toy.write\n    config: {count: 2}", "stage: data.extract\n    config: {input: mix/}"
     )
     assert found.where == "mine.yaml:5: steps.docs.config"
-    assert found.what == "'input': a list is needed (found 'mix/')"
+    assert found.what == "'input': expected a list (found 'mix/')"
 
 
 def test_a_missing_path_is_named_in_full(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,12 +171,12 @@ def test_a_missing_path_is_named_in_full(tmp_path: Path, session: Session, monke
         ("strict.count=1", "mine.yaml", "--set strict: the recipe has no such step", "steps: docs"),
         ("dosc.count=1", "mine.yaml", "no such step", "did you mean 'docs'?"),
         ("docs=1", "mine.yaml", "the key is missing", "--set docs.KEY=VALUE"),
-        ("seed=many", "mine.yaml", "a whole number is needed", ""),
+        ("seed=many", "mine.yaml", "expected a whole number", ""),
         ("docs.cuont=1", "mine.yaml: --set docs.cuont: steps.docs.config", "did you mean 'count'?", ""),
         ("docs.count=x", "mine.yaml: --set docs.count: steps.docs.config", "'count'", ""),
     ],
 )
-def test_what_set_gave_is_told_of_set(
+def test_errors_in_set_options_name_the_option(
     tmp_path: Path, session: Session, assignment: str, where: str, what: str, hint: str
 ) -> None:
     found = slip(tmp_path, session, "count: 2", "count: 2", assignment)
@@ -185,7 +185,7 @@ def test_what_set_gave_is_told_of_set(
     assert hint in (found.hint or "")
 
 
-def test_steps_to_begin_and_end_with_are_suggested(tmp_path: Path, session: Session) -> None:
+def test_names_of_first_and_last_step_are_suggested(tmp_path: Path, session: Session) -> None:
     (tmp_path / "mine.yaml").write_text(GOOD)
     with pytest.raises(UsageError, match=r"mine.yaml: the recipe has no step 'shoutd' \(did you mean 'shouted'\?\)"):
         plan_recipe(load_recipe(tmp_path / "mine.yaml", "mine.yaml"), session.store, first="shoutd")
@@ -199,3 +199,13 @@ def test_a_step_that_fails_is_named(tmp_path: Path, session: Session) -> None:
         path.unlink()
     with pytest.raises(LongcatError, match=r"^step docs: .*damaged"):
         run_steps(steps, session)
+
+
+@pytest.mark.parametrize("written", ["12345678901e3456", "1234567890123456", "0123456701234567", "1234567890123e12"])
+def test_an_id_that_looks_like_a_number_is_text(written: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    step = "steps:\n  a: {{stage: test.upper, inputs: {{documents: {0}, more: [{0}, b]}}, config: {{rate: 1e-3}}}}\n"
+    path.write_text("name: mine\n" + step.format(written))
+    step_read = load_recipe(path).steps["a"]
+    assert step_read.inputs == {"documents": [written], "more": [written, "b"]}
+    assert step_read.config == {"rate": 0.001}

@@ -1,4 +1,4 @@
-"""Taking names and artifacts away by hand; numbers stay, and what something stands on stays."""
+"""Removal of names and artifacts: version numbers are kept, and artifacts in use are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make(session: Session, count: int, name: str | None = "docs") -> str:
     return identifier
 
 
-def test_one_version_goes_and_the_others_keep_their_numbers(session: Session) -> None:
+def test_removing_a_version_keeps_the_other_numbers(session: Session) -> None:
     store = session.store
     ids = [make(session, count) for count in (1, 2, 3)]
     done = remove(store, "docs@2")
@@ -25,11 +25,11 @@ def test_one_version_goes_and_the_others_keep_their_numbers(session: Session) ->
     assert store.resolve("docs@1").id == ids[0]
     with pytest.raises(MissingArtifactError, match="has the versions 1, 3, not '2'"):
         store.resolve("docs@2")
-    assert make(session, 2) == ids[1]  # taken back
+    assert make(session, 2) == ids[1]  # restored
     assert store.resolve("docs@4").id == ids[1]
 
 
-def test_a_name_goes_with_its_artifacts(session: Session) -> None:
+def test_a_name_is_removed_with_its_artifacts(session: Session) -> None:
     store = session.store
     ids = {make(session, count) for count in (1, 2)}
     done = remove(store, "docs")
@@ -38,7 +38,7 @@ def test_a_name_goes_with_its_artifacts(session: Session) -> None:
     assert {item.entry.id for item in store.trash.entries()} == ids
 
 
-def test_what_has_another_name_or_something_made_from_it_stays(session: Session) -> None:
+def test_artifacts_with_another_name_or_dependents_are_kept(session: Session) -> None:
     store = session.store
     base = make(session, 1)
     run_stage(session, "toy.upper", {}, {"documents": base}, "shouted")
@@ -54,7 +54,7 @@ def test_what_has_another_name_or_something_made_from_it_stays(session: Session)
     assert kept[1] == "it is other@1"
 
 
-def test_an_id_is_refused_while_something_leads_to_it(session: Session) -> None:
+def test_an_id_is_refused_while_it_is_referenced(session: Session) -> None:
     base = make(session, 1)
     with pytest.raises(UsageError, match="it is docs@1"):
         remove(session.store, base)
@@ -64,10 +64,10 @@ def test_an_id_is_refused_while_something_leads_to_it(session: Session) -> None:
         remove(session.store, "nothing")
 
 
-def test_what_a_live_process_uses_stays(session: Session) -> None:
+def test_artifacts_used_by_a_live_process_are_kept(session: Session) -> None:
     loose = make(session, 2, None)
     session.store.hold([loose])
-    with pytest.raises(BusyError, match="a live process uses it"):
+    with pytest.raises(BusyError, match="in use by a live process"):
         remove(session.store, loose)
 
 

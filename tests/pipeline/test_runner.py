@@ -1,4 +1,4 @@
-"""One stage through the runner: reuse, resume, roles, sources, errors."""
+"""A single stage in the runner: reuse, resume, roles, sources, errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_same_recipe_is_reused_and_a_changed_one_is_not(session: Session) ->
     assert not run_stage(session, "toy.write", {"count": 3}).reused
 
 
-def test_a_default_written_out_is_the_same_recipe(session: Session) -> None:
+def test_an_explicit_default_is_the_same_recipe(session: Session) -> None:
     run_stage(session, "toy.write", {})
     assert run_stage(session, "toy.write", {"count": 3, "bounds": {"low": 0}}).reused
 
@@ -74,8 +74,11 @@ def test_leftovers_of_a_killed_write_are_not_published(session: Session) -> None
 
 def test_roles_are_checked_before_anything_runs(session: Session) -> None:
     docs = run_stage(session, "toy.write", {}, publish_as="docs").artifact
-    joined = run_stage(session, "toy.join", {}, {"parts": [docs, docs]}).artifact
+    more = run_stage(session, "toy.write", {"count": 1}).artifact
+    joined = run_stage(session, "toy.join", {}, {"parts": [docs, more]}).artifact
     assert joined.manifest.counts == {"parts": 2}
+    with pytest.raises(UsageError, match="is given twice as 'parts'"):
+        run_stage(session, "toy.join", {}, {"parts": [docs, more, docs.id]})
     for inputs, message in [
         ({}, "needs the input 'documents'"),
         ({"documents": ["docs", "docs"]}, "takes one"),
@@ -86,7 +89,7 @@ def test_roles_are_checked_before_anything_runs(session: Session) -> None:
             run_stage(session, "toy.upper", {}, inputs)
 
 
-def test_a_changed_outside_file_makes_another_artifact(session: Session, tmp_path: Path) -> None:
+def test_a_changed_external_file_makes_another_artifact(session: Session, tmp_path: Path) -> None:
     path = tmp_path / "input.txt"
     path.write_text("one")
     first = run_stage(session, "toy.write", {"paths": [str(path)]}).artifact
@@ -117,13 +120,13 @@ class Nothing(StageConfig):
 
 @stage("toy.full", revision=1, inputs={}, output="report")
 def full_disk(context: Context[Nothing]) -> Result:
-    """Fail as on a full disk."""
+    """Fail like on a full disk."""
     raise OSError(errno.ENOSPC, "No space left on device", str(context.output / "x"))
 
 
 @stage("toy.interrupted", revision=1, inputs={}, output="report")
 def interrupted(context: Context[Nothing]) -> Result:
-    """Be interrupted, at a safe point if that is asked for."""
+    """Be interrupted, optionally at a safe point."""
     with context.deferred_stop():
         os.kill(os.getpid(), signal.SIGTERM)
         (context.work / "saved").touch()
@@ -134,7 +137,7 @@ def interrupted(context: Context[Nothing]) -> Result:
 
 @stage("toy.link", revision=1, inputs={}, output="report")
 def links(context: Context[Nothing]) -> Result:
-    """Leave a link in the output."""
+    """Put a link into the output."""
     (context.output / "passwd").symlink_to("/etc/passwd")
     return Result()
 

@@ -1,4 +1,4 @@
-"""A store of several users, on a disk that may only be read, and with a folder on another disk."""
+"""A store of several users, on a read-only disk, and with a folder on another disk."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def umask() -> object:
 
 
 def session_on(store: Store) -> Session:
-    """Of one worker: a forked child must start no pool, whose locks its parent's threads may hold."""
+    """Session with one worker: a forked child must not start a pool, whose locks threads of the parent may hold."""
     return Session(store, engine=LocalEngine(1))
 
 
 def as_nobody(action: Callable[[], None], group: int = NOBODY) -> None:
-    """Run `action` in a child of another user; its modules are loaded already, its failures are ours."""
+    """Run `action` in a child process of another user with loaded modules; its failure fails the test."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -56,7 +56,7 @@ def as_nobody(action: Callable[[], None], group: int = NOBODY) -> None:
 
 @pytest.fixture
 def reachable(tmp_path: Path) -> None:
-    """Let everybody come to the test's folder."""
+    """Give all users access to the folder of the test."""
     for folder in (tmp_path, *tmp_path.parents):
         if folder != Path("/tmp") and folder.is_relative_to("/tmp"):
             folder.chmod(0o755)
@@ -64,7 +64,7 @@ def reachable(tmp_path: Path) -> None:
 
 @pytest.fixture
 def group_store(tmp_path: Path, umask: None, reachable: None) -> Store:
-    """A store whose group may write, as `umask 002` and a setgid folder make it."""
+    """A group-writable store, as made by `umask 002` and a setgid folder."""
     root = tmp_path / "store"
     root.mkdir()
     os.chown(root, 0, NOBODY)
@@ -88,7 +88,7 @@ def test_the_group_may_work_in_it(group_store: Store) -> None:
     docs = run_stage(session_on(group_store), "toy.write", {}, publish_as="docs").artifact
     loose = run_stage(session_on(group_store), "toy.write", {"count": 7}).artifact
     group_store.live.close()
-    shout(group_store, docs, "warm")  # loads what the child will need
+    shout(group_store, docs, "warm")  # imports what the child will need
     group_store.live.close()
 
     def work() -> None:
@@ -104,7 +104,7 @@ def test_the_group_may_work_in_it(group_store: Store) -> None:
 
 
 @needs_root
-def test_the_progress_of_one_user_is_taken_up_by_another(group_store: Store) -> None:
+def test_another_user_can_resume_the_progress(group_store: Store) -> None:
     with pytest.raises(RuntimeError, match="shard failed"):
         run_stage(session_on(group_store), "toy.write", {"fail_at": 1})
     group_store.live.close()
@@ -118,7 +118,7 @@ def test_the_progress_of_one_user_is_taken_up_by_another(group_store: Store) -> 
 
 
 @needs_root
-def test_a_store_that_may_only_be_read_serves_what_it_has(tmp_path: Path, reachable: None) -> None:
+def test_a_read_only_store_serves_its_content(tmp_path: Path, reachable: None) -> None:
     store = Store(tmp_path / "store")
     docs = run_stage(session_on(store), "toy.write", {}, publish_as="docs").artifact
     shout(store, docs, "shouted")
@@ -155,11 +155,11 @@ def test_a_lock_of_another_user_is_taken_for_reading(tmp_path: Path, reachable: 
 
 @pytest.fixture
 def other_disk(store: Store) -> Path:
-    """The folder of the documents lies on another disk."""
+    """The folder of the documents is on another disk."""
     disk = Path("/dev/shm")
     store.root.mkdir(parents=True)
     if not disk.is_dir() or disk.stat().st_dev == store.root.stat().st_dev:
-        pytest.skip("no second file system to try with")
+        pytest.skip("no second file system for the test")
     target = disk / f"longcat-test-{os.getpid()}"
     target.mkdir()
     (store.root / "documents").symlink_to(target)
@@ -169,15 +169,15 @@ def other_disk(store: Store) -> Path:
     target.rmdir()
 
 
-def test_a_folder_on_another_disk_is_told_before_the_work(session: Session, other_disk: Path) -> None:
-    with pytest.raises(LongcatError, match="must lie on one disk") as caught:
+def test_a_folder_on_another_disk_is_reported_before_the_work(session: Session, other_disk: Path) -> None:
+    with pytest.raises(LongcatError, match="must be on one disk") as caught:
         run_stage(session, "toy.write", {})
     assert caught.value.where == str(session.store.root / "documents")
     assert not list(session.store.root.glob(".staging/*/work/calls"))
     assert list(other_disk.iterdir()) == []
 
 
-def test_a_store_that_is_a_link_as_a_whole_works(tmp_path: Path) -> None:
+def test_a_store_can_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "store").symlink_to(tmp_path / "elsewhere")
     artifact = run_stage(session_on(Store(tmp_path / "store")), "toy.write", {}, publish_as="docs").artifact

@@ -1,4 +1,4 @@
-"""What an id names is what was read: sources that change, stores inside inputs, names of any bytes, other stores."""
+"""An id identifies the content that was read: changing sources, stores inside inputs, non-UTF-8 names, other stores."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def file(tmp_path: Path) -> Path:
 
 
 def settle(path: Path) -> None:
-    """Let a file be old enough for its digest to be remembered."""
+    """Make a file old enough for its digest to be cached."""
     os.utime(path, (1, 1))
 
 
-def test_a_file_that_changed_after_the_plan_is_an_error(session: Session, file: Path) -> None:
+def test_a_file_changed_after_the_plan_is_an_error(session: Session, file: Path) -> None:
     plan = plan_named(session, "toy.read", {"paths": [str(file)]})
     file.write_text("new")
-    with pytest.raises(InputError, match="changed while it was used") as caught:
+    with pytest.raises(InputError, match="changed during use") as caught:
         execute(plan, session)
     assert caught.value.where == str(file)
     assert session.store.artifacts() == []
@@ -97,8 +97,8 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(session: Session, file
     assert (artifact.path / "1").read_text() == "old"
 
 
-def test_progress_made_from_other_content_is_not_taken_up(session: Session, file: Path) -> None:
-    """The file changes, the run is killed, and the file is what it was again."""
+def test_progress_of_other_content_is_not_used(session: Session, file: Path) -> None:
+    """The file changes, the run is killed, and the file gets its old content again."""
     second = file.with_name("second")
     second.write_text("2")
     config = {"paths": [str(file), str(second)]}
@@ -117,7 +117,7 @@ def test_progress_made_from_other_content_is_not_taken_up(session: Session, file
     assert (artifact.path / "0").read_text() == "old"
 
 
-def test_progress_of_untouched_files_is_taken_up(session: Session, file: Path) -> None:
+def test_progress_of_unchanged_files_is_used(session: Session, file: Path) -> None:
     settle(file)
     config = {"paths": [str(file), str(file)]}
     calls = []
@@ -129,13 +129,13 @@ def test_progress_of_untouched_files_is_taken_up(session: Session, file: Path) -
     assert calls == [1, 2]
 
 
-def test_a_digest_is_not_worked_out_twice(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digest_is_cached(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     original = sources.sha256_file
     monkeypatch.setattr(sources, "sha256_file", lambda path: (read.append(path), original(path))[1])
     first = fingerprint_paths([file])
     assert fingerprint_paths([file]) == first
-    assert len(read) == 2  # it had just been written, and might have been again
+    assert len(read) == 2  # it had just been written, so it could change within the time resolution
     monkeypatch.setattr(sources, "SETTLED_NS", 0)
     for _ in range(3):
         assert fingerprint_paths([file]) == first
@@ -145,7 +145,7 @@ def test_a_digest_is_not_worked_out_twice(file: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "content"])
-def test_a_folder_changes_with_what_is_in_it(tmp_path: Path, change: str) -> None:
+def test_a_folder_changes_with_its_content(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "in"
     (folder / "below").mkdir(parents=True)
     (folder / "below" / "a").write_text("1")
@@ -182,7 +182,7 @@ def test_the_store_never_reads_itself(
     assert found[0]["counts"]["documents_in"] == 5
 
 
-def test_a_store_is_no_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_store_is_not_a_valid_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     documents(tmp_path / "in")
     store = tmp_path / "store"
     assert run(["--store", str(store), "-q", "data", "extract", "--input", str(tmp_path / "in")]) == 0
@@ -191,7 +191,7 @@ def test_a_store_is_no_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert list(plain_files(tmp_path)) == [tmp_path / "in" / "a.jsonl"]
 
 
-def test_a_name_that_is_no_utf8_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_not_utf8_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ids = set()
     for place in ("one", "two"):
         folder = tmp_path / place / "d"
@@ -228,7 +228,7 @@ def test_an_artifact_of_another_store_is_an_input(session: Session, tmp_path: Pa
     ours = run_stage(session, "toy.upper", {}, {"documents": str(docs.path)}, "shouted").artifact
     assert [item.id for item in ours.manifest.ancestors()] == [docs.id]
     assert run(["--store", str(session.store.root), "artifacts", "verify"]) == 0
-    # The same as from a copy.
+    # The same artifact as from a copy.
     again = Session(Store(tmp_path / "again"))
     shutil.copytree(docs.path, again.store.folder(docs.kind, docs.id))
     copied = run_stage(again, "toy.upper", {}, {"documents": docs.id}).artifact
@@ -248,6 +248,6 @@ def test_a_recipe_checks_its_later_steps_when_they_run(session: Session, file: P
     )
     steps = plan_recipe(load_recipe(recipe), session.store)
     file.write_text("new")
-    with pytest.raises(InputError, match="changed while it was used"):
+    with pytest.raises(InputError, match="changed during use"):
         run_steps(steps, session)
     assert session.store.refs.names() == ["first"]

@@ -26,7 +26,7 @@ def test_an_artifact_has_a_manifest_with_its_files_hashed(session: Session) -> N
     assert not session.store.staging(artifact.id).folder.exists()
 
 
-def test_the_id_follows_everything_that_determines_the_bytes() -> None:
+def test_the_id_depends_on_everything_that_determines_the_bytes() -> None:
     base = artifact_id("s", 1, {"a": 1}, {"x": ["1"]}, {})
     others = [
         artifact_id("t", 1, {"a": 1}, {"x": ["1"]}, {}),
@@ -59,7 +59,7 @@ def test_a_version_is_added_only_when_the_artifact_changes(session: Session) -> 
 
 
 @pytest.mark.parametrize("name", ["", "1a", "../x", "a/b", "a b", "x" * 101])
-def test_names_that_could_leave_the_store_are_refused(session: Session, name: str) -> None:
+def test_names_with_paths_outside_the_store_are_refused(session: Session, name: str) -> None:
     with pytest.raises(UsageError):
         run_stage(session, "toy.write", {}, publish_as=name)
 
@@ -98,7 +98,7 @@ def test_gc_removes_damage_and_the_next_run_repairs(session: Session) -> None:
     artifact = run_stage(session, "toy.write", {}, publish_as="docs").artifact
     artifact.file("shard-00001.jsonl.zst").write_bytes(b"")
     (item,) = collect(session.store, Options(damaged=True)).garbage
-    assert item.kept == "a live process uses it"
+    assert item.kept == "in use by a live process"
     session.store.live.close()
     (item,) = collect(session.store, Options(damaged=True)).garbage
     assert item.kept is None
@@ -106,7 +106,7 @@ def test_gc_removes_damage_and_the_next_run_repairs(session: Session) -> None:
     assert run_stage(session, "toy.write", {}, publish_as="docs").artifact.damage() == []
 
 
-def test_gc_keeps_what_a_name_stands_on(session: Session) -> None:
+def test_gc_keeps_the_ancestors_of_a_named_artifact(session: Session) -> None:
     base = run_stage(session, "toy.write", {"count": 1}).artifact
     kept = run_stage(session, "toy.upper", {}, {"documents": base.id}, "shouted").artifact
     loose = run_stage(session, "toy.write", {"count": 9}).artifact
@@ -118,7 +118,7 @@ def test_gc_keeps_what_a_name_stands_on(session: Session) -> None:
     assert {item.path for item in found} == {loose.path, kept.path}
 
 
-def test_gc_leaves_the_progress_of_a_live_run_alone(session: Session) -> None:
+def test_gc_keeps_the_progress_of_a_live_run(session: Session) -> None:
     store = session.store
     with store.making("0" * 16):
         assert survey(store, Options(unfinished=True)).garbage == []
@@ -160,7 +160,7 @@ def test_difference_names_configuration_counts_and_files(session: Session) -> No
     assert difference(one, one) == {}
 
 
-def test_the_second_maker_of_an_artifact_is_told(store: Store, tmp_path: Path) -> None:
+def test_an_artifact_being_made_by_another_process_is_busy(store: Store, tmp_path: Path) -> None:
     with store.making("f" * 16), pytest.raises(BusyError), store.making("f" * 16, wait=False):
         pass
     with locked(tmp_path / "lock"):

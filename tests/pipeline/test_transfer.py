@@ -1,4 +1,4 @@
-"""Artifacts from one store to another arrive whole, under their names, or not at all."""
+"""Artifacts are copied between stores completely, with their names, or not at all."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def artifacts(store: Store, *arguments: str) -> int:
     return run(["--store", str(store.root), "-q", "artifacts", *arguments])
 
 
-def test_a_copy_is_the_artifact_under_its_name(store: Store, other: Store, shouted: Artifact) -> None:
+def test_a_copy_has_the_same_name_and_files(store: Store, other: Store, shouted: Artifact) -> None:
     assert artifacts(store, "copy", "shouted", str(other.root)) == 0
     found = other.resolve("shouted")
     assert found.manifest == shouted.manifest
     assert found.damage() == []
-    # Its inputs stayed behind on purpose, which is no damage there.
+    # Its inputs were not copied on purpose, which is not damage.
     assert artifacts(other, "verify") == 0
     assert [artifact.id for artifact in other.artifacts()] == [shouted.id]
     assert not other.staging(shouted.id).folder.exists()
@@ -69,7 +69,7 @@ def test_a_second_copy_moves_nothing(
 
 
 @pytest.mark.parametrize("harm", ["flip", "shorten", "lengthen"])
-def test_damage_does_not_travel(store: Store, other: Store, shouted: Artifact, harm: str) -> None:
+def test_damage_is_not_copied(store: Store, other: Store, shouted: Artifact, harm: str) -> None:
     victim = shouted.path / "shard-00001.jsonl.zst"
     data = victim.read_bytes()
     flipped = data[:-1] + bytes([data[-1] ^ 1])
@@ -102,7 +102,7 @@ def test_the_manifest_is_sent_last(
     assert artifacts(other, "pull", BUCKET, "shouted") == 4
 
 
-def test_damage_in_an_object_store_is_not_taken_over(
+def test_damage_in_an_object_store_is_not_copied(
     store: Store, other: Store, shouted: Artifact, bucket: fsspec.AbstractFileSystem
 ) -> None:
     assert artifacts(store, "push", "shouted", BUCKET) == 0
@@ -128,7 +128,7 @@ def test_a_hostile_manifest_is_refused(
 
 
 @pytest.mark.parametrize("target", ["http://127.0.0.1/x", "nonsense://x/y"])
-def test_what_is_no_store_is_refused(store: Store, shouted: Artifact, target: str) -> None:
+def test_targets_that_are_not_stores_are_refused(store: Store, shouted: Artifact, target: str) -> None:
     assert artifacts(store, "push", "shouted", target) == 2
 
 

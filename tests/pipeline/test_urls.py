@@ -1,4 +1,4 @@
-"""The parser of URLs from outside: what it takes, and that it refuses everything else with its own error."""
+"""The parser of external URLs: accepted URLs, and that it refuses all others with its own error."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ BAD = [
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_a_url_is_taken_apart(text: str) -> None:
+def test_parts_of_a_url(text: str) -> None:
     url = web_url(text)
     assert (url.scheme, url.host, url.port, url.origin) == GOOD[text]
     assert str(url) == text
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_what_is_no_url_is_refused_in_one_short_line(text: str) -> None:
+def test_invalid_urls_are_refused_in_one_short_line(text: str) -> None:
     with pytest.raises(BadUrlError) as caught:
         web_url(text)
     message = str(caught.value)
@@ -104,7 +104,7 @@ def test_references_are_joined(reference: str, joined: str) -> None:
     "reference",
     ["http:///x", "http:x", "HTTP:/x", "///x", "////b.example/x", "//[::1", "\\\\b.example\\x", "ftp:x", ""],
 )
-def test_references_that_lead_nowhere_are_refused(reference: str) -> None:
+def test_invalid_references_are_refused(reference: str) -> None:
     with pytest.raises(BadUrlError):
         web_url("http://a.example/b/c").join(reference)
 
@@ -119,7 +119,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join)))
-def test_nothing_else_is_ever_raised(text: str) -> None:
+def test_no_other_error_is_raised(text: str) -> None:
     for parse in (web_url, web_url("http://a.example/b").join):
         try:
             url = parse(text)

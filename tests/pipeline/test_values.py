@@ -1,4 +1,4 @@
-"""How values are written for people."""
+"""Formatting of values for people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from longcat.pipeline.values import leaves, numbers, written
         (list(range(20)), ", ".join(map(str, range(16))) + ", 4 more"),
     ],
 )
-def test_values_are_written_without_python(value: Any, shown: str) -> None:
+def test_values_are_written_without_python_syntax(value: Any, shown: str) -> None:
     assert written(value) == shown
 
 
@@ -34,7 +34,7 @@ def test_exact_values_keep_every_digit() -> None:
     assert written([0.1 + 0.2, 1e5], exact=True) == "0.30000000000000004, 100000.0"
 
 
-def test_records_go_by_their_names_or_their_numbers() -> None:
+def test_records_have_names_or_numbers() -> None:
     found = dict(leaves({"a": {"b": 1}, "runs": [{"label": "x", "loss": 2}, {"label": "y", "loss": 3}], "l": [1]}))
     assert found == {"a.b": 1, "runs.x.loss": 2, "runs.y.loss": 3, "l": [1]}
     assert dict(leaves({"r": [{"label": "x"}, {"label": "x", "n": 1}]})) == {
@@ -44,5 +44,5 @@ def test_records_go_by_their_names_or_their_numbers() -> None:
     }
 
 
-def test_numbers_leave_out_what_is_none() -> None:
+def test_only_numbers_are_shown() -> None:
     assert numbers({"a": 1, "b": True, "c": "x", "d": 0.5, "e": [1], "f": None, "g": 2, "h": 3}) == "a 1, d 0.5, g 2"

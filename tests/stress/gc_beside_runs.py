@@ -1,11 +1,11 @@
-"""Processes that run overlapping recipes while another collects garbage without pause: nothing may be lost.
+"""Processes that run overlapping recipes while another one repeats garbage collection: nothing may be lost.
 
     python tests/stress/gc_beside_runs.py --rounds 100
 
-In every round five processes run recipes that share steps, on one store, and a sixth repeats `artifacts gc --yes`,
-every other time with `--now --unfinished`. After it all have ended well, every name resolves, `verify` finds nothing,
-and every artifact has the bytes that it has in a store where nothing was collected. With TMPDIR in memory a round takes
-seconds, since no disk has to be flushed.
+In every round five processes run recipes with common steps on one store, and a sixth repeats `artifacts gc --yes`,
+every second time with `--now --unfinished`. After a round all processes have succeeded, every name resolves, `verify`
+finds no damage, and every artifact has the same bytes as in a store without collection. With TMPDIR in memory a round
+takes seconds, since no disk has to be flushed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def recipe(folder: Path, place: int, turn: int) -> Path:
-    """The first step is the same for all, the second for some, the third is each one's own."""
+    """The first step is common to all processes, the second to some, the third to none."""
     path = folder / f"recipe-{place}.yaml"
     path.write_text(
         f"""
@@ -76,7 +76,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def play(store: Path, folder: Path, turn: int, *, calm: bool) -> list[str]:
-    """One round; what went wrong."""
+    """Run one round; return its problems."""
     common = ["--store", str(store), "-q", "--workers", "1"]
     running = []
     for place in range(PROCESSES):
@@ -93,7 +93,7 @@ def play(store: Path, folder: Path, turn: int, *, calm: bool) -> list[str]:
 
 
 def contents(store: Path) -> dict[str, str]:
-    """The artifact of every newest name, and the digests of its files."""
+    """Artifact of the newest version of every name, with the digests of its files."""
     found = Store(store)
     artifacts = {name: found.resolve(name) for name in found.refs.names()}
     return {
@@ -127,14 +127,14 @@ def main() -> int:
                 problems += [f"round {turn}, verify: {err.strip()}"] if verified.returncode else []
                 play(calm, folder, turn, calm=True)
                 if contents(store) != contents(calm):
-                    problems.append(f"round {turn}: other bytes than without a collector")
+                    problems.append(f"round {turn}: different bytes than without a collector")
         alive = collector.poll() is None
         collector.kill()
         out, err = collector.communicate()
         lines = [line for line in out.splitlines() if len(line.split()) == 2]
         bad = [line for line in lines if line.split()[1] != "0"]
-        problems += [] if alive else [f"the collector ended: {err.strip()[-500:]}"]
-        problems += [f"gc ended with {line.split()[1]}: {err.strip()[-500:]}" for line in bad[:3]]
+        problems += [] if alive else [f"the collector exited: {err.strip()[-500:]}"]
+        problems += [f"gc exited with {line.split()[1]}: {err.strip()[-500:]}" for line in bad[:3]]
         seconds = time.monotonic() - started
     print("\n".join(problems))
     print(f"{rounds} rounds of {PROCESSES} processes, {len(lines)} collections, {seconds:.0f} s")
