@@ -1,5 +1,5 @@
-"""The numerical ground of the project: one operation a folder, one public function behind each.
+"""Numerical operations: one folder per operation, with one public function each.
 
-`reference.py` is the plain meaning of an operation, `cpu.py` the fast version for processors where it differs.
-`kernels.select` picks between them by device; `LONGCAT_KERNELS=reference|cpu|triton` forces one for every operation.
+`reference.py` is the reference implementation of an operation, `cpu.py` a faster version for CPUs if there is one.
+`kernels.select` chooses the version by device; `LONGCAT_KERNELS=reference|cpu|triton` forces one for every operation.
 """

@@ -1,26 +1,26 @@
-"""Compile Triton kernels ahead of time, for chips that need not be there, and read what they use off the binary."""
+"""Ahead-of-time compilation of Triton kernels for chips that need not be present, and their resource usage."""
 
 import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from longcat.kernels.chips import Chip
 
-ALIGNMENT = 16  # bytes or elements that launches of real sizes are divisible by
+ALIGNMENT = 16  # alignment in bytes or elements of launches of real sizes
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One specialisation of a kernel, as an operation launches it at published sizes.
+    """One specialisation of a kernel at published sizes.
 
-    arguments: the type of every argument that is no constant, `*bf16`, `*i64`, `i32`, `fp32`; more may be named than
-        the kernel has, so that the kernels of one operation share them.
+    arguments: the type of every non-constant argument, `*bf16`, `*i64`, `i32`, `fp32`; extra names are allowed, so that
+        the kernels of one operation can share them.
     constants: the value of every constexpr.
-    aligned: integer arguments divisible by 16, beside all pointers, which always are.
+    aligned: integer arguments divisible by 16; pointers always are.
     """
 
     name: str
@@ -35,18 +35,20 @@ class Launch:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one compiled kernel uses: bytes of shared memory a program, registers a thread, and what is spilled.
+    """Resource usage of a compiled kernel: bytes of shared memory per program, registers per thread, and spills.
 
-    tensor_memory: columns; where they exceed the chip's, Triton compiles nothing but a trap, and says nothing.
+    tensor_memory: columns; if they exceed the chip's, Triton silently compiles only a trap.
+    wgmma: number of wgmma instructions in the PTX, which keep the tensor cores of sm_90 busy.
     """
 
     shared: int
     registers: int
     spills: int
     tensor_memory: int = 0
+    wgmma: int = 0
 
     def problems(self, chip: Chip) -> list[str]:
-        """What of this exceeds the chip, in words; empty where it fits."""
+        """Description of exceeded limits; empty if it fits."""
         found = [f"{self.spills} spilled"] if self.spills else []
         if self.shared > chip.shared:
             found.append(f"{self.shared} bytes of shared memory, {chip.shared} are there")
@@ -58,7 +60,7 @@ class Usage:
 
 
 def compile_launch(launch: Launch, chip: Chip) -> Usage:
-    """Compile for `chip` and count. Must run in a process without `TRITON_INTERPRET`.
+    """Compile for `chip` and count resources. Must run in a process without `TRITON_INTERPRET`.
 
     Raises:
         triton.CompilationError: the kernel does not compile.
@@ -80,7 +82,8 @@ def compile_launch(launch: Launch, chip: Chip) -> Usage:
     compiled = triton.compile(source, target=target, options=options)
     shared = int(compiled.metadata.shared)
     if chip.backend == "cuda":
-        return _read_cubin(compiled.asm["cubin"], shared, compiled.metadata.tmem_size or 0)
+        usage = _read_cubin(compiled.asm["cubin"], shared, compiled.metadata.tmem_size or 0)
+        return replace(usage, wgmma=compiled.asm["ptx"].count("wgmma.mma_async"))
     return _read_assembly(compiled.asm["amdgcn"], shared)
 
 

@@ -1,4 +1,4 @@
-"""The graphics processors that kernels are compiled for, and what a launch may use of each."""
+"""GPUs that kernels are compiled for, and their resource limits."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,9 +8,9 @@ import torch
 
 @dataclass(frozen=True)
 class Chip:
-    """Limits of one architecture: `shared` in bytes a program, `registers` a thread, `warp` in threads.
+    """Limits of one architecture: `shared` in bytes per program, `registers` per thread, `warp` in threads.
 
-    tensor_memory: columns of the memory that tcgen05 accumulates in, zero where there is none.
+    tensor_memory: columns of tcgen05 accumulator memory, zero if none.
     """
 
     name: str
@@ -33,11 +33,17 @@ CHIPS = {
 
 
 @lru_cache(maxsize=16)
-def chip_of(device: torch.device) -> Chip:
-    """The chip whose tiles suit `device`: its own, or the nearest one that kernels are compiled for.
+def multiprocessors(device: torch.device) -> int:
+    """Number of multiprocessors of `device`; CPUs, for the interpreter, get the number of an H100."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
-    Processors, on which the interpreter runs, get those of `sm_90`; older graphics processors with less shared memory
-    get those of `gfx942`, which need least.
+
+@lru_cache(maxsize=16)
+def chip_of(device: torch.device) -> Chip:
+    """Chip whose tiles are used for `device`: its own, or the closest one that kernels are compiled for.
+
+    CPUs, for the interpreter, get those of `sm_90`; older GPUs with less shared memory get those of `gfx942`, which
+    need least.
     """
     if device.type != "cuda":
         return CHIPS["sm_90"]

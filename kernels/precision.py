@@ -1,4 +1,4 @@
-"""The precision in which reductions are carried out."""
+"""Precision of reductions."""
 
 import torch
 

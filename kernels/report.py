@@ -1,6 +1,6 @@
-"""`python -m longcat.kernels.report`: every Triton kernel compiled for every chip, with what it uses of each.
+"""`python -m longcat.kernels.report`: compiles every Triton kernel for every chip and reports resource usage.
 
-Ends with 1 where a kernel does not compile, spills registers or needs more than the chip has. Needs no GPU.
+Exits with 1 if a kernel does not compile, spills registers or exceeds the chip's limits. Needs no GPU.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from longcat.kernels.chips import CHIPS, Chip
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel on one chip; `usage` is None where it does not compile, and then `problems` says why."""
+    """One kernel on one chip; `usage` is None if it does not compile, with the reason in `problems`."""
 
     operation: str
     kernel: str
@@ -73,20 +73,22 @@ def report(chosen: Sequence[str], chips: Sequence[str], workers: int) -> Iterato
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """The rows for people to read."""
+    """Format the rows as a table."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Triton kernels, compiled ahead of time", title_justify="left")
     for heading in ("operation", "kernel", "chip"):
         table.add_column(heading, overflow="fold")
-    for heading in ("registers", "spills", "shared KiB", "of", "seconds"):
+    for heading in ("registers", "spills", "wgmma", "shared KiB", "of", "seconds"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for row in rows:
         usage, limit = row.usage, CHIPS[row.chip].shared / 1024
         figures = (
-            ["", "", ""] if usage is None else [f"{usage.registers}", f"{usage.spills}", f"{usage.shared / 1024:.1f}"]
+            [""] * 4
+            if usage is None
+            else [f"{usage.registers}", f"{usage.spills}", f"{usage.wgmma}", f"{usage.shared / 1024:.1f}"]
         )
         verdict = "[red]" + "; ".join(row.problems) if row.problems else "fits"
         table.add_row(row.operation, row.kernel, row.chip, *figures, f"{limit:.0f}", f"{row.seconds:.1f}", verdict)

@@ -1,4 +1,4 @@
-"""Which version of an operation runs: by device, or the one that the environment forces."""
+"""Selection of an operation's version: by device, or forced by the environment."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -16,17 +16,18 @@ Version = TypeVar("Version", bound=Callable[..., object])
 
 
 class KernelError(ValueError):
-    """An operation was asked for something it cannot do; the message names the operation and the remedy."""
+    """Unsupported use of an operation; the message names the operation and the remedy."""
 
 
 def select(operation: str, versions: Mapping[str, Version], device: torch.device) -> Version:
     """The version of `operation` to run on tensors of `device`.
 
-    Without `LONGCAT_KERNELS` the processor takes `cpu`, a graphics processor `triton`, and what has no such version, or
-    is another device, `reference`. The variable holds a mode for all operations, modes for some, or both, separated by
-    commas: `triton`, `grouped_mlp=torch`, `triton,mla_attention=torch`. A mode for all operations lets those that have
-    no such version take `reference`, except that `triton` and `torch` must exist where one operation is named. While
-    torch.compile traces it is `reference` in any case: plain operations are what a compiler can fuse.
+    Without `LONGCAT_KERNELS`, CPUs use `cpu`, GPUs `triton`, and operations without such a version, or other devices,
+    `reference`. The variable holds a mode for all operations, modes for some, or both, separated by
+    commas: `triton`, `grouped_mlp=torch`, `triton,mla_attention=torch`. With a mode for all operations, those without
+    such a version use `reference`, except that `triton` and `torch` must exist if an operation is named. While
+    torch.compile traces, the version is always `reference`, because a compiler can fuse plain operations. Operations
+    that it cannot make fast are nodes of its graph (`kernels.opaque`), which call this function when they run.
 
     Raises:
         KernelError: an unknown mode, a version forced on one operation that does not have it, or a version that cannot
@@ -48,14 +49,14 @@ def select(operation: str, versions: Mapping[str, Version], device: torch.device
         )
     if forced == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise KernelError(
-            f"{ENVIRONMENT_VARIABLE}=triton: '{operation}' was given tensors on the processor, which only Triton's "
+            f"{ENVIRONMENT_VARIABLE}=triton: '{operation}' was given tensors on the CPU, which only Triton's "
             f"interpreter runs; set TRITON_INTERPRET=1, or unset {ENVIRONMENT_VARIABLE}"
         )
     return versions.get(forced, versions["reference"])
 
 
 def deferred(module: str, function: str) -> Callable[..., Any]:
-    """A version that lives in `module`, which is imported at the first call: what no one runs need not be installed."""
+    """A version in `module`, which is imported on the first call, so that unused dependencies need not be installed."""
 
     def version(*args: Any, **kwargs: Any) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Cross entropy that keeps the logits and no second matrix of log-probabilities, in blocks that fit into the cache."""
+"""Cross entropy that saves only the logits, without log-probabilities, in blocks that fit into the CPU cache."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class _CrossEntropy(torch.autograd.Function):
         for logits, grad, slope in zip(logits_TV.split(rows), grad_TV.split(rows), slope_T1.split(rows), strict=True):
             torch.softmax(logits, dim=-1, out=grad)
             grad.mul_(slope)
-        # One target a row, so this scatter writes every place at most once.
+        # One target per row, so this scatter writes every element at most once.
         target_T1 = targets_T.unsqueeze(1)
         grad_TV.scatter_(1, target_T1, grad_TV.gather(1, target_T1).sub_(factor_T1))
         return grad_TV, None, None, None
@@ -53,5 +53,5 @@ def cross_entropy(
 
 
 def block_rows(logits_TV: torch.Tensor) -> int:
-    """How many rows make a block."""
+    """Number of rows per block."""
     return max(1, BLOCK_VALUES // max(1, logits_TV.shape[1]))

@@ -1,4 +1,4 @@
-"""Cross entropy and z-loss, the plain meaning."""
+"""Cross entropy and z-loss, the reference implementation."""
 
 import torch
 

@@ -1,8 +1,8 @@
-"""Cross entropy and z-loss on graphics processors: a program a row, the sum of exponentials taken online over tiles.
+"""Cross entropy and z-loss on GPUs: one program per row, online softmax normaliser over tiles.
 
 `cross_entropy` reads the logits once forward and once backward. `row_losses_` does both in one program and writes the
-gradient over the logits, for a caller who owns them; the second pass finds the row in the cache (as Liger Kernel does,
-Hsu et al. 2024). Rows whose target is ignored are not read.
+gradient into the memory of the logits, for a caller that no longer needs them; in the second pass the row is still in
+the cache (as in Liger Kernel, Hsu et al. 2024). Rows with an ignored target are not read.
 
 Names: T tokens, V vocabulary.
 """
@@ -30,7 +30,7 @@ def _log_sum(logits_ptr, width, BLOCK: tl.constexpr):
         column = start + tl.arange(0, BLOCK)
         x = tl.load(logits_ptr + column, mask=column < width, other=float("-inf")).to(tl.float32)
         higher = tl.maximum(top, tl.max(x, axis=0))
-        base = tl.where(higher == float("-inf"), 0.0, higher)  # a tile of nothing but -inf adds nothing
+        base = tl.where(higher == float("-inf"), 0.0, higher)  # a tile with only -inf adds nothing
         total = total * tl.exp(top - base) + tl.sum(tl.exp(x - base), axis=0)
         top = higher
     return top, total
@@ -38,7 +38,7 @@ def _log_sum(logits_ptr, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _write_gradient(logits_ptr, grad_ptr, width, target, top, total, slope, factor, BLOCK: tl.constexpr):
-    """`slope * softmax(logits) - factor * onehot(target)`; the two pointers may be one."""
+    """`slope * softmax(logits) - factor * onehot(target)`; both pointers may be the same."""
     for start in range(0, width, BLOCK):
         column = start + tl.arange(0, BLOCK)
         x = tl.load(logits_ptr + column, mask=column < width, other=0.0).to(tl.float32)
@@ -58,7 +58,7 @@ def _forward_kernel(
     logits_ptr, targets_ptr, loss_ptr, z_ptr, top_ptr, total_ptr, width, ignore_index, z_coefficient,
     GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The loss of a row with its z-loss, and that alone; with GRADIENT, the gradient of the first over the logits."""
+    """Loss of a row with the z-loss, and the z-loss; with GRADIENT, overwrite the logits with the loss gradient."""
     row = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + row * width
     target = tl.load(targets_ptr + row)
@@ -72,7 +72,7 @@ def _forward_kernel(
         loss = top - picked + tl.log(total) + z
         if GRADIENT:
             slope = 1.0 + 2.0 * z_coefficient * log_sum
-            tl.debug_barrier()  # every thread has read the target's logit
+            tl.debug_barrier()  # all threads must have read the logit of the target
             _write_gradient(row_ptr, row_ptr, width, target, top, total, slope, 1.0, BLOCK)
     elif GRADIENT:
         _write_zeros(row_ptr, width, BLOCK)
@@ -108,7 +108,7 @@ def _options(width: int) -> dict[str, int]:
 def _row_losses(
     logits_TV: torch.Tensor, targets_T: torch.Tensor, ignore_index: int, z_coefficient: float, gradient: bool
 ) -> tuple[torch.Tensor, ...]:
-    """(loss_T with its z-loss, z_T, top_T, total_T), float32."""
+    """(loss_T with the z-loss, z_T, top_T, total_T), float32."""
     rows, width = logits_TV.shape
     loss_T, z_T, top_T, total_T = torch.empty(4, rows, dtype=torch.float32, device=logits_TV.device)
     if rows:
@@ -122,7 +122,7 @@ def _row_losses(
 def row_losses_(
     logits_TV: torch.Tensor, targets_T: torch.Tensor, ignore_index: int, z_coefficient: float, gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss_T with its z-loss, z_T); with `gradient`, that of their first writes over `logits_TV`, contiguous."""
+    """(loss_T with the z-loss, z_T); `gradient`: overwrite `logits_TV` (contiguous) with the gradient of loss_T."""
     loss_T, z_T, _, _ = _row_losses(logits_TV, targets_T, ignore_index, z_coefficient, gradient)
     return loss_T, z_T
 
@@ -163,7 +163,7 @@ def cross_entropy(
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the vocabulary of LongCat-Flash, 131,072 tokens."""
+    """Launches for the vocabulary of LongCat-Flash, 131,072 tokens."""
     arguments = dict.fromkeys(("logits_ptr", "grad_logits_ptr"), "*bf16")
     arguments |= {f"{name}_ptr": "*fp32" for name in ("loss", "z", "top", "total", "grad")}
     arguments |= {"targets_ptr": "*i64", "width": "i32", "ignore_index": "i32", "z_coefficient": "fp32"}

@@ -1,6 +1,6 @@
-"""Add the weighted rows of every token together again.
+"""Sum the weighted rows of every token.
 
-Names: T tokens, K slots a token, R rows, D width.
+Names: T tokens, K slots per token, R rows, D width.
 """
 
 import torch
@@ -19,7 +19,8 @@ VERSIONS = {
 def expert_combine(rows_RD: torch.Tensor, weights_TK: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
     """`y_TD[t] = sum over the slots k of t that have a row: weights_TK[t, k] * rows_RD[order.row_TK[t, k]]`.
 
-    The sum is a gather in the order of the slots, in float32 or better, and so is its backward: no scatter-add, no
-    atomics, the same bits in every run. Returns the dtype of `rows_RD`; a token without rows gets zeros.
+    The sum is a gather in the order of the slots, in float32 or better, and so is its backward: deterministic, without
+    scatter-add and atomics. Returns the dtype of `rows_RD`; a token without rows gets zeros. Rows from
+    `order.ends_N[-1]` on, which belong to no slot, are not read; the `triton` version leaves their gradient unset.
     """
     return select("expert_combine", VERSIONS, rows_RD.device)(rows_RD, weights_TK, order)

@@ -1,4 +1,4 @@
-"""Add the weighted rows of every token together in one pass, without the [T, K, D] copy of the plain version."""
+"""Sum of the weighted rows of every token in one pass, without the [T, K, D] copy of the reference."""
 
 from typing import Any
 
@@ -15,10 +15,11 @@ class _ExpertCombine(torch.autograd.Function):
     def forward(ctx: Any, rows_RD: torch.Tensor, weights_TK: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
         ctx.save_for_backward(rows_RD, weights_TK, order.slot_R, order.token_R, order.row_TK)
         bag_weights_R = weights_TK[order.row_TK >= 0]
+        bag_R, bag_starts_T1 = order.bags()
         return F.embedding_bag(
-            order.bag_R,
+            bag_R,
             rows_RD.contiguous(),
-            order.bag_starts_T1,
+            bag_starts_T1,
             mode="sum",
             per_sample_weights=bag_weights_R,
             include_last_offset=True,
@@ -36,6 +37,8 @@ class _ExpertCombine(torch.autograd.Function):
 
 def expert_combine(rows_RD: torch.Tensor, weights_TK: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
     """See `kernels.expert_combine.expert_combine`."""
-    wide = accumulation_dtype(rows_RD.dtype)
-    y_TD: torch.Tensor = _ExpertCombine.apply(rows_RD.to(wide), weights_TK.to(wide), order)
+    wide, order = accumulation_dtype(rows_RD.dtype), order.exact()
+    rows = order.slot_R.shape[0]
+    real_RD = rows_RD if rows_RD.shape[0] == rows else rows_RD[:rows]
+    y_TD: torch.Tensor = _ExpertCombine.apply(real_RD.to(wide), weights_TK.to(wide), order)
     return y_TD.to(rows_RD.dtype)

@@ -1,6 +1,6 @@
-"""Add the weighted rows of every token on graphics processors: a program a token, forward and backward, by slot.
+"""Add the weighted rows of every token on GPUs: one program per token, forward and backward, by slot.
 
-Names: T tokens, K slots a token, R rows, D width.
+Names: T tokens, K slots per token, R rows, D width.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from longcat.kernels.expert_combine import reference
 from longcat.kernels.expert_order import ExpertOrder
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MAX_BLOCK = 2048  # values of a row that a program holds: 16 bytes a load and thread in half precision
+MAX_BLOCK = 2048  # values of a row per program: loads of 16 bytes per thread in half precision
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def _forward_kernel(rows_ptr, weights_ptr, row_ptr, y_ptr, width, topk, BLOCK: t
         row = tl.load(row_ptr + slot)
         weight = tl.load(weights_ptr + slot).to(tl.float32)
         x = tl.load(rows_ptr + row * width + column, mask=inside & (row >= 0), other=0.0).to(tl.float32)
-        # A slot without a row has a weight too; infinity times zero must not reach the sum.
+        # A slot without a row also has a weight; infinity times zero must not enter the sum.
         total += x * tl.where(row >= 0, weight, 0.0)
     tl.store(y_ptr + token * width + column, total, mask=inside)
 
@@ -92,7 +92,7 @@ def expert_combine(rows_RD: torch.Tensor, weights_TK: torch.Tensor, order: Exper
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the width of LongCat-Flash, 6,144, and its 12 slots a token."""
+    """Launches for the width of LongCat-Flash, 6,144, and 12 slots per token."""
     arguments = dict.fromkeys(("rows_ptr", "y_ptr", "grad_ptr", "grad_rows_ptr"), "*bf16")
     arguments |= {"weights_ptr": "*fp32", "grad_weights_ptr": "*fp32", "row_ptr": "*i64"}
     arguments |= {"width": "i32", "topk": "i32"}

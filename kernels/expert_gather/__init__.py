@@ -17,8 +17,9 @@ VERSIONS = {
 
 
 def expert_gather(x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
-    """`rows_RD[r] = x_TD[order.token_R[r]]`.
+    """`rows_RD[r] = x_TD[order.token_R[r]]` for every row r below `order.ends_N[-1]`; later rows are undefined.
 
-    The backward sums the rows of every token in a fixed order; no scatter-add, no atomics.
+    The backward sums the rows of every token in a fixed order, without scatter-add and atomics. It does not read the
+    gradient of later rows.
     """
     return select("expert_gather", VERSIONS, x_TD.device)(x_TD, order)

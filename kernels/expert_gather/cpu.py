@@ -12,7 +12,7 @@ from longcat.kernels.expert_order import ExpertOrder
 class _ExpertGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
-        ctx.save_for_backward(order.bag_R, order.bag_starts_T1)
+        ctx.save_for_backward(*order.bags())
         return x_TD.index_select(0, order.token_R)
 
     @staticmethod
@@ -25,5 +25,5 @@ class _ExpertGather(torch.autograd.Function):
 
 def expert_gather(x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
     """See `kernels.expert_gather.expert_gather`."""
-    rows_RD: torch.Tensor = _ExpertGather.apply(x_TD, order)
+    rows_RD: torch.Tensor = _ExpertGather.apply(x_TD, order.exact())
     return rows_RD

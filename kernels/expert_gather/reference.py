@@ -1,4 +1,4 @@
-"""Copy every token to the rows of its experts, the plain meaning."""
+"""Copy every token to the rows of its experts, the reference implementation."""
 
 import torch
 
@@ -7,4 +7,4 @@ from longcat.kernels.expert_order import ExpertOrder
 
 def expert_gather(x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
     """See `kernels.expert_gather.expert_gather`."""
-    return x_TD[order.token_R]
+    return x_TD[order.exact().token_R]

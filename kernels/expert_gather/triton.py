@@ -1,6 +1,6 @@
-"""Copy every token to the rows of its experts on graphics processors; the backward sums each token's rows by slot.
+"""Copy every token to the rows of its experts on GPUs; the backward sums each token's rows by slot.
 
-Names: T tokens, K slots a token, R rows, D width.
+Names: T tokens, K slots per token, R rows, D width.
 """
 
 from typing import Any
@@ -16,12 +16,14 @@ from longcat.kernels.expert_gather import reference
 from longcat.kernels.expert_order import ExpertOrder
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MAX_BLOCK = 2048  # values of a row that a program moves: 16 bytes a load and thread in half precision
+MAX_BLOCK = 2048  # values of a row per program: loads of 16 bytes per thread in half precision
 
 
 @triton.jit
-def _forward_kernel(x_ptr, token_ptr, rows_ptr, width, BLOCK: tl.constexpr):
+def _forward_kernel(x_ptr, token_ptr, ends_ptr, rows_ptr, width, experts, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
+    if row >= tl.load(ends_ptr + experts - 1):
+        return
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     token = tl.load(token_ptr + row)
     x = tl.load(x_ptr + token * width + column, mask=column < width)
@@ -46,13 +48,15 @@ def _block(width: int) -> int:
 
 class _ExpertGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_TD: torch.Tensor, token_R: torch.Tensor, row_TK: torch.Tensor) -> torch.Tensor:
-        rows, width = token_R.shape[0], x_TD.shape[1]
+    def forward(ctx: Any, x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
+        rows, width = order.token_R.shape[0], x_TD.shape[1]
         rows_RD = x_TD.new_empty(rows, width)
         block = _block(width)
         if rows:
-            _forward_kernel[(rows, triton.cdiv(width, block))](x_TD, token_R, rows_RD, width, BLOCK=block)
-        ctx.save_for_backward(row_TK)
+            _forward_kernel[(rows, triton.cdiv(width, block))](
+                x_TD, order.token_R, order.ends_N, rows_RD, width, order.ends_N.shape[0], BLOCK=block
+            )
+        ctx.save_for_backward(order.row_TK)
         return rows_RD
 
     @staticmethod
@@ -65,21 +69,22 @@ class _ExpertGather(torch.autograd.Function):
         block = _block(width)
         if tokens:
             _backward_kernel[(tokens, triton.cdiv(width, block))](grad_RD, row_TK, grad_x_TD, width, topk, BLOCK=block)
-        return grad_x_TD, None, None
+        return grad_x_TD, None
 
 
 def expert_gather(x_TD: torch.Tensor, order: ExpertOrder) -> torch.Tensor:
     """See `kernels.expert_gather.expert_gather`."""
     if x_TD.dtype not in DTYPES:
         return reference.expert_gather(x_TD, order)
-    rows_RD: torch.Tensor = _ExpertGather.apply(x_TD.contiguous(), order.token_R, order.row_TK)
+    rows_RD: torch.Tensor = _ExpertGather.apply(x_TD.contiguous(), order)
     return rows_RD
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the width of LongCat-Flash, 6,144, and its 12 slots a token."""
+    """Launches for the width of LongCat-Flash, 6,144, and 12 slots per token."""
     arguments = dict.fromkeys(("x_ptr", "rows_ptr", "grad_ptr", "grad_x_ptr"), "*bf16")
-    arguments |= {"token_ptr": "*i64", "row_ptr": "*i64", "width": "i32", "topk": "i32"}
+    arguments |= {"token_ptr": "*i64", "ends_ptr": "*i32", "row_ptr": "*i64"}
+    arguments |= dict.fromkeys(("width", "topk", "experts"), "i32")
     constants = {"BLOCK": _block(6144)}
     return [
         Launch("forward", _forward_kernel, arguments, constants, ("width",)),

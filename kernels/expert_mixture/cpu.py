@@ -1,10 +1,10 @@
-"""The experts' contribution to few tokens without gradient, one selected expert after another.
+"""FFN experts for few tokens without gradient, computed one selected expert at a time.
 
-Generation has so few rows that reading the weights is all the work: grouped products would start one product for each
-expert, selected or not. So every selected expert is two products, in the form that streams its weights, and all that
-lies between and behind them is done once for the rows of all experts together.
+Generation has so few rows that reading weights dominates: grouped products would start one product per expert, selected
+or not. So every selected expert takes two products that stream its weights, and all other steps are done once for the
+rows of all experts.
 
-Names beside those of the operation: R rows, the slots with a network, ordered by expert.
+Additional names: R rows, the slots with a network, ordered by expert.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ def expert_mixture(
     rows_RD = x_TD.expand(len(token_R), -1) if tokens == 1 else x_TD.index_select(0, torch.tensor(token_R))
     gate_RF, up_RF = _each(gate_up_NGD, experts, rows_RD.split(lengths)).chunk(2, dim=1)
     out_RD = _each(down_NDF, experts, F.silu(gate_RF).mul_(up_RF).split(lengths))
-    # The weighted sums by token are one small product.
+    # The weighted sums per token are one small product.
     spread_TR = [
         [weight if token == own else 0.0 for own, weight in zip(token_R, weights_R, strict=True)]
         for token in range(tokens)
@@ -44,14 +44,14 @@ def expert_mixture(
 
 
 def _each(weights_NOI: torch.Tensor, experts: list[int], rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The rows of every expert times its matrix, one below the other."""
+    """Rows of every expert times its matrix, concatenated."""
     return torch.cat([few_rows(own, weights_NOI[expert]) for expert, own in zip(experts, rows, strict=True)])
 
 
 def _rows(
     weights_TK: torch.Tensor, experts_TK: torch.Tensor, num_experts: int
 ) -> tuple[list[int], list[int], list[int], list[float]]:
-    """The selected experts with a network, how many rows each has, and the token and the weight of every row."""
+    """Selected FFN experts, rows of each, and token and weight of every row."""
     slots = zip(experts_TK.tolist(), weights_TK.tolist(), strict=True)
     rows = sorted(
         (expert, token, weight)

@@ -1,4 +1,4 @@
-"""The experts' contribution from the operations for many tokens; each of them picks its version by device."""
+"""FFN experts composed of the operations for many tokens; each operation selects its version by device."""
 
 import torch
 

@@ -6,9 +6,13 @@ Names: N rows (any leading shape), D model width, F inner width.
 import torch
 
 from longcat.kernels.feed_forward import cpu, reference
-from longcat.kernels.select import select
+from longcat.kernels.select import deferred, select
 
-VERSIONS = {"reference": reference.feed_forward, "cpu": cpu.feed_forward}
+VERSIONS = {
+    "reference": reference.feed_forward,
+    "cpu": cpu.feed_forward,
+    "triton": deferred("longcat.kernels.feed_forward.triton", "feed_forward"),
+}
 
 
 def feed_forward(x_ND: torch.Tensor, gate_FD: torch.Tensor, up_FD: torch.Tensor, down_DF: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The dense feed-forward network of few rows without gradient, which would wait for the choice of versions."""
+"""The dense feed-forward network for few rows without gradient, where selecting versions would dominate the time."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The dense feed-forward network from the operations for many rows; each of them picks its version by device."""
+"""The dense feed-forward network composed of operations for many rows; each selects its version by device."""
 
 import torch
 

@@ -10,7 +10,7 @@ from longcat.kernels.grouped_mlp import reference
 from longcat.kernels.select import KernelError
 from longcat.kernels.swiglu.cpu import backward as swiglu_backward
 
-ROW_ALIGNMENT = 16  # bytes, what torch.nn.functional.grouped_mm asks of every row stride
+ROW_ALIGNMENT = 16  # bytes; torch.nn.functional.grouped_mm requires row strides that are a multiple of this
 GROUPED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -43,11 +43,15 @@ class _GroupedMLP(torch.autograd.Function):
 def grouped_mlp(
     rows_RD: torch.Tensor, gate_up_NGD: torch.Tensor, down_NDF: torch.Tensor, ends_N: torch.Tensor
 ) -> torch.Tensor:
-    """See `kernels.grouped_mlp.grouped_mlp`. Widths that grouped products refuse go through the plain version."""
+    """See `kernels.grouped_mlp.grouped_mlp`. Widths that grouped products do not support use the reference."""
     if not _supported(rows_RD, gate_up_NGD, down_NDF):
         return reference.grouped_mlp(rows_RD, gate_up_NGD, down_NDF, ends_N)
-    if int(ends_N[-1]) != rows_RD.shape[0]:
-        raise KernelError(f"grouped_mlp: the last end is {int(ends_N[-1])}, but there are {rows_RD.shape[0]} rows")
+    if not rows_RD.is_cuda:
+        end, rows = int(ends_N[-1]), rows_RD.shape[0]
+        if end > rows:
+            raise KernelError(f"grouped_mlp: the last end is {end}, but there are {rows} rows")
+        if end < rows:
+            return F.pad(grouped_mlp(rows_RD[:end], gate_up_NGD, down_NDF, ends_N), (0, 0, 0, rows - end))
     y_RD: torch.Tensor = _GroupedMLP.apply(
         rows_RD.contiguous(), gate_up_NGD.contiguous(), down_NDF.contiguous(), ends_N
     )

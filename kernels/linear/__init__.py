@@ -1,4 +1,4 @@
-"""A matrix without a bias applied to rows.
+"""Linear layer without bias.
 
 Names: N rows (any leading shape), I inputs, O outputs.
 """

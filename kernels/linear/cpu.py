@@ -1,9 +1,9 @@
-"""A matrix without a bias, by the library that is fastest on the processor at hand.
+"""Linear layer without bias, using the library that is fastest on the CPU.
 
-torch computes float32 products by MKL, which on AMD's AVX-512 cores runs at 85 % of oneDNN's rate for many rows and at
-a third of the memory's rate for few. There products go through oneDNN; those of a few rows without gradient are taken
-from the left, with the rows for columns, which MKL streams at the full rate. The gradient of the matrix stays with MKL:
-oneDNN is no faster on the transposed operands that it needs.
+torch computes float32 products with MKL. On AMD cores with AVX-512, MKL reaches 85 % of the rate of oneDNN for many
+rows, and a third of the memory bandwidth for few rows. On these CPUs products use oneDNN. Products of a few rows
+without gradient are computed as `weight @ x^T`, for which MKL reads the weights at the full bandwidth. The gradient of
+the matrix stays with MKL, because oneDNN is not faster for its transposed operands.
 """
 
 from functools import lru_cache
@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# GB/s of weights with two threads, 1,024 x 512 plain, by oneDNN and from the left: one row 10, 19 and 36; two rows 7,
-# 15 and 31; four rows 7, 13 and 21; eight rows 9, 13 and 14. A step of decode with eight sequences is 5 % faster so.
+# GB/s of weights with two threads, 1,024 x 512, for F.linear, oneDNN and `weight @ x^T`: one row 10, 19 and 36; two
+# rows 7, 15 and 31; four rows 7, 13 and 21; eight rows 9, 13 and 14. A decode step with eight sequences is 5 % faster
+# with this.
 FEW_ROWS = 8
 
 
@@ -49,13 +50,13 @@ def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
 
 
 def product(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    """`linear` of a matrix of rows, without gradient; the result may lie by columns."""
+    """`linear` of a matrix of rows, without gradient; the result may be column-major."""
     return _without_gradient(x_NI, weight_OI) if _takes(x_NI, weight_OI) else F.linear(x_NI, weight_OI)
 
 
 def _takes(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> bool:
     plain = x_NI.dtype == weight_OI.dtype == torch.float32 and weight_OI.is_contiguous()
-    return plain and _is_amd() and x_NI.numel() > 0
+    return plain and is_amd() and x_NI.numel() > 0
 
 
 def _without_gradient(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
@@ -63,14 +64,14 @@ def _without_gradient(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tens
 
 
 def few_rows(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    """`x_NI weight_OI^T` from the left: of several rows, of one in blocks of the matrix that form a batch."""
+    """`x_NI weight_OI^T` as `weight @ x^T`; for a single row, blocks of the matrix form a batched product."""
     if x_NI.shape[0] > 1:
         return torch.mm(weight_OI, x_NI.contiguous().t()).t()
     outputs, inputs = weight_OI.shape
     blocks = 1 << (2 * torch.get_num_threads() - 1).bit_length()
     if outputs % blocks:
         return F.linear(x_NI, weight_OI)
-    # As a column of a transposed matrix; by the strides that a view has, the library would take a slow path.
+    # With the strides of a transposed matrix; with the strides of a view the library would take a slow path.
     column_XI1 = x_NI.contiguous().as_strided((blocks, inputs, 1), (0, 1, inputs))
     return torch.bmm(weight_OI.view(blocks, -1, inputs), column_XI1).view(1, outputs)
 
@@ -81,8 +82,8 @@ def _onednn(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=1)
-def _is_amd() -> bool:
-    """Whether the processor is one of AMD's and this build of torch has oneDNN: a fact, never a measurement."""
+def is_amd() -> bool:
+    """Whether this is an AMD CPU and torch is built with oneDNN. Not measured, so the choice is deterministic."""
     if not torch.backends.mkldnn.is_available():
         return False
     try:

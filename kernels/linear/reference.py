@@ -1,4 +1,4 @@
-"""A matrix without a bias, the plain meaning; on graphics processors torch hands it to the vendor's library."""
+"""Linear layer without bias, the reference implementation; on GPUs torch uses the vendor library."""
 
 import torch
 import torch.nn.functional as F

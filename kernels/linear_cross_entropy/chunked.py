@@ -1,6 +1,6 @@
-"""Chunks of rows through projection, loss and gradient, for any loss of rows that leaves its gradient in the logits.
+"""Projection, loss and gradient in chunks of rows, for any row loss that overwrites the logits with its gradient.
 
-Names: T tokens, D width, V vocabulary, C rows of a chunk.
+Names: T tokens, D width, V vocabulary, C rows per chunk.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from longcat.kernels.precision import accumulation_dtype
 
-# Of (logits_CV, targets_C, ignore_index, z_coefficient, gradient): (loss_C with its z-loss, z_C); where the gradient is
-# wanted, it is written over the logits.
+# (logits_CV, targets_C, ignore_index, z_coefficient, gradient) -> (loss_C including the z-loss, z_C); with `gradient`,
+# the logits are overwritten with the gradient.
 RowLosses = Callable[[torch.Tensor, torch.Tensor, int, float, bool], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -68,7 +68,7 @@ def chunked_linear_cross_entropy(
     row_losses_: RowLosses,
     chunk_mib: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """See `kernels.linear_cross_entropy.linear_cross_entropy`; `chunk_mib` bounds the logits that exist at a time."""
+    """See `kernels.linear_cross_entropy.linear_cross_entropy`; `chunk_mib` limits the size of the logits of a chunk."""
     keep = torch.is_grad_enabled()
     total, z = _Chunked.apply(
         hidden_TD, weight_VD, targets_T, z_coefficient, ignore_index, row_losses_, chunk_mib << 20, keep
@@ -77,14 +77,14 @@ def chunked_linear_cross_entropy(
 
 
 def chunk_rows(tokens: int, weight_VD: torch.Tensor, chunk_bytes: int) -> int:
-    """The rows of a chunk: as few chunks as the bound allows, and all of about one size."""
+    """Rows per chunk: as few chunks as the limit allows, all of about the same size."""
     most = max(1, chunk_bytes // max(1, weight_VD.shape[0] * weight_VD.element_size()))
     chunks = max(1, -(-tokens // most))
     return max(1, -(-tokens // chunks))
 
 
 def _add_product_(total_VD: torch.Tensor, grad_CV: torch.Tensor, hidden_CD: torch.Tensor, first: bool) -> None:
-    """`total_VD += grad_CV.T @ hidden_CD` in the precision of the total, which holds nothing before the first."""
+    """`total_VD += grad_CV.T @ hidden_CD` in the precision of the total, which is uninitialised at the first call."""
     beta = 0 if first else 1
     if grad_CV.dtype != total_VD.dtype and grad_CV.is_cuda:
         torch.addmm(total_VD, grad_CV.t(), hidden_CD, out_dtype=total_VD.dtype, beta=beta, out=total_VD)

@@ -1,4 +1,4 @@
-"""Chunked projection and cross entropy on a processor: every logit is exponentiated once, in the cache, in place."""
+"""Chunked projection and cross entropy on a CPU: every logit is exponentiated once, in the cache, in place."""
 
 import torch
 
@@ -6,7 +6,7 @@ from longcat.kernels.cross_entropy.cpu import block_rows
 from longcat.kernels.linear_cross_entropy.chunked import chunked_linear_cross_entropy
 from longcat.kernels.precision import accumulation_dtype
 
-CHUNK_MIB = 64  # more is no faster; what fits altogether is one chunk
+CHUNK_MIB = 64  # larger chunks are not faster; logits below this size are one chunk
 
 
 def linear_cross_entropy(
@@ -51,7 +51,7 @@ def _block_losses_(
     if gradient:
         slope_B1 = (1 + 2 * z_coefficient * log_sum_B1) / total_B1
         grad_BV = powers_BV.mul_(slope_B1.where(counted_B1, 0.0))
-        # One target a row, so this scatter writes every place at most once.
+        # One target per row, so this scatter writes every element at most once.
         grad_BV.scatter_(1, target_B1, grad_BV.gather(1, target_B1).sub_(counted_B1.to(grad_BV.dtype)))
         if grad_BV.dtype != logits_BV.dtype:
             logits_BV.copy_(grad_BV)

@@ -1,4 +1,4 @@
-"""Projection and cross entropy one after the other, the plain meaning."""
+"""Projection, then cross entropy, the reference implementation."""
 
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,6 @@
-"""Chunked projection and cross entropy on graphics processors: matrix products of the vendor's, losses of our kernel.
+"""Chunked projection and cross entropy on GPUs: matrix products of the vendor library, losses of our kernel.
 
-The products are plain and large, which no kernel of ours would do better; chunks save the memory between them.
+The products are plain and large, so a custom kernel would not be faster; chunks reduce the memory for logits.
 """
 
 import torch
@@ -11,7 +11,7 @@ from longcat.kernels.cross_entropy import triton as cross_entropy
 from longcat.kernels.linear_cross_entropy import reference
 from longcat.kernels.linear_cross_entropy.chunked import chunked_linear_cross_entropy
 
-CHUNK_MIB = 1024  # with 131,072 tokens of bfloat16, 4,096 rows: the weight's gradient is read and written once for them
+CHUNK_MIB = 1024  # 4,096 rows of 131,072 bfloat16 logits; the gradient of the weight is read and written once per chunk
 
 
 def linear_cross_entropy(
@@ -31,5 +31,5 @@ def linear_cross_entropy(
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """That of the losses, which leaves the gradient in place of the logits."""
+    """The launch of the losses that overwrites the logits with the gradient."""
     return [launch for launch in cross_entropy.launches(chip) if launch.name == "forward and gradient"]

@@ -1,14 +1,16 @@
-"""Causal attention whose queries and keys are wider than its values, as multi-head latent attention expands them.
+"""Causal attention with queries and keys wider than values, as in expanded multi-head latent attention.
 
 Names: B batch, T queries, S keys, H heads, Q query and key width, V value width.
 """
 
-import itertools
-
 import torch
 
 from longcat.kernels.mla_attention import cpu, reference
+from longcat.kernels.mla_attention.documents import DocumentBounds, document_bounds, document_lengths
+from longcat.kernels.opaque import opaque
 from longcat.kernels.select import KernelError, deferred, select
+
+__all__ = ["DocumentBounds", "document_bounds", "document_lengths", "mla_attention"]
 
 VERSIONS = {
     "reference": reference.mla_attention,
@@ -23,38 +25,49 @@ def mla_attention(
     k_BSHQ: torch.Tensor,
     v_BSHV: torch.Tensor,
     scale: float,
-    cu_seqlens: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | DocumentBounds | None = None,
 ) -> torch.Tensor:
-    """`softmax(scale * q k^T) v` over the keys that a query may see. Returns o_BTHV.
+    """`softmax(scale * q k^T) v` over the keys visible to each query. Returns o_BTHV.
 
-    The T queries are the last of the S positions: query t sees the keys up to S - T + t. With `cu_seqlens` (cumulative
-    lengths over the B * T flattened tokens, from 0 to B * T) it sees the keys of its own document only, and needs
-    S == T; rows of the batch are always apart, whether `cu_seqlens` names their edges or not.
+    The T queries are the last of the S positions: query t attends to keys up to S - T + t. With `cu_seqlens`
+    (cumulative lengths over the B * T flattened tokens, from 0 to B * T, or the result of `document_bounds`, computed
+    once for all layers) a query sees only the keys of its own document, and S == T is required; rows of the batch are
+    always independent, whether or not `cu_seqlens` includes their bounds.
 
     Raises:
         KernelError: more queries than keys, or `cu_seqlens` that does not partition the tokens.
     """
-    batch, tokens = q_BTHQ.shape[:2]
-    keys = k_BSHQ.shape[1]
+    tokens, keys = q_BTHQ.shape[1], k_BSHQ.shape[1]
     if tokens > keys:
         raise KernelError(f"mla_attention: {tokens} queries cannot be the last of {keys} keys")
     if cu_seqlens is not None and tokens != keys:
         raise KernelError(f"mla_attention: documents need as many queries as keys, got {tokens} and {keys}")
-    lengths = None if cu_seqlens is None else document_lengths(cu_seqlens, batch, tokens)
-    return select("mla_attention", VERSIONS, q_BTHQ.device)(q_BTHQ, k_BSHQ, v_BSHV, scale, lengths)
+    if torch.compiler.is_compiling():
+        bounds = cu_seqlens.cu_seqlens if isinstance(cu_seqlens, DocumentBounds) else cu_seqlens
+        return _NODE(q_BTHQ, k_BSHQ, v_BSHV, scale, bounds)
+    version = select("mla_attention", VERSIONS, q_BTHQ.device)
+    return version(q_BTHQ, k_BSHQ, v_BSHV, scale, _documents(cu_seqlens, q_BTHQ))
 
 
-def document_lengths(cu_seqlens: torch.Tensor, batch: int, tokens: int) -> list[int]:
-    """The lengths of the documents in `batch` rows of `tokens` tokens, split at the edges of the rows as well.
-
-    Raises:
-        KernelError: `cu_seqlens` does not rise from 0 to batch * tokens.
-    """
-    bounds = cu_seqlens.tolist()
-    rising = all(low <= high for low, high in itertools.pairwise(bounds))
-    if not bounds or bounds[0] != 0 or bounds[-1] != batch * tokens or not rising:
+def _documents(cu_seqlens: torch.Tensor | DocumentBounds | None, q_BTHQ: torch.Tensor) -> DocumentBounds | None:
+    batch, tokens = q_BTHQ.shape[:2]
+    if isinstance(cu_seqlens, torch.Tensor):
+        return document_bounds(cu_seqlens, batch, tokens, q_BTHQ.device)
+    if cu_seqlens is None:
+        return None
+    made_for = (cu_seqlens.batch, cu_seqlens.tokens, cu_seqlens.device.type)
+    if made_for != (batch, tokens, q_BTHQ.device.type):
         raise KernelError(
-            f"mla_attention: cu_seqlens must rise from 0 to {batch * tokens} (batch * tokens), got {bounds}"
+            "mla_attention: document bounds for {} rows of {} tokens on {} do not fit ".format(*made_for)
+            + f"{batch} rows of {tokens} queries on {q_BTHQ.device.type}"
         )
-    edges = sorted({*bounds, *range(0, batch * tokens + 1, max(tokens, 1))})
-    return [high - low for low, high in itertools.pairwise(edges)]
+    return cu_seqlens
+
+
+_NODE = opaque(
+    "mla_attention",
+    "(Tensor q, Tensor k, Tensor v, float scale, Tensor? cu_seqlens) -> Tensor",
+    mla_attention,
+    lambda q, k, v, scale, cu_seqlens: q.new_empty(*q.shape[:-1], v.shape[-1]),
+    differentiable=(0, 1, 2),
+)

@@ -1,10 +1,10 @@
-"""Causal attention on a processor, in blocks of queries that never look at keys behind them.
+"""Causal attention on a CPU in blocks of queries, without computing scores of keys after the block.
 
-Flash attention of torch wants values as wide as keys and computes at a third of the rate of a matrix product; batched
-products over blocks of queries and heads reach two thirds. The probabilities of a block are computed anew for the
-gradient, by the same calls and so to the same bits, and memory stays linear in the length.
+Flash attention in torch requires values as wide as keys and reaches a third of the rate of a matrix product; batched
+products over blocks of queries and heads reach two thirds. The backward recomputes the probabilities of a block with
+the same calls and therefore the same bits, so memory stays linear in the length.
 
-Names beside those of the operation: X batch rows and heads together, U queries of a block, E the keys they see.
+Additional names: X batch rows and heads together, U queries of a block, E keys visible to them.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from longcat.kernels.mla_attention import by_head
+from longcat.kernels.mla_attention.documents import DocumentBounds
 from longcat.kernels.mla_attention.sdpa import by_document, flash
 from longcat.kernels.precision import accumulation_dtype
 
@@ -23,11 +25,14 @@ BLOCK_QUERIES, BLOCK_HEADS = 128, 8
 
 
 def mla_attention(
-    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, lengths: list[int] | None
+    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, documents: DocumentBounds | None
 ) -> torch.Tensor:
-    """See `kernels.mla_attention.mla_attention`; `lengths` are those of `document_lengths`."""
+    """See `kernels.mla_attention.mla_attention`."""
     exact = q_BTHQ.dtype == accumulation_dtype(q_BTHQ.dtype)
-    return by_document(_blocked if exact else flash, q_BTHQ, k_BSHQ, v_BSHV, scale, lengths)
+    version = _blocked if exact else flash
+    if by_head.takes(q_BTHQ, k_BSHQ):
+        version = by_head.mla_attention
+    return by_document(version, q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
 
 
 def _blocked(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float) -> torch.Tensor:
@@ -55,7 +60,7 @@ class _BlockedAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q_XTQ, k_XSQ, v_XSV, o_XTV = ctx.saved_tensors
         grad_XTV = _by_head(gradients[0])
-        # The derivative of softmax needs sum_s p_s dp_s, which is the output times its gradient.
+        # The derivative of softmax needs sum_s p_s dp_s, which equals the dot product of the output and its gradient.
         along_XT1 = torch.linalg.vecdot(grad_XTV, o_XTV).unsqueeze(-1)
         grad_q_XTQ = torch.empty_like(q_XTQ)
         grad_k_XSQ, grad_v_XSV = torch.zeros_like(k_XSQ), torch.zeros_like(v_XSV)
@@ -76,12 +81,12 @@ def _by_head(x_BTHW: torch.Tensor) -> torch.Tensor:
 
 
 def _by_token(x_XTW: torch.Tensor, rows: tuple[int, int]) -> torch.Tensor:
-    """`rows` are the batch and the heads that X is made of."""
+    """`rows`: (batch rows, heads), the two factors of X."""
     return x_XTW.unflatten(0, rows).transpose(1, 2)
 
 
 def _blocks(q_XTQ: torch.Tensor, k_XSQ: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Heads, queries and the keys that the last of these queries sees, of every block."""
+    """Slices of heads, queries and visible keys for every block."""
     (rows, tokens, _), keys = q_XTQ.shape, k_XSQ.shape[1]
     for row in range(0, rows, BLOCK_HEADS):
         for first in range(0, tokens, BLOCK_QUERIES):
@@ -90,7 +95,7 @@ def _blocks(q_XTQ: torch.Tensor, k_XSQ: torch.Tensor) -> Iterator[tuple[slice, s
 
 
 def _probabilities(q_XUQ: torch.Tensor, k_XEQ: torch.Tensor) -> torch.Tensor:
-    """Of scaled queries that are the last of the E positions."""
+    """Attention probabilities of scaled queries that are the last of the E positions."""
     queries = q_XUQ.shape[1]
     scores_XUE = torch.bmm(q_XUQ, k_XEQ.transpose(1, 2))
     if queries > 1:
@@ -100,5 +105,5 @@ def _probabilities(q_XUQ: torch.Tensor, k_XEQ: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=256)
 def _triangle(queries: int, dtype: torch.dtype) -> torch.Tensor:
-    """Minus infinity where a key of the block's own positions stands behind the query."""
+    """Mask within a block: minus infinity for keys after the query."""
     return torch.full((queries, queries), float("-inf"), dtype=dtype).triu_(1)

@@ -1,4 +1,4 @@
-"""Causal attention by `scaled_dot_product_attention`, which on graphics processors is FlashAttention."""
+"""Causal attention with `scaled_dot_product_attention`, which uses FlashAttention on GPUs."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from longcat.kernels.mla_attention.documents import DocumentBounds
+
 
 def mla_attention(
-    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, lengths: list[int] | None
+    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, documents: DocumentBounds | None
 ) -> torch.Tensor:
-    """See `kernels.mla_attention.mla_attention`; `lengths` are those of `document_lengths`."""
-    return by_document(flash, q_BTHQ, k_BSHQ, v_BSHV, scale, lengths)
+    """See `kernels.mla_attention.mla_attention`."""
+    return by_document(flash, q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
 
 
 def by_document(
@@ -20,20 +22,21 @@ def by_document(
     k_BSHQ: torch.Tensor,
     v_BSHV: torch.Tensor,
     scale: float,
-    lengths: list[int] | None,
+    documents: DocumentBounds | None,
 ) -> torch.Tensor:
-    """`attend` over the whole rows, or over one document of `lengths` after another."""
-    if lengths is None:
+    """`attend` over whole rows, or over the documents one by one."""
+    if documents is None:
         return attend(q_BTHQ, k_BSHQ, v_BSHV, scale)
-    # One split of the flattened tokens: its backward is one concatenation, that of slices would be as many full copies.
-    documents = zip(*(x.flatten(0, 1).split(lengths) for x in (q_BTHQ, k_BSHQ, v_BSHV)), strict=True)
-    pieces = [attend(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), scale).squeeze(0) for q, k, v in documents]
+    # One split of the flattened tokens: its backward is one concatenation; the backward of slices would be many full
+    # copies.
+    parts = zip(*(x.flatten(0, 1).split(documents.lengths) for x in (q_BTHQ, k_BSHQ, v_BSHV)), strict=True)
+    pieces = [attend(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), scale).squeeze(0) for q, k, v in parts]
     return torch.cat(pieces).unflatten(0, q_BTHQ.shape[:2])
 
 
 def flash(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float) -> torch.Tensor:
     """Causal attention without documents. Returns o_BTHV."""
-    # FlashAttention refuses values of another width than keys. Zeros at the end change no score, and no value either.
+    # FlashAttention requires values as wide as keys. Padding with zeros changes neither scores nor values.
     width = max(q_BTHQ.shape[-1], v_BSHV.shape[-1])
     q_BHTW, k_BHSW, v_BHSW = (F.pad(x, (0, width - x.shape[-1])).transpose(1, 2) for x in (q_BTHQ, k_BSHQ, v_BSHV))
     tokens, keys = q_BTHQ.shape[1], k_BSHQ.shape[1]

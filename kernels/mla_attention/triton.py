@@ -1,4 +1,4 @@
-"""Flash attention on graphics processors, forward and backward: how its kernels are launched, and with which tiles.
+"""Flash attention on GPUs, forward and backward: kernel launches and tile sizes.
 
 Names: B batch, T queries, S keys, H heads, Q query and key width, V value width; lse the logarithm of the normaliser.
 """
@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from longcat.kernels.aot import Launch
 from longcat.kernels.chips import Chip, chip_of
 from longcat.kernels.mla_attention import reference
+from longcat.kernels.mla_attention.documents import DocumentBounds
 from longcat.kernels.mla_attention.triton_kernels import delta_kernel, forward_kernel, keys_kernel, queries_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,32 +27,31 @@ class _Attention(torch.autograd.Function):
         k_BSHQ: torch.Tensor,
         v_BSHV: torch.Tensor,
         scale: float,
-        lengths: list[int] | None,
+        spans_2BT: torch.Tensor | None,
     ) -> torch.Tensor:
         batch, tokens, heads, _ = q_BTHQ.shape
-        bounds_2BT = None if lengths is None else _document_bounds(lengths, batch, tokens, q_BTHQ.device)
         o_BTHV = torch.empty(batch, tokens, heads, v_BSHV.shape[-1], dtype=q_BTHQ.dtype, device=q_BTHQ.device)
         lse_BHT = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q_BTHQ.device)
         if lse_BHT.numel():
             tiles, options = _tiles("forward", q_BTHQ, v_BSHV)
-            begin_BT = o_BTHV if bounds_2BT is None else bounds_2BT[0]
+            begin_BT = o_BTHV if spans_2BT is None else spans_2BT[0]
             forward_kernel[(triton.cdiv(tokens, tiles["BLOCK_T"]) * batch * heads,)](
                 q_BTHQ, k_BSHQ, v_BSHV, o_BTHV, lse_BHT, begin_BT, *_sizes(q_BTHQ, k_BSHQ, v_BSHV), scale,
-                *_strides(q_BTHQ, k_BSHQ, v_BSHV), **tiles, DOCUMENTS=lengths is not None, **options,
+                *_strides(q_BTHQ, k_BSHQ, v_BSHV), **tiles, DOCUMENTS=spans_2BT is not None, **options,
             )  # fmt: skip
-        ctx.save_for_backward(q_BTHQ, k_BSHQ, v_BSHV, o_BTHV, lse_BHT, bounds_2BT)
+        ctx.save_for_backward(q_BTHQ, k_BSHQ, v_BSHV, o_BTHV, lse_BHT, spans_2BT)
         ctx.scale = scale
         return o_BTHV
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q_BTHQ, k_BSHQ, v_BSHV, o_BTHV, lse_BHT, bounds_2BT = ctx.saved_tensors
+        q_BTHQ, k_BSHQ, v_BSHV, o_BTHV, lse_BHT, spans_2BT = ctx.saved_tensors
         inputs, grad_BTHV = (q_BTHQ, k_BSHQ, v_BSHV), gradients[0].contiguous()
         batch, tokens, heads, _ = q_BTHQ.shape
-        keys, documents = k_BSHQ.shape[1], bounds_2BT is not None
+        keys, documents = k_BSHQ.shape[1], spans_2BT is not None
         grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
-        begin_BT, end_BT = bounds_2BT if documents else (lse_BHT, lse_BHT)
+        begin_BT, end_BT = spans_2BT if documents else (lse_BHT, lse_BHT)
         delta_BHT = torch.empty_like(lse_BHT)
         common = (q_BTHQ, k_BSHQ, v_BSHV, grad_BTHV, lse_BHT, delta_BHT)
         shapes = (*_sizes(*inputs), ctx.scale, *_strides(*inputs))
@@ -72,14 +72,6 @@ class _Attention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, None, None
 
 
-def _document_bounds(lengths: list[int], batch: int, tokens: int, device: torch.device) -> torch.Tensor:
-    """First and last place, the last excluded, within its row of the document of every token; int32 [2, B, T]."""
-    lengths_N = torch.tensor(lengths, dtype=torch.int32, device=device)
-    begin_N = (lengths_N.cumsum(0) - lengths_N) % max(tokens, 1)
-    bounds_2N = torch.stack((begin_N, begin_N + lengths_N)).to(torch.int32)
-    return bounds_2N.repeat_interleave(lengths_N, dim=1, output_size=batch * tokens).view(2, batch, tokens)
-
-
 def _sizes(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor) -> tuple[int, ...]:
     return q_BTHQ.shape[1], k_BSHQ.shape[1], q_BTHQ.shape[2], q_BTHQ.shape[3], v_BSHV.shape[3]
 
@@ -88,18 +80,18 @@ def _strides(*inputs: torch.Tensor) -> tuple[int, ...]:
     return tuple(stride for x in inputs for stride in x.stride()[:3])
 
 
-# (queries, keys, warps, stages) of a tile. Wide wgmma wants 64 rows for every four warps, so eight warps have 128.
+# (queries, keys, warps, stages) of a tile. Wide wgmma needs 64 rows per four warps, so eight warps have 128.
 TILES = {
     "sm_90": {"forward": (128, 64, 8, 3), "keys": (32, 128, 8, 2), "queries": (128, 64, 8, 2)},
     "sm_100": {"forward": (128, 64, 8, 3), "keys": (32, 128, 8, 2), "queries": (128, 64, 8, 2)},
     "gfx942": {"forward": (128, 64, 4, 1), "keys": (32, 64, 4, 1), "queries": (128, 32, 4, 1)},
 }
-SMALL = (16, 16, 8, 1)  # where tensor cores do not multiply, or heads are wider than 192 and 128
-INTERPRETED = (128, 128, 1, 1)  # the interpreter's time goes with the number of operations, not with their size
+SMALL = (16, 16, 8, 1)  # without tensor cores, or for heads wider than 192 and 128
+INTERPRETED = (128, 128, 1, 1)  # the interpreter's time depends on the number of operations, not on their size
 
 
 def _split(width: int) -> tuple[int, int]:
-    """Powers of two that hold `width` columns together, the first as large as it can be."""
+    """Two powers of two that together cover `width` columns, the first as large as possible."""
     first = max(16, triton.next_power_of_2(width) // 2)
     return first, max(16, triton.next_power_of_2(max(width - first, 1)))
 
@@ -111,7 +103,7 @@ def _shape_constants(q_width: int, v_width: int) -> dict[str, Any]:
 
 
 def _tiles(kernel: str, q_BTHQ: torch.Tensor, v_BSHV: torch.Tensor) -> tuple[dict[str, Any], dict[str, int]]:
-    """The constants of a launch and how it is compiled."""
+    """Constants and compile options of a launch."""
     shape = _shape_constants(q_BTHQ.shape[-1], v_BSHV.shape[-1])
     if q_BTHQ.device.type == "cpu":
         tile = INTERPRETED
@@ -129,9 +121,9 @@ def _delta_constants(v_width: int) -> dict[str, Any]:
 
 
 def mla_attention(
-    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, lengths: list[int] | None
+    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, documents: DocumentBounds | None
 ) -> torch.Tensor:
-    """See `kernels.mla_attention.mla_attention`; `lengths` are those of `document_lengths`."""
+    """See `kernels.mla_attention.mla_attention`."""
     inputs = (q_BTHQ, k_BSHQ, v_BSHV)
     widths = (q_BTHQ.shape[-1], v_BSHV.shape[-1])
     if (
@@ -139,14 +131,14 @@ def mla_attention(
         or q_BTHQ.dtype not in DTYPES
         or not 0 < min(widths) <= max(widths) <= MAX_WIDTH
     ):
-        return reference.mla_attention(q_BTHQ, k_BSHQ, v_BSHV, scale, lengths)
+        return reference.mla_attention(q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
     dense = (x if x.stride(-1) == 1 else x.contiguous() for x in inputs)
-    o_BTHV: torch.Tensor = _Attention.apply(*dense, scale, lengths)
+    o_BTHV: torch.Tensor = _Attention.apply(*dense, scale, None if documents is None else documents.spans_2BT)
     return o_BTHV
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the widths of LongCat-Flash, 192 and 128; with documents and without, and in float32."""
+    """Launches for the widths of LongCat-Flash, 192 and 128, with and without documents, and in float32."""
     strides = [f"{x}_{axis}" for x in "qkv" for axis in ("batch", "token", "head")]
     integers = ("tokens", "keys", "heads", "q_width", "v_width", "rows", *strides)
     tensors = ("q_ptr", "k_ptr", "v_ptr", "o_ptr", "grad_ptr", "grad_q_ptr", "grad_k_ptr", "grad_v_ptr")

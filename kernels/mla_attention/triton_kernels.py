@@ -1,19 +1,19 @@
-"""Flash attention on graphics processors (Dao 2023, algorithms 1 and 2), for keys wider than values and for documents.
+"""Flash attention on GPUs (Dao 2023, algorithms 1 and 2), for keys wider than values and for documents.
 
-The forward keeps the logarithm of every query's normaliser, to base 2, and the backward computes the scores again: one
-kernel sums over queries for every block of keys, one over keys for every block of queries, so nothing is added
-atomically. Blocks that no query of a tile may see are never read, and only blocks on an edge are masked.
+The forward stores the base-2 logarithm of the normaliser of every query, and the backward recomputes the scores. One
+kernel sums over queries for every block of keys, another over keys for every block of queries, so no atomics are
+needed. Blocks that are not visible to any query of a tile are not read, and only blocks at the edges are masked.
 
-Names: T tokens (queries), S keys; a head's width Q is split into FIRST, a power of two, and the rest, REST, since tiles
-have such widths: 192 = 128 + 64. `begin` and `end` bound the document of a token within its row, end excluded.
+Names: T tokens (queries), S keys; the head width Q is split into FIRST and REST, both powers of two as required for
+tiles: 192 = 128 + 64. `begin` and `end` bound the document of a token within its row, end excluded.
 """
 
 import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-LOWEST = tl.constexpr(-1e30)  # below every score, yet finite, so that rows which see nothing yet get no NaN
-# The interpreter multiplies bfloat16 matrices as if their bits were integers.
+LOWEST = tl.constexpr(-1e30)  # below every score, but finite, so that rows without visible keys do not give NaN
+# The interpreter would multiply bfloat16 matrices as integers.
 UPCAST = tl.constexpr(triton.knobs.runtime.interpret)
 
 
@@ -21,7 +21,7 @@ UPCAST = tl.constexpr(triton.knobs.runtime.interpret)
 def _tile(
     ptr, start, stride, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr, CHECK: tl.constexpr, WHOLE: tl.constexpr
 ):
-    """Rows from `start`, zero outside; CHECK where rows may end within the tile, WHOLE where columns do not."""
+    """Rows from `start`, zero outside. CHECK: rows may end within the tile. WHOLE: columns fill the tile."""
     row, column = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     at = ptr + tl.cast(start, tl.int64) * stride + row[:, None] * stride + column[None, :]
     if CHECK:
@@ -48,9 +48,9 @@ def _store_tile(ptr, x, start, stride, rows, width, ROWS: tl.constexpr, WIDTH: t
 
 @triton.jit
 def _program(length, heads, BLOCK: tl.constexpr, BACKWARDS: tl.constexpr):
-    """(first place of the block, batch row, head); a head's blocks, which share what they read, run together.
+    """(start of the block, batch row, head); the blocks of a head run together, because they read the same data.
 
-    BACKWARDS where the last block of a head has most to do, so that short programs come last.
+    BACKWARDS: reverse order, if the last block of a head has the most work, so that short programs run last.
     """
     blocks = tl.cdiv(length, BLOCK)
     program = tl.program_id(0)
@@ -62,7 +62,7 @@ def _program(length, heads, BLOCK: tl.constexpr, BACKWARDS: tl.constexpr):
 
 @triton.jit
 def _key_bounds(begin_ptr, start, tokens, keys, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, DOCUMENTS: tl.constexpr):
-    """(low, open, shut, high): what a tile of queries reads, masked in low..open and shut..high, whole between them."""
+    """(low, open, shut, high): keys read by a tile of queries, masked in low..open and shut..high, not in between."""
     last = tl.minimum(start + BLOCK_T, tokens) - 1
     shut = (start + keys - tokens + 1) // BLOCK_S * BLOCK_S
     if DOCUMENTS:
@@ -135,7 +135,7 @@ def forward_kernel(
 
 @triton.jit
 def delta_kernel(o_ptr, grad_ptr, delta_ptr, rows, tokens, heads, v_width, ROWS: tl.constexpr, VALUE: tl.constexpr):
-    """The sum of output times gradient of every query, `delta` of the paper, laid out as the normalisers are."""
+    """Dot product of output and gradient for every query (`delta` in the paper), with the layout of the normalisers."""
     start = tl.program_id(0) * ROWS
     o = _tile(o_ptr, start, v_width, rows, v_width, ROWS, VALUE, True, False).to(tl.float32)
     grad = _tile(grad_ptr, start, v_width, rows, v_width, ROWS, VALUE, True, False).to(tl.float32)
@@ -199,7 +199,7 @@ def keys_kernel(
     grad_first = tl.zeros((BLOCK_S, FIRST), dtype=tl.float32)
     grad_rest = tl.zeros((BLOCK_S, REST), dtype=tl.float32)
     grad_v = tl.zeros((BLOCK_S, VALUE), dtype=tl.float32)
-    # Queries by their index: below `open` some lie before the last key, from `shut` on some lie in another document.
+    # Query indices: below `open` some are before the last key, from `shut` on some are in another document.
     before = keys - tokens
     last = tl.minimum(start + BLOCK_S, keys) - 1
     if DOCUMENTS:

@@ -1,4 +1,4 @@
-"""What multi-head latent attention attends with: queries, latents and rotary keys (LongCat-Flash report, eq. 6 and 7).
+"""Projections of multi-head latent attention: queries, latents and rotary keys (LongCat-Flash report, eq. 6 and 7).
 
 Names: B batch, T tokens, D hidden, L query latent, C latent width, R rotary width, N width without position, H heads,
 X = H (N + R), Y = C + R, P = R / 2.
@@ -27,8 +27,8 @@ class Projected(NamedTuple):
 
 
 def mla_project(x_BTD: torch.Tensor, angles_TP: torch.Tensor, weights: Projections) -> Projected:
-    """`q = W_b (alpha_q norm(W_a x))`, a head `[nope | rope]`, and `[latent | k_rope] = W_kv x`.
+    """`q = W_b (alpha_q norm(W_a x))`, with heads `[nope | rope]`, and `[latent | k_rope] = W_kv x`.
 
-    The latent becomes `alpha_kv norm(latent)`, and what is rotary is turned by `angles_TP` (see `kernels.rope`).
+    The latent becomes `alpha_kv norm(latent)`, and rotary parts are rotated by `angles_TP` (see `kernels.rope`).
     """
     return Projected(*select("mla_project", VERSIONS, x_BTD.device)(x_BTD, angles_TP, weights))

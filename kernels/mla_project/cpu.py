@@ -1,4 +1,4 @@
-"""The projections of few tokens without gradient, where choosing versions would cost as much as the work."""
+"""The projections of few tokens without gradient, where selecting versions would take as long as the computation."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The projections from the operations that they are made of; each of them picks its version by device."""
+"""The projections composed of other operations; each operation selects its version by device."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from longcat.kernels.rope import rope
 
 
 class Projections(NamedTuple):
-    """The matrices and norms, how many heads the queries have, the two factors alpha, and the epsilon of both norms."""
+    """The matrices and norm weights, the number of query heads, both factors alpha, and the epsilon of the norms."""
 
     q_a_LD: torch.Tensor
     q_norm_L: torch.Tensor

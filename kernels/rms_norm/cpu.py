@@ -1,4 +1,4 @@
-"""RMS normalisation with a hand-written backward: it keeps one number a row instead of four copies of the input."""
+"""RMS normalisation with a hand-written backward: it saves one value per row instead of four copies of the input."""
 
 import math
 from functools import lru_cache
@@ -46,14 +46,27 @@ def normalize(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float, scale: flo
     """`scale` times the normalised rows, without gradient."""
     if x_ND.numel() != weight_D.shape[0]:
         return (x_ND * _inverse(x_ND, eps, scale)).mul_(weight_D)
-    # A single row is one pass once its factor is a number of Python.
+    # For a single row, a Python number as factor needs only one pass.
+    return torch.addcmul(_constant(0.0, x_ND.dtype), x_ND, weight_D, value=_factor(x_ND, eps, scale))
+
+
+def normalize_(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float, scale: float = 1.0) -> None:
+    """`normalize` in place."""
+    if x_ND.numel() != weight_D.shape[0]:
+        x_ND.mul_(_inverse(x_ND, eps, scale)).mul_(weight_D)
+    else:
+        torch.addcmul(_constant(0.0, x_ND.dtype), x_ND, weight_D, value=_factor(x_ND, eps, scale), out=x_ND)
+
+
+def _factor(x_ND: torch.Tensor, eps: float, scale: float) -> float:
+    """`scale / sqrt(mean(x^2) + eps)` of a single row."""
     row_D = x_ND.reshape(-1)
     root = math.sqrt(torch.dot(row_D, row_D).item() / row_D.shape[0] + eps)
-    return torch.addcmul(_constant(0.0, x_ND.dtype), x_ND, weight_D, value=scale / (root or math.inf))
+    return scale / (root or math.inf)
 
 
 def _inverse(x_ND: torch.Tensor, eps: float, scale: float = 1.0) -> torch.Tensor:
-    """`scale / sqrt(mean(x^2) + eps)` of every row, in few calls: with few rows they cost more than the arithmetic."""
+    """`scale / sqrt(mean(x^2) + eps)` of every row, with few calls, since these dominate the time for few rows."""
     norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
     shift = _constant(eps / scale**2, x_ND.dtype)
     return torch.addcmul(shift, norm_N1, norm_N1, value=1 / (x_ND.shape[-1] * scale**2)).rsqrt_()

@@ -1,4 +1,4 @@
-"""RMS normalisation, the plain meaning."""
+"""RMS normalisation, the reference implementation."""
 
 import torch
 

@@ -1,6 +1,6 @@
-"""RMS normalisation on graphics processors: one pass forward, one pass backward, the weight's gradient without atomics.
+"""RMS normalisation on GPUs: one pass forward, one pass backward, with the gradient of the weight without atomics.
 
-Names: N rows, D normalised width; a program of the backward takes `rows_a_program` rows and leaves one partial sum.
+Names: N rows, D normalised width; a program of the backward processes `rows_a_program` rows and writes one partial sum.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from longcat.kernels.rms_norm import reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 1 << 16
-PROGRAMS = 256  # partial sums of the weight's gradient, about two for every multiprocessor
+PROGRAMS = 256  # partial sums of the gradient of the weight, about two per multiprocessor
 
 
 @triton.jit
@@ -97,7 +97,7 @@ def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the width of LongCat-Flash, 6,144."""
+    """Launches for the width of LongCat-Flash, 6,144."""
     arguments = dict.fromkeys(("x_ptr", "weight_ptr", "y_ptr", "grad_ptr", "grad_x_ptr"), "*bf16")
     arguments |= dict.fromkeys(("inverse_ptr", "partial_ptr"), "*fp32")
     arguments |= {"rows": "i32", "rows_a_program": "i32", "width": "i32", "eps": "fp32"}

@@ -18,11 +18,11 @@ VERSIONS = {
 def rope(x_BTHR: torch.Tensor, angles_TP: torch.Tensor) -> torch.Tensor:
     """Rotate pair `(x[2i], x[2i+1])` of the token at index t by `angles_TP[t, i]` radians.
 
-    `angles_TP` is float64; its cosines and sines are rounded once, to the dtype of `x_BTHR` or float32. Pairs keep
-    their places. Returns the shape and dtype of `x_BTHR`; the gradient flows to `x_BTHR` alone.
+    `angles_TP` is float64; its cosines and sines are rounded once, to the dtype of `x_BTHR` or float32. The order
+    of the pairs is unchanged. Returns the shape and dtype of `x_BTHR`; only `x_BTHR` gets a gradient.
 
     Raises:
-        KernelError: the shapes of `x_BTHR` and `angles_TP` do not belong together.
+        KernelError: the shapes of `x_BTHR` and `angles_TP` do not match.
     """
     _, tokens, _, width = x_BTHR.shape
     if angles_TP.shape != (tokens, width // 2) or width % 2:

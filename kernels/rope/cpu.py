@@ -1,10 +1,10 @@
-"""Rotary position embedding as one complex multiplication, two and a half times as fast as slices on a processor."""
+"""Rotary position embedding as one complex multiplication, two and a half times as fast as slices on a CPU."""
 
 import torch
 
 from longcat.kernels.precision import accumulation_dtype
 
-# The attention modules of one forward pass share their angles: (angles, their version, dtype, turns) of the last call.
+# The attention modules of a forward pass share the angles: (angles, version, dtype, turns) of the last call.
 _last: tuple[torch.Tensor, int, torch.dtype, torch.Tensor] | None = None
 
 
@@ -19,15 +19,23 @@ def rope(x_BTHR: torch.Tensor, angles_TP: torch.Tensor) -> torch.Tensor:
 
 
 def rotate(x_BTHR: torch.Tensor, turn_T1P: torch.Tensor) -> torch.Tensor:
-    """The same by fewer calls, which have no gradient: `turn_T1P` are those of `turns` in the precision of `x_BTHR`."""
+    """The same with fewer calls, without gradient: `turn_T1P` is the result of `turns` in the precision of `x_BTHR`."""
     return (_paired(x_BTHR).view(turn_T1P.dtype) * turn_T1P).view(x_BTHR.dtype)
+
+
+def rotate_(x_THR: torch.Tensor, turn_T1P: torch.Tensor) -> None:
+    """`rotate` in place."""
+    if _is_paired(x_THR):
+        x_THR.view(turn_T1P.dtype).mul_(turn_T1P)
+    else:
+        x_THR.copy_(rotate(x_THR, turn_T1P))
 
 
 def turns(angles_TP: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
     """The unit complex numbers of the angles, [T, 1, P]."""
     global _last  # noqa: PLW0603
     last = _last
-    # Tensors of inference mode count no changes; there the angles must not be written over, and nobody does.
+    # Inference tensors have no version counter; their angles must not be modified in place, and no caller does so.
     version = 0 if angles_TP.is_inference() else angles_TP._version
     if last is not None and last[0] is angles_TP and last[1:3] == (version, wide):
         return last[3]
@@ -37,7 +45,10 @@ def turns(angles_TP: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
 
 
 def _paired(x_BTHR: torch.Tensor) -> torch.Tensor:
-    """A complex view needs pairs that start at even places of the storage."""
+    return x_BTHR if _is_paired(x_BTHR) else x_BTHR.clone(memory_format=torch.contiguous_format)
+
+
+def _is_paired(x_BTHR: torch.Tensor) -> bool:
+    """A complex view needs pairs that start at even offsets of the storage."""
     *outer, last = x_BTHR.stride()
-    aligned = last == 1 and x_BTHR.storage_offset() % 2 == 0 and all(stride % 2 == 0 for stride in outer)
-    return x_BTHR if aligned else x_BTHR.clone(memory_format=torch.contiguous_format)
+    return last == 1 and x_BTHR.storage_offset() % 2 == 0 and all(stride % 2 == 0 for stride in outer)

@@ -1,4 +1,4 @@
-"""Rotary position embedding, the plain meaning."""
+"""Rotary position embedding, the reference implementation."""
 
 import torch
 

@@ -1,6 +1,6 @@
-"""Rotary position embedding on graphics processors: one pass, the backward turns the other way.
+"""Rotary position embedding on GPUs in one pass; the backward rotates in the opposite direction.
 
-Names: a row is one head of one token of one batch row; P pairs; a program takes a tile of `ROWS` rows.
+Names: a row is one head of one token of one batch row; P pairs; a program processes a tile of `ROWS` rows.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from longcat.kernels.chips import Chip
 from longcat.kernels.rope import reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-TILE = 4096  # values a program, so that each of its 128 threads has loads of 16 bytes
+TILE = 4096  # values per program, so that each of its 128 threads has loads of 16 bytes
 MAX_WIDTH = TILE
 
 
@@ -75,14 +75,14 @@ def rope(x_BTHR: torch.Tensor, angles_TP: torch.Tensor) -> torch.Tensor:
     """See `kernels.rope.rope`."""
     if x_BTHR.dtype not in DTYPES or not 0 < x_BTHR.shape[-1] <= MAX_WIDTH:
         return reference.rope(x_BTHR, angles_TP)
-    # Rounded once: float32 angles of a hundred thousand radians would be wrong in the second digit.
+    # Rounded once, after cos and sin: a float32 angle of 100,000 radians would be wrong in the second digit.
     cos_TP, sin_TP = (x.to(torch.float32).contiguous() for x in (angles_TP.cos(), angles_TP.sin()))
     y_BTHR: torch.Tensor = _Rope.apply(x_BTHR, cos_TP, sin_TP)
     return y_BTHR
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the rotary width of LongCat-Flash, 64, inside heads 192 wide."""
+    """Launches for the rotary width of LongCat-Flash, 64, within heads of width 192."""
     arguments = dict.fromkeys(("x_ptr", "y_ptr"), "*bf16") | dict.fromkeys(("cos_ptr", "sin_ptr"), "*fp32")
     integers = ("rows", "tokens", "heads", "pairs", "x_batch", "x_token", "x_head")
     arguments |= dict.fromkeys(integers, "i32")

@@ -5,6 +5,7 @@ Names: T tokens, E = N + Z experts (N with a feed-forward network, then Z zero-c
 
 import torch
 
+from longcat.kernels.opaque import opaque
 from longcat.kernels.router import cpu, reference
 from longcat.kernels.router.reference import Routing
 from longcat.kernels.select import KernelError, deferred, select
@@ -19,7 +20,7 @@ VERSIONS = {
 
 
 def route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: float) -> Routing:
-    """Choose `topk` experts a token.
+    """Select `topk` experts per token.
 
     The scores are a softmax over all E logits; the K highest of score + bias are selected, highest first, ties going to
     the lowest index; their weights are the scores without the bias times `scaling`, not renormalised.
@@ -31,5 +32,22 @@ def route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: flo
         KernelError: `topk` exceeds the number of experts.
     """
     if not 0 < topk <= logits_TE.shape[-1]:
-        raise KernelError(f"router: topk = {topk} must lie between 1 and the {logits_TE.shape[-1]} experts")
+        raise KernelError(f"router: topk = {topk} must be between 1 and the {logits_TE.shape[-1]} experts")
+    if torch.compiler.is_compiling():
+        return Routing(*_NODE(logits_TE, bias_E, topk, scaling))
     return select("router", VERSIONS, logits_TE.device)(logits_TE, bias_E, topk, scaling)
+
+
+def _results(logits: torch.Tensor, bias: torch.Tensor, topk: int, scaling: float) -> tuple[torch.Tensor, ...]:
+    tokens, experts = logits.shape
+    shapes = (((tokens, topk), logits.dtype), ((tokens, topk), torch.int64), ((experts,), torch.int64))
+    return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in shapes)
+
+
+_NODE = opaque(
+    "router",
+    "(Tensor logits, Tensor bias, int topk, float scaling) -> (Tensor, Tensor, Tensor)",
+    route,
+    _results,
+    differentiable=(0,),
+)

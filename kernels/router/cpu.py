@@ -1,4 +1,4 @@
-"""The router with a partial selection instead of a full sort, and a backward that never adds at random places."""
+"""The router with a partial selection instead of a full sort, and a backward without scatter-add."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from longcat.kernels.router import reference
 from longcat.kernels.router.reference import Routing
 
-FEW_CHOICES = 1 << 12  # below, one full sort is cheaper than the operations that make its keys
+FEW_CHOICES = 1 << 12  # below this, a full sort is faster than computing the keys
 
 
 class _Route(torch.autograd.Function):
@@ -26,7 +26,7 @@ class _Route(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scores_TE, experts_TK, weights_TK = ctx.saved_tensors
         flow_TK = gradients[0] * weights_TK
-        # A token's experts are distinct, so this scatter writes every place at most once.
+        # The experts of a token are distinct, so this scatter writes every element at most once.
         selected_TE = torch.zeros_like(scores_TE).scatter_(1, experts_TK, flow_TK)
         return selected_TE.addcmul_(scores_TE, flow_TK.sum(-1, keepdim=True), value=-1), None, None, None
 
@@ -50,7 +50,7 @@ def _choose(
 
 
 def top_experts(choice_TE: torch.Tensor, topk: int) -> torch.Tensor:
-    """As `reference.top_experts`: `torch.topk` leaves the order of ties open, so value and index become one integer."""
+    """Like `reference.top_experts`; `torch.topk` does not define the order of ties, so value and index form a key."""
     if choice_TE.dtype != torch.float32 or choice_TE.numel() < FEW_CHOICES:
         return reference.top_experts(choice_TE, topk)
     last = choice_TE.shape[-1] - 1

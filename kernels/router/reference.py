@@ -1,4 +1,4 @@
-"""The router, the plain meaning."""
+"""The router, the reference implementation."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Routing(NamedTuple):
-    """Where every token goes: weights and experts by token and slot, and how many slots every expert got."""
+    """Routing result: weights and experts by token and slot, and slots per expert."""
 
     weights_TK: torch.Tensor
     experts_TK: torch.Tensor
@@ -22,10 +22,10 @@ def route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: flo
 
 
 def top_experts(choice_TE: torch.Tensor, topk: int) -> torch.Tensor:
-    """The indices of the `topk` highest values of every row, highest first, equal values in order of their index."""
+    """The indices of the `topk` highest values of every row, highest first, equal values ordered by index."""
     return torch.sort(choice_TE, dim=-1, descending=True, stable=True).indices[:, :topk]
 
 
 def count(experts_TK: torch.Tensor, num_experts: int) -> torch.Tensor:
-    """How many slots every expert got, int64 [E]."""
+    """Slots per expert, int64 [E]."""
     return torch.bincount(experts_TK.flatten(), minlength=num_experts)

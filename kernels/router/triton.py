@@ -1,10 +1,11 @@
-"""The router on graphics processors: softmax, selection, weights and counts in one kernel, the backward in another.
+"""The router on GPUs: softmax, selection, weights and counts in one kernel, the backward in another.
 
-A program holds the scores of a token in registers and takes out the highest K times. Scores are compared as integers
-that sort like them, -0.0 equal to 0.0 and NaN above all, as `torch.sort` has it; equal ones go to the lowest index.
-Every program counts what its tokens chose, so that the counts are a sum over programs and need no atomics.
+A program holds the scores of a token in registers and removes the highest K times. Scores are compared as integers with
+the same order, with -0.0 equal to 0.0 and NaN above all other values, as in `torch.sort`; for equal scores the lowest
+index is selected. Every program counts the selections of its tokens, so the counts are a sum over programs without
+atomics.
 
-Names: T tokens, E experts, K slots a token, P programs.
+Names: T tokens, E experts, K slots per token, P programs.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from longcat.kernels.router import reference
 from longcat.kernels.router.reference import Routing
 
 MAX_EXPERTS = 4096
-PROGRAMS = 2048  # about sixteen for every multiprocessor
+PROGRAMS = 2048  # about sixteen per multiprocessor
 
 
 @triton.jit
@@ -45,7 +46,7 @@ def _forward_kernel(
         scores = _softmax(logits_ptr, row, experts, BLOCK)
         choice = scores + tl.load(bias_ptr + column, mask=inside, other=0.0) + 0.0
         bits = choice.to(tl.int32, bitcast=True)
-        # Flipping the low bits of negative floats makes their bits sort like numbers; beyond infinity lies NaN.
+        # Flipping the low bits of negative floats makes their bits sort like numbers; NaN bits are above infinity.
         is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
         key = tl.where(is_nan, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
         key = tl.where(inside, key, -0x80000000)
@@ -130,7 +131,7 @@ def route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: flo
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """At the sizes of LongCat-Flash: 768 experts, 12 chosen."""
+    """Launches for the sizes of LongCat-Flash: 768 experts, 12 selected."""
     arguments = dict.fromkeys(("logits_ptr", "bias_ptr", "weights_ptr", "grad_ptr", "grad_logits_ptr"), "*fp32")
     arguments |= {"experts_ptr": "*i64", "partial_ptr": "*i32", "scaling": "fp32"}
     arguments |= dict.fromkeys(("rows", "rows_a_program", "experts", "topk"), "i32")

@@ -1,4 +1,4 @@
-"""The gated activation with a backward that keeps its two inputs only and writes every gradient in one pass."""
+"""The gated activation with a backward that saves only the two inputs and writes both gradients in one pass."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def backward(
     grad_gate_NF: torch.Tensor,
     grad_up_NF: torch.Tensor,
 ) -> torch.Tensor:
-    """Write the gradients of both inputs for `grad_NF` of the output; returns `silu(gate)` for who needs it."""
+    """Write the gradients of both inputs for `grad_NF` of the output; returns `silu(gate)` for reuse."""
     silu_NF = F.silu(gate_NF)
     torch.mul(grad_NF, silu_NF, out=grad_up_NF)
     torch.ops.aten.silu_backward.grad_input(grad_NF * up_NF, gate_NF, grad_input=grad_gate_NF)

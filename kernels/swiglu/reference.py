@@ -1,4 +1,4 @@
-"""The gated activation, the plain meaning."""
+"""The gated activation, the reference implementation."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Losses with z-loss reported apart, and the loss that never holds all logits: chunks, dtypes, memory."""
+"""Cross entropy with separate z-loss, and the chunked loss that never stores all logits: chunks, dtypes, memory."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def seed() -> None:
 
 
 @versions
-def test_z_is_part_of_the_total_and_has_no_gradient_of_its_own(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_z_is_part_of_the_total_and_has_no_separate_gradient(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGCAT_KERNELS", f"cross_entropy={version}")
     logits = torch.randn(7, 11, requires_grad=True)
     total, z, counted = cross_entropy_with_z(logits, TARGETS, 0.5)
@@ -32,14 +32,14 @@ def test_z_is_part_of_the_total_and_has_no_gradient_of_its_own(version: str, mon
 
 
 @versions
-def test_large_logits_lose_nothing(version: str) -> None:
+def test_large_logits_are_exact(version: str) -> None:
     logits = torch.tensor([[30000.0, 29999.0, float("-inf")]])
     total, _, _ = VERSIONS[version](logits, torch.tensor([1]), -100, 0.0)
     torch.testing.assert_close(total, F.cross_entropy(logits, torch.tensor([1]), reduction="sum"), rtol=0, atol=2e-3)
 
 
 @versions
-def test_ignored_rows_may_hold_anything(version: str) -> None:
+def test_ignored_rows_may_have_any_values(version: str) -> None:
     logits = torch.randn(7, 11)
     logits[1], logits[5] = float("nan"), float("inf")
     logits.requires_grad_()
@@ -48,7 +48,7 @@ def test_ignored_rows_may_hold_anything(version: str) -> None:
     assert z.isfinite()
 
 
-def test_the_kernel_shows_a_target_outside_the_vocabulary() -> None:
+def test_a_target_outside_the_vocabulary_gives_nan() -> None:
     total, _, _ = VERSIONS["triton"](torch.zeros(1, 5), torch.tensor([5]), -100, 0.0)
     assert total.isnan()
 
@@ -74,7 +74,7 @@ def test_chunks_are_few_and_even() -> None:
 
 
 @linear_versions
-def test_half_precision_comes_back_as_it_was_given(version: str) -> None:
+def test_half_precision_inputs_give_gradients_of_the_same_dtype(version: str) -> None:
     hidden, weight = torch.randn(7, 6), torch.randn(11, 6)
     pairs = [[x.to(dtype).requires_grad_() for x in (hidden, weight)] for dtype in (torch.bfloat16, torch.float64)]
     losses = [
@@ -89,7 +89,7 @@ def test_half_precision_comes_back_as_it_was_given(version: str) -> None:
 
 
 @linear_versions
-def test_only_what_is_asked_for_gets_a_gradient(version: str) -> None:
+def test_only_requested_gradients_are_computed(version: str) -> None:
     hidden, weight = torch.randn(7, 6), torch.randn(11, 6)
     for wanted in (hidden, weight):
         wanted.requires_grad_()
@@ -109,7 +109,7 @@ def test_a_second_backward_gives_the_same_gradient(version: str) -> None:
         assert torch.equal(first, second)
 
 
-def test_shapes_and_dtypes_that_do_not_belong_together_are_named() -> None:
+def test_inconsistent_shapes_and_dtypes_are_named() -> None:
     hidden, weight = torch.zeros(7, 6), torch.zeros(11, 6)
     for pair in ((hidden[:, :5], weight), (hidden[:6], weight), (hidden.double(), weight)):
         with pytest.raises(KernelError, match=r"must be \[T, D\], \[V, D\] and \[T\]"):

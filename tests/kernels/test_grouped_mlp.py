@@ -1,16 +1,17 @@
-"""The tiles of grouped products, and what their kernels do where experts have no rows."""
+"""Tiles of grouped products, and behaviour of their kernels for experts without rows."""
 
 import pytest
 import torch
 
 from longcat.kernels.chips import CHIPS
-from longcat.kernels.grouped_mlp import VERSIONS, reference
-from longcat.kernels.grouped_mlp.tiles import choose, schedule
+from longcat.kernels.grouped_mlp import VERSIONS, reference, tiles
+from longcat.kernels.grouped_mlp.tiles import choose
+from longcat.kernels.grouped_mlp.triton import schedule
 
 
 @pytest.mark.parametrize("block", [1, 4, 16])
-@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 0, 65], [16, 0, 0], [0, 0], [1], [4, 4, 4, 4]])
-def test_tiles_cover_every_row_once_and_hold_one_expert(counts: list[int], block: int) -> None:
+@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 0, 65], [16, 0, 0], [0, 0], [1], [4, 4, 4, 4], [1, 2] * 200])
+def test_tiles_cover_every_row_once_and_belong_to_one_expert(counts: list[int], block: int) -> None:
     ends = torch.tensor(counts).cumsum(0).to(torch.int32)
     bounds = [0, *ends.tolist()]
     expert_I, row_I = schedule(ends, sum(counts), block)
@@ -24,9 +25,12 @@ def test_tiles_cover_every_row_once_and_hold_one_expert(counts: list[int], block
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
-def test_few_rows_an_expert_take_small_tiles(chip) -> None:
-    few, many = (choose(chip, torch.bfloat16, rows, 512) for rows in (512 * 8, 512 * 128))
-    assert few.rows < many.rows
+def test_few_rows_per_expert_use_small_tiles(chip) -> None:
+    few, some, many = (choose(chip, torch.bfloat16, rows, 512) for rows in (512 * 8, 512 * 32, 512 * 128))
+    assert few.rows < some.rows < many.rows
+    assert few.swap
+    assert some.swap
+    assert not many.swap
     assert choose(chip, torch.float32, 512 * 8, 512) == choose(chip, torch.float32, 512 * 128, 512)
 
 
@@ -48,8 +52,21 @@ def test_experts_without_rows_get_zeros_and_are_not_read(version: str) -> None:
         assert bool(grad_gate_up[expert].any()) == bool(grad_down[expert].any()) == used
 
 
+@pytest.mark.parametrize("kind", ["FEW", "SOME", "MANY"])
+@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 33, 0, 0], [0, 0, 0, 0], [17, 16, 40, 2]])
+def test_every_tile_agrees_with_the_reference(kind: str, counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, which uses none of these tiles on a GPU, so that rounding hides no error."""
+    monkeypatch.setattr("longcat.kernels.grouped_mlp.triton.choose", lambda *shape: getattr(tiles, kind)["sm_90"])
+    torch.manual_seed(0)
+    inputs = [torch.randn(sum(counts), 24), torch.randn(4, 140, 24) / 5, torch.randn(4, 24, 70) / 8]
+    ends = torch.tensor(counts).cumsum(0).to(torch.int32)
+    exact = gradients("reference", [tensor.double() for tensor in inputs], ends)
+    for expected, ours in zip(exact, gradients("triton", inputs, ends), strict=True):
+        assert torch.linalg.vector_norm(ours.double() - expected) <= 2e-6 * torch.linalg.vector_norm(expected)
+
+
 def test_float16_is_multiplied_as_float16() -> None:
-    """What the interpreter cannot do for bfloat16: the product of half-precision operands, rounded as on a chip."""
+    """Product of half-precision operands, rounded as on a GPU; the interpreter cannot do this for bfloat16."""
     torch.manual_seed(0)
     inputs = [torch.randn(9, 8), torch.randn(3, 24, 8) / 3, torch.randn(3, 8, 12) / 3]
     ends = torch.tensor([4, 4, 9], dtype=torch.int32)
@@ -58,7 +75,7 @@ def test_float16_is_multiplied_as_float16() -> None:
         assert torch.linalg.vector_norm(ours.double() - expected) <= 1e-3 * torch.linalg.vector_norm(expected)
 
 
-def test_nothing_is_kept_where_no_gradient_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_saved_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     from longcat.kernels.grouped_mlp import triton as ours
 
     kept = []

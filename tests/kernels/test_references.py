@@ -1,4 +1,4 @@
-"""The references against independent statements of what they mean, in float64."""
+"""Reference implementations compared with independent definitions, in float64."""
 
 import math
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from longcat.kernels.cross_entropy.reference import cross_entropy
 from longcat.kernels.expert_order.reference import expert_order
 from longcat.kernels.grouped_mlp.reference import grouped_mlp
+from longcat.kernels.mla_attention import document_bounds
 from longcat.kernels.mla_attention.reference import mla_attention
 from longcat.kernels.mla_decode.reference import mla_decode
 from longcat.kernels.rms_norm.reference import rms_norm
@@ -24,19 +25,19 @@ def randn(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def test_rms_norm_is_that_of_torch() -> None:
+def test_rms_norm_equals_torch() -> None:
     x, weight = randn(4, 7), randn(7)
     torch.testing.assert_close(rms_norm(x, weight, 1e-3), F.rms_norm(x, (7,), weight, 1e-3))
 
 
-def test_rope_turns_neighbouring_pairs() -> None:
+def test_rope_rotates_adjacent_pairs() -> None:
     x = torch.tensor([[[[1.0, 0.0, 0.0, 1.0]]]], dtype=torch.float64)
     turned = rope(x, torch.tensor([[math.pi / 6, math.pi / 2]], dtype=torch.float64))
     expected = torch.tensor([math.cos(math.pi / 6), 0.5, -1.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(turned.flatten(), expected)
 
 
-def test_rope_makes_scores_depend_on_distance() -> None:
+def test_rope_makes_scores_depend_only_on_distance() -> None:
     q, k = randn(1, 1, 1, 8), randn(1, 1, 1, 8)
     step = randn(4)
     scores = [(rope(q, (step * (5 + d))[None]) * rope(k, (step * d)[None])).sum() for d in (0, 3, 11)]
@@ -52,7 +53,7 @@ def test_grouped_mlp_is_swiglu_of_each_row_by_its_expert() -> None:
         torch.testing.assert_close(result[row], down[expert] @ (gate * torch.sigmoid(gate) * up))
 
 
-def test_order_sorts_by_expert_and_drops_idle_slots() -> None:
+def test_order_sorts_by_expert_and_drops_zero_computation_slots() -> None:
     order = expert_order(torch.tensor([[2, 5, 0], [4, 3, 5], [0, 4, 2]]), num_experts=3)
     assert order.slot_R.tolist() == [2, 6, 0, 8]
     assert order.token_R.tolist() == [0, 2, 0, 2]
@@ -72,10 +73,12 @@ def test_attention_is_causal_softmax_attention() -> None:
     torch.testing.assert_close(mla_attention(q[:, 4:], k, v, 0.7, None), expected[:, 4:])
 
 
-def test_attention_of_documents_is_that_of_each_alone() -> None:
+def test_attention_of_documents_equals_attention_of_each_document() -> None:
     q, k, v = randn(1, 9, 2, 5), randn(1, 9, 2, 5), randn(1, 9, 2, 4)
     alone = [mla_attention(*(x[:, a:b] for x in (q, k, v)), 0.7, None) for a, b in ((0, 2), (2, 3), (3, 9))]
-    torch.testing.assert_close(mla_attention(q, k, v, 0.7, [2, 1, 6]), torch.cat(alone, dim=1))
+    torch.testing.assert_close(
+        mla_attention(q, k, v, 0.7, document_bounds(torch.tensor([0, 2, 3, 9]), 1, 9)), torch.cat(alone, dim=1)
+    )
 
 
 def test_decode_attends_to_expanded_latents() -> None:
@@ -89,7 +92,7 @@ def test_decode_attends_to_expanded_latents() -> None:
         torch.testing.assert_close(result[0, 0, head], weights @ (latent[0, :5] @ w_value[head].T))
 
 
-def test_cross_entropy_is_that_of_torch() -> None:
+def test_cross_entropy_equals_torch() -> None:
     logits, targets = randn(5, 9), torch.tensor([3, -100, 0, 8, -100])
     loss, z, counted = cross_entropy(logits, targets, -100, 0.0)
     torch.testing.assert_close(loss, F.cross_entropy(logits, targets, reduction="sum"))

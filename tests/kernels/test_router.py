@@ -1,4 +1,4 @@
-"""What the router selects: bias, ties, extremes, counts, and the derivative of its weights."""
+"""Selection of the router: bias, ties, extremes, counts, and the gradient of its weights."""
 
 import pytest
 import torch
@@ -29,13 +29,13 @@ def test_ties_go_to_the_lowest_index(version) -> None:
 
 
 @versions
-def test_negative_choices_keep_their_order(version) -> None:
-    """A bias below zero makes score + bias negative, where the bits of floats sort the other way round."""
+def test_negative_scores_are_ordered(version) -> None:
+    """A negative bias makes score + bias negative, where the bits of floats sort in reverse."""
     bias = torch.tensor([-1.0, -3.0, -2.0, -1.0])
     assert version(torch.zeros(1, 4), bias, 4, 1.0).experts_TK.tolist() == [[0, 3, 2, 1]]
 
 
-def test_versions_select_the_same_also_where_scores_repeat() -> None:
+def test_versions_select_the_same_with_equal_scores() -> None:
     torch.manual_seed(0)
     logits = torch.randint(-2, 3, (16, 48)).float()
     bias = torch.randint(-2, 3, (48,)).float() / 64
@@ -49,7 +49,7 @@ def test_versions_select_the_same_also_where_scores_repeat() -> None:
 
 
 @versions
-def test_all_tokens_may_choose_one_expert_and_none_may_come(version) -> None:
+def test_all_tokens_to_one_expert_and_no_tokens(version) -> None:
     logits = torch.zeros(5, 6)
     logits[:, 2] = 50.0
     assert version(logits, torch.zeros(6), 1, 6.0).counts_E.tolist() == [0, 0, 5, 0, 0, 0]
@@ -81,8 +81,8 @@ def test_both_zeros_are_equal(top_experts) -> None:
 
 
 @versions
-def test_scores_that_a_bias_cancels_and_scores_of_zero_are_equal(version) -> None:
-    """A score of 0 with a bias of -0.0 gives 0.0, one of 0.5 with -0.5 the same: ties, in order of their index."""
+def test_cancelled_scores_and_zero_scores_are_ties(version) -> None:
+    """A score of 0 with bias -0.0 gives 0.0, as does 0.5 with -0.5: ties, ordered by index."""
     logits = torch.tensor([[-200.0, 0.0, -200.0, 0.0]])
     bias = torch.tensor([-0.0, -0.5, 0.0, -0.5])
     routing = version(logits, bias, 3, 1.0)

@@ -1,4 +1,4 @@
-"""Choosing a version, and the fast paths that each version is there for."""
+"""Selection of a version, and the fast path of each version."""
 
 import sys
 
@@ -10,7 +10,7 @@ from longcat.kernels.cross_entropy import cross_entropy
 from longcat.kernels.expert_mixture import expert_mixture
 from longcat.kernels.grouped_mlp import grouped_mlp
 from longcat.kernels.linear import linear
-from longcat.kernels.mla_attention import document_lengths, mla_attention
+from longcat.kernels.mla_attention import mla_attention
 from longcat.kernels.mla_decode import mla_decode
 from longcat.kernels.rope import rope
 from longcat.kernels.select import KernelError, deferred, select
@@ -54,7 +54,7 @@ def test_single_operations_can_be_forced(setting: str, expected: str, monkeypatc
         ("cpu", META, "tensors on meta"),
     ],
 )
-def test_what_cannot_be_forced_says_so(
+def test_an_invalid_setting_is_an_error(
     setting: str, device: torch.device, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LONGCAT_KERNELS", setting)
@@ -62,7 +62,7 @@ def test_what_cannot_be_forced_says_so(
         select("op", BOTH, device)
 
 
-def test_triton_on_the_processor_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_on_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGCAT_KERNELS", "triton")
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(KernelError, match="set TRITON_INTERPRET=1"):
@@ -90,9 +90,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "grouped"), [(8, True), (6, False)])
-def test_grouped_products_run_where_rows_are_aligned(
-    width: int, grouped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_grouped_products_are_used_for_aligned_rows(width: int, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch, "grouped_mm")
     ends = torch.tensor([1, 3], dtype=torch.int32)
     grouped_mlp(torch.ones(3, width), torch.ones(2, 16, width), torch.ones(2, width, 8), ends)
@@ -100,7 +98,7 @@ def test_grouped_products_run_where_rows_are_aligned(
 
 
 @pytest.mark.parametrize(("dtype", "flash"), [(torch.float32, False), (torch.bfloat16, True)])
-def test_half_precision_takes_flash_attention(dtype: torch.dtype, flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_uses_flash_attention(dtype: torch.dtype, flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch, "scaled_dot_product_attention")
     q, v = torch.ones(1, 64, 1, 8, dtype=dtype), torch.ones(1, 64, 1, 4, dtype=dtype)
     mla_attention(q, q, v, 1.0)
@@ -108,8 +106,8 @@ def test_half_precision_takes_flash_attention(dtype: torch.dtype, flash: bool, m
 
 
 @pytest.mark.parametrize(("vendor", "rows", "taken"), [(True, 40, True), (True, 3, True), (False, 40, False)])
-def test_amd_takes_products_of_its_own(vendor: bool, rows: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longcat.kernels.linear.cpu._is_amd", lambda: vendor)
+def test_amd_cpus_use_their_own_products(vendor: bool, rows: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longcat.kernels.linear.cpu.is_amd", lambda: vendor)
     calls = counted(monkeypatch, "linear")
     linear(torch.ones(rows, 8), torch.ones(4, 8))
     assert bool(calls) != taken
@@ -117,8 +115,8 @@ def test_amd_takes_products_of_its_own(vendor: bool, rows: int, taken: bool, mon
 
 @pytest.mark.parametrize("outputs", [40, 41, 12])
 @pytest.mark.parametrize("rows", [1, 2, 4, 9, 33])
-def test_products_without_gradient_are_the_plain_ones(rows: int, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longcat.kernels.linear.cpu._is_amd", lambda: True)
+def test_products_without_gradient_are_plain_products(rows: int, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longcat.kernels.linear.cpu.is_amd", lambda: True)
     torch.manual_seed(0)
     x, weight = torch.randn(1, rows, 24), torch.randn(outputs, 24)
     with torch.no_grad():
@@ -126,7 +124,7 @@ def test_products_without_gradient_are_the_plain_ones(rows: int, outputs: int, m
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 16, 17])
-def test_the_mixture_of_few_tokens_is_that_of_many(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experts_of_few_tokens_equal_experts_of_many(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     experts = torch.stack([torch.randperm(9)[:3] for _ in range(tokens)])
     inputs = torch.randn(tokens, 8), torch.rand(tokens, 3), experts, torch.randn(6, 8, 8), torch.randn(6, 8, 4)
@@ -136,7 +134,7 @@ def test_the_mixture_of_few_tokens_is_that_of_many(tokens: int, monkeypatch: pyt
         torch.testing.assert_close(result, expert_mixture(*inputs), rtol=1e-5, atol=1e-5)
 
 
-def test_angles_changed_in_place_turn_anew() -> None:
+def test_angles_changed_in_place_are_used() -> None:
     x, angles = torch.ones(1, 2, 1, 4), torch.zeros(2, 2, dtype=torch.float64)
     assert torch.equal(rope(x, angles), x)
     angles.fill_(torch.pi)
@@ -144,8 +142,8 @@ def test_angles_changed_in_place_turn_anew() -> None:
 
 
 def test_wrong_shapes_are_named() -> None:
-    with pytest.raises(KernelError, match="the last end is 2, but there are 3 rows"):
-        grouped_mlp(torch.ones(3, 8), torch.ones(1, 16, 8), torch.ones(1, 8, 8), torch.tensor([2], dtype=torch.int32))
+    with pytest.raises(KernelError, match="the last end is 4, but there are 3 rows"):
+        grouped_mlp(torch.ones(3, 8), torch.ones(1, 16, 8), torch.ones(1, 8, 8), torch.tensor([4], dtype=torch.int32))
     with pytest.raises(KernelError, match="needs gate_up"):
         grouped_mlp(torch.ones(3, 8), torch.ones(1, 8, 8), torch.ones(1, 8, 8), torch.tensor([3], dtype=torch.int32))
     with pytest.raises(KernelError, match="needs angles"):
@@ -157,13 +155,6 @@ def test_wrong_shapes_are_named() -> None:
         mla_attention(x[:, :2], x, x, 1.0, torch.tensor([0, 3]))
     with pytest.raises(KernelError, match="3 queries cannot be the last of 1 positions"):
         mla_decode(x, x, torch.ones(1, 1, 2), torch.ones(1, 1, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2), 1.0)
-
-
-def test_documents_end_at_the_edges_of_rows() -> None:
-    assert document_lengths(torch.tensor([0, 3, 3, 9, 12]), batch=2, tokens=6) == [3, 3, 3, 3]
-    for bounds in ([0, 5], [1, 12], [0, 7, 5, 12], []):
-        with pytest.raises(KernelError, match="must rise from 0 to 12"):
-            document_lengths(torch.tensor(bounds), batch=2, tokens=6)
 
 
 def test_targets_outside_the_vocabulary_are_refused() -> None:

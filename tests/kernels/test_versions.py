@@ -1,4 +1,4 @@
-"""Every version of every operation against the float64 reference, forward and backward, on ragged and empty shapes."""
+"""Every version of every operation compared with the float64 reference, forward and backward, also empty shapes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from longcat.kernels import (
 )
 from longcat.kernels.expert_order import expert_order
 
-TOLERANCE = 2e-6  # relative root mean square of a float32 result
+TOLERANCE = 2e-6  # relative RMS error of a float32 result
 OPERATIONS = (
     rms_norm,
     linear,
@@ -47,7 +47,7 @@ VERSIONS = {module.__name__.removeprefix("longcat.kernels."): module.VERSIONS fo
 
 @dataclass
 class Case:
-    """One call, a function of the tensors that get gradients; its name begins with that of the operation."""
+    """One call as a function of the tensors that get gradients; its name starts with the name of the operation."""
 
     name: str
     call: Callable[..., Any]
@@ -82,7 +82,7 @@ def feed_forward_case(rows: tuple[int, ...], width: int, inner: int) -> Case:
 
 
 def project_case(batch: int, tokens: int, heads: int) -> Case:
-    """The four results side by side, as one tensor of a row a token."""
+    """The four results concatenated to one tensor with one row per token."""
     width, query, latent, nope, rotary = 12, 6, 8, 5, 4
     angles = randn(tokens, rotary // 2) * 100
 
@@ -103,7 +103,7 @@ def project_case(batch: int, tokens: int, heads: int) -> Case:
 
 
 def rope_case(batch: int, tokens: int, heads: int, width: int, before: int) -> Case:
-    """`before` values stand in front of the rotary ones in memory, as in the queries of a head."""
+    """`before` values precede the rotary ones in memory, as in the queries of a head."""
     angles = randn(tokens, width // 2) * 100
     call = lambda x: rope.rope(x[..., before:], angles)  # noqa: E731
     name = f"rope({batch},{tokens},{heads},{width})+{before}"
@@ -124,7 +124,7 @@ def mlp_case(counts: list[int], width: int, inner: int) -> Case:
 
 
 def slots(tokens: int, topk: int, low: int, high: int) -> torch.Tensor:
-    """Distinct experts of every token, from `low` up to but not including `high`."""
+    """Distinct experts per token in the range from `low` to `high` (exclusive)."""
     return torch.stack([low + torch.randperm(high - low)[:topk] for _ in range(tokens)]).view(tokens, topk)
 
 
@@ -149,7 +149,7 @@ def attention_case(
     call = lambda *qkv: mla_attention.mla_attention(*qkv, qk**-0.5, cu_seqlens)  # noqa: E731
     inputs = [randn(batch, tokens, heads, qk), randn(batch, keys, heads, qk), randn(batch, keys, heads, v)]
     name = f"mla_attention({batch},{tokens},{keys},{heads},{widths},{bounds})"
-    # The slope of a single weight is zero, which flash attention finds as the difference of two sums.
+    # The gradient of a single weight is zero, which flash attention computes as a difference of two sums.
     return Case(name, call, inputs, absolute=1e-6 if keys == 1 else 1e-12)
 
 
@@ -194,6 +194,7 @@ def all_cases() -> list[Case]:
         *(linear_case(*sizes) for sizes in [((3,), 5, 7), ((2, 40), 12, 9), ((0,), 4, 3), ((64,), 1, 1)]),
         *(swiglu_case(*shape) for shape in [(1, 1), (2, 9, 33), (0, 4)]),
         *(feed_forward_case(rows, 8, 12) for rows in [(1, 1), (2, 1), (3, 4), (0, 2)]),
+        feed_forward_case((2, 20), 70, 150),
         *(
             rope_case(*sizes)
             for sizes in [(2, 5, 3, 8, 0), (1, 1, 1, 2, 3), (2, 4, 3, 6, 5), (1, 0, 2, 4, 0), (3, 70, 3, 8, 2)]
@@ -246,7 +247,7 @@ CASES = all_cases()
 
 
 def forced(version: str, cases: list[Case]) -> list[Any]:
-    """The cases of all operations that have this version, each with what forces it."""
+    """Cases of all operations with this version, each with the setting that forces it."""
     return [
         pytest.param(case, f"{case.operation}={version}", id=f"{version}-{case.name}")
         for case in cases
@@ -261,11 +262,11 @@ every_version = pytest.mark.parametrize(("case", "setting"), EVERY_VERSION)
 
 
 def run(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
-    """The output and the gradient of every input, for a fixed direction of the output."""
+    """Output and gradient of every input, for a fixed output gradient."""
     inputs = [x.to(dtype).requires_grad_() for x in case.inputs]
     output = case.call(*inputs)
-    generator = torch.Generator().manual_seed(1)
-    direction = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype)
+    generator = torch.Generator("cpu").manual_seed(1)
+    direction = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
     return [output.detach(), *torch.autograd.grad(output, inputs, direction)]
 
 
@@ -286,8 +287,8 @@ def test_version_agrees_with_float64(case: Case, setting: str, monkeypatch: pyte
 def test_few_rows_without_gradient_agree(
     case: Case, setting: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without gradient many versions take other calls, and others again for few rows."""
-    monkeypatch.setattr("longcat.kernels.linear.cpu._is_amd", torch.backends.mkldnn.is_available)
+    """Without gradient many versions use other calls, and others for few rows."""
+    monkeypatch.setattr("longcat.kernels.linear.cpu.is_amd", torch.backends.mkldnn.is_available)
     monkeypatch.setenv("LONGCAT_KERNELS", "reference")
     torch.set_num_threads(threads)
     with torch.no_grad():
@@ -303,13 +304,13 @@ def test_few_rows_without_gradient_agree(
 def test_version_gives_the_same_bits_again(case: Case, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGCAT_KERNELS", setting)
     first = run(case, torch.float32)
-    # Matrix products may round differently with other numbers of threads; gathers and sums of rows may not.
+    # Matrix products may round differently with another number of threads; gathers and row sums must not.
     torch.set_num_threads(2 if case.operation in ("expert_gather", "expert_combine", "router") else 1)
     for once, again in zip(first, run(case, torch.float32), strict=True):
         assert torch.equal(once, again)
 
 
-# The results of the others are float32 whatever they are given.
+# Results of the others are always float32.
 HALF = [case for case in CASES if case.operation not in ("router", "cross_entropy", "linear_cross_entropy")]
 
 
@@ -318,7 +319,7 @@ def test_version_keeps_half_precision(case: Case, setting: str, monkeypatch: pyt
     monkeypatch.setenv("LONGCAT_KERNELS", "reference")
     expected = run(case, torch.float64)
     monkeypatch.setenv("LONGCAT_KERNELS", setting)
-    # Triton's interpreter cuts bfloat16 off where the hardware rounds.
+    # Triton's interpreter truncates bfloat16 where the hardware rounds.
     tolerance = 4e-2 if setting.endswith("triton") else 2e-2
     for exact, result in zip(expected, run(case, torch.bfloat16), strict=True):
         assert result.dtype == torch.bfloat16
