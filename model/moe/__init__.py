@@ -1,0 +1,1 @@
+"""Mixture of experts: router, FFN experts and zero-computation experts."""

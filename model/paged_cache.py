@@ -1,0 +1,130 @@
+"""Memory of a step over many sequences: pages shared by all sequences, and slots for states that are not per position.
+
+Names: K mixers with states of the same kind, P pages, L positions per page, W values per position, Q slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from longcat.model.attention.pages import (
+    PageState,
+    PerPosition,
+    PerSequence,
+    SlotState,
+    StateKind,
+    StepLayout,
+    StepState,
+)
+from longcat.model.errors import ModelError
+
+
+class PagedCache:
+    """States of all mixers, those of multi-token prediction last; `LongcatFlash.new_pages` makes one.
+
+    All memory is allocated and written here, so that the process does not grow while it serves. A page holds
+    `page_size` positions of all layers and of multi-token prediction.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[StateKind],
+        mtp_kinds: Sequence[StateKind],
+        pages: int,
+        page_size: int,
+        slots: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        _check_sizes(pages, page_size, slots, (*kinds, *mtp_kinds))
+        self.pages, self.page_size, self.slots, self.dtype, self.device = pages, page_size, slots, dtype, device
+        self._paged: list[torch.Tensor] = []
+        states = self._states((*kinds, *mtp_kinds))
+        self.layer_states, self.mtp_states = tuple(states[: len(kinds)]), tuple(states[len(kinds) :])
+        self._slotted = [state for state in states if isinstance(state, SlotState)]
+
+    def _states(self, kinds: Sequence[StateKind]) -> list[StepState]:
+        """A state for every mixer; those of equal width share one tensor, so that a page is copied in one call."""
+        found: dict[int, StepState] = {}
+        for kind in dict.fromkeys(kinds):
+            places = [place for place, other in enumerate(kinds) if other == kind]
+            if isinstance(kind, PerPosition):
+                pages_KPLW = self._memory(len(places), self.pages, self.page_size, kind.width)
+                self._paged.append(pages_KPLW)
+                found |= {place: PageState(pages) for place, pages in zip(places, pages_KPLW.unbind(), strict=True)}
+            else:
+                values_KQ = self._memory(len(places), self.slots, *kind.shape)
+                found |= {place: SlotState(values) for place, values in zip(places, values_KQ.unbind(), strict=True)}
+        return [found[place] for place in range(len(kinds))]
+
+    def _memory(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=self.dtype, device=self.device).fill_(0)
+
+    @property
+    def bytes_per_page(self) -> int:
+        """Bytes of one page in all layers."""
+        return sum(tensor.nbytes for tensor in self._paged) // self.pages
+
+    @property
+    def bytes_per_slot(self) -> int:
+        """Bytes of one slot in all layers, 0 if every mixer keeps its state by position."""
+        return sum(state.values.nbytes for state in self._slotted) // max(self.slots, 1)
+
+    @property
+    def nbytes(self) -> int:
+        """Allocated bytes."""
+        return self.bytes_per_page * self.pages + self.bytes_per_slot * self.slots
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether a mixer keeps a state per sequence, which cannot be shared by prefix or go back by itself."""
+        return bool(self._slotted)
+
+    def check(self, layout: StepLayout) -> None:
+        """Raise ModelError unless the pages and slots of a step are in this cache."""
+        if layout.page_size != self.page_size:
+            raise ModelError(
+                f"the batch is made for pages of {layout.page_size} positions, the cache has {self.page_size}"
+            )
+        self._check_range("page", self.pages, *layout.page_range)
+        if self.recurrent:
+            self._check_range("slot", self.slots, *(span.slot for span in layout.spans))
+            if len({span.slot for span in layout.spans}) < len(layout.spans):
+                raise ModelError("two pieces of a step have the same slot; every sequence needs its own")
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy page `source` to page `target` in all layers.
+
+        Raises:
+            ModelError: there is no such page.
+        """
+        self._check_range("page", self.pages, source, target)
+        for pages_KPLW in self._paged:
+            pages_KPLW[:, target] = pages_KPLW[:, source]
+
+    def copy_slot(self, source: int, target: int) -> None:
+        """Copy slot `source` to slot `target` in all layers, to fork a sequence or to keep its present state.
+
+        Raises:
+            ModelError: there is no such slot.
+        """
+        self._check_range("slot", self.slots, source, target)
+        for state in self._slotted:
+            state.copy(source, target)
+
+    def _check_range(self, name: str, count: int, *values: int) -> None:
+        for value in values:
+            if not 0 <= value < count:
+                raise ModelError(f"there is no {name} {value}: the cache has {count}, from 0 on")
+
+
+def _check_sizes(pages: int, page_size: int, slots: int, kinds: Sequence[StateKind]) -> None:
+    if pages < 1 or page_size < 1 or slots < 0:
+        raise ModelError(
+            f"a cache needs at least one page of one position, got pages = {pages}, page_size = {page_size}, "
+            f"slots = {slots}"
+        )
+    if not slots and any(isinstance(kind, PerSequence) for kind in kinds):
+        raise ModelError("the model keeps a state per sequence; make the cache with slots = number of sequences")
