@@ -1,4 +1,4 @@
-"""How large a model is and what it costs, counted on the meta device: every tensor has a shape and none has memory."""
+"""Parameter counts, FLOPs and memory of a model, computed on the meta device without allocating tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,18 @@ from itertools import groupby
 
 import torch
 
+from longcat.model.attention.base import SequenceMixer
 from longcat.model.config import ModelConfig
 from longcat.model.layout import published_tensors
 from longcat.model.transformer import LongcatFlash
 
-PRETRAINING_LENGTH = 8192  # tokens, the published length of sequences
+PRETRAINING_LENGTH = 8192  # tokens, the published sequence length
 TRAINING_PASSES = 3  # forward, gradient of inputs, gradient of weights
 CACHE_BYTES_PER_VALUE = 2  # bfloat16
-FP8_BLOCK, FP8_SCALE_BYTES = 128, 4  # one float32 scale for every 128 x 128 weights, as DeepSeek-V3 has it
+FP8_BLOCK, FP8_SCALE_BYTES = 128, 4  # one float32 scale for every 128 x 128 weights, as in DeepSeek-V3
 PARTS = ("embedding", "output", "attention", "dense_ffn", "experts", "router", "norms", "other", "mtp")
 
-# What a published key says about the part that it belongs to; the first that fits is taken.
+# Part of the model by substring of the published key; the first match wins.
 _PART_OF_SEGMENT = {
     "mtp": "mtp",
     "experts": "experts",
@@ -30,12 +31,12 @@ _PART_OF_SEGMENT = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of all tensors of a checkpoint, and of what training keeps beside them.
+    """Bytes of all tensors of a checkpoint, and of the training state.
 
-    Routers are float32 in every format. `weights_fp8` has one byte a weight of attention, networks and experts, and
-    their scales; the rest is bfloat16. `optimizer` is the two moments of AdamW in float32. `training_fp32` is weights,
-    gradients and moments; `training_bf16` is weights and gradients in bfloat16, and a float32 copy of the weights and
-    moments.
+    Routers are float32 in every format. `weights_fp8` has one byte per weight of attention, feed-forward networks and
+    experts, and their scales; the rest is bfloat16. `optimizer` is the two moments of AdamW in float32. `training_fp32`
+    is weights, gradients and moments; `training_bf16` is weights and gradients in bfloat16, and a float32 copy of the
+    weights and moments.
     """
 
     weights_fp32: int
@@ -48,16 +49,18 @@ class Memory:
 
 @dataclass(frozen=True)
 class Accounting:
-    """Parameters, and costs a token; prediction of further tokens (`parameters["mtp"]`) is in no other figure of these.
+    """Parameters, and costs per token; multi-token prediction (`parameters["mtp"]`) is not included in any other
+    figure.
 
     `activated_*` count the parameters that one token uses, with one matrix of vocabulary size (the output projection)
-    and not the embedding table: at least (as many of the selected experts as can be are zero-computation ones), at most
-    (none is), and on average when FFN experts are selected as often as they are numerous.
+    and not the embedding table: minimum (as many selected experts as possible are zero-computation ones), maximum (none
+    is), and average when FFN experts are selected in proportion to their number.
 
-    FLOPs are those of that average: `flops_per_token_train` forward and backward with causal attention over `context`
+    FLOPs are for that average: `flops_per_token_train` forward and backward with causal attention over `context`
     tokens, `flops_per_token_prefill` the forward pass alone, `flops_per_token_decode` one token after `context` cached
-    ones. `kv_bytes_per_token` is the cache of latents in bfloat16, `expanded_kv_bytes_per_token` what the keys and
-    values of every head would take.
+    ones. `kv_bytes_per_token` is the growth of the KV cache per token at `context` tokens in bfloat16 (the latents, for
+    latent attention), `state_bytes` its total size then, `expanded_kv_bytes_per_token` the size of the keys and values
+    of all heads.
     """
 
     total: int
@@ -72,12 +75,13 @@ class Accounting:
     flops_per_token_decode: int
     mtp_flops_per_token_train: int
     kv_bytes_per_token: int
+    state_bytes: int
     expanded_kv_bytes_per_token: int
     memory: Memory
 
 
 def count(config: ModelConfig, context: int | None = None) -> Accounting:
-    """Account for a model; `context` in tokens is 8,192 by default, or the model's if that is less."""
+    """Count a model; `context` in tokens is 8,192 by default, or the model's if that is less."""
     context = context or min(PRETRAINING_LENGTH, config.max_position_embeddings)
     with torch.device("meta"):
         model = LongcatFlash(config)
@@ -93,11 +97,14 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
     mean_ffn_experts = config.moe_topk * config.n_routed_experts / config.num_experts
     activated_mean = always + round(mean_ffn_experts * experts_of_layers)
 
-    modules, mtp_modules = _attention_modules(shapes)
+    mixers = [module for module in model.modules() if isinstance(module, SequenceMixer)]
+    of_mtp = [mixer for mixer in mixers if mixer.slot >= config.mtp_slot]
+    mixers = [mixer for mixer in mixers if mixer.slot < config.mtp_slot]
     multiplied = activated_mean - parts["norms"]
-    forward = 2 * multiplied + modules * _expanded_flops(config, context)
+    forward = 2 * multiplied + _flops_per_token(mixers, context)
     mtp_multiplied = output_table + sum(shape.numel() for name, shape in shapes.items() if _is_mtp_matrix(name, shape))
-    mtp_forward = 2 * mtp_multiplied + mtp_modules * _expanded_flops(config, context) if parts["mtp"] else 0
+    mtp_forward = 2 * mtp_multiplied + _flops_per_token(of_mtp, context) if parts["mtp"] else 0
+    values = sum(mixer.state_values(context) for mixer in mixers)
     return Accounting(
         total=total,
         parameters=parts,
@@ -108,19 +115,20 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
         context=context,
         flops_per_token_train=TRAINING_PASSES * forward,
         flops_per_token_prefill=forward,
-        flops_per_token_decode=2 * multiplied + modules * _absorbed_flops(config, context),
+        flops_per_token_decode=2 * multiplied + sum(mixer.flops(1, context) for mixer in mixers),
         mtp_flops_per_token_train=TRAINING_PASSES * mtp_forward,
-        kv_bytes_per_token=modules * (config.kv_lora_rank + config.qk_rope_head_dim) * CACHE_BYTES_PER_VALUE,
-        expanded_kv_bytes_per_token=modules * _expanded_width(config) * CACHE_BYTES_PER_VALUE,
+        kv_bytes_per_token=CACHE_BYTES_PER_VALUE * (values - sum(mixer.state_values(context - 1) for mixer in mixers)),
+        state_bytes=CACHE_BYTES_PER_VALUE * values,
+        expanded_kv_bytes_per_token=CACHE_BYTES_PER_VALUE * sum(mixer.expanded_values() for mixer in mixers),
         memory=_memory(model),
     )
 
 
 def training_flops(sizes: Accounting, config: ModelConfig, active_experts: Sequence[float], *, mtp: bool) -> float:
-    """FLOPs a token of a training step in which it used `active_experts` FFN experts on average, layer by layer.
+    """FLOPs per token of a training step that used `active_experts` FFN experts per token on average, by layer.
 
-    `sizes` is `count(config, context)` with the length of the step's sequences as context; with `mtp` the prediction of
-    further tokens is trained too. Recomputation of activations counts nothing, as in MFU.
+    `sizes` is `count(config, context)` with the step's sequence length as context; with `mtp` multi-token prediction is
+    trained too. Activation recomputation is not counted, as in MFU.
     """
     parameters_of_expert = sizes.parameters["experts"] / config.n_routed_experts / config.num_layers
     surplus = sum(active_experts) - config.num_layers * sizes.mean_ffn_experts
@@ -140,28 +148,9 @@ def _is_mtp_matrix(name: str, shape: torch.Size) -> bool:
     return "mtp" in segments and "embed_tokens" not in segments and len(shape) > 1
 
 
-def _attention_modules(names: dict[str, torch.Size]) -> tuple[int, int]:
-    """How many attention modules the model has, and how many more its prediction of further tokens."""
-    found = [name for name in names if name.endswith("kv_a_proj_with_mqa.weight")]
-    of_mtp = sum("mtp" in name.split(".") for name in found)
-    return len(found) - of_mtp, of_mtp
-
-
-def _expanded_width(config: ModelConfig) -> int:
-    return config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
-
-
-def _expanded_flops(config: ModelConfig, length: int) -> int:
-    """Scores and mixing of values in the forward pass, a token: it sees (length + 1) / 2 positions on average."""
-    return _expanded_width(config) * (length + 1)
-
-
-def _absorbed_flops(config: ModelConfig, cached: int) -> int:
-    """The same for one token that sees `cached` latents and itself, with the projections of keys and values absorbed.
-
-    Absorbing multiplies by the same matrices as the expansion of one token does, so only the attention differs.
-    """
-    return 2 * config.num_attention_heads * (2 * config.kv_lora_rank + config.qk_rope_head_dim) * (cached + 1)
+def _flops_per_token(mixers: Sequence[SequenceMixer], length: int) -> int:
+    """Attention FLOPs per token, for a row of this many tokens."""
+    return sum(mixer.flops(length, 0) for mixer in mixers) // length
 
 
 def _memory(model: LongcatFlash) -> Memory:
@@ -188,7 +177,7 @@ def _memory(model: LongcatFlash) -> Memory:
 
 
 def _lowest_bytes(key: str, tensor: torch.Tensor) -> int:
-    """Bytes a value in the smallest format that the tensor is published in."""
+    """Bytes per value in the smallest format that the tensor is published in."""
     segments = key.split(".")
     if "router" in segments:
         return 4

@@ -1,18 +1,18 @@
-"""How large an architecture may be: checked on plain numbers, before anything is built from what a file says."""
+"""Size limits of an architecture, checked on plain numbers before anything is built from a file."""
 
 from typing import Any, Protocol
 
-MAX_WIDTH = 1 << 24  # of anything that a matrix has rows or columns of
+MAX_WIDTH = 1 << 24  # maximum of any matrix dimension
 MAX_LAYERS = 1 << 10
 MAX_EXPERTS = 1 << 16
 MAX_CONTEXT = 1 << 30  # tokens
-MAX_MATRICES = 1 << 20  # of all experts in all layers: each has names on disk
+MAX_MATRICES = 1 << 20  # experts in all layers: each has tensors on disk
 MAX_PARAMETERS = 1 << 48
 SHOWN_CHARACTERS = 80
 
 
 class Sizes(Protocol):
-    """The fields of `model.config.ModelConfig` that sizes follow from."""
+    """The fields of `model.config.ModelConfig` that determine sizes."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -43,7 +43,7 @@ class Sizes(Protocol):
 
 
 def check_size(sizes: Sizes) -> None:
-    """Raises ValueError where the sizes, each within its own bound, are together more than any machine holds."""
+    """Raise ValueError if the sizes, each within its limit, together exceed the limits of a model."""
     matrices = sizes.num_layers * (3 * sizes.n_routed_experts + 2 * sizes.zero_expert_num)
     if matrices > MAX_MATRICES:
         raise ValueError(
@@ -56,7 +56,7 @@ def check_size(sizes: Sizes) -> None:
 
 
 def _parameters_of_layer(sizes: Sizes) -> int:
-    """Near enough, and never too few by much: norms and biases are left out."""
+    """Approximate parameter count, without norms and biases."""
     width, heads = sizes.hidden_size, sizes.num_attention_heads
     attention = (
         width * (sizes.q_lora_rank + sizes.kv_lora_rank + sizes.qk_rope_head_dim)
@@ -70,12 +70,12 @@ def _parameters_of_layer(sizes: Sizes) -> int:
 
 
 def least_tensors(sizes: Sizes) -> int:
-    """Fewer tensors than this no checkpoint of these sizes has."""
+    """Lower bound on the number of tensors in a checkpoint of these sizes."""
     return sizes.num_layers * (3 * sizes.n_routed_experts + 10)
 
 
 def shown(value: Any) -> str:
-    """A value from a file as an error may show it: on one line, cut where it is long."""
+    """Format a value from a file for an error message: one line, truncated."""
     try:
         text = repr(value)
     except RecursionError:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from longcat.model.bounds import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, check_size, shown
-from longcat.model.errors import ModelConfigError
+from longcat.model.errors import ModelConfigError, first_problem
+from longcat.model.mixers import DEFAULT, MixerSpec, parse, spec_of_slot
 
 MODEL_TYPE = "longcat_flash"
 ARCHITECTURE = "LongcatFlashForCausalLM"
@@ -34,33 +35,38 @@ class ModelConfig(BaseModel):
     zero_expert_num: int = Field(default=256, ge=0, le=MAX_EXPERTS, description="experts without computation")
     zero_expert_type: Literal["identity", "zero", "constant", "null"] = Field(
         default="identity",
-        description="what a zero-computation expert returns: its input, nothing, a learned blend of its input and a "
-        "vector; null returns nothing and leaves its share of the weights to the true experts",
+        description="output of a zero-computation expert: its input, nothing, a learned blend of its input and a "
+        "vector; null returns nothing and renormalises the weights over the FFN experts",
     )
     zero_expert_types: dict[Literal["zero", "constant", "identity"], int] | None = Field(
-        default=None, description="for several kinds, how many of each; together zero_expert_num"
+        default=None, description="with several kinds, the number of each; they sum to zero_expert_num"
     )
-    moe_topk: int = Field(default=12, ge=1, description="experts selected for a token, of both kinds")
+    moe_topk: int = Field(default=12, ge=1, description="experts selected per token, of both kinds")
     routed_scaling_factor: float = Field(default=6.0, gt=0, le=1e6, description="factor on every expert's weight")
     moe_layout: Literal["shortcut", "interleaved"] = Field(
         default="shortcut",
         description="whether the mixture runs beside two dense networks, or after the second attention in place of one",
     )
     gating_residual: bool = Field(
-        default=False, description="whether a router also reads the logits of the router before"
+        default=False, description="whether a router also reads the logits of the previous router"
     )
-    attention_method: Literal["MLA"] = Field(default="MLA", description="kind of attention")
+    attention_method: Literal["MLA"] = Field(default="MLA", description="attention kind in published files")
+    attention: str | dict[str, Any] | None = Field(
+        default=None,
+        description="attention kind if not only mla: a kind, an object of `kind` and its options, or of "
+        "`pattern`, a list of these over the attention slots",
+    )
     q_lora_rank: int = Field(default=1536, ge=1, le=MAX_WIDTH, description="width of the query latent")
     kv_lora_rank: int = Field(
-        default=512, ge=1, le=MAX_WIDTH, description="width of the key and value latent, which is what a cache holds"
+        default=512, ge=1, le=MAX_WIDTH, description="width of the key-value latent, which is cached"
     )
     qk_nope_head_dim: int = Field(
-        default=128, ge=1, le=MAX_WIDTH, description="query and key width without position, a head"
+        default=128, ge=1, le=MAX_WIDTH, description="non-rotary query and key width per head"
     )
     qk_rope_head_dim: int = Field(
-        default=64, ge=2, le=MAX_WIDTH, multiple_of=2, description="rotary query and key width, a head"
+        default=64, ge=2, le=MAX_WIDTH, multiple_of=2, description="rotary query and key width per head"
     )
-    v_head_dim: int = Field(default=128, ge=1, le=MAX_WIDTH, description="value width, a head")
+    v_head_dim: int = Field(default=128, ge=1, le=MAX_WIDTH, description="value width per head")
     mla_scale_q_lora: bool = Field(
         default=True, description="scale the query latent by sqrt(hidden_size / q_lora_rank)"
     )
@@ -69,10 +75,10 @@ class ModelConfig(BaseModel):
     )
     rope_theta: float = Field(default=10_000_000.0, gt=1, le=1e15, description="base of the rotary frequencies")
     max_position_embeddings: int = Field(
-        default=131072, ge=1, le=MAX_CONTEXT, description="tokens of context that the model is made for"
+        default=131072, ge=1, le=MAX_CONTEXT, description="context length of the model in tokens"
     )
     rms_norm_eps: float = Field(
-        default=1e-5, gt=0, le=1, description="added to the mean square in every norm outside the latents"
+        default=1e-5, gt=0, le=1, description="epsilon of all norms except those of the latents"
     )
     initializer_range: float = Field(default=0.02, gt=0, le=1e3, description="standard deviation of initial weights")
     tie_word_embeddings: bool = Field(default=False, description="whether the output projection is the embedding table")
@@ -80,11 +86,11 @@ class ModelConfig(BaseModel):
         default=0, ge=0, le=1, description="layers that predict the token after the next: 0 or 1"
     )
     mtp_share_embeddings: bool = Field(
-        default=False, description="whether that layer reads the model's embedding table and not one of its own"
+        default=False, description="whether that layer shares the model's embedding table"
     )
-    bos_token_id: int = Field(default=1, ge=0, description="id that begins a text")
-    eos_token_id: int = Field(default=2, ge=0, description="id that ends a document")
-    pad_token_id: int = Field(default=3, ge=0, description="id that fills a batch")
+    bos_token_id: int = Field(default=1, ge=0, description="id of the beginning of a text")
+    eos_token_id: int = Field(default=2, ge=0, description="id of the end of a document")
+    pad_token_id: int = Field(default=3, ge=0, description="id of padding")
 
     @model_validator(mode="after")
     def _fields_belong_together(self) -> Self:
@@ -99,10 +105,29 @@ class ModelConfig(BaseModel):
             raise ValueError(f"zero_expert_type = {self.zero_expert_type!r} needs zero_expert_num of at least 1")
         if self.zero_expert_types is not None:
             self._check_zero_expert_types(self.zero_expert_types)
+        self._check_attention()
         if self.mtp_share_embeddings and not self.num_nextn_predict_layers:
             raise ValueError("mtp_share_embeddings = True needs num_nextn_predict_layers = 1")
         check_size(self)
         return self
+
+    @field_validator("attention")
+    @classmethod
+    def _known_kinds(cls, attention: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if attention is None:  # the published kind, whose module would import torch
+            return None
+        return None if all(spec.kind == DEFAULT for spec in parse(attention)) else attention
+
+    def _check_attention(self) -> None:
+        if self.attention is None:
+            return
+        pattern = self.mixers
+        losses = spec_of_slot(pattern, self.mtp_slot, self.num_layers).mixer.loss_names
+        if self.num_nextn_predict_layers and losses:
+            raise ValueError(
+                f"attention {pattern[0].kind!r} has losses of its own ({', '.join(losses)}), which multi-token "
+                "prediction does not train; give a pattern, under which that layer has 'mla'"
+            )
 
     def _check_zero_expert_types(self, counts: Mapping[Any, int]) -> None:
         if self.zero_expert_type != "identity":
@@ -115,33 +140,48 @@ class ModelConfig(BaseModel):
 
     @property
     def zero_expert_counts(self) -> dict[str, int]:
-        """How many zero-computation experts of every kind there are, in the order of their indices."""
+        """Number of zero-computation experts of each kind, in the order of their indices."""
         counts: Mapping[Any, int] = self.zero_expert_types or {self.zero_expert_type: self.zero_expert_num}
         order = ("zero", "null", "constant", "identity")
         return {kind: counts[kind] for kind in order if counts.get(kind)}
 
+    def unreadable_elsewhere(self) -> str | None:
+        """Reason why other programs cannot run this model, naming the key; None if they can."""
+        if self.attention is None:
+            return None
+        return f"attention = {shown(self.attention)} is not supported by other programs"
+
+    @property
+    def mixers(self) -> tuple[MixerSpec, ...]:
+        """Pattern of attention kinds, repeated over the slots."""
+        return parse(self.attention)
+
+    def mixer(self, slot: int) -> MixerSpec:
+        """Attention kind of slot `slot`: `2 * layer`, `2 * layer + 1`, or `mtp_slot`."""
+        return spec_of_slot(self.mixers, slot, self.num_layers)
+
     @property
     def num_experts(self) -> int:
-        """Experts of both kinds, which is the width of the router."""
+        """Number of experts of both kinds, the width of the router."""
         return self.n_routed_experts + self.zero_expert_num
 
     @property
     def mtp_slot(self) -> int:
-        """Place of the multi-token-prediction layer's attention in a cache, after the two of every layer."""
+        """Cache slot of the multi-token-prediction layer's attention, after the two of every layer."""
         return 2 * self.num_layers
 
     @property
     def qk_head_dim(self) -> int:
-        """Width of a head's queries and keys."""
+        """Query and key width per head."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
     @classmethod
     def from_dict(cls, published: Mapping[str, Any], *, source: str = "config.json") -> Self:
-        """Read a published configuration. Keys that do not change the computation are left aside.
+        """Read a published configuration. Keys that do not change the computation are ignored.
 
         Raises:
             ModelConfigError: naming `source` and the key that is unknown, missing, of a wrong type or out of range, or
-                that asks for a computation which this model does not have.
+                that requests an unsupported computation.
         """
         _check_architecture(published, source)
         fields: dict[str, Any] = {}
@@ -158,14 +198,14 @@ class ModelConfig(BaseModel):
         try:
             config = cls(**fields)
         except ValidationError as error:
-            raise ModelConfigError(f"{source}: {_first_problem(error)}") from None
+            raise ModelConfigError(f"{source}: {first_problem(error)}") from None
         _check_other_keys(other, config, source)
         return config
 
     def to_dict(self) -> dict[str, Any]:
         """The published configuration, readable by `from_dict`, transformers, vLLM and SGLang.
 
-        Keys that the published file does not have are there only where they say something.
+        Keys absent from the published file are written only if they are not at their default.
         """
         default = type(self).model_fields
         fields = {
@@ -177,7 +217,7 @@ class ModelConfig(BaseModel):
             "architectures": [ARCHITECTURE],
             "attention_bias": False,
             "attention_dropout": 0.0,
-            # transformers sizes its rotary table by this key.
+            # transformers derives the size of its rotary table from this key.
             "head_dim": self.qk_rope_head_dim,
             "hidden_act": "silu",
             "model_type": MODEL_TYPE,
@@ -186,16 +226,17 @@ class ModelConfig(BaseModel):
         return dict(sorted((constants | fields).items()))
 
 
-# What a published file always states; the others have a value that all published models share.
+# Keys that a published file must state; the others have a value shared by all published models.
 _REQUIRED = (
     *("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "ffn_hidden_size", "expert_ffn_hidden_size"),
     *("n_routed_experts", "zero_expert_num", "moe_topk", "routed_scaling_factor", "q_lora_rank", "kv_lora_rank"),
     *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rope_theta", "max_position_embeddings", "rms_norm_eps"),
 )
 
-# Keys of parts that the published model can have beside its config.json, or that are ours.
+# Keys of optional parts that the published config.json lacks, or of our extensions.
 _OPTIONAL = frozenset(
     {"num_nextn_predict_layers", "mtp_share_embeddings", "zero_expert_types", "moe_layout", "gating_residual"}
+    | {"attention"}
 )
 
 # Keys about files, software and sampling, which do not change what the model computes.
@@ -204,7 +245,7 @@ _IGNORED = frozenset(
     | {"output_router_logits", "use_cache"}
 )
 
-# Keys of other implementations, each with the only values that mean this computation.
+# Keys of other implementations, each with the only supported values.
 _FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
     "attention_bias": lambda _: (False,),
     "attention_dropout": lambda _: (0, 0.0),
@@ -221,7 +262,7 @@ _FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
 
 
 def _check_architecture(published: Mapping[str, Any], source: str) -> None:
-    """First of all, because another architecture's file lacks keys and has others, which would say less."""
+    """Checked first, because for another architecture errors about missing or unknown keys would be misleading."""
     for key, expected in (("model_type", MODEL_TYPE), ("architectures", [ARCHITECTURE])):
         value = published.get(key)
         if value not in (None, expected):
@@ -229,9 +270,9 @@ def _check_architecture(published: Mapping[str, Any], source: str) -> None:
 
 
 def _rope_fields(other: dict[str, Any], theta: Any, source: str) -> dict[str, Any]:
-    """Take the rotary keys of newer transformers out of `other`; the base is among them and not a key of its own.
+    """Remove the rotary keys of newer transformers from `other`; they contain the base.
 
-    `theta` is that key where there is one all the same.
+    `theta` is the separate key, if present.
     """
     fields: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):
@@ -269,10 +310,3 @@ def _check_other_keys(other: Mapping[str, Any], config: ModelConfig, source: str
         allowed = _FIXED[key](config)
         if value not in allowed:
             raise ModelConfigError(f"{source}: {key} = {shown(value)} is not supported, expected {allowed[-1]!r}")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{field} = {shown(problem['input'])}: {message}" if field else message

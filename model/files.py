@@ -1,33 +1,71 @@
-"""Reading with a limit, and writing so that a file is there as a whole or not at all."""
+"""Size-limited reading and atomic writing of files."""
 
+import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 MAX_DIGITS = 400
+# Format of OS error numbers in safetensors and torch messages.
+_RUST_NUMBER, _TORCH_NUMBER = re.compile(r"\(os error (\d{1,3})\)\s*$"), re.compile(r" \((\d{1,3})\)\s*$")
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The content of a file of at most `limit` bytes.
+    """Read a file of at most `limit` bytes.
 
     Raises:
         ValueError: the file is larger.
     """
-    with path.open("rb") as file:
+    with named(path), path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"larger than the limit of {limit} bytes")
     return content
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Add the file name to an OSError that lacks it, such as from reads."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def fault_of(error: Exception, path: Path) -> OSError | None:
+    """OSError, with its number, parsed from a library's message about `path`.
+
+    None if there is none, or if the file does not exist.
+    """
+    numbers = _TORCH_NUMBER if isinstance(error, RuntimeError) else _RUST_NUMBER
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := numbers.search(str(error))) is not None:
+        number = int(found[1])
+    if number is None and isinstance(error, OSError):
+        number = _why_not_opened(path)
+    return None if number in (None, errno.ENOENT) else OSError(number, os.strerror(number), str(path))
+
+
+def _why_not_opened(path: Path) -> int:
+    # safetensors reports "No such file" for any failure to open a file.
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error.errno or errno.EIO
+    return errno.EIO
+
+
 def parse_json(data: bytes) -> Any:
-    """The value of a JSON text: no NaN or infinity, no key twice, no endless nesting, no endless number.
+    """Parse JSON text: no NaN or infinity, no duplicate keys, bounded nesting and digits.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the text is invalid.
     """
     try:
         return json.loads(data, object_pairs_hook=_mapping, parse_constant=_refuse_constant, parse_int=_whole_number)

@@ -1,7 +1,7 @@
-"""Published names of tensors: one tensor a matrix on disk, where memory holds the experts of a layer as stacks.
+"""Published tensor names: one tensor per matrix on disk, while experts are stacked per layer in memory.
 
-Layouts: `published` is what Meituan's checkpoints, vLLM, SGLang and transformers 4 have; `transformers5` has more, see
-`idle_tensors`.
+Layouts: `published` is the layout of Meituan's checkpoints, vLLM, SGLang and transformers 4; `transformers5` has more,
+see `idle_tensors`.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ GATE_UP, DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
 
 def published_tensors(model: LongcatFlash) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every (published key, tensor) of a model; the tensors are views without gradient: writing sets the model."""
+    """Yield every (published key, tensor) of a model; tensors are views without gradient: writes change the model."""
     for name, tensor in model.state_dict().items():
         if name.endswith(GATE_UP):
             prefix = name.removesuffix("gate_up_proj")
@@ -35,9 +35,9 @@ def published_tensors(model: LongcatFlash) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def idle_tensors(config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """(key, zeros) of what the layout `transformers5` has beyond the published one; all share their memory.
+    """(key, zeros) of the additional tensors of the layout `transformers5`; all share memory.
 
-    transformers 5 stacks the gates of all experts, those without a network included, and wants rows for them that it
+    transformers 5 stacks the gates of all experts, including those without a network, and expects rows for them that it
     never reads (down projections only for those with one).
     """
     if not config.zero_expert_num:
@@ -50,5 +50,5 @@ def idle_tensors(config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str,
 
 
 def is_router_key(key: str) -> bool:
-    """Whether a published key belongs to a router, which stays float32 or better in a half-precision checkpoint."""
+    """Whether a published key belongs to a router, which stays at least float32 in a half-precision checkpoint."""
     return ".router." in key

@@ -1,14 +1,10 @@
-"""Matrices without a bias, and parameters that are loud until somebody gives them values."""
+"""Matrices without a bias."""
 
 import torch
 from torch import nn
 
 from longcat.kernels.linear import linear
-
-
-def unset_parameter(*shape: int) -> nn.Parameter:
-    """A parameter of NaN: `model.init` or `model.checkpoint` fill it, and forgetting to do so cannot pass unseen."""
-    return nn.Parameter(torch.full(shape, float("nan")))
+from longcat.model.parameters import unset_parameter
 
 
 class Linear(nn.Module):

@@ -1,13 +1,14 @@
-"""Multi-token prediction: one more layer, which predicts the token after the next (LongCat-Flash report, section 2.4).
+"""Multi-token prediction: an additional layer that predicts the token after the next (LongCat-Flash report, section
+2.4).
 
     z      = W_eh [norm(embed(token_{t+1})) | norm(h_t)]       the embedding first, then the model's hidden state
     r      = z + MLA(norm(z));  r = r + FFN(norm(r))            a dense layer: no experts, no shortcut
     logits = W_out norm(r)                                      of token t + 2, by the model's own output projection
 
-h_t is the model's hidden state *after* its final norm, which is what engines hand to this layer at inference. Tensors
-have their published names in memory too, hence the two dictionaries of one module.
+h_t is the model's hidden state *after* its final norm, as engines pass it to this layer at inference. Tensors have
+their published names in memory too, hence the two ModuleDicts with one entry.
 
-Names: B batch, T tokens, D hidden, V vocabulary, P rotary pairs.
+Names: B batch, T tokens, D hidden, V vocabulary.
 """
 
 from typing import NamedTuple
@@ -16,19 +17,20 @@ import torch
 from torch import nn
 
 from longcat.kernels.cross_entropy import IGNORE_INDEX
-from longcat.model.attention import build_attention
-from longcat.model.cache import LatentCache
+from longcat.model.attention.base import MixerOutput, SequenceContext
+from longcat.model.attention.build import build_attention
+from longcat.model.attention.pages import StepState
 from longcat.model.config import ModelConfig
-from longcat.model.embedding import TokenEmbedding
+from longcat.model.embeddings.token import TokenEmbedding
 from longcat.model.ffn import FeedForward
 from longcat.model.linear import Linear
 from longcat.model.norm import RMSNorm
 
 
 class MTPOutput(NamedTuple):
-    """logits: float32 [B, T, V] of the token after the next. hidden_BTD: what a second prediction in a row starts from.
+    """logits: float32 [B, T, V] of the token after the next. hidden_BTD: input for a further prediction.
 
-    To predict once more, give `hidden_BTD` and the predicted tokens to `LongcatFlash.mtp_forward` again.
+    To predict further, pass `hidden_BTD` and the predicted tokens to `LongcatFlash.mtp_forward` again.
     """
 
     logits: torch.Tensor
@@ -36,7 +38,7 @@ class MTPOutput(NamedTuple):
 
 
 class MTPLayer(nn.Module):
-    """Joins the next token's embedding to the hidden state, then attends and transforms once."""
+    """Combines the next token's embedding with the hidden state, then applies attention and a dense network."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -53,14 +55,14 @@ class MTPLayer(nn.Module):
         self,
         e_BTD: torch.Tensor,
         h_BTD: torch.Tensor,
-        angles_TP: torch.Tensor,
-        cu_seqlens: torch.Tensor | None = None,
-        cache: LatentCache | None = None,
-    ) -> torch.Tensor:
+        where: SequenceContext,
+        state: StepState | None = None,
+    ) -> MixerOutput:
         """`e_BTD` are the embeddings of the next tokens, `h_BTD` the hidden states of these."""
         z_BTD = self.eh_proj(torch.cat((self.enorm["m"](e_BTD), self.hnorm["m"](h_BTD)), dim=-1))
-        r_BTD = z_BTD + self.self_attn(self.input_layernorm(z_BTD), angles_TP, cu_seqlens, cache)
-        return r_BTD + self.transformer_layer["mlp"](self.post_attention_layernorm(r_BTD))
+        mixed: MixerOutput = self.self_attn(self.input_layernorm(z_BTD), where, state)
+        r_BTD = z_BTD + mixed.y_BTD
+        return MixerOutput(r_BTD + self.transformer_layer["mlp"](self.post_attention_layernorm(r_BTD)), mixed.losses)
 
 
 class MultiTokenPrediction(nn.Module):
@@ -77,19 +79,19 @@ class MultiTokenPrediction(nn.Module):
         self,
         e_BTD: torch.Tensor,
         h_BTD: torch.Tensor,
-        angles_TP: torch.Tensor,
-        cu_seqlens: torch.Tensor | None = None,
-        cache: LatentCache | None = None,
-    ) -> torch.Tensor:
-        """The hidden states to predict the tokens after the next from, normed."""
-        return self.norm(self.layers[0](e_BTD, h_BTD, angles_TP, cu_seqlens, cache))
+        where: SequenceContext,
+        state: StepState | None = None,
+    ) -> MixerOutput:
+        """Normed hidden states for predicting the tokens after the next, and the losses of the mixer."""
+        output: MixerOutput = self.layers[0](e_BTD, h_BTD, where, state)
+        return output._replace(y_BTD=self.norm(output.y_BTD))
 
 
 def targets_after_next(targets_BT: torch.Tensor, cu_seqlens: torch.Tensor | None = None) -> torch.Tensor:
-    """The targets of this layer from those of the model: one token further, and never beyond a document's end.
+    """Targets of this layer: the model's targets shifted by one token, within documents.
 
-    The last position of a row has none. Nor do the last two positions of a document that ends within a row: what
-    follows the next token lies in another document, or the next token does.
+    The last position of a row has no target, nor do the last two positions of a document that ends within a row: their
+    next token or the one after it is in another document.
     """
     length = targets_BT.shape[1]
     further_BT = torch.full_like(targets_BT, IGNORE_INDEX)

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from longcat.kernels.rms_norm import rms_norm
-from longcat.model.linear import unset_parameter
+from longcat.model.parameters import unset_parameter
 
 
 class RMSNorm(nn.Module):
-    """Normalise the last dimension, `width` wide, and scale it by a learned weight."""
+    """Normalise the last dimension of size `width` and scale it by a learned weight."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()

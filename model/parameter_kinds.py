@@ -1,26 +1,35 @@
-"""What a parameter is to the rules that scale it with the width of the model.
+"""Parameter kinds for rules that scale with the width of the model.
 
-    embedding     a table of vectors of the width: nothing is summed over the width
+    embedding     a table of vectors: no sum over the width
     hidden        a matrix that sums over a width: attention, dense networks, experts, routers, latents, the join of
                   multi-token prediction
     unembedding   the output projection
-    vector        gains of norms, and matrices whose both sides do not depend on the width
+    vector        norm gains, and matrices with both dimensions independent of the width
 
-The names are those of a model's parameters or, expert by expert, of its published tensors. An embedding table that is
-the output projection as well (`tie_word_embeddings`) has one name, and counts as embedding.
+The names are those of a model's parameters or, expert by expert, of its published tensors. A tied embedding table
+(`tie_word_embeddings`) has one name, and counts as embedding.
 """
 
 from typing import Literal, get_args
+
+from longcat.model.config import ModelConfig
+from longcat.model.mixers import slot_of_key
 
 Kind = Literal["embedding", "hidden", "unembedding", "vector"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def parameter_kind(name: str, dimensions: int) -> Kind:
-    """The kind of the parameter `name`, which has so many dimensions."""
+def parameter_kind(config: ModelConfig, name: str, dimensions: int) -> Kind:
+    """Kind of the parameter `name` of a model, with its number of dimensions."""
+    place = None if config.attention is None else slot_of_key(name, config.num_layers)
+    if place is not None:
+        slot, own_name = place
+        own: Kind | None = config.mixer(slot).mixer.parameter_kind(own_name, dimensions)
+        if own is not None:
+            return own
     if dimensions < 2 or name.endswith(".router.residual.weight"):
         return "vector"
-    # What a constant expert returns is looked up like the vector of a token.
+    # The output of a constant expert is a lookup, like a token's vector.
     if name.endswith(("embed_tokens.weight", ".zero_experts.constant.vectors")):
         return "embedding"
     return "unembedding" if name.startswith("lm_head.") else "hidden"

@@ -20,6 +20,6 @@ def rope_angles_at(positions_T: torch.Tensor, width: int, theta: float) -> torch
 
 @lru_cache(maxsize=16)
 def _frequencies(width: int, theta: float, device: torch.device) -> torch.Tensor:
-    """Radians a position, float64 [width / 2]."""
+    """Radians per position, float64 [width / 2]."""
     exponents_P = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
     return theta**-exponents_P

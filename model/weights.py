@@ -1,4 +1,4 @@
-"""Safetensors files of a folder: which tensor lies where, read by memory map and written without a second copy.
+"""Safetensors files of a folder: tensor index, memory-mapped reading, and writing without a second copy.
 
 Names: a shard is one safetensors file; the index says which shard holds which tensor; a key is a tensor's name on disk.
 """
@@ -16,17 +16,17 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from longcat.model.bounds import MAX_MATRICES, shown
 from longcat.model.errors import CheckpointError
-from longcat.model.files import parse_json, read_bounded, write_aside
+from longcat.model.files import fault_of, named, parse_json, read_bounded, write_aside
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 64 << 20
-MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
+MAX_HEADER_BYTES = 100_000_000  # limit of safetensors itself
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SHARD_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}\.safetensors")
-# Twice what a model may have, since a layout may have more than the model.
+# Twice the limit of a model, since a layout may have additional tensors.
 MAX_TENSORS = 2 * MAX_MATRICES
-# Pages of a mapped file count as memory of this process until the map is dropped, which is done after this many bytes.
+# Pages of a mapped file count as process memory until unmapped, which is done after this many bytes.
 MAPPED_BYTES = 32 << 20
 
 Advance = Callable[[int], None]
@@ -34,7 +34,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Stored:
-    """Where one tensor lies, its shape, and its dtype as safetensors calls it."""
+    """File, shape and safetensors dtype of one tensor."""
 
     file: str
     shape: tuple[int, ...]
@@ -42,11 +42,11 @@ class Stored:
 
 
 class WeightFiles:
-    """The weights of a checkpoint folder. `tensors` says what is there; nothing is read but headers.
+    """Weights of a checkpoint folder. `tensors` lists the tensors; only headers are read.
 
     Raises:
-        CheckpointError: a file is missing or damaged, the index does not fit the files, or there are pickled weights
-            only.
+        CheckpointError: a file is missing or damaged, the index does not match the files, or there are only pickled
+            weights.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,20 +62,20 @@ class WeightFiles:
     def _add(self, key: str, file: str, stored: Any) -> None:
         known = self.tensors.get(key)
         if known is not None:
-            raise CheckpointError(f"{self.folder / file}: holds {shown(key)}, and so does {known.file}")
+            raise CheckpointError(f"{self.folder / file}: holds {shown(key)}, which is also in {known.file}")
         if len(self.tensors) >= MAX_TENSORS:
             raise CheckpointError(f"{self.folder / file}: more than {MAX_TENSORS} tensors")
         self.tensors[key] = Stored(file, tuple(stored.get_shape()), stored.get_dtype())
 
     def check_index(self) -> None:
-        """Raises CheckpointError when a shard holds a tensor that the index says is elsewhere."""
+        """Raise CheckpointError if a shard holds a tensor that the index assigns to another file."""
         for key, stored in self.tensors.items() if self.index is not None else ():
             if self.index and self.index.get(key) != stored.file:
                 told = f"{INDEX_FILE} says is in {self.index.get(key)}"
                 raise CheckpointError(f"{self.folder / stored.file}: holds {key}, which {told}")
 
     def check_dtype(self, key: str) -> None:
-        """Raises CheckpointError when a tensor is no plain float."""
+        """Raise CheckpointError if a tensor is not a plain float."""
         stored = self.tensors[key]
         if stored.dtype not in DTYPES:
             raise CheckpointError(
@@ -83,8 +83,12 @@ class WeightFiles:
                 "checkpoint in BF16"
             )
 
+    def dtype_of(self, key: str) -> torch.dtype:
+        """Dtype in which a tensor loses nothing, after `check_dtype`."""
+        return DTYPES[self.tensors[key].dtype]
+
     def check_shape(self, key: str, shape: tuple[int, ...]) -> None:
-        """Raises CheckpointError when a tensor is of another shape than `config.json` says."""
+        """Raise CheckpointError if a tensor's shape differs from `config.json`."""
         stored = self.tensors[key]
         if stored.shape != shape:
             path = self.folder / stored.file
@@ -92,7 +96,7 @@ class WeightFiles:
 
     @torch.no_grad()
     def copy_into(self, targets: Mapping[str, torch.Tensor]) -> None:
-        """Copy tensors to where they belong, file by file, with never more than `MAPPED_BYTES` of a file in memory."""
+        """Copy tensors to their destinations, file by file, with at most `MAPPED_BYTES` of a file in memory."""
         for file in sorted({self.tensors[key].file for key in targets}):
             chosen = {key: targets[key] for key in sorted(targets) if self.tensors[key].file == file}
             for batch in _batches(chosen):
@@ -102,7 +106,7 @@ class WeightFiles:
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[str], torch.Tensor]]:
-        """A function from key to tensor; tensors are maps of the files, which are open for as long as the context."""
+        """Context with a function from key to tensor; tensors are memory maps of the files, open during the context."""
         with ExitStack() as stack:
             opened: dict[str, Any] = {}
 
@@ -135,24 +139,21 @@ def _batches(targets: Mapping[str, torch.Tensor]) -> Iterator[list[tuple[str, in
 
 
 def check_header(path: Path) -> None:
-    """Raises CheckpointError where a shard's header is no strict JSON; readers differ in what a name twice means."""
+    """Raise CheckpointError if a shard's header is not strict JSON; readers differ on duplicate keys."""
     _check_regular(path)
     try:
-        with path.open("rb") as file:
+        with named(path), path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size <= MAX_HEADER_BYTES:
                 parse_json(file.read(size))
     except ValueError as error:
-        raise CheckpointError(f"{path}: damaged or no safetensors file (header: {error})") from None
-    except OSError as error:
-        error.filename = str(path)  # a disk that fails says nothing of the file
-        raise
+        raise CheckpointError(f"{path}: damaged or not a safetensors file (header: {error})") from None
 
 
 def _check_regular(path: Path) -> None:
     # A pipe or a device would be read without end.
     if not path.is_file():
-        problem = "is no regular file" if path.exists() else "the index names this file, but it is not there"
+        problem = "is not a regular file" if path.exists() else "the index names this file, but it is missing"
         raise CheckpointError(f"{path}: {problem}")
 
 
@@ -160,13 +161,18 @@ def open_shard(path: Path) -> Any:
     """Open one safetensors file as a context.
 
     Raises:
-        CheckpointError: it is not there, or damaged.
+        CheckpointError: it is missing or damaged.
+        OSError: a machine fault, unrelated to the file's content.
     """
     _check_regular(path)
     try:
         return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from None
+    except Exception as error:
+        if (fault := fault_of(error, path)) is not None:
+            raise fault from None
+        if isinstance(error, SafetensorError | ValueError | OverflowError):
+            raise CheckpointError(f"{path}: damaged or not a safetensors file ({error})") from None
+        raise
 
 
 def write_weights(
@@ -176,15 +182,15 @@ def write_weights(
     max_shard_bytes: int,
     advance: Advance | None = None,
 ) -> None:
-    """Write one file, or shards of at most `max_shard_bytes` with an index, each aside and renamed.
+    """Write one file, or shards of at most `max_shard_bytes` with an index, each under a temporary name and renamed.
 
-    An old `config.json` goes first, so that half-replaced weights are no checkpoint.
+    An old `config.json` is removed first, so that partially replaced weights are not a checkpoint.
 
     `planned` gives shapes and dtypes; `reader()` is a context with a function from key to the values, which is opened
-    once a shard. The same tensors give the same bytes. `advance` is told the bytes of every shard as it is written.
+    once per shard. The same tensors give the same bytes. `advance` is called with the bytes of every shard written.
 
     Raises:
-        CheckpointError: `folder` holds weights of another split, which would be taken for part of these.
+        CheckpointError: `folder` holds weights split differently, which would be read as part of these.
     """
     shards = _plan_shards(planned, max_shard_bytes)
     names = [WEIGHTS_FILE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
@@ -203,7 +209,7 @@ def write_weights(
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write one safetensors file straight from the memory of the tensors; several may share it."""
+    """Write one safetensors file directly from tensor memory; tensors may share memory."""
     held = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
     specs = {
         key: TensorSpec(
@@ -246,7 +252,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _read_index(folder: Path) -> dict[str, str] | None:
-    """The map from key to shard, or None for a checkpoint of one file."""
+    """Map from key to shard, or None for a single-file checkpoint."""
     path = folder / INDEX_FILE
     if not path.exists():
         return None
@@ -254,10 +260,10 @@ def _read_index(folder: Path) -> dict[str, str] | None:
     if not isinstance(index, dict) or not index:
         raise CheckpointError(f"{path}: has no weight_map")
     for key, name in index.items():
-        # A name from a file must not lead out of the folder.
+        # A name from a file must not point outside the folder.
         if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
             raise CheckpointError(
-                f"{path}: {shown(key)} is said to be in {shown(name)}, which is no safetensors file of this folder"
+                f"{path}: {shown(key)} is assigned to {shown(name)}, which is not a safetensors file of this folder"
             )
     return index
 
@@ -265,7 +271,7 @@ def _read_index(folder: Path) -> dict[str, str] | None:
 def _shard_files(folder: Path, index: Mapping[str, str] | None) -> list[str]:
     single = (folder / WEIGHTS_FILE).exists()
     if index is not None and single and WEIGHTS_FILE not in index.values():
-        raise CheckpointError(f"{folder}: holds both {WEIGHTS_FILE} and {INDEX_FILE}; remove the one that is stale")
+        raise CheckpointError(f"{folder}: holds both {WEIGHTS_FILE} and {INDEX_FILE}; remove the stale one")
     if index is not None:
         return sorted(set(index.values()))
     if single:
@@ -275,27 +281,27 @@ def _shard_files(folder: Path, index: Mapping[str, str] | None) -> list[str]:
         raise CheckpointError(
             f"{folder}: {pickled[0]} is a pickled format, which can run code when it is read; convert it to safetensors"
         )
-    raise CheckpointError(f"{folder}: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+    raise CheckpointError(f"{folder}: neither {WEIGHTS_FILE} nor {INDEX_FILE} exists")
 
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:
-    """A JSON object of at most `limit` bytes.
+    """Read a JSON object of at most `limit` bytes.
 
     Raises:
-        CheckpointError: it is not there, larger, or no JSON object.
+        CheckpointError: it is missing, larger, or not a JSON object.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: not there; a checkpoint folder has {CONFIG_FILE} and safetensors files")
+        raise CheckpointError(f"{path}: missing; a checkpoint folder has {CONFIG_FILE} and safetensors files")
     try:
         value = parse_json(read_bounded(path, limit))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: is no JSON object")
+        raise CheckpointError(f"{path}: is not a JSON object")
     return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, aside and renamed."""
+    """Atomically write a JSON object."""
     with write_aside(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,11 +1,12 @@
-"""The same architecture at another width, as models are compared when hyperparameters move from one to the other.
+"""Same architecture at another width, for hyperparameter transfer between models.
 
-All that is a width is multiplied: the residual stream, the number of heads, the inner widths of dense networks and
-experts, and both latents, so that their ratios to `hidden_size` stay. The width of a head, the depth and the numbers of
-experts are kept. Source: the proxy of LongCat-Flash (report, section 2.3.1), of which the width alone is published.
+All widths are multiplied: the residual stream, the number of heads, the inner widths of dense networks and
+experts, and both latents, so that their ratios to `hidden_size` stay. The head width, the depth and the numbers of
+experts are kept. Source: the proxy of LongCat-Flash (report, section 2.3.1), of which only the width is published.
 """
 
 from fractions import Fraction
+from typing import Any
 
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError
@@ -20,15 +21,21 @@ def widened(config: ModelConfig, factor: float) -> ModelConfig:
     """`config` with every width multiplied by `factor`, which may be below one.
 
     Raises:
-        ModelConfigError: a width would not be a whole number of at least one.
+        ModelConfigError: a width would not be an integer of at least one.
     """
     exact = Fraction(factor).limit_denominator(1 << 16)
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in WIDTHS:
         width = getattr(config, name) * exact
         if width.denominator != 1 or width < 1:
-            raise ModelConfigError(
-                f"{name} = {getattr(config, name)} times {factor:g} is no whole number of at least 1"
-            )
+            raise ModelConfigError(f"{name} = {getattr(config, name)} times {factor:g} is not an integer of at least 1")
         changes[name] = int(width)
+    if config.attention is not None:
+        changes["attention"] = _widened_attention(config, factor)
     return ModelConfig.from_dict({**config.model_dump(), **changes}, source="widened model")
+
+
+def _widened_attention(config: ModelConfig, factor: float) -> dict[str, Any]:
+    """`attention` with the options of every kind adapted to another width."""
+    pattern = [{"kind": spec.kind, **spec.mixer.widened(spec.options, factor).model_dump()} for spec in config.mixers]
+    return pattern[0] if len(pattern) == 1 else {"pattern": pattern}

@@ -13,21 +13,21 @@ MAX_PRESET_BYTES = 1 << 16
 
 
 def preset_names() -> list[str]:
-    """The names of all presets, sorted."""
+    """Names of all presets, sorted."""
     return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
 
 
 def load_preset(name: str) -> ModelConfig:
-    """The architecture of a preset.
+    """Load the architecture of a preset.
 
     Raises:
-        ModelConfigError: there is no preset of that name; the message lists those there are.
+        ModelConfigError: the preset is unknown; the message lists the known ones.
     """
     return ModelConfig.from_dict(_read(name)["config"], source=f"preset {name}")
 
 
 def preset_description(name: str) -> str:
-    """What a preset is for, in one paragraph. Raises ModelConfigError as `load_preset` does."""
+    """Description of a preset, one paragraph. Raises ModelConfigError like `load_preset`."""
     return " ".join(_read(name)["description"].split())
 
 

@@ -1,6 +1,7 @@
-"""Fixtures of model tests: one thread, deterministic algorithms, and a small model that has every part."""
+"""Fixtures of model tests: one thread, deterministic algorithms, and a small model with all parts."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ BuildModel = Callable[..., LongcatFlash]
 
 @pytest.fixture(autouse=True)
 def deterministic() -> Iterator[None]:
-    """With deterministic algorithms torch fills what `torch.empty` returns with NaN, so an unwritten place shows."""
+    """With deterministic algorithms `torch.empty` is filled with NaN, so unwritten elements are visible."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True)
@@ -22,9 +23,15 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Checkpoint written by transformers 4.57.1 in the published layout, with its outputs (tests/data)."""
+    return Path(__file__).parents[1] / "data" / "golden"
+
+
 @pytest.fixture
 def config() -> ModelConfig:
-    """Widths that all differ, so that no two can be taken for each other."""
+    """All widths differ, so that mistaking one for another is an error."""
     return ModelConfig(
         vocab_size=97,
         hidden_size=32,
@@ -47,7 +54,7 @@ def config() -> ModelConfig:
 
 @pytest.fixture
 def build_model(config: ModelConfig) -> BuildModel:
-    """Build an initialised model whose norms and selection biases are not the trivial ones either."""
+    """Build an initialised model with non-trivial norms and selection biases."""
 
     def build(seed: int = 0, **changes: object) -> LongcatFlash:
         model = LongcatFlash(ModelConfig(**(config.model_dump() | changes)))

@@ -1,4 +1,4 @@
-"""The sizes and costs of a model are those of its tensors, and those that are published."""
+"""Computed sizes and costs of a model equal those of its tensors and the published ones."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def billions(*values: int) -> list[float]:
 
 
 def formula(config: ModelConfig) -> int:
-    """The parameters as one adds them up by hand from the published table of the architecture."""
+    """Number of parameters computed by hand from the published table of the architecture."""
     c, heads = config, config.num_attention_heads
     attention = c.q_lora_rank * (c.hidden_size + heads * (c.qk_nope_head_dim + c.qk_rope_head_dim) + 1)
     attention += c.hidden_size * (c.kv_lora_rank + c.qk_rope_head_dim) + c.kv_lora_rank
@@ -46,7 +46,7 @@ def test_the_published_model_has_its_published_size() -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_the_parts_are_those_of_the_real_tensors(name: str) -> None:
+def test_parts_equal_the_sizes_of_the_tensors(name: str) -> None:
     config = load_preset(name)
     with torch.device("meta"):
         model = LongcatFlash(config)
@@ -64,7 +64,7 @@ def test_the_parts_are_those_of_the_real_tensors(name: str) -> None:
 
 
 def test_the_presets_of_the_report_have_the_sizes_that_it_states() -> None:
-    """Activated and total parameters, as far as the report gives them, to the digits that it gives."""
+    """Activated and total parameters to the digits given in the report."""
     six = count(load_preset("longcat-6b"))
     assert [round(value / 1e9, 1) for value in (six.activated_min, six.activated_max)] == [4.2, 7.0]
     assert round(six.activated_mean / 1e9) == 6
@@ -100,7 +100,7 @@ def test_without_zero_experts_every_token_costs_the_same(config: ModelConfig) ->
     assert few.activated_max - few.activated_min == expert
 
 
-def test_the_weights_take_the_bytes_that_are_said(build_model: BuildModel, tmp_path: object) -> None:
+def test_weights_have_the_computed_number_of_bytes(build_model: BuildModel, tmp_path: object) -> None:
     model = build_model()
     memory = count(model.config).memory
     folder = tmp_path / "saved"  # type: ignore[operator]
@@ -122,7 +122,7 @@ def test_the_weights_take_the_bytes_that_are_said(build_model: BuildModel, tmp_p
     assert dataclasses.asdict(memory)["training_bf16"] == memory.weights_bf16 + 14 * parameters
 
 
-def test_a_step_costs_what_the_experts_that_ran_cost(config: ModelConfig) -> None:
+def test_a_step_counts_the_experts_that_ran(config: ModelConfig) -> None:
     config = config.model_copy(update={"num_nextn_predict_layers": 1})
     sizes = count(config, 64)
     usual = [sizes.mean_ffn_experts] * config.num_layers

@@ -1,4 +1,4 @@
-"""Checkpoints: the same bits come back, and whatever does not belong is named."""
+"""Checkpoints: bitwise round trip, and every inconsistency is named."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def assert_equal_models(model: LongcatFlash, other: LongcatFlash) -> None:
 
 @pytest.mark.parametrize("limit", [10**9, 20_000])
 @pytest.mark.parametrize("tied", [False, True])
-def test_the_same_bits_come_back(limit: int, tied: bool, build_model: BuildModel, tmp_path: Path) -> None:
+def test_round_trip_is_bitwise(limit: int, tied: bool, build_model: BuildModel, tmp_path: Path) -> None:
     model = build_model(tie_word_embeddings=tied)
     save_pretrained(model, tmp_path, max_shard_bytes=limit)
     assert_equal_models(load_pretrained(tmp_path), model)
@@ -51,7 +51,7 @@ def test_the_same_bits_come_back(limit: int, tied: bool, build_model: BuildModel
         assert all(path.stat().st_size < 30_000 for path in tmp_path.glob("model-0*.safetensors"))
 
 
-def test_the_layout_is_the_published_one(saved: Path) -> None:
+def test_keys_are_the_published_ones(saved: Path) -> None:
     tensors = load_file(saved / "model.safetensors")
     attention = "model.layers.1.self_attn.1"
     assert tensors["model.embed_tokens.weight"].shape == (97, 32)
@@ -76,7 +76,7 @@ def test_the_same_model_gives_the_same_bytes(build_model: BuildModel, tmp_path: 
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_half_precision_is_kept_but_for_the_router(saved: Path, tmp_path: Path) -> None:
+def test_half_precision_is_kept_except_in_the_router(saved: Path, tmp_path: Path) -> None:
     model = load_pretrained(saved, dtype=torch.bfloat16)
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     assert {dtype for name, dtype in dtypes.items() if ".router." in name} == {torch.float32}
@@ -95,7 +95,7 @@ def test_half_precision_is_kept_but_for_the_router(saved: Path, tmp_path: Path) 
         (lambda tensors: tensors.update({EXPERT: torch.zeros(12, 32, dtype=torch.int8)}), f"{EXPERT} is I8"),
     ],
 )
-def test_every_tensor_must_be_as_the_configuration_says(
+def test_every_tensor_must_match_the_configuration(
     saved: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:
     rewrite(saved, change)
@@ -117,7 +117,7 @@ def test_damaged_and_missing_files_are_named(saved: Path, tmp_path: Path) -> Non
     (saved / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged"):
         load_pretrained(saved)
-    with pytest.raises(CheckpointError, match=r"config\.json: not there"):
+    with pytest.raises(CheckpointError, match=r"config\.json: missing"):
         load_config(tmp_path)
     (saved / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json: "):
@@ -140,9 +140,9 @@ def test_the_index_is_checked_against_the_shards(sharded: Path) -> None:
     path = sharded / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     for name, message in (
-        ("../elsewhere.safetensors", "no safetensors file of this folder"),
-        ("model.bin", "no safetensors file of this folder"),
-        ("absent.safetensors", "the index names this file, but it is not there"),
+        ("../elsewhere.safetensors", "not a safetensors file of this folder"),
+        ("model.bin", "not a safetensors file of this folder"),
+        ("absent.safetensors", "the index names this file, but it is missing"),
         ("model-00001-of-00005.safetensors", "index.json says is in model-00001-of-00005.safetensors"),
     ):
         changed = index["weight_map"] | {EXPERT: name}

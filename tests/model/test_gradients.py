@@ -1,4 +1,4 @@
-"""The whole model on fast kernels against the float64 reference, and the parts whose order is easy to get wrong."""
+"""The whole model with fast kernels compared with the float64 reference, and parts whose order is easy to get wrong."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from longcat.model.layer import ShortcutLayer
-from longcat.model.moe import MixtureOfExperts
-from longcat.model.rope import rope_angles
+from longcat.model.attention.base import SequenceContext
+from longcat.model.layers.shortcut import ShortcutLayer
+from longcat.model.moe.mixture import MixtureOfExperts
 from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
@@ -40,7 +40,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 
 def loss_and_gradients(model: LongcatFlash, cu_seqlens: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """The loss, with half of that of multi-token prediction where there is one, and all that follows from it."""
+    """Loss, plus half of the loss of multi-token prediction if present, and all gradients."""
     generator = torch.Generator().manual_seed(3)
     input_ids_BT = torch.randint(0, model.config.vocab_size, (2, 17), generator=generator)
     targets_BT = input_ids_BT.roll(-1, dims=1)
@@ -81,13 +81,13 @@ def test_every_gradient_agrees_with_the_float64_reference(
     for name, result in results.items():
         assert result.dtype == torch.float32
         error = torch.linalg.vector_norm(result.double() - expected[name])
-        # The plain version in float32 is off by up to 1.4e-5 itself, in the interleaved model.
+        # The error of the plain version in float32 is up to 1.4e-5 itself, in the interleaved model.
         assert error <= 4e-5 * torch.linalg.vector_norm(expected[name]), name
 
 
 @pytest.mark.parametrize("changes", [{}, MTP | MIXED | {"gating_residual": True}, {"zero_expert_type": "null"}])
-def test_gradients_are_slopes(changes: dict[str, Any], build_model: BuildModel) -> None:
-    """A step along a random direction changes the loss as the gradients say: they owe nothing to our own backward."""
+def test_gradients_equal_finite_differences(changes: dict[str, Any], build_model: BuildModel) -> None:
+    """Independent of our backward: a step in a random direction changes the loss as predicted by the gradients."""
     model = without_trivial_residuals(build_model(**changes)).double()
     cu_seqlens = torch.tensor(DOCUMENTS)
     results = loss_and_gradients(model, cu_seqlens)
@@ -113,28 +113,28 @@ def test_documents_do_not_see_each_other(build_model: BuildModel) -> None:
     assert not torch.allclose(together[:, 5:], model(input_ids_BT).logits[:, 5:])
 
 
-def test_the_layer_adds_the_mixture_at_its_end(build_model: BuildModel) -> None:
-    """The mixture reads what the first dense network reads, and neither attention module sees its output."""
+def test_the_layer_adds_the_moe_output_at_its_end(build_model: BuildModel) -> None:
+    """The MoE and the first dense FFN have the same input, and neither attention module sees the MoE output."""
     layer: ShortcutLayer = build_model().model.layers[0]
     h_BTD = torch.randn(1, 7, 32)
-    angles_TP = rope_angles(0, 7, 6, 1e7, h_BTD.device)
+    where = SequenceContext.at(torch.arange(7), [6], 1e7)
     read: dict[str, torch.Tensor] = {}
     layer.mlp.router.register_forward_hook(lambda _, inputs, __: read.update(mixture=inputs[0]))
     layer.mlps[0].register_forward_hook(lambda _, inputs, __: read.update(dense=inputs[0]))
     with torch.no_grad():
-        out_BTD, _ = layer(h_BTD, angles_TP)
+        out_BTD = layer(h_BTD, where).hidden_BTD
         assert torch.equal(read["mixture"], read["dense"].flatten(0, 1))
         shortcut, _ = layer.mlp(read["dense"])
         for parameter in layer.mlp.router.parameters():
             parameter.zero_()
         layer.mlp.experts.down_proj.zero_()
         layer.mlp.router.e_score_correction_bias.zero_()  # all tokens now go to the first experts, which return zeros
-        without_BTD, _ = layer(h_BTD, angles_TP)
+        without_BTD = layer(h_BTD, where).hidden_BTD
     torch.testing.assert_close(out_BTD, without_BTD + shortcut)
 
 
 def test_variance_alignment_can_be_switched_off(build_model: BuildModel) -> None:
-    """Without it, matrices after the latents that are larger by the same factors give the same logits."""
+    """Without it, matrices after the latents scaled by the same factors give the same logits."""
     aligned, plain = build_model(), build_model(mla_scale_q_lora=False, mla_scale_kv_lora=False)
     input_ids_BT = torch.arange(9).view(1, 9)
     assert not torch.allclose(aligned(input_ids_BT).logits, plain(input_ids_BT).logits, rtol=1e-2)
@@ -159,7 +159,7 @@ def test_zero_experts_return_the_normed_input_times_their_weight(build_model: Bu
     assert routing.counts_E.tolist() == [0, 0, 0, 0, 0, 6, 6, 6]
 
 
-def test_gradients_reach_experts_that_nobody_chose_as_zeros(build_model: BuildModel) -> None:
+def test_unselected_experts_have_zero_gradients(build_model: BuildModel) -> None:
     model = build_model()
     for bias in model.router_biases():
         bias[:5] = -10.0
@@ -237,8 +237,8 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_is_added_at_random_places(build_model: BuildModel) -> None:
-    """Scatter-add is what makes a mixture of experts differ from run to run on parallel hardware."""
+def test_no_scatter_add(build_model: BuildModel) -> None:
+    """Scatter-add is the usual cause of run-to-run differences of MoE on parallel hardware."""
     mixture = build_model().model.layers[0].mlp
     x_BTD = torch.randn(2, 9, 32, requires_grad=True)
     with Operations() as operations:
@@ -253,9 +253,9 @@ def test_a_recomputed_layer_counts_its_tokens_once(build_model: BuildModel) -> N
     model = build_model()
     layer = model.model.layers[0]
     h_BTD = torch.randn(2, 9, 32, requires_grad=True)
-    angles_TP = rope_angles(0, 9, 6, 1e7, h_BTD.device)
-    out_BTD, routing = layer(h_BTD, angles_TP)
-    again_BTD, again = checkpoint(layer, h_BTD, angles_TP, use_reentrant=False)
+    where = SequenceContext.at(torch.arange(9), [6], 1e7)
+    out_BTD, routing, _ = layer(h_BTD, where)
+    again_BTD, again, _ = checkpoint(layer, h_BTD, where, use_reentrant=False)
     gradient = torch.autograd.grad(out_BTD.sum(), h_BTD)[0]
     assert torch.equal(torch.autograd.grad(again_BTD.sum(), h_BTD)[0], gradient)
     assert torch.equal(routing.counts_E, again.counts_E)

@@ -1,4 +1,4 @@
-"""Growing in depth, and initial values."""
+"""Growth in depth, and initial values."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ def test_growing_by_one_is_the_identity(build_model: BuildModel) -> None:
     assert torch.equal(grown(input_ids_BT).logits, model(input_ids_BT).logits)
 
 
-def test_a_grown_model_is_the_small_one_twice(build_model: BuildModel) -> None:
+def test_a_grown_model_repeats_the_small_one(build_model: BuildModel) -> None:
     model = build_model()
     grown = stack_layers(model, 2)
     assert grown.config.num_layers == len(grown.model.layers) == 4
@@ -60,11 +60,11 @@ def test_moments_are_renamed_like_their_parameters(build_model: BuildModel) -> N
         stack_state(moments, num_layers=1, factor=2)
 
 
-def test_a_new_model_is_not_usable_by_accident(config: ModelConfig) -> None:
+def test_a_new_model_without_values_gives_nan(config: ModelConfig) -> None:
     assert LongcatFlash(config)(torch.zeros(1, 2, dtype=torch.int64)).logits.isnan().all()
 
 
-def test_initial_values_depend_on_seed_and_key_alone(config: ModelConfig) -> None:
+def test_initial_values_depend_only_on_seed_and_key(config: ModelConfig) -> None:
     def build(seed: int, **changes: object) -> dict[str, torch.Tensor]:
         model = LongcatFlash(ModelConfig(**(config.model_dump() | changes)))
         initialize(model, seed)
@@ -75,7 +75,7 @@ def test_initial_values_depend_on_seed_and_key_alone(config: ModelConfig) -> Non
     again = build(0)
     for key, tensor in first.items():
         assert torch.equal(tensor, again[key])
-        if ".router." not in key:  # the router of more experts is wider
+        if ".router." not in key:  # with more experts the router is wider
             assert torch.equal(tensor, deeper[key])
         if tensor.dim() == 2:
             assert not torch.equal(tensor, other_seed[key])

@@ -1,4 +1,4 @@
-"""Checkpoint folders from anywhere: bounded before anything is allocated, and one error for whatever is wrong."""
+"""Untrusted checkpoint folders: bounded before allocation, and one error for any fault."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sharded(build_model: BuildModel, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    """At once, and in the memory that there was."""
+    """Limit time and memory of the block."""
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert time.monotonic() - started < 20
@@ -92,7 +92,7 @@ HUGE = [
 
 
 @pytest.mark.parametrize("over", HUGE, ids=range(len(HUGE)))
-def test_what_a_configuration_may_ask_for_is_bounded(over: dict[str, Any], saved: Path) -> None:
+def test_sizes_in_a_configuration_are_bounded(over: dict[str, Any], saved: Path) -> None:
     configured(saved, **over)
     for read in (load_pretrained, Conversion):
         with pytest.raises(ModelError) as caught:
@@ -106,14 +106,14 @@ def test_what_a_configuration_may_ask_for_is_bounded(over: dict[str, Any], saved
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"a": ' * 50_000, '{"num_layers": ' + "9" * 5000 + "}", "[]", "3", "\x00"]
 )
-def test_a_configuration_that_is_no_object(text: str, saved: Path) -> None:
+def test_a_configuration_that_is_not_an_object(text: str, saved: Path) -> None:
     (saved / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"config\.json: "):
         load_config(saved)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_are_none(value: str, saved: Path) -> None:
+def test_invalid_numbers(value: str, saved: Path) -> None:
     text = (saved / "config.json").read_text()
     (saved / "config.json").write_text(text.replace('"rope_theta": 10000000.0', f'"rope_theta": {value}'))
     assert (saved / "config.json").read_text() != text
@@ -121,7 +121,7 @@ def test_numbers_that_are_none(value: str, saved: Path) -> None:
         load_config(saved)
 
 
-def test_a_key_that_stands_twice(saved: Path) -> None:
+def test_a_duplicate_key(saved: Path) -> None:
     text = (saved / "config.json").read_text()
     (saved / "config.json").write_text(text.replace("{", '{"num_layers": 1, ', 1))
     with pytest.raises(CheckpointError, match="the same key twice"):
@@ -189,7 +189,7 @@ HEADERS: list[Callable[[dict[str, Any]], Any]] = [
 
 
 @pytest.mark.parametrize("edit", HEADERS, ids=range(len(HEADERS)))
-def test_a_header_that_lies_is_refused(edit: Callable[[dict[str, Any]], Any], saved: Path) -> None:
+def test_a_header_that_contradicts_the_file_is_refused(edit: Callable[[dict[str, Any]], Any], saved: Path) -> None:
     entries, body = header(saved / WEIGHTS)
     result = edit(entries)
     write(saved / WEIGHTS, result if isinstance(result, bytes) else entries, body)
@@ -213,11 +213,11 @@ def test_a_header_of_absurd_length_is_refused(data: bytes, saved: Path) -> None:
         *(["x.safetensors"], "a" * 300 + ".safetensors", "..\\x.safetensors", "\x1b[31m.safetensors"),
     ],
 )
-def test_an_index_names_files_of_its_folder_only(name: Any, sharded: Path) -> None:
+def test_an_index_may_only_name_files_of_its_folder(name: Any, sharded: Path) -> None:
     index = json.loads((sharded / INDEX).read_text())
     index["weight_map"]["lm_head.weight"] = name
     (sharded / INDEX).write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="no safetensors file of this folder") as caught:
+    with pytest.raises(CheckpointError, match="not a safetensors file of this folder") as caught:
         load_pretrained(sharded)
     assert str(caught.value).isprintable()
 
@@ -225,13 +225,13 @@ def test_an_index_names_files_of_its_folder_only(name: Any, sharded: Path) -> No
 @pytest.mark.parametrize(
     "text", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "[" * 100_000, '{"weight_map": 3}', "\0"]
 )
-def test_an_index_that_is_none(text: str, sharded: Path) -> None:
+def test_an_invalid_index(text: str, sharded: Path) -> None:
     (sharded / INDEX).write_text(text)
     with pytest.raises(CheckpointError, match=r"index\.json: "):
         load_pretrained(sharded)
 
 
-def test_an_index_that_names_few_layers(sharded: Path) -> None:
+def test_an_index_with_too_few_layers(sharded: Path) -> None:
     index = json.loads((sharded / INDEX).read_text())
     first = "model-00001-of-00005.safetensors"
     index["weight_map"] = {key: name for key, name in index["weight_map"].items() if name == first}
@@ -248,12 +248,12 @@ def test_a_tensor_in_two_shards_is_refused(sharded: Path) -> None:
     start, end = entry["data_offsets"]
     two[key] = entry | {"data_offsets": [len(other), len(other) + end - start]}
     write(files[1], two, other + body[start:end])
-    with pytest.raises(CheckpointError, match=rf"holds '{key}', and so does {files[0].name}"):
+    with pytest.raises(CheckpointError, match=rf"holds '{key}', which is also in {files[0].name}"):
         load_pretrained(sharded)
 
 
 def test_links_to_files_are_followed(saved: Path, tmp_path: Path) -> None:
-    """A cache of downloads keeps its files elsewhere."""
+    """As in a download cache, which stores files in another folder."""
     (tmp_path / "blob").write_bytes((saved / WEIGHTS).read_bytes())
     (saved / WEIGHTS).unlink()
     (saved / WEIGHTS).symlink_to(tmp_path / "blob")

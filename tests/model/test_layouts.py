@@ -1,4 +1,4 @@
-"""Layouts: what transformers 5 writes and wants, conversion on disk, and how much memory it takes."""
+"""Layouts: the format of transformers 5, conversion on disk, and its memory use."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def test_the_layout_of_transformers_5_is_read_back(build_model: BuildModel, for_
         ),
     ],
 )
-def test_rows_without_a_network_are_all_there_or_none(
+def test_rows_of_zero_experts_are_complete_or_absent(
     for_transformers: Path, alter: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:
     change(for_transformers, alter)
@@ -91,7 +91,7 @@ def test_conversion_there_and_back_gives_the_same_bytes(build_model: BuildModel,
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
-def test_conversion_of_dtype_spares_the_router(build_model: BuildModel, tmp_path: Path) -> None:
+def test_conversion_of_dtype_excludes_the_router(build_model: BuildModel, tmp_path: Path) -> None:
     save_pretrained(build_model(), tmp_path / "full")
     Conversion(tmp_path / "full", dtype=torch.bfloat16).write(tmp_path / "half")
     save_pretrained(load_pretrained(tmp_path / "full", dtype=torch.bfloat16), tmp_path / "expected")
@@ -102,7 +102,7 @@ def test_conversion_of_dtype_spares_the_router(build_model: BuildModel, tmp_path
     assert {dtype for key, dtype in dtypes.items() if ".router." not in key} == {torch.bfloat16}
 
 
-# What transformers does with the folders.
+# Loading and saving with transformers.
 
 
 @pytest.fixture
@@ -133,14 +133,14 @@ def test_transformers_5_loads_the_folder_and_gives_our_logits(
 def test_transformers_5_cannot_load_the_published_layout_with_zero_experts(
     build_model: BuildModel, transformers: Any, tmp_path: Path
 ) -> None:
-    """The reason for the other layout; when this fails, transformers has learnt it and the docs need a word."""
+    """Reason for the other layout; if this fails, transformers supports the published one: update the docs."""
     save_pretrained(build_model(), tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         their_model(transformers, tmp_path)
 
 
 @torch.no_grad()
-def test_what_transformers_5_saves_is_read_whatever_its_idle_rows_hold(
+def test_folders_of_transformers_5_are_read_with_any_rows_of_zero_experts(
     build_model: BuildModel, transformers: Any, tmp_path: Path
 ) -> None:
     config = transformers.LongcatFlashConfig(**build_model().config.to_dict())
@@ -153,10 +153,10 @@ def test_what_transformers_5_saves_is_read_whatever_its_idle_rows_hold(
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_multi_token_prediction_is_found_where_the_configuration_is_silent(
+def test_multi_token_prediction_is_found_without_a_key_in_the_configuration(
     shared: bool, build_model: BuildModel, tmp_path: Path
 ) -> None:
-    """The published checkpoint has these tensors and a config.json without a word of them."""
+    """The published checkpoint has these tensors, but its config.json has no key for them."""
     model = build_model(num_nextn_predict_layers=1, mtp_share_embeddings=shared)
     save_pretrained(model, tmp_path / "a")
     written = json.loads((tmp_path / "a" / "config.json").read_text())
@@ -169,10 +169,10 @@ def test_multi_token_prediction_is_found_where_the_configuration_is_silent(
     assert json.loads((tmp_path / "b" / "config.json").read_text()) == written
 
 
-# What is refused, and what is not executed.
+# Refused checkpoints, and code that must not be executed.
 
 
-def test_code_beside_the_weights_is_not_executed(build_model: BuildModel, tmp_path: Path) -> None:
+def test_code_in_the_folder_of_the_weights_is_not_executed(build_model: BuildModel, tmp_path: Path) -> None:
     folder, proof = tmp_path / "poisoned", tmp_path / "executed"
     save_pretrained(build_model(), folder)
     config = json.loads((folder / "config.json").read_text())
@@ -184,7 +184,7 @@ def test_code_beside_the_weights_is_not_executed(build_model: BuildModel, tmp_pa
     poison = f"import pathlib; pathlib.Path({str(proof)!r}).touch()\nclass LongcatFlashConfig: pass\n"
     for name in ("configuration_longcat_flash", "modeling_longcat_flash", "__init__", "tokenization"):
         (folder / f"{name}.py").write_text(poison)
-    exec(compile(poison, "poison", "exec"), {})  # noqa: S102  the trap works
+    exec(compile(poison, "poison", "exec"), {})  # noqa: S102  checks that the code would have an effect
     assert proof.exists()
     proof.unlink()
     assert_equal_models(load_pretrained(folder), build_model())
@@ -206,9 +206,9 @@ def test_quantised_checkpoints_are_named(build_model: BuildModel, tmp_path: Path
     with pytest.raises(CheckpointError, match=rf"{re.escape(key)} is F8_E4M3; quantised weights cannot be read"):
         load_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="the weights are fp8; quantised weights cannot be read"):
+    with pytest.raises(CheckpointError, match="the weights are 'awq'; quantised weights of other tools cannot be read"):
         load_pretrained(tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_a_truncated_shard_is_named(build_model: BuildModel, tmp_path: Path) -> 
         load_pretrained(tmp_path)
 
 
-# Memory, measured where nothing else has been.
+# Memory, measured in a new process.
 
 MEASURE = """
 import re, sys
@@ -256,7 +256,7 @@ growth(lambda: save_pretrained(loaded, saved))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
-def test_reading_and_writing_keep_no_second_copy(build_model: BuildModel, tmp_path: Path) -> None:
+def test_reading_and_writing_make_no_second_copy(build_model: BuildModel, tmp_path: Path) -> None:
     save_pretrained(build_model(vocab_size=60_000, hidden_size=96, ffn_hidden_size=4000), tmp_path / "saved")
     weights = (tmp_path / "saved" / "model.safetensors").stat().st_size
     folders = [str(tmp_path / name) for name in ("saved", "again", "converted")]
@@ -266,4 +266,4 @@ def test_reading_and_writing_keep_no_second_copy(build_model: BuildModel, tmp_pa
     convert_peak, load_peak, save_peak = (int(line) / weights for line in ran.stdout.split())
     assert 1.0 <= load_peak < 1.2
     assert save_peak < 0.1
-    assert convert_peak < 0.7  # its largest tensor is a third, and is a shard of its own
+    assert convert_peak < 0.7  # its largest tensor is a third of all and has its own shard

@@ -9,7 +9,7 @@ from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError
 from longcat.model.presets import load_preset, preset_description, preset_names
 
-# The keys of the published config.json of LongCat-Flash-Chat, all of them.
+# All keys of the published config.json of LongCat-Flash-Chat.
 PUBLISHED: dict[str, Any] = {
     "architectures": ["LongcatFlashForCausalLM"],
     "attention_bias": False,
@@ -44,11 +44,11 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
-def test_the_published_file_is_the_preset() -> None:
+def test_the_published_file_equals_the_preset() -> None:
     assert ModelConfig.from_dict(PUBLISHED) == load_preset("longcat-flash") == ModelConfig()
 
 
-def test_written_configurations_are_read_back_and_carry_the_published_keys() -> None:
+def test_written_configurations_are_read_back_and_have_the_published_keys() -> None:
     for name in preset_names():
         config = load_preset(name)
         assert ModelConfig.from_dict(config.to_dict()) == config
@@ -59,7 +59,7 @@ def test_written_configurations_are_read_back_and_carry_the_published_keys() -> 
     assert "auto_map" not in written
 
 
-def test_keys_of_newer_transformers_are_understood() -> None:
+def test_keys_of_newer_transformers_are_read() -> None:
     newer = {key: value for key, value in PUBLISHED.items() if key != "rope_theta"}
     newer |= {
         "rope_parameters": {"rope_theta": 5e6, "rope_type": "default"},
@@ -95,7 +95,7 @@ def test_keys_of_newer_transformers_are_understood() -> None:
         ({"quantization_config": {"quant_method": "fp8"}}, "unknown key quantization_config"),
     ],
 )
-def test_what_the_model_cannot_be_is_refused_by_name(change: dict[str, Any], message: str) -> None:
+def test_unsupported_values_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelConfigError, match=message) as caught:
         ModelConfig.from_dict(PUBLISHED | change, source="folder/config.json")
     assert str(caught.value).startswith("folder/config.json: ")
@@ -111,7 +111,7 @@ SIZES = [
 
 @pytest.mark.parametrize("name", [*SIZES, "zero_expert_num", "bos_token_id", "eos_token_id", "pad_token_id"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, "4", True, [4]])
-def test_no_size_is_zero_negative_or_no_integer(name: str, value: Any) -> None:
+def test_sizes_must_be_positive_integers(name: str, value: Any) -> None:
     may_be_zero = ("zero_expert_num", "num_nextn_predict_layers", "bos_token_id", "eos_token_id", "pad_token_id")
     if value == 0 and name in may_be_zero:
         assert getattr(ModelConfig.from_dict(PUBLISHED | {name: value}), name) == 0
@@ -123,7 +123,7 @@ def test_no_size_is_zero_negative_or_no_integer(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["rope_theta", "rms_norm_eps", "routed_scaling_factor", "initializer_range"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), "1", True, [1.0]])
-def test_no_factor_is_zero_negative_or_no_finite_number(name: str, value: Any) -> None:
+def test_factors_must_be_positive_finite_numbers(name: str, value: Any) -> None:
     with pytest.raises(ModelConfigError, match=f"^c: {name} = "):
         ModelConfig.from_dict(PUBLISHED | {name: value}, source="c")
 
@@ -160,7 +160,7 @@ def test_values_that_contradict_each_other_are_refused(change: dict[str, Any], m
     assert "\n" not in str(caught.value)
 
 
-def test_another_architecture_is_named_before_what_it_lacks() -> None:
+def test_another_architecture_is_reported_before_missing_keys() -> None:
     llama = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2}
     with pytest.raises(ModelConfigError, match=r"^c: model_type = 'llama' is not supported, expected 'longcat_flash'"):
         ModelConfig.from_dict(llama | {"model_type": "llama"}, source="c")

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from longcat.model.cache import LatentCache
 from longcat.model.checkpoint import load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError, ModelError
 from longcat.model.growth import stack_layers, stack_state
 from longcat.model.layout import published_tensors
 from longcat.model.mtp import targets_after_next
+from longcat.model.rows import Rows
 from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
@@ -46,7 +46,7 @@ def build(build_model: BuildModel) -> BuildModel:
 
 
 def by_hand(w: dict[str, torch.Tensor], e_BTD: torch.Tensor, h_BTD: torch.Tensor) -> torch.Tensor:
-    """The layer from its published tensors in float64, one formula a line."""
+    """The layer computed from its published tensors in float64, one formula per line."""
 
     def norm(x: torch.Tensor, name: str, eps: float = 1e-5) -> torch.Tensor:
         return w[f"{name}.weight"] * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
@@ -93,13 +93,13 @@ def test_it_computes_what_is_published(shared: bool, build: BuildModel) -> None:
 
 
 @torch.no_grad()
-def test_hidden_states_are_those_behind_the_final_norm(build: BuildModel) -> None:
+def test_hidden_states_are_taken_after_the_final_norm(build: BuildModel) -> None:
     model = build()
     output = model(torch.arange(9).view(1, 9))
     assert torch.equal(F.linear(output.hidden_BTD, model.output_weight), output.logits)
 
 
-def test_it_is_carried_without_being_used(build: BuildModel, build_model: BuildModel) -> None:
+def test_it_is_kept_without_being_used(build: BuildModel, build_model: BuildModel) -> None:
     with_mtp, without = build(), build_model()
     without.load_state_dict({key: tensor for key, tensor in with_mtp.state_dict().items() if ".mtp." not in key})
     input_ids_BT = torch.arange(12).view(2, 6)
@@ -148,8 +148,8 @@ def test_targets_stay_within_their_document() -> None:
     assert targets_after_next(masked_BT)[0].tolist() == [21, 22, x, 24, 25, 26, 27, x]
 
 
-def test_its_loss_counts_what_it_may_know(build: BuildModel) -> None:
-    """The mean over documents in one row is that of the documents alone, two targets less for each that ends inside."""
+def test_its_loss_excludes_targets_beyond_the_document(build: BuildModel) -> None:
+    """The mean over documents in one row equals that of single documents, minus two targets per inner end."""
     model = build().double()
     row_T = torch.randint(0, 97, (14,))
     bounds = [0, 5, 13]
@@ -162,7 +162,7 @@ def test_its_loss_counts_what_it_may_know(build: BuildModel) -> None:
     for start, end in ((0, 5), (5, 14)):
         document_BT = row_T[None, start:end]
         hidden_BTD = model(document_BT[:, :-2]).hidden_BTD
-        # Rotary positions are relative, so a document alone begins at 0.
+        # Rotary positions are relative, so a single document starts at 0.
         logits = model.mtp_forward(hidden_BTD, document_BT[:, 1:-1]).logits
         expected += F.cross_entropy(logits[0], document_BT[0, 2:], reduction="sum")
     torch.testing.assert_close(loss_sum, expected)
@@ -173,49 +173,46 @@ def test_its_loss_counts_what_it_may_know(build: BuildModel) -> None:
 def test_it_decodes_with_a_cache_of_its_own_length(
     kernels: str, build: BuildModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model runs ahead, the prediction follows one token later, and truncation drops what it can no longer know."""
+    """The prediction is one token behind the model, and truncation drops positions that depend on removed tokens."""
     monkeypatch.setenv("LONGCAT_KERNELS", kernels)
     model = build().double()
     ids_BT = torch.randint(0, 97, (2, 13))
     whole = model(ids_BT).hidden_BTD
     expected = model.mtp_forward(whole[:, :-1], ids_BT[:, 1:]).logits
-    cache = LatentCache(model.config, batch_size=2, max_length=13, dtype=torch.float64)
-    hidden_BTD = model(ids_BT[:, :8], cache=cache).hidden_BTD
-    assert (cache.length, cache.mtp_length) == (8, 0)
-    first = model.mtp_forward(hidden_BTD, ids_BT[:, 1:9], cache=cache).logits
+    rows = Rows(model, 2, 13)
+    hidden_BTD = rows.append(ids_BT[:, :8]).hidden_BTD
+    assert (rows.length, rows.mtp_length) == (8, 0)
+    first = rows.predict(hidden_BTD, ids_BT[:, 1:9]).logits
     wrong_B1 = ids_BT[:, 8:9] + 1
-    model.mtp_forward(model(wrong_B1 % 97, cache=cache).hidden_BTD, wrong_B1 % 97, cache=cache)
-    assert (cache.length, cache.mtp_length) == (9, 9)
-    cache.truncate(8)
-    assert (cache.length, cache.mtp_length) == (8, 7)
-    again = model.mtp_forward(hidden_BTD[:, 7:], ids_BT[:, 8:9], cache=cache).logits
-    rest = [
-        model.mtp_forward(model(ids_BT[:, t : t + 1], cache=cache).hidden_BTD, ids_BT[:, t + 1 : t + 2], cache=cache)
-        for t in range(8, 12)
-    ]
-    assert (cache.length, cache.mtp_length) == (12, 12)
+    rows.predict(rows.append(wrong_B1 % 97).hidden_BTD, wrong_B1 % 97)
+    assert (rows.length, rows.mtp_length) == (9, 9)
+    rows.rewind(8)
+    assert (rows.length, rows.mtp_length) == (8, 7)
+    again = rows.predict(hidden_BTD[:, 7:], ids_BT[:, 8:9]).logits
+    rest = [rows.predict(rows.append(ids_BT[:, t : t + 1]).hidden_BTD, ids_BT[:, t + 1 : t + 2]) for t in range(8, 12)]
+    assert (rows.length, rows.mtp_length) == (12, 12)
     pieces = torch.cat([first[:, :7], again, *(output.logits for output in rest)], dim=1)
     torch.testing.assert_close(pieces, expected, rtol=1e-10, atol=1e-10)
-    with pytest.raises(ModelError, match="the cache holds 12 of at most 13 positions, 2 more do not fit"):
-        model.mtp_forward(whole[:, :2], ids_BT[:, :2], cache=cache)
+    with pytest.raises(ModelError, match="the rows hold 12 of at most 13 positions, 2 more do not fit"):
+        rows.predict(whole[:, :2], ids_BT[:, :2])
 
 
 @torch.no_grad()
 def test_it_can_predict_from_its_own_prediction(build: BuildModel) -> None:
-    """A second draft token comes from the first one and the layer's own hidden state; nothing cached is lost by it."""
+    """A second draft token uses the first one and the layer's own hidden state; the rows stay valid."""
     model = build()
     ids_BT = torch.randint(0, 97, (1, 6))
-    cache = LatentCache(model.config, batch_size=1, max_length=8)
-    draft = model.mtp_forward(model(ids_BT[:, :5], cache=cache).hidden_BTD, ids_BT[:, 1:], cache=cache)
+    rows = Rows(model, 1, 8)
+    draft = rows.predict(rows.append(ids_BT[:, :5]).hidden_BTD, ids_BT[:, 1:])
     token_B1 = draft.logits[:, -1:].argmax(-1)
-    second = model.mtp_forward(draft.hidden_BTD[:, -1:], token_B1, cache=cache)
-    assert (cache.length, cache.mtp_length) == (5, 6)
+    second = rows.predict(draft.hidden_BTD[:, -1:], token_B1)
+    assert (rows.length, rows.mtp_length) == (5, 6)
     hidden_BTD = torch.cat((model(ids_BT[:, :5]).hidden_BTD, draft.hidden_BTD[:, -1:]), dim=1)
     whole = model.mtp_forward(hidden_BTD, torch.cat((ids_BT[:, 1:], token_B1), dim=1))
     torch.testing.assert_close(second.logits, whole.logits[:, -1:], rtol=1e-4, atol=1e-4)
 
 
-def test_its_keys_are_read_and_written_where_they_say_something(config: ModelConfig) -> None:
+def test_its_keys_are_read_and_written_only_if_they_have_an_effect(config: ModelConfig) -> None:
     assert not {"num_nextn_predict_layers", "mtp_share_embeddings"} & config.to_dict().keys()
     one = ModelConfig(**(config.model_dump() | {"num_nextn_predict_layers": 1}))
     assert one.to_dict() == config.to_dict() | {"num_nextn_predict_layers": 1}

@@ -1,4 +1,4 @@
-"""The same weights give the same logits as the implementations in transformers."""
+"""Equal weights give the same logits as the implementations in transformers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longcat.model.cache import LatentCache
 from longcat.model.checkpoint import load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.layout import published_tensors
+from longcat.model.rows import Rows
 from longcat.model.transformer import LongcatFlash
 
 
@@ -19,24 +19,15 @@ def relative_rms(result: torch.Tensor, expected: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(result - expected) / torch.linalg.vector_norm(expected))
 
 
-@pytest.fixture
-def golden(shared_data: Path) -> Path:
-    """A checkpoint that transformers 4.57.1 wrote in the published layout, and what it computes."""
-    folder = shared_data / "hf_golden"
-    if not folder.is_dir():
-        pytest.skip(f"no checkpoint to compare with at {folder}")
-    return folder
-
-
 @torch.no_grad()
 def test_golden_checkpoint_gives_its_logits_and_its_continuation(golden: Path) -> None:
     model, expected = load_pretrained(golden), load_file(golden / "expected.safetensors")
     assert relative_rms(model(expected["input_ids"]).logits, expected["logits"]) < 1e-5
     tokens, length = expected["prompt"], expected["greedy"].shape[1]
-    cache = LatentCache(model.config, batch_size=1, max_length=length)
+    rows = Rows(model, 1, length)
     following = tokens
     while tokens.shape[1] < length:
-        following = model(following, cache=cache).logits[:, -1:].argmax(-1)
+        following = rows.append(following, logits_to_keep=1).logits.argmax(-1)
         tokens = torch.cat((tokens, following), dim=1)
     assert torch.equal(tokens, expected["greedy"])
 
@@ -57,7 +48,7 @@ def peer() -> Callable[[LongcatFlash], Any]:
         peer = transformers.LongcatFlashForCausalLM(config).to(next(model.parameters()).dtype)
         state = dict(model.state_dict())
         for key in [key for key in state if key.endswith("gate_up_proj")]:
-            # This version keeps rows for the experts without computation, and never reads them.
+            # This version has rows for zero-computation experts, and never reads them.
             idle = state[key].new_zeros(model.config.zero_expert_num, *state[key].shape[1:])
             state[key] = torch.cat((state[key], idle))
         peer.load_state_dict(state)
@@ -66,14 +57,21 @@ def peer() -> Callable[[LongcatFlash], Any]:
     return build
 
 
+@torch.no_grad()
+def test_the_installed_transformers_gives_the_golden_logits(golden: Path, peer: Callable[[LongcatFlash], Any]) -> None:
+    """So versions 4.57.1 and 5 agree, and no test depends on only one of them."""
+    expected = load_file(golden / "expected.safetensors")
+    assert relative_rms(peer(load_pretrained(golden))(expected["input_ids"]).logits, expected["logits"]) < 1e-5
+
+
 @pytest.mark.parametrize("zero_experts", [3, 0])
-def test_logits_and_gradients_are_those_of_transformers(
+def test_logits_and_gradients_equal_transformers(
     zero_experts: int, build_model: Callable[..., LongcatFlash], peer: Callable[[LongcatFlash], Any]
 ) -> None:
     model = build_model(zero_expert_num=zero_experts)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "_a_proj" in name:  # latents so small that the constant under the root of their norms matters
+            if "_a_proj" in name:  # latents so small that the epsilon of their norms matters
                 parameter[: model.config.kv_lora_rank].mul_(1e-2)
     other = peer(model)
     input_ids_BT = torch.randint(0, model.config.vocab_size, (2, 19))
@@ -92,13 +90,13 @@ def test_logits_and_gradients_are_those_of_transformers(
 
 
 def random_sizes(seed: int) -> dict[str, Any]:
-    """A configuration of 1 to 4 layers with any sizes, odd ones too; every second one has no zero experts."""
+    """Random configuration of 1 to 4 layers, also with odd sizes; every second one has no zero experts."""
     generator = torch.Generator().manual_seed(seed)
 
     def pick(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
 
-    # With one expert a token, or one in all, transformers 5 fails on a shape of its own.
+    # With one expert per token, or a single expert, transformers 5 fails with a shape error.
     experts, idle = pick(2, 9), pick(1, 6) if seed % 2 else 0
     return {
         "vocab_size": pick(50, 130),
@@ -123,31 +121,31 @@ def random_sizes(seed: int) -> dict[str, Any]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(16))
-def test_random_models_are_those_of_transformers(
+def test_random_models_equal_transformers(
     seed: int, build_model: Callable[..., LongcatFlash], peer: Callable[[LongcatFlash], Any]
 ) -> None:
-    """The logits of a batch, and eight greedy tokens, ours through the cache."""
+    """Logits of a batch, and eight greedy tokens, ours with the cache."""
     model = build_model(seed, **random_sizes(seed))
     other = peer(model)
     input_ids_BT = torch.randint(0, model.config.vocab_size, (2, 1 + 5 * seed))
     assert relative_rms(model(input_ids_BT).logits, other(input_ids_BT).logits) < 1e-5
-    cache = LatentCache(model.config, batch_size=2, max_length=96)
+    rows = Rows(model, 2, 96)
     ours = theirs = following = input_ids_BT
     for _ in range(8):
-        following = model(following, cache=cache).logits[:, -1:].argmax(-1)
+        following = rows.append(following, logits_to_keep=1).logits.argmax(-1)
         ours = torch.cat((ours, following), dim=1)
         theirs = torch.cat((theirs, other(theirs).logits[:, -1:].argmax(-1)), dim=1)
     assert torch.equal(ours, theirs)
 
 
-def test_random_models_have_the_sizes_they_are_meant_to() -> None:
+def test_random_models_cover_the_intended_sizes() -> None:
     configs = [ModelConfig(**random_sizes(seed)) for seed in range(16)]
     kinds = {(config.num_layers, config.zero_expert_num == 0) for config in configs}
     assert kinds == {(layers, without) for layers in (1, 2, 3, 4) for without in (False, True)}
     assert {config.hidden_size % 2 for config in configs} == {0, 1}
 
 
-def test_transformers_reads_the_configuration_as_it_is_meant(build_model: Callable[..., LongcatFlash]) -> None:
+def test_transformers_reads_the_same_configuration(build_model: Callable[..., LongcatFlash]) -> None:
     transformers = pytest.importorskip("transformers", minversion="5.0")
     model = build_model()
     theirs = transformers.LongcatFlashConfig(**model.config.to_dict())
@@ -157,3 +155,13 @@ def test_transformers_reads_the_configuration_as_it_is_meant(build_model: Callab
     assert theirs.rope_parameters["rope_theta"] == ours.rope_theta
     assert theirs.rms_norm_eps == ours.rms_norm_eps
     assert dict(published_tensors(model)).keys() >= {"lm_head.weight", "model.norm.weight"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", [1, 3, 9, 20])
+def test_logits_of_only_the_last_tokens(keep: int, build_model: Callable[..., LongcatFlash]) -> None:
+    model = build_model()
+    tokens = torch.arange(18).view(2, 9)
+    whole, last = model(tokens), model(tokens, logits_to_keep=keep)
+    torch.testing.assert_close(last.logits, whole.logits[:, -min(keep, 9) :])
+    assert torch.equal(last.hidden_BTD, whole.hidden_BTD)

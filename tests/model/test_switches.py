@@ -1,4 +1,4 @@
-"""Ablations: what every switch computes, and what it leaves as it is."""
+"""Ablations: effect of every option, and what it leaves unchanged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from longcat.model.attention.base import SequenceContext
 from longcat.model.checkpoint import load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError
 from longcat.model.growth import stack_layers
-from longcat.model.interleaved import InterleavedLayer
-from longcat.model.moe import MixtureOfExperts
-from longcat.model.rope import rope_angles
+from longcat.model.layers.interleaved import InterleavedLayer
+from longcat.model.moe.mixture import MixtureOfExperts
 from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
@@ -38,14 +38,14 @@ def mixture_of(model: LongcatFlash) -> MixtureOfExperts:
 
 
 def send_all_to_zero_experts(model: LongcatFlash) -> None:
-    """Selection bias decides; the weights stay the scores."""
+    """The selection bias decides; the weights are still the scores."""
     for bias_E in model.router_biases():
         bias_E[model.config.n_routed_experts :] = 10.0
 
 
 @pytest.fixture
 def copied(build_model: BuildModel) -> Callable[..., LongcatFlash]:
-    """A model with some values of its configuration changed that has all the tensors of `source` that fit it."""
+    """Model with a changed configuration and all matching tensors of `source`."""
 
     def build(source: LongcatFlash, **changes: object) -> LongcatFlash:
         model = build_model(**(source.config.model_dump() | changes))
@@ -92,7 +92,7 @@ def test_only_what_differs_from_the_published_model_is_written(config: ModelConf
         ({"gating_residual": 1}, "gating_residual = 1: "),
     ],
 )
-def test_contradictions_are_named(changes: dict[str, Any], message: str, config: ModelConfig) -> None:
+def test_contradictory_options_are_named(changes: dict[str, Any], message: str, config: ModelConfig) -> None:
     with pytest.raises(ModelConfigError, match=message):
         ModelConfig.from_dict(config.to_dict() | changes)
 
@@ -107,8 +107,8 @@ def test_zero_experts_return_nothing(build_model: BuildModel) -> None:
 
 
 @torch.no_grad()
-def test_tokens_that_avoid_zero_experts_get_what_a_model_without_gives(build_model: BuildModel) -> None:
-    """Apart from a factor: the weights are shares of a softmax over all experts, zero experts included."""
+def test_tokens_without_zero_experts_equal_a_model_without_zero_experts(build_model: BuildModel) -> None:
+    """Up to a factor: the weights come from a softmax over all experts, including zero experts."""
     model, without = build_model(), build_model(zero_expert_num=0)
     assert not list(mixture_of(without).zero_experts)
     x_BTD = torch.randn(2, 3, 32)
@@ -144,7 +144,7 @@ def test_constant_experts_blend_their_input_with_a_vector(build_model: BuildMode
 def test_constant_experts_become_the_other_kinds(
     scale: float, kind: str, build_model: BuildModel, copied: Callable[..., LongcatFlash]
 ) -> None:
-    """Vectors that are zero leave half of the input with an even blend; twice that is the input."""
+    """Zero vectors with equal blending give half of the input; twice that is the input."""
     model = build_model(zero_expert_type="constant")
     other = copied(model, zero_expert_type=kind)
     for layer in model.model.layers:
@@ -159,7 +159,7 @@ def test_constant_experts_become_the_other_kinds(
 
 
 @torch.no_grad()
-def test_mixed_kinds_have_their_places_in_order(build_model: BuildModel) -> None:
+def test_mixed_kinds_have_a_fixed_order(build_model: BuildModel) -> None:
     """Expert 5 returns nothing, 6 and 7 constants, 8 its input, whatever the order in the configuration."""
     model = build_model(**MIXED, moe_topk=1)
     mixture = mixture_of(model)
@@ -183,7 +183,7 @@ def test_mixed_kinds_have_their_places_in_order(build_model: BuildModel) -> None
 
 
 @torch.no_grad()
-def test_null_experts_leave_their_share_to_the_true_ones(build_model: BuildModel) -> None:
+def test_null_experts_pass_their_weight_to_the_other_experts(build_model: BuildModel) -> None:
     model = build_model(zero_expert_type="null", routed_scaling_factor=2.5)
     mixture = mixture_of(model)
     x_TD = torch.randn(200, 32)
@@ -201,7 +201,7 @@ def test_null_experts_leave_their_share_to_the_true_ones(build_model: BuildModel
     assert (y_BTD == 0).all()
 
 
-def test_tokens_without_a_true_expert_have_finite_gradients(build_model: BuildModel) -> None:
+def test_tokens_with_only_null_experts_have_finite_gradients(build_model: BuildModel) -> None:
     model = build_model(zero_expert_type="null")
     send_all_to_zero_experts(model)
     model.loss(IDS_BT, IDS_BT)[0].backward()
@@ -226,8 +226,8 @@ def test_gating_residuals_of_zero_change_nothing(
 
 
 @torch.no_grad()
-def test_gating_residuals_carry_the_logits_of_all_layers_before(build_model: BuildModel) -> None:
-    """G_2 = W_2 x_2 + V_2 G_1, G_3 = W_3 x_3 + V_3 G_2: by hand from what the routers read."""
+def test_gating_residuals_accumulate_the_logits_of_earlier_layers(build_model: BuildModel) -> None:
+    """G_2 = W_2 x_2 + V_2 G_1, G_3 = W_3 x_3 + V_3 G_2: computed from the router inputs."""
     model = build_model(gating_residual=True, num_layers=3)
     read: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
@@ -246,12 +246,12 @@ def test_gating_residuals_carry_the_logits_of_all_layers_before(build_model: Bui
 def test_the_interleaved_layer_has_no_shortcut(build_model: BuildModel) -> None:
     model = build_model(moe_layout="interleaved")
     layer: InterleavedLayer = model.model.layers[0]
-    h_BTD, angles_TP = torch.randn(1, 7, 32), rope_angles(0, 7, 6, 1e7, torch.device("cpu"))
-    a_BTD = h_BTD + layer.self_attn[0](layer.input_layernorm[0](h_BTD), angles_TP)
+    h_BTD, where = torch.randn(1, 7, 32), SequenceContext.at(torch.arange(7), [6], 1e7)
+    a_BTD = h_BTD + layer.self_attn[0](layer.input_layernorm[0](h_BTD), where).y_BTD
     b_BTD = a_BTD + layer.mlps[0](layer.post_attention_layernorm[0](a_BTD))
-    c_BTD = b_BTD + layer.self_attn[1](layer.input_layernorm[1](b_BTD), angles_TP)
+    c_BTD = b_BTD + layer.self_attn[1](layer.input_layernorm[1](b_BTD), where).y_BTD
     y_BTD, routing = layer.mlp(layer.post_attention_layernorm[1](c_BTD))
-    out_BTD, layer_routing = layer(h_BTD, angles_TP)
+    out_BTD, layer_routing, _ = layer(h_BTD, where)
     assert torch.equal(out_BTD, c_BTD + y_BTD)
     assert torch.equal(layer_routing.counts_E, routing.counts_E)
     assert len(layer.mlps) == 1

@@ -1,4 +1,4 @@
-"""Kinds of parameters, initial values by kind, and models of other widths."""
+"""Parameter kinds, initial values by kind, and models of other widths."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ EVERY_PART = {
 }
 
 
-def test_every_parameter_has_the_kind_of_its_place(config: ModelConfig) -> None:
+def test_every_parameter_has_its_kind(config: ModelConfig) -> None:
     model = LongcatFlash(ModelConfig(**(config.model_dump() | EVERY_PART)))
     kinds: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for name, parameter in model.named_parameters():
-        kinds[parameter_kind(name, parameter.ndim)].add(name)
+        kinds[parameter_kind(config, name, parameter.ndim)].add(name)
     assert kinds["unembedding"] == {"lm_head.weight"}
     constants = {f"model.layers.{layer}.mlp.zero_experts.constant.vectors" for layer in range(2)}
     assert kinds["embedding"] == {"model.embed_tokens.weight", "model.mtp.embed_tokens.weight"} | constants
@@ -33,10 +33,10 @@ def test_every_parameter_has_the_kind_of_its_place(config: ModelConfig) -> None:
     assert {name for name in kinds["vector"] if "norm" not in name} == residuals
     assert {"model.layers.1.mlp.router.classifier.weight", "model.layers.0.mlp.experts.down_proj"} <= kinds["hidden"]
     assert {"model.mtp.layers.0.eh_proj.weight", "model.layers.0.self_attn.1.kv_b_proj.weight"} <= kinds["hidden"]
-    # Published names say the same of the tensors they name.
+    # Published names give the same kinds.
     for key, tensor in published_tensors(model):
         if ".experts." in key:
-            assert parameter_kind(key, tensor.dim()) == "hidden"
+            assert parameter_kind(config, key, tensor.dim()) == "hidden"
 
 
 def test_initial_std_by_kind_scales_the_same_values(config: ModelConfig) -> None:
@@ -50,7 +50,9 @@ def test_initial_std_by_kind_scales_the_same_values(config: ModelConfig) -> None
     factors = {"embedding": 1.0, "hidden": 0.5, "unembedding": 2.0, "vector": 1.0}
     for key, tensor in plain.items():
         assert torch.equal(tensor, same[key])
-        torch.testing.assert_close(scaled[key], tensor * factors[parameter_kind(key, tensor.dim())], rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            scaled[key], tensor * factors[parameter_kind(config, key, tensor.dim())], rtol=1e-6, atol=0
+        )
 
 
 def test_the_published_proxy_widens_into_the_published_model() -> None:
@@ -58,5 +60,5 @@ def test_the_published_proxy_widens_into_the_published_model() -> None:
     wide = widened(proxy, 8).model_dump(exclude={"rope_theta", "max_position_embeddings"})
     assert wide == target.model_dump(exclude={"rope_theta", "max_position_embeddings"})
     assert widened(target, 1 / 8).hidden_size == proxy.hidden_size
-    with pytest.raises(ModelConfigError, match=r"num_attention_heads = 8 times 0.0625 is no whole number"):
+    with pytest.raises(ModelConfigError, match=r"num_attention_heads = 8 times 0.0625 is not an integer"):
         widened(proxy, 1 / 16)

@@ -1,16 +1,16 @@
-"""The deterministic setting: a text gets the same bits alone, among others, padded, and piece by piece through a cache.
+"""Batch-invariant mode: a text gets the same bits alone, in a batch, padded, and in chunks through a cache.
 
-Matrix libraries order a sum by the shapes of the whole product, and vector loops compute the last few values of a
-tensor by other instructions. So a row's last bit depends on how many rows there are beside it. Inside
-`batch_invariant()` every operation of torch that is prone to this is computed in pieces of one shape, filled up with
-zeros; where a value stands in its piece does not matter to it, which is checked for products before the first one.
+Matrix libraries order sums by the shape of the whole product, and vector loops compute the last few values of a tensor
+with other instructions. So a row's last bit depends on the number of rows. Inside `batch_invariant()` every torch
+operation prone to this is computed in zero-padded tiles of one shape; a value's position in its tile does not affect
+it, which is checked for products before the first one.
 
-    product      tiles of ROWS x DEPTH by DEPTH x COLUMNS, added up along the depth in order
+    product      tiles of ROWS x DEPTH by DEPTH x COLUMNS, summed along the depth in order
     sum, mean    ROWS rows at a time;   softmax: exp(x - max) over its sum, DEPTH values at a time, in order
-    functions    whole vectors: a multiple of LANES values, fewer than torch spreads over threads
+    functions    full vectors: a multiple of LANES values, fewer than torch splits over threads
 
-Everything else that the model does either moves values or rounds each one correctly by itself. An operation that is
-neither is refused, so that none can slip in. Costs: see docs/model.md.
+All other operations of the model either move values or round each one correctly. Any other operation is rejected.
+Costs: see docs/model.md. The deterministic mode of the inference engine is cheaper, and is in `model.tiles`.
 
 Names: M, K, N the sizes of a product; X its batch; R rows, S the length of a row.
 """
@@ -35,14 +35,14 @@ LANES, FUNCTION_VALUES = 64, 1 << 14
 
 @contextmanager
 def batch_invariant() -> Iterator[None]:
-    """Compute forward passes inside such that a text's bits do not depend on its batch, its padding or its pieces.
+    """Context in which a text's bits do not depend on its batch, padding or chunks.
 
-    They are those of one device, one version of torch and one number of threads. Runs the plain version of every
-    operation (`LONGCAT_KERNELS=reference`, set while inside) and holds for the whole process: use it from one thread.
+    They are fixed per device, torch version and number of threads. Runs the reference implementation of every operation
+    (sets `LONGCAT_KERNELS=reference`) and applies to the whole process: use it from one thread.
 
     Raises:
-        ModelError: an operation without a batch-invariant form, such as those of a backward pass, or a matrix library
-            whose products depend on the place of a row.
+        ModelError: an operation without a batch-invariant form, such as in a backward pass, or a matrix library whose
+            products depend on the position of a row.
     """
     before = os.environ.get(ENVIRONMENT_VARIABLE)
     os.environ[ENVIRONMENT_VARIABLE] = "reference"
@@ -57,7 +57,7 @@ def batch_invariant() -> Iterator[None]:
 
 
 class _BatchInvariant(TorchDispatchMode):
-    """Replaces the operations of `FORMS`, lets those of `EXACT` and all on integers pass, and refuses others."""
+    """Replaces the operations in `FORMS`, passes those in `EXACT` and integer operations, and rejects others."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -69,7 +69,7 @@ class _BatchInvariant(TorchDispatchMode):
         with self:
             result = func.decompose(*args, **kwargs)
         if result is NotImplemented:
-            raise ModelError(f"the operation {func} has no batch-invariant form; leave batch_invariant() for it")
+            raise ModelError(f"the operation {func} has no batch-invariant form; call it outside batch_invariant()")
         return result
 
 
@@ -82,7 +82,7 @@ def _has_floats(values: Any) -> bool:
 
 
 def product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
-    """`a_MK @ b_KN`, every value a function of its row, its column and K alone; half precision is summed in float32."""
+    """`a_MK @ b_KN`, every value depends only on its row, column and K; half precision is accumulated in float32."""
     rows, columns = a_MK.shape[0], b_KN.shape[1]
     if 0 in (rows, *b_KN.shape):
         return a_MK.new_zeros(rows, columns)
@@ -102,15 +102,15 @@ def product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
 
 
 def products(a_XMK: torch.Tensor, b_XKN: torch.Tensor) -> torch.Tensor:
-    """`a_XMK @ b_XKN`, one after another."""
-    # Copies that lie as a matrix alone would: how far apart rows are must not depend on the batch either.
+    """`a_XMK @ b_XKN`, one product at a time."""
+    # Copies with the layout of a single matrix: strides must not depend on the batch either.
     pairs = zip(a_XMK.unbind(), b_XKN.contiguous().unbind(), strict=True)
     shape = (a_XMK.shape[0], a_XMK.shape[1], b_XKN.shape[2])
     return torch.stack([product(a, b) for a, b in pairs]) if shape[0] else a_XMK.new_zeros(shape)
 
 
 def _tiles(x_RS: torch.Tensor, rows: int, width: int) -> list[tuple[torch.Tensor, ...]]:
-    """Contiguous tiles of `x_RS` filled up with zeros, as rows of tiles."""
+    """Contiguous zero-padded tiles of `x_RS`, as rows of tiles."""
     full = _fill(x_RS, -(-x_RS.shape[0] // rows) * rows, -(-x_RS.shape[1] // width) * width)
     tiles = full.unflatten(1, (-1, width)).unflatten(0, (-1, rows)).transpose(1, 2).contiguous()
     return [along.unbind() for along in tiles.unbind()]
@@ -123,7 +123,7 @@ def _fill(x_RS: torch.Tensor, rows: int, width: int, value: float = 0.0) -> torc
 
 @lru_cache
 def _check_tiles(dtype: torch.dtype, device: torch.device, threads: int) -> None:
-    """Multiply equal rows by equal columns: equal results show that a place in a tile does not matter."""
+    """Multiply equal rows by equal columns: equal results show that the position in a tile does not matter."""
     generator = torch.Generator().manual_seed(0)
     row, column, start = (torch.randn(*shape, generator=generator) for shape in ((1, DEPTH), (DEPTH, 1), (1, 1)))
     a = row.expand(ROWS, -1).to(device, dtype).contiguous()
@@ -131,18 +131,20 @@ def _check_tiles(dtype: torch.dtype, device: torch.device, threads: int) -> None
     for b_layout in (b.contiguous(), b.t().contiguous().t()):
         out = start.expand(ROWS, COLUMNS).to(device, dtype).contiguous().addmm_(a, b_layout)
         if not (out == out[0, 0]).all():
-            raise ModelError(f"products of {dtype} on {device} depend on the place of a row; no batch-invariant form")
+            raise ModelError(
+                f"products of {dtype} on {device} depend on the position of a row; no batch-invariant form"
+            )
 
 
 def _rowwise(func: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A reduction over dimensions behind the first one, ROWS rows at a time."""
+    """Reduce over dimensions after the first one, ROWS rows at a time."""
 
     def form(x: torch.Tensor, dim: list[int] | None, keepdim: bool = False, **kwargs: Any) -> torch.Tensor:
         if not x.is_floating_point():
             return func(x, dim, keepdim, **kwargs)
         dims = sorted(d % x.dim() for d in dim or range(x.dim()))
         if dims[0] == 0:
-            raise ModelError("a sum over the rows of a batch depends on the batch; leave batch_invariant() for it")
+            raise ModelError("a sum over the rows of a batch depends on the batch; call it outside batch_invariant()")
         first = dims[0]
         rows = x.contiguous().flatten(0, first - 1)
         filled = F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, -rows.shape[0] % ROWS))
@@ -154,7 +156,7 @@ def _rowwise(func: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 def _whole_vectors(func: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A function of every value by itself, without the odd values at an end that are computed otherwise."""
+    """Apply an elementwise function to full vectors, since remainders are computed with other instructions."""
 
     def form(x: torch.Tensor) -> torch.Tensor:
         flat = x.flatten()
@@ -166,7 +168,7 @@ def _whole_vectors(func: Callable[..., torch.Tensor]) -> Callable[..., torch.Ten
 
 
 def _power(base: Any, exponent: Any) -> torch.Tensor:
-    """Squares are products; the rotary frequencies, a number to many powers, are computed alike in every pass."""
+    """Squares become products; rotary frequencies, a scalar to many powers, are the same in every pass."""
     if isinstance(base, torch.Tensor) and exponent != 2:
         raise ModelError("only a square has a batch-invariant form among the powers")
     return torch.pow(base, exponent)
@@ -178,19 +180,19 @@ _sum = _rowwise(aten.sum.dim_IntList)
 
 
 def softmax(x: torch.Tensor, dim: int, half_to_float: bool = False) -> torch.Tensor:
-    """Softmax over the last dimension; values of minus infinity at its end change nothing."""
+    """Softmax over the last dimension; trailing values of minus infinity change nothing."""
     _, exponential, sum_1 = _softmax_parts(x, dim)
     return (exponential / sum_1).to(x.dtype)
 
 
 def log_softmax(x: torch.Tensor, dim: int, half_to_float: bool = False) -> torch.Tensor:
-    """The logarithm of `softmax`."""
+    """Logarithm of `softmax`."""
     shifted, _, sum_1 = _softmax_parts(x, dim)
     return (shifted - _logarithm(sum_1)).to(x.dtype)
 
 
 def _softmax_parts(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x - max, its exponential, and the sum of that over the last dimension, kept as one of size 1."""
+    """x - max, its exponential, and the sum of the exponential over the last dimension (keepdim)."""
     if dim % x.dim() != x.dim() - 1:
         raise ModelError("only a softmax over the last dimension has a batch-invariant form")
     wide = x.to(accumulation_dtype(x.dtype))
@@ -213,13 +215,14 @@ FORMS: dict[Any, Callable[..., torch.Tensor]] = {
     **{func: _whole_vectors(func) for func in (aten.sin.default, aten.cos.default)},
 }
 
-# What only moves values, compares them, or rounds each result correctly by itself.
+# Operations that only move or compare values, or round each result correctly.
 EXACT = frozenset(
     {
         *("_unsafe_view", "alias", "detach", "expand", "permute", "select", "slice", "split", "split_with_sizes"),
         *("squeeze", "t", "transpose", "unbind", "unsqueeze", "view", "new_empty", "empty_like", "new_zeros"),
         *("cat", "clone", "copy_", "embedding", "gather", "index", "index_select", "masked_fill", "scatter", "stack"),
         *("zeros_like", "where", "_local_scalar_dense", "promote_types", "amax", "argmax", "eq", "equal", "ge", "gt"),
+        *("fill_", "index_copy_"),
         *("le", "lt", "ne", "sort", "_to_copy", "add", "div", "mul", "neg", "sub"),
     }
 )

@@ -1,4 +1,4 @@
-"""The deterministic setting: a text's bits depend on nothing but the text."""
+"""The deterministic setting: the bits of a text's logits depend only on the text."""
 
 import os
 from collections.abc import Callable
@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from longcat.model import deterministic
-from longcat.model.cache import LatentCache
+from longcat.model import batch_invariance as deterministic
+from longcat.model.attention.mla import MultiHeadLatentAttention
+from longcat.model.batch_invariance import batch_invariant
 from longcat.model.checkpoint import load_pretrained
-from longcat.model.deterministic import batch_invariant
 from longcat.model.errors import ModelError
 from longcat.model.init import initialize
 from longcat.model.presets import load_preset
+from longcat.model.rows import Rows
 from longcat.model.transformer import LongcatFlash
 
 BuildModel = Callable[..., LongcatFlash]
@@ -52,19 +53,33 @@ def test_batch_padding_and_pieces_change_no_bit(length: int, changes: dict[str, 
         expected = model.mtp_forward(alone.hidden_BTD, text_BT).logits
         again = model.mtp_forward(batch.hidden_BTD, torch.cat((others_BT, text_BT))).logits
         assert torch.equal(again[2:], expected)
-        cache = LatentCache(model.config, batch_size=2, max_length=length + 3)
-        pieces = text_BT.expand(2, -1).split([max(length - 3, 1), *[1] * min(length - 1, 3)], dim=1)
-        logits = torch.cat([model(piece, cache=cache).logits for piece in pieces], dim=1)
-        assert torch.equal(logits[1], alone.logits[0])
     with torch.inference_mode(), batch_invariant():
         assert torch.equal(model(text_BT).logits, alone.logits)
     plain = model(text_BT).logits
     assert torch.linalg.vector_norm(plain - alone.logits) < 2e-6 * torch.linalg.vector_norm(plain)
 
 
+@pytest.mark.parametrize("length", [1, 5, 37, 150])
+def test_pieces_and_rows_of_steps_change_no_bit(length: int, build_model: BuildModel) -> None:
+    """With absorbed projections in all pieces: expanded keys of a prompt would be other products."""
+    model = build_model()
+    for mixer in model.modules():
+        if isinstance(mixer, MultiHeadLatentAttention):
+            mixer.absorbs_always = True
+    text_BT, other_BT = torch.randint(0, 97, (1, length)), torch.randint(0, 97, (1, length))
+    with batch_invariant():
+        alone = Rows(model, 1, length).append(text_BT).logits
+        rows = Rows(model, 2, length, page_size=8)
+        pieces = torch.cat((other_BT, text_BT)).split([max(length - 3, 1), *[1] * min(length - 1, 3)], dim=1)
+        logits = torch.cat([rows.append(piece).logits for piece in pieces], dim=1)
+    assert torch.equal(logits[1:], alone)
+    plain = model(text_BT).logits
+    assert torch.linalg.vector_norm(plain - alone) < 2e-6 * torch.linalg.vector_norm(plain)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_wide_rows_and_threads_change_no_bit(threads: int) -> None:
-    """Sizes beyond one tile in every direction, and enough values for torch to share them among threads."""
+    """Sizes above one tile in every dimension, and enough values for torch to use several threads."""
     model = LongcatFlash(load_preset("tiny"))
     initialize(model, seed=0)
     torch.set_num_threads(threads)
@@ -76,11 +91,8 @@ def test_wide_rows_and_threads_change_no_bit(threads: int) -> None:
     assert torch.equal(batch[1:2], alone)
 
 
-def test_greedy_continuations_are_those_of_the_golden_checkpoint(shared_data: Path) -> None:
-    if not (shared_data / "hf_golden").is_dir():
-        pytest.skip("no checkpoint to compare with")
-    model = load_pretrained(shared_data / "hf_golden")
-    expected = load_file(shared_data / "hf_golden" / "expected.safetensors")
+def test_greedy_continuations_are_those_of_the_golden_checkpoint(golden: Path) -> None:
+    model, expected = load_pretrained(golden), load_file(golden / "expected.safetensors")
     with batch_invariant():
         logits = model(expected["greedy"]).logits
     prompt = expected["prompt"].shape[1]
@@ -102,7 +114,7 @@ def test_products(m: int, k: int, n: int) -> None:
     assert torch.equal(half, deterministic.product(a.bfloat16().float(), b.bfloat16().float()).bfloat16())
 
 
-def test_sums_and_softmax_of_longer_rows_with_nothing_at_their_end() -> None:
+def test_sums_and_softmax_of_padded_rows() -> None:
     x = torch.randn(21, 70)
     longer = F.pad(x, (0, 700), value=float("-inf"))
     with batch_invariant():
@@ -130,13 +142,13 @@ def test_sums_and_softmax_of_longer_rows_with_nothing_at_their_end() -> None:
         (lambda x: x.softmax(0), "only a softmax over the last dimension"),
     ],
 )
-def test_operations_without_such_a_form_are_refused(operation: Callable[[Any], Any], message: str) -> None:
+def test_operations_without_a_batch_invariant_form_are_refused(operation: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(ModelError, match=message), batch_invariant():
         operation(torch.ones(4, 4))
     operation(torch.ones(4, 4))
 
 
-def test_the_process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_the_process_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     for before in (None, "cpu"):
         if before:
             monkeypatch.setenv("LONGCAT_KERNELS", before)
@@ -148,7 +160,7 @@ def test_the_process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         assert os.environ.get("LONGCAT_KERNELS") == before
 
 
-def test_a_library_whose_products_depend_on_the_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_whose_products_depend_on_the_row_position_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     original = torch.Tensor.addmm_
 
     def biased(self: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -156,5 +168,5 @@ def test_a_library_whose_products_depend_on_the_place_is_refused(monkeypatch: py
 
     deterministic._check_tiles.cache_clear()
     monkeypatch.setattr(torch.Tensor, "addmm_", biased)
-    with pytest.raises(ModelError, match=r"products of torch\.float32 on cpu depend on the place of a row"):
+    with pytest.raises(ModelError, match=r"products of torch\.float32 on cpu depend on the position of a row"):
         deterministic.product(torch.ones(2, 2), torch.ones(2, 2))

@@ -1,0 +1,1 @@
+"""Embeddings of token ids, one module per kind."""
