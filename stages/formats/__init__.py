@@ -1,0 +1,1 @@
+"""Readers and writers of artifact files; imported by stages, and independent of all stages."""

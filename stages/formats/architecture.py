@@ -1,0 +1,63 @@
+"""Architecture of a run, from a preset or the known properties of an artifact; no torch."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError
+from longcat.model.files import read_bounded
+from longcat.model.presets import load_preset, preset_names
+from longcat.pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
+
+MAX_CONFIG_BYTES = 1 << 20
+VOCABULARY_MULTIPLE = 64
+
+
+def changed_config(config: ModelConfig, changes: Mapping[str, Any], where: str) -> ModelConfig:
+    """Copy of Copy of Copy of `config` with some values replaced.
+
+    Raises:
+        ConfigError: a key is unknown or a value does not fit.
+    """
+    try:
+        return ModelConfig.from_dict({**config.model_dump(), **changes}, source=where)
+    except ModelConfigError as error:
+        raise ConfigError(str(error), hint="see `longcat model describe`") from None
+
+
+def preset_architecture(preset: str, changes: Mapping[str, Any], vocabulary: int | None) -> ModelConfig:
+    """Architecture of a preset for a vocabulary size; None: the preset's, if the size is not known yet.
+
+    Raises:
+        ConfigError: the preset is unknown, or a value of `changes` does not fit.
+    """
+    known = preset_names()
+    if preset not in known:
+        near = difflib.get_close_matches(preset, known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(known)}"
+        raise ConfigError(f"no preset {preset!r}", where="preset", hint=advice)
+    wanted = dict(changes)
+    if vocabulary is not None:
+        wanted.setdefault("vocab_size", -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE)
+    config = changed_config(load_preset(preset), wanted, "model")
+    if vocabulary is not None and config.vocab_size < vocabulary:
+        raise ConfigError(f"model.vocab_size = {config.vocab_size}, but the tokenizer has {vocabulary} tokens")
+    return config
+
+
+def architecture_of(checkpoint: PlannedInput) -> ModelConfig | None:
+    """Known architecture of a checkpoint; None if unknown before the stage reads it."""
+    if checkpoint.artifact is None:
+        return checkpoint.forecast.get("model")
+    try:
+        content = read_bounded(checkpoint.artifact.path / "config.json", MAX_CONFIG_BYTES)
+        return ModelConfig.from_dict(json.loads(content))
+    except (OSError, ValueError, TypeError, ModelConfigError):
+        return None
