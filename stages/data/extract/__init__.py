@@ -1,63 +1,70 @@
-"""The stage `data.extract`: crawls, pages, JSON lines, Parquet, text and code to documents."""
+"""Stage `data.extract`: crawls, pages, lines and rows, text, code and PDF to documents."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.errors import InputError, UsageError
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.data.extract.config import ExtractConfig
+from longcat.stages.data.extract.standard_input import NAME as STANDARD_INPUT
 
 if TYPE_CHECKING:
     from longcat.pipeline.runner import PlannedInput
-    from longcat.stages.data.extract.inputs import Skipped
+    from longcat.stages.data.extract.parts import Part
+    from longcat.stages.data.extract.records import InputFile
 
-# Of files that are passed over, so many are named, and so many endings of names.
-LISTED_FILES, LISTED_ENDINGS = 10_000, 12
+# Maximum number of extensions of skipped files that are named.
+LISTED_ENDINGS = 12
 
 
 def _sources(config: ExtractConfig) -> dict[str, str]:
+    """Digests of the inputs, and versions of optional libraries for them, so that one installed later is used."""
     from longcat.pipeline.sources import fingerprint_paths
-    from longcat.stages.data.extract.inputs import expand
+    from longcat.stages.data.extract.inputs import expand, libraries
 
-    return fingerprint_paths(given.path for given in expand(config.input))
+    given = expand(config.input)
+    digests = fingerprint_paths(item.path for item in given)
+    return {item.name: digests[str(item.path)] for item in given} | libraries(config, given)
 
 
 def _check(config: ExtractConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
     if config.extractor == "trafilatura" and find_spec("trafilatura") is None:
         raise UsageError("the extractor trafilatura is not installed", hint="pip install trafilatura lxml_html_clean")
     if not inputs.get("crawl") and not config.input:
-        raise UsageError("there is nothing to extract from", hint="give a PATH or --crawl NAME")
+        raise UsageError("no input", hint="pass a PATH or --crawl NAME")
+    if STANDARD_INPUT in config.input and config.format == "auto":
+        raise UsageError("standard input has no name to tell its format by", hint="pass --format")
     return {}
 
 
-@stage("data.extract", revision=5, inputs={"crawl": "crawl?"}, output="documents", sources=_sources, check=_check)
+@stage("data.extract", revision=7, inputs={"crawl": "crawl?"}, output="documents", sources=_sources, check=_check)
 def extract_documents(context: Context[ExtractConfig]) -> Result:
-    """Turn a crawl and files of many formats into documents; what gives none is named in problems.jsonl.
+    """Convert a crawl and files of many formats to documents; failures are listed in problems.jsonl.
 
-    Reads WARC, HTML, JSON lines, Parquet, text, markdown, notebooks and source code, plain or compressed. Damage costs
-    the records it lies in and no others.
+    Reads the formats of `formats.registry`, plain or compressed. Damage affects only the records it is in. Large files
+    are read in parts at record boundaries, small ones are joined into shards.
 
     Raises:
         UsageError: neither a crawl nor an input was given, or the extractor is not installed.
-        InputError: an input is missing, of unknown format or holds no records.
+        InputError: an input is missing, of unknown format or has no records.
     """
-    from longcat.stages.data.extract.inputs import crawl_files, list_inputs, split
-    from longcat.stages.data.extract.shard import Task, extract_shard
+    from longcat.stages.data.extract.inputs import crawl_files, list_inputs
+    from longcat.stages.data.extract.problems import join_problems
+    from longcat.stages.data.extract.shard import ExtractTask, extract_shard
+    from longcat.stages.data.extract.split import shards
 
     config, crawl = context.config, context.optional("crawl")
     listing = list_inputs(config)
     files = [*(crawl_files(crawl) if crawl else ()), *listing.files]
     started = time.perf_counter()
     tasks = [
-        Task(number, shard, context.output, context.work, config)
-        for number, shard in enumerate(split(files, config.shard_bytes))
+        ExtractTask(number, shard, context.output, context.work, config)
+        for number, shard in enumerate(shards(_parts(context, files), config))
     ]
     results = context.map_shards(extract_shard, tasks, description="extracting")
     seconds = time.perf_counter() - started
@@ -69,13 +76,13 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
     if not totals["documents_in"]:
         where = str(crawl.path) if crawl else ", ".join(config.input)
         raise InputError("there are no records to extract from", where=where)
-    _join_problems(context.work, len(tasks), listing.skipped, context.output / "problems.jsonl")
+    join_problems(context.work, len(tasks), listing.skipped, context.output / "problems.jsonl")
     endings = Counter(file.ending or "no ending" for file in listing.skipped)
     if endings:
         named = ", ".join(f"{ending} {count}" for ending, count in endings.most_common(LISTED_ENDINGS))
         named += f", {len(endings) - LISTED_ENDINGS} more kinds" if len(endings) > LISTED_ENDINGS else ""
         context.logger.warning(
-            "%d files passed over: %s (named in problems.jsonl; --format reads them)", endings.total(), named
+            "%d files skipped: %s (named in problems.jsonl; --format reads them)", endings.total(), named
         )
     return Result(
         counts={
@@ -88,6 +95,7 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
             "files_skipped": len(listing.skipped),
             "skipped_by_ending": dict(sorted(endings.items())),
             "other_records": totals["other_records"],
+            "truncated_bodies": totals["truncated_bodies"],
             "characters_out": totals["characters_out"],
             "replaced_characters": totals["replaced_characters"],
         },
@@ -95,17 +103,11 @@ def extract_documents(context: Context[ExtractConfig]) -> Result:
     )
 
 
-def _join_problems(folder: Path, shards: int, skipped: Sequence[Skipped], path: Path) -> None:
-    """The problems of all shards in one file, in shard order, then the files that were passed over."""
-    from longcat.pipeline.files import atomic_path, canonical_json
-    from longcat.stages.data.extract.shard import problems_name
+def _parts(context: Context[ExtractConfig], files: Sequence[InputFile]) -> list[Part]:
+    """Parts of the files, in order; the records of large files are found first."""
+    from longcat.stages.data.extract.split import cut, exact_parts, index_part, index_tasks
 
-    with atomic_path(path) as aside, aside.open("wb") as joined:
-        for number in range(shards):
-            with (folder / problems_name(number)).open("rb") as part:
-                shutil.copyfileobj(part, joined)
-        for file in skipped[:LISTED_FILES]:
-            joined.write(canonical_json({"file": file.source, "reason": file.reason}) + b"\n")
-        if len(skipped) > LISTED_FILES:
-            more = {"reason": "not_listed", "files": len(skipped) - LISTED_FILES}
-            joined.write(canonical_json(more) + b"\n")
+    cuts = cut(files, context.config)
+    tasks = index_tasks(cuts, context.work, context.config)
+    found = context.map_shards(index_part, tasks, description="indexing") if tasks else []
+    return list(exact_parts(cuts, tasks, found))

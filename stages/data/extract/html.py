@@ -1,30 +1,40 @@
-"""HTML to text: the one place that knows how the main content of a page is found."""
+"""HTML to text: extraction of a page's main content."""
 
 from __future__ import annotations
 
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longcat.stages.data.extract.decode import Decoded, decode
+
+if TYPE_CHECKING:
+    from longcat.stages.data.extract.config import Comments
 
 MAX_TITLE_CHARACTERS = 1000
 MAX_LANGUAGE_CHARACTERS = 35
 MAX_URL_CHARACTERS = 2000
-# Pages hold these for layout; in text they would only make other words of the same ones.
+# Used for layout; in text they would only create variants of words.
 SPACES = (("\u00a0", " "), ("\u202f", " "), ("\u00ad", ""))
-# The walk marks line breaks and inline code with these; pages have no use for them.
-CONTROLS = ("\x00", "\x01", "\x02")
+# Used internally to mark line breaks and inline elements; removed from pages.
+CONTROLS = tuple(map(chr, range(9)))
+CONTROL_REFERENCE = re.compile(r"&#(?:[xX]0*[0-8](?![0-9A-Fa-f])|0*[0-8](?![0-9]));?")
 MAX_PAGE_BYTES = 4 << 20
 MAX_TAGS = 100_000
-MIN_CHARACTERS = 100  # of scored content, below which what the page says of itself may be more
-KEEP = 0.5
+MIN_CHARACTERS = 100  # of scored content, below which page metadata may be longer
+STATED_CHARACTERS = 500  # of an article's body in structured data, from which the text is compared with it
+STATED_SHARE = 0.3  # of the words of that body, below which it is the text
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What extraction makes of a page. `language` is what `<html lang>` states, unchecked.
+    """Result of extraction. `language` is the unchecked `<html lang>`.
 
-    `kind` is the page's kind as its statistics tell it; `fallback` is why the text is not the scorer's.
+    `kind` is the predicted page kind; `fallback` is the reason if the text is not from the scorer; else `confidence` is
+    the F1 that its scores promise, 0 to 1. `comments` is the text of reader comments where they are written separately.
     """
 
     text: str
@@ -36,13 +46,21 @@ class Page:
     canonical: str | None = None
     kind: str | None = None
     fallback: str | None = None
+    confidence: float | None = None
+    comments: str | None = None
 
 
-def extract_page(data: bytes, charset: str | None, extractor: str = "longcat", fallback: str | None = None) -> Page:
-    """Main content of an HTML page, as markdown with `longcat`, as plain text with the other extractors.
+def extract_page(
+    data: bytes,
+    charset: str | None,
+    extractor: str = "longcat",
+    fallback: str | None = None,
+    comments: Comments = "auto",
+) -> Page:
+    """Main content of an HTML page, as Markdown with `longcat`, as plain text with other extractors.
 
-    `charset` is what HTTP states. `fallback` is a reason to use resiliparse's plain text at once; pages over the
-    budget of bytes or tags come to the same with the reason `bytes` or `tags`.
+    `charset` is from HTTP. `fallback` is a reason to use resiliparse's plain text at once; pages over the limit of
+    bytes or tags use it with the reason `bytes` or `tags`.
     """
     from resiliparse.parse.html import HTMLTree
 
@@ -53,7 +71,8 @@ def extract_page(data: bytes, charset: str | None, extractor: str = "longcat", f
     if extractor == "longcat" and fallback is None:
         fallback = _over_budget(data, decoded.text)
         if fallback is None:
-            return _scored(tree, title, decoded)
+            with _no_collections():
+                return _scored(tree, title, decoded, comments)
     text = _with_trafilatura(decoded.text) if extractor == "trafilatura" and fallback is None else _plain(tree)
     root = tree.document.query_selector("html") if tree.document else None
     language = root.getattr("lang") if root else None
@@ -67,11 +86,27 @@ def extract_page(data: bytes, charset: str | None, extractor: str = "longcat", f
     )
 
 
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """What is made of a page has no reference cycles; the collector would search for them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def without_controls(text: str) -> str:
-    """The text without `CONTROLS`; here as for `SPACES`, `str.translate` would take longer than the parser does."""
-    for control in CONTROLS:
-        text = text.replace(control, "")
-    return text
+    """The text without `CONTROLS`; references to them, as in `&#1;`, become blanks."""
+    import numpy as np
+
+    data = text.encode("utf-8", "surrogatepass")
+    if (np.frombuffer(data, np.uint8) < len(CONTROLS)).any():
+        for control in CONTROLS:
+            text = text.replace(control, "")
+    return CONTROL_REFERENCE.sub(" ", text)
 
 
 def _over_budget(data: bytes, text: str) -> str | None:
@@ -80,26 +115,30 @@ def _over_budget(data: bytes, text: str) -> str | None:
     return "tags" if text.count("<") > MAX_TAGS else None
 
 
-def _scored(tree: Any, title: str | None, decoded: Decoded) -> Page:
+def _scored(tree: Any, title: str | None, decoded: Decoded, comments: Comments) -> Page:
     from longcat.stages.data.extract.content.blocks import read_blocks
     from longcat.stages.data.extract.content.features import PageFeatures
     from longcat.stages.data.extract.content.head import read_head
     from longcat.stages.data.extract.content.markdown import to_markdown
     from longcat.stages.data.extract.content.scorer import score
+    from longcat.stages.data.extract.content.selection import LONG_PARAGRAPHS, select
 
     markup = tree.document.html
     head = read_head(markup)
     blocks = read_blocks(markup)
-    kind, text, fallback = None, "", None
+    kind, text, fallback, confidence, said = None, "", None, None, ""
     if blocks.blocks:
-        cut = markup.find("<body")
-        features = PageFeatures(blocks, markup[: cut if cut > 0 else 20_000][:200_000], title or "")
+        features = PageFeatures(blocks, head_of(markup), title or "")
         kind, scores = score(features)
-        text = to_markdown(blocks, (scores > KEEP).tolist())
+        chosen = select(features, scores, kind, comments)
+        text, fallback, confidence = to_markdown(blocks, chosen.keep), chosen.reason, round(chosen.confidence, 3)
+        said = to_markdown(blocks, chosen.comments)
+    if kind == "article" and _lacks(text, head.body):
+        text, fallback = head.body, "structured_data"
     if len(text) < MIN_CHARACTERS:
         stated = max(head.body, head.description, key=len)
         choices = {
-            None: text,
+            fallback: text,
             "structured_data": stated,
             "no_content": _plain(tree) or to_markdown(blocks, [True] * len(blocks.blocks)),
         }
@@ -115,7 +154,24 @@ def _scored(tree: Any, title: str | None, decoded: Decoded) -> Page:
         _bounded(head.canonical, MAX_URL_CHARACTERS),
         kind,
         fallback,
+        confidence if fallback in (None, LONG_PARAGRAPHS) else None,
+        _cleaned(said) or None,
     )
+
+
+def _lacks(text: str, body: str) -> bool:
+    """Whether most words of an article's body in structured data are not in the text."""
+    if len(body) < STATED_CHARACTERS:
+        return False
+    known = set(text.split())
+    words = body.split()
+    return sum(word in known for word in words) < STATED_SHARE * len(words)
+
+
+def head_of(markup: str) -> str:
+    """What precedes the body, within limits."""
+    cut = markup.find("<body")
+    return markup[: cut if cut > 0 else 20_000][:200_000]
 
 
 def _plain(tree: Any) -> str:
@@ -144,5 +200,5 @@ def _cleaned(text: str) -> str:
 
 
 def _bounded(text: str | None, limit: int) -> str | None:
-    """One line of at most `limit` characters; None for nothing."""
+    """One line of at most `limit` characters; None if empty."""
     return " ".join((text or "").split())[:limit] or None

@@ -1,4 +1,4 @@
-"""Jupyter notebooks (nbformat 2 to 4) to markdown: text cells as they are, code in fences, plain output behind it."""
+"""Jupyter notebooks (nbformat 2 to 4) to markdown: text cells verbatim, code in fences, followed by plain output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LANGUAGE = re.compile(r"[\w+#.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Notebook:
-    """The text of a notebook, the language of its code, and its title where it states one."""
+    """Text of a notebook, language of its code, and its title if any."""
 
     text: str
     language: str | None
@@ -30,12 +30,12 @@ class Notebook:
 
 
 def read_notebook(data: str, output_characters: int) -> Notebook:
-    """The cells in their order, with at most `output_characters` of plain output a cell.
+    """Convert the cells in order, with at most `output_characters` of plain output per cell.
 
-    Pictures go, and so does the plain text that stands for one; of an error only its name and message stay.
+    Images and their text placeholders are dropped; of an error only name and message are kept.
 
     Raises:
-        Rejected: `not_json`, or `not_notebook` where there is no list of cells.
+        Rejected: `not_json`, or `not_notebook` without a list of cells.
     """
     try:
         values = orjson.loads(data)
@@ -43,7 +43,7 @@ def read_notebook(data: str, output_characters: int) -> Notebook:
         raise Rejected("not_json", str(error)) from None
     cells = _cells(values)
     if cells is None:
-        raise Rejected("not_notebook", "the file holds no list of cells")
+        raise Rejected("not_notebook", "the file has no list of cells")
     metadata = values["metadata"] if isinstance(values.get("metadata"), dict) else {}
     language = _language(metadata)
     parts: list[str] = []
@@ -59,7 +59,7 @@ def read_notebook(data: str, output_characters: int) -> Notebook:
 
 
 def _cells(values: Any) -> list[Any] | None:
-    """The cells of a notebook; those of all worksheets before nbformat 4."""
+    """Cells of a notebook; of all worksheets before nbformat 4."""
     if not isinstance(values, dict):
         return None
     if isinstance(cells := values.get("cells"), list):
@@ -72,7 +72,7 @@ def _cells(values: Any) -> list[Any] | None:
 
 
 def _language(metadata: dict[str, Any]) -> str | None:
-    """The language that the kernel states, in lower case."""
+    """Language of the kernel, in lower case."""
     for key, name in (("language_info", "name"), ("kernelspec", "language")):
         stated = metadata.get(key)
         if isinstance(stated, dict) and (found := _language_name(stated.get(name))):
@@ -103,7 +103,7 @@ def _cell(cell: dict[str, Any], language: str, output_characters: int) -> Iterat
 
 
 def _outputs(outputs: Any, limit: int) -> str:
-    """The plain text of the outputs of a cell, cut to `limit` characters."""
+    """Plain text of a cell's outputs, truncated to `limit` characters."""
     if not limit or not isinstance(outputs, list):
         return ""
     texts: list[str] = []
@@ -127,7 +127,7 @@ def _output(output: dict[str, Any]) -> str:
 
 
 def _joined(value: Any) -> str:
-    """A text that is one string or a list of lines; empty for anything else."""
+    """Text given as a string or a list of lines; empty for anything else."""
     if isinstance(value, str):
         return value
     return "".join(part for part in value if isinstance(part, str)) if isinstance(value, list) else ""

@@ -1,18 +1,28 @@
-"""What readers hand on: records that may become documents, and problems with a name and a place."""
+"""What readers take and what they hand on: files; records that may become documents, and problems with a place."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to read; `source` is its name in documents. `path` may be a remote file."""
+
+    path: Path
+    source: str
+    format: str
 
 
 @dataclass(slots=True)
 class Record:
-    """One thing that may become a document.
+    """A record that may become a document.
 
     `key` is unique within its file; `kind` is html, text, markdown, rst, code or notebook; `content` is undecoded bytes
-    with the `charset` its transport states, or text that needs no decoding. `place` says where it stands, e.g.
-    `{"offset": 0}`.
+    with the `charset` stated by the transport, or text. `place` is its position, e.g. `{"offset": 0}`. `replaced` is
+    the number of characters that the reader replaced by U+FFFD.
     """
 
     key: str
@@ -23,11 +33,12 @@ class Record:
     charset: str | None = None
     language: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    replaced: int = 0
 
 
 @dataclass(slots=True)
 class Problem:
-    """One record (or one damaged stretch of a file) that gives no document.
+    """A record (or damaged range of a file) without a document.
 
     `place` is `{"offset": bytes}`, `{"line": n}` or `{"row": n}`, counted from 0 for offsets and from 1 for the rest.
     """
@@ -45,7 +56,7 @@ class Problem:
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict on one record, counted and not shown as an error
-    """A record that gives no document, and why."""
+    """A record is rejected, with the reason."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)

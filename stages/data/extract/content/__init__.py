@@ -1,1 +1,1 @@
-"""Main content of HTML pages: blocks of text, their features, a scorer, and markdown of what is kept."""
+"""Main content of HTML pages: text blocks, features, a scorer, and Markdown of kept blocks."""

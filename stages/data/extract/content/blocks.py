@@ -1,19 +1,45 @@
-"""A page as blocks of text: one pass over the tags of the parsed and serialised page.
+"""Splits a page into text blocks, in one pass over the tags of the parsed and serialised page.
 
-The parser (lexbor) repairs the markup; walking its nodes from Python costs several calls a node, whereas its
-serialisation is well formed, so that one regular expression gives all tags and texts at once.
+The parser (lexbor) repairs the markup; walking its nodes from Python costs several calls per node, while its
+serialisation is well formed, so that one regular expression finds all tags and texts.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from itertools import islice
 
-from longcat.stages.data.extract.content.formulas import latex_of_math, tex_of_script
-from longcat.stages.data.extract.content.hints import TAG_BITS, hint_bits
+from longcat.stages.data.extract.content import code
+from longcat.stages.data.extract.content.block import Block, Blocks
+from longcat.stages.data.extract.content.formulas import (
+    latex_of_image,
+    latex_of_math,
+    latex_of_rendered,
+    tex_of_script,
+)
+from longcat.stages.data.extract.content.roles import CONTAINER, COPY
+from longcat.stages.data.extract.content.tags import (
+    BLOCK,
+    BREAK,
+    CODE,
+    IMAGE,
+    KINDS,
+    KINDS_WITHOUT_SCRIPTS,
+    LINK,
+    MARK,
+    MATH,
+    RENDERED_MATH,
+    TABLE,
+    TITLE_TAGS,
+    VOID,
+)
+from longcat.stages.data.extract.content.walk import Walk
 
-# Serialised, an attribute's name may hold quotes, where the markup had one too many, but its value never does. The
-# second form is for text of the page that holds tags of its own, as in <noscript>.
+__all__ = ["Block", "Blocks", "read_blocks"]
+
+# In the serialisation an attribute name may contain quotes, from invalid markup, but a value never does. The second
+# form is for text that contains tags, as in <noscript>.
 _BLANK = r" \t\n\f\r"
 _ATTRIBUTES = rf"((?:[{_BLANK}]=?[^{_BLANK}/>=]++(?:=\"[^\"]*+\")?+)*+[{_BLANK}]*+/?+(?=>)|(?:[^>\"]++|\"[^\"]*+\")*+)"
 TOKEN = re.compile(
@@ -21,319 +47,114 @@ TOKEN = re.compile(
     rf"|(/?)([a-zA-Z][^{_BLANK}/>]*+){_ATTRIBUTES}>|!--.*?-->|![^>]*>|\?[^>]*>|)",
     re.DOTALL,
 )
-BLOCK_TAGS = frozenset(
-    [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "body",
-        "button",
-        "caption",
-        "center",
-        "dd",
-        "details",
-        "dialog",
-        "dir",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "header",
-        "hgroup",
-        "html",
-        "label",
-        "legend",
-        "li",
-        "main",
-        "menu",
-        "nav",
-        "ol",
-        "option",
-        "optgroup",
-        "p",
-        "pre",
-        "search",
-        "section",
-        "select",
-        "summary",
-        "table",
-        "tbody",
-        "td",
-        "tfoot",
-        "th",
-        "thead",
-        "tr",
-        "ul",
-    ]
-)
-SKIPPED_TAGS = frozenset(
-    [
-        "head",
-        "noscript",
-        "template",
-        "svg",
-        "iframe",
-        "object",
-        "canvas",
-        "video",
-        "audio",
-        "textarea",
-        "map",
-        "datalist",
-        "rp",
-        "rt",
-        "mjx-assistive-mml",
-    ]
-)
-VOID_TAGS = frozenset(
-    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr", "param"]
-)
-# What these tags say of a block's text outlives the plain elements inside them.
-LASTING_TAGS = frozenset(
-    [
-        "p",
-        "li",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "td",
-        "th",
-        "dt",
-        "dd",
-        "pre",
-        "blockquote",
-        "button",
-        "label",
-        "option",
-        "caption",
-    ]
-)
-PLAIN_TAGS = frozenset(["div", "body", "html", "section", "article", "main", "center", "address"])
-FORMULA_COPIES = ("katex-html", "MathJax_Preview", "MathJax_SVG", "MathJax_CHTML", "MJX_Assistive_MathML")
 FEW_CHARACTERS = 500
-
-
-@dataclass(slots=True)
-class Block:
-    """A run of text between two block boundaries. `element` is an index into `Blocks.elements`."""
-
-    text: str
-    tag: str
-    element: int
-    link_characters: int
-    depth: int  # of lists for items
-    first: bool  # whether it begins its list item, cell or quotation
-    number: int  # of an item in an ordered list, else 0
-    near: int  # hint bits of the nearest three elements
-    above: int  # hint bits of all elements around it
-
-
-@dataclass(slots=True)
-class Blocks:
-    """All blocks of a page in order, and for each element: parent, tag, and the range of blocks inside it."""
-
-    blocks: list[Block] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)  # of tag and class, the same for elements of one make
-    tags_seen: int = 0
-
-
-def unescape(text: str) -> str:
-    """Undo what serialisation escapes."""
-    if "&" not in text:
-        return text
-    return (
-        text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&nbsp;", " ")
-        .replace("&quot;", '"')
-        .replace("&amp;", "&")
-    )
-
-
-class _Walk:
-    """State of the one pass."""
-
-    def __init__(self) -> None:
-        self.out = Blocks()
-        self.own: list[int] = []  # hint bits by element
-        self.parts: list[str] = []
-        self.links: list[str] = []
-        self.in_link = 0
-        self.in_pre = 0
-        self.stack: list[tuple[str, int, int, int, str]] = []  # tag, element, near, above, lasting tag
-        self.lists: list[list[int]] = []  # [0] for unordered, [1, n] for ordered
-        self.fresh = False
-        self.number = 0
-        self.makes: dict[tuple[str, str], tuple[int, int]] = {}  # number and hint bits by tag and attributes
-
-    def flush(self) -> None:
-        if not self.parts:
-            return
-        raw = unescape("".join(self.parts))
-        self.parts.clear()
-        link = len("".join(self.links))
-        self.links.clear()
-        if self.in_pre:
-            text = raw.strip("\n").rstrip()
-        elif "\x00" in raw:
-            text = "\n".join([" ".join(line.split()) for line in raw.split("\x00")]).strip("\n")
-        else:
-            text = " ".join(raw.split())
-        if not text or text.isspace():
-            return
-        _, element, near, above, lasting = self.stack[-1] if self.stack else ("body", 0, 0, 0, "body")
-        blocks = self.out.blocks
-        blocks.append(
-            Block(text, lasting, element, min(link, len(text)), len(self.lists), self.fresh, self.number, near, above)
-        )
-        self.fresh = False
-        self.number = 0
-
-    def open(self, tag: str, attributes: str) -> None:
-        self.flush()
-        out = self.out
-        made = self.makes.get((tag, attributes))
-        if made is None:
-            hinted = hint_bits(attributes) if attributes else 0
-            made = self.makes[tag, attributes] = (len(self.makes), hinted | TAG_BITS.get(tag, 0))
-        key, bits = made
-        element = len(out.parents)
-        if self.stack:
-            _, parent, _, above, lasting = self.stack[-1]
-            parents, own = out.parents, self.own
-            close = bits | own[parent]
-            if parents[parent] >= 0:
-                close |= own[parents[parent]]
-            above |= bits
-        else:
-            parent, close, above, lasting = -1, bits, bits, "body"
-        self.own.append(bits)
-        out.parents.append(parent)
-        out.tags.append(tag)
-        out.starts.append(len(out.blocks))
-        out.ends.append(-1)
-        out.keys.append(key)
-        if tag in LASTING_TAGS:
-            lasting = tag
-            if tag in ("li", "td", "th", "blockquote", "dd", "dt"):
-                self.fresh = True
-            if tag == "li":
-                self.number = 0
-                if self.lists and self.lists[-1][0]:
-                    self.lists[-1][1] += 1
-                    self.number = self.lists[-1][1]
-            elif tag == "pre":
-                self.in_pre += 1
-        elif tag not in PLAIN_TAGS:
-            lasting = tag
-        elif lasting not in LASTING_TAGS:
-            lasting = "div"
-        if tag in ("ul", "ol", "menu"):
-            self.lists.append([1, 0] if tag == "ol" else [0, 0])
-        self.stack.append((tag, element, close, above, lasting))
-
-    def close(self, tag: str) -> None:
-        self.flush()
-        while self.stack:
-            found, element, *_ = self.stack.pop()
-            self.out.ends[element] = len(self.out.blocks)
-            if found == "pre":
-                self.in_pre -= 1
-            elif found in ("ul", "ol", "menu") and self.lists:
-                self.lists.pop()
-            if found == tag:
-                return
+FORMULAS: dict[int, Callable[[str], str]] = {MATH: latex_of_math, RENDERED_MATH: latex_of_rendered}
 
 
 def read_blocks(html: str) -> Blocks:
-    """The blocks of a page that was parsed and serialised, so that its tags are well formed.
+    """Blocks of a parsed and serialised page, with well-formed tags.
 
-    Where a page has next to no text for readers with scripts, the text for those without is taken.
+    If a page has almost no text with scripts, its noscript text is used.
     """
     tokens = TOKEN.findall(html)
-    blocks = _walk(tokens, SKIPPED_TAGS)
+    blocks = _walk(tokens, KINDS)
     if "<noscript" in html and sum(len(block.text) for block in blocks.blocks) < FEW_CHARACTERS:
-        return _walk(tokens, SKIPPED_TAGS - {"noscript"})
+        return _walk(tokens, KINDS_WITHOUT_SCRIPTS)
     return blocks
 
 
-# One loop over all tags of a page, with a branch a kind of tag: calls would cost more than what they do.
-def _walk(tokens: list[tuple[str, ...]], skipped: frozenset[str]) -> Blocks:  # noqa: PLR0912, PLR0915
-    walk = _Walk()
-    walk.out.tags_seen = len(tokens)
-    parts, links = walk.parts, walk.links
-    skipping, depth = "", 0
-    mathematics: list[str] | None = None
-    for text, raw_tag, raw_attributes, raw, slash, tag, attributes in tokens:
-        if mathematics is not None:
-            mathematics.append(text)
-            if tag:
-                mathematics.append(f"<{slash}{tag}{attributes}>")
-            if tag == "math" and slash:
-                parts.append(latex_of_math("".join(mathematics)))
-                mathematics = None
-            continue
-        if skipping:
-            if tag == skipping:
-                depth += -1 if slash else 1
-                if not depth:
-                    skipping = ""
-            continue
-        # Most texts between tags are the line breaks of the markup, which begin no block.
+def _walk(tokens: list[tuple[str, ...]], kinds: dict[str, int]) -> Blocks:
+    walk = Walk(tokens)
+    parts, links = walk.text.parts, walk.text.links
+    kind_of = kinds.get
+    stream = iter(enumerate(tokens))
+    for index, (text, raw_tag, raw_attributes, raw, slash, tag, attributes) in stream:
+        # Most texts between tags are line breaks of the markup, which do not start a block.
         if text and (parts or walk.in_pre or not text.isspace()):
-            parts.append(text if walk.in_pre else text.replace("\x00", ""))
+            parts.append(text)
             if walk.in_link:
                 links.append(text.strip())
-        if raw_tag:
-            if "math/" in raw_attributes:
-                parts.append(tex_of_script(raw_attributes, raw))
-        elif not tag:
+        if not tag:
+            if raw_tag and "math/" in raw_attributes:
+                walk.text.add_source(tex_of_script(raw_attributes, raw))
             continue
-        elif tag == "br":
-            parts.append("\n" if walk.in_pre else "\x00")
-        elif tag in VOID_TAGS:
-            if tag == "hr":
-                walk.flush()
-        elif tag in BLOCK_TAGS or "-" in tag:
-            if slash:
-                walk.close(tag)
-            elif tag in skipped:
-                skipping, depth = tag, 1
-            else:
-                walk.open(tag, attributes)
-        elif tag == "a":
-            walk.in_link += -1 if slash else 1
-        elif tag in skipped:
-            if not slash:
-                skipping, depth = tag, 1
+        kind = kind_of(tag)
+        end = 0  # index of the last token of an element that is finished here
+        if kind is None:
+            end = _other(walk, index, slash, tag, attributes)
+        elif kind > TABLE:
+            end = _inline(walk, index, kind, slash, tag, attributes)
         elif slash:
-            if tag == "code" and not walk.in_pre:
-                parts.append("\x02")
-        elif tag == "math":
-            mathematics = [f"<math{attributes}>"]
-        elif tag == "code" and not walk.in_pre:
-            parts.append("\x01")
-        elif tag == "span" and attributes and any(name in attributes for name in FORMULA_COPIES):
-            skipping, depth = "span", 1
-    walk.flush()
-    while walk.stack:
-        walk.close(walk.stack[-1][0])
-    return walk.out
+            walk.close(tag)
+        else:
+            key, bits, roles = walk.make(tag, attributes)
+            if roles or kind > BLOCK:
+                end = walk.read_whole(index, kind, roles)
+            if not end:
+                walk.open(tag, attributes, key, bits)
+        if end:
+            next(islice(stream, end - index, end - index), None)
+    return walk.finish()
+
+
+def _other(walk: Walk, index: int, slash: str, tag: str, attributes: str) -> int:
+    """Enter or leave a custom element, or read an inline element for what its attributes say it is."""
+    if slash:
+        if "-" in tag:
+            walk.leave(tag)
+    elif "-" in tag:
+        if walk.tokens[index - 1][5] == tag:
+            walk.text.separate()
+        walk.enter(tag, attributes, *walk.make(tag, attributes)[:2])
+    elif ":" in tag and tag.endswith(":math"):
+        return _formula(walk, index, latex_of_math)
+    elif attributes and (roles := walk.inline_role(attributes)) >= COPY:
+        return walk.special(index, roles)
+    return 0
+
+
+# A branch per kind of tag, in the order of how often they occur.
+def _inline(walk: Walk, index: int, kind: int, slash: str, tag: str, attributes: str) -> int:  # noqa: PLR0912
+    inline, end = walk.text, 0
+    if kind == LINK:
+        walk.in_link += -1 if slash else 1
+        if slash:
+            if inline.permalink[0] >= 0:
+                inline.end_link_in_title()
+        elif (walk.stack and walk.stack[-1][4] in TITLE_TAGS) or "headerlink" in attributes:
+            inline.permalink = len(inline.parts), attributes
+    elif kind == IMAGE:
+        inline.add_formula(latex_of_image(attributes))
+    elif kind == BREAK:
+        inline.parts.append("\n" if walk.in_pre else "\x00")
+    elif kind == VOID:
+        if tag == "hr":
+            walk.flush()
+    elif kind == CODE:
+        if not walk.in_pre:
+            end = _code(walk, index, slash, attributes)
+    elif kind == MARK:
+        if not walk.in_pre:
+            inline.mark(tag, slash)
+    elif kind in FORMULAS:
+        if not slash:
+            end = _formula(walk, index, FORMULAS[kind])
+    elif not slash and "shadowrootmode" not in attributes:
+        end = code.end_of(walk.tokens, index)
+    return end
+
+
+def _code(walk: Walk, index: int, slash: str, attributes: str) -> int:
+    if slash:
+        walk.end_code()
+    elif attributes and walk.inline_role(attributes) & CONTAINER and (end := walk.end_of(index)):
+        return end if walk.add_code(index, end) else 0
+    else:
+        walk.text.inline_code(slash)
+    return 0
+
+
+def _formula(walk: Walk, index: int, read: Callable[[str], str]) -> int:
+    end = code.end_of(walk.tokens, index)
+    walk.text.add_formula(read(code.markup(walk.tokens, index, end)))
+    return end

@@ -1,4 +1,4 @@
-"""Title, date, language, canonical URL and structured text out of a page's markup."""
+"""Title, date, language, canonical URL and structured text from a page's markup."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_VALUES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a page says of itself; `body` is an article's whole text in JSON-LD, `description` the shorter one."""
+    """Metadata of a page; `body` is an article's whole text in JSON-LD, `description` the shorter one."""
 
     date: str | None
     language: str | None
@@ -44,7 +44,7 @@ class Head:
 
 
 def read_head(markup: str) -> Head:
-    """Read the serialised page. Dates are `YYYY-MM-DD`; a date of another form is not taken."""
+    """Read the serialised page. Dates are `YYYY-MM-DD`; other formats are ignored."""
     named: dict[str, str] = {}
     for attributes in META.findall(markup):
         values = dict(ATTRIBUTE.findall(attributes))
@@ -102,5 +102,5 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _plain(text: str) -> str:
-    """Text without the tags that some sites leave in their structured data."""
+    """Text without tags, which some sites leave in structured data."""
     return " ".join(html.unescape(re.sub(r"<[^<>]{1,500}>", " ", html.unescape(text))).split())

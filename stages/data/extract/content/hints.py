@@ -1,4 +1,4 @@
-"""What an element's tag, class, id and role say about its content, as bits."""
+"""Content hints from an element's tag, class, id and role, as bits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from functools import lru_cache
 ATTRIBUTE = re.compile(r'\b(class|id|role|itemprop|aria-hidden|style|hidden|data-testid)="([^"]*)"')
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
-# One bit a line, in this order; words stand between anything but letters.
+# One bit per line, in this order; words are delimited by non-letters.
 _WORDS = {
+    "body_class": r"(?:article|entry|post|story|news|artikel|blog-?post|single|node|content)-?"
+    r"(?:body|content|text|main|copy|inner|full)|content-?(?:body|area|text)|page-?content|body-?(?:content|copy|text)|"
+    r"e-content|mw-parser-output|markdown-body|theme-doc-markdown|field-name-body|rich-?text|wysiwyg|postbody|bodytext|"
+    r"main-?text|text-?body|description-?body",
     "navigation": r"nav|navbar|navigation|menu|menubar|submenu|breadcrumbs?|pagination|pager|paging|"
     r"skip|jump|toolbar|tabs?",
     "header": r"header|masthead|topbar|banner|site-?header|top",
@@ -42,7 +46,9 @@ _WORDS = {
     "code": r"code|highlight|syntax|example|api|method|function|class|param\w*|signature|"
     r"docs?|documentation|tutorial",
 }
-NAMES = tuple(_WORDS)
+# Set by the tag, the role or the item property alone, whatever the classes are.
+_STRUCTURAL = ("article_element", "main_element")
+NAMES = (*_WORDS, *_STRUCTURAL)
 BIT = {name: 1 << position for position, name in enumerate(NAMES)}
 _PATTERN = re.compile("|".join(f"(?P<{name}>(?<![a-z])(?:{words})(?![a-z]))" for name, words in _WORDS.items()))
 _TAGS = {
@@ -66,16 +72,23 @@ _TAGS = {
     "time": "byline",
 }
 TAG_BITS = {tag: BIT[name] for tag, name in _TAGS.items()}
-# A class of hundreds of names says no more than its first ones.
+TAG_BITS["article"] |= BIT["article_element"]
+TAG_BITS["main"] |= BIT["main_element"]
+_VALUES = {
+    ("role", "main"): "main_element",
+    ("role", "article"): "article_element",
+    ("itemprop", "articleBody"): "article_element",
+}
+# Only the first names of very long class lists are used.
 MAX_NAME_CHARACTERS = 300
 
 
-# Attributes of one site's pages, and of pages made with one framework, recur; those that carry data do not.
-CACHED_CHARACTERS, CACHED_ATTRIBUTES = 200, 1 << 13
+# Attributes recur within a site or framework, except those that carry data.
+CACHED_CHARACTERS, CACHED_ATTRIBUTES, CACHED_NAMES = 200, 1 << 13, 1 << 14
 
 
 def hint_bits(attributes: str) -> int:
-    """Bits of `BIT` for what a start tag's attributes say."""
+    """Bits of `BIT` from a start tag's attributes."""
     return _recurring_bits(attributes) if len(attributes) <= CACHED_CHARACTERS else _bits(attributes)
 
 
@@ -89,11 +102,20 @@ def _bits(attributes: str) -> int:
     for name, value in ATTRIBUTE.findall(attributes):
         if name == "hidden":
             bits |= BIT["hidden"]
-            continue
-        if name == "style" and "none" not in value:
-            continue
-        text = CAMEL.sub("-", value[:MAX_NAME_CHARACTERS]).lower()
-        for match in _PATTERN.finditer(text):
-            if match.lastgroup:
-                bits |= BIT[match.lastgroup]
+        elif name != "style":
+            bits |= BIT.get(_VALUES.get((name, value), ""), 0)
+            for word in value[:MAX_NAME_CHARACTERS].split():
+                bits |= _bits_of_name(word)
+        elif "none" in value:
+            bits |= _bits_of_name(value[:MAX_NAME_CHARACTERS])
+    return bits
+
+
+@lru_cache(maxsize=CACHED_NAMES)
+def _bits_of_name(name: str) -> int:
+    """Bits of one class name, id or other value; they recur more than whole attributes, of which ids differ."""
+    bits = 0
+    for match in _PATTERN.finditer(CAMEL.sub("-", name).lower()):
+        if match.lastgroup:
+            bits |= BIT[match.lastgroup]
     return bits

@@ -1,4 +1,4 @@
-"""The main-content scorer and what is written of a page: markdown, formulas, metadata, budgets and fallbacks."""
+"""The main-content scorer and what is written of a page: markdown, metadata, budgets and fallbacks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,12 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import UsageError
 from longcat.stages.data.extract import html as page_module
 from longcat.stages.data.extract.content.blocks import read_blocks
-from longcat.stages.data.extract.content.features import SPECIAL, PageFeatures
-from longcat.stages.data.extract.content.markdown import to_markdown
+from longcat.stages.data.extract.content.features import PageFeatures
+from longcat.stages.data.extract.content.text_facts import SPECIAL
 from longcat.stages.data.extract.guard import PageGuard
 from longcat.stages.data.extract.html import extract_page
 from longcat.stages.data.extract.records import Rejected
-
-PROSE = "The harbour lay still in the morning, and the boats that had come in at night were being unloaded. " * 4
-
-
-def markdown(html: str) -> str:
-    blocks = read_blocks(HTMLTree.parse(html).document.html)
-    return to_markdown(blocks, [True] * len(blocks.blocks))
+from tests.stages.data.extract.markup import PROSE, markdown
 
 
 @pytest.mark.parametrize(
@@ -51,23 +45,14 @@ def test_structure_becomes_markdown(html: str, expected: str) -> None:
     assert markdown(html) == expected
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
-    ("html", "expected"),
-    [
-        ('<math><annotation encoding="application/x-tex">x &lt; 3</annotation></math>', "$x < 3$"),
-        ('<math alttext="{\\displaystyle e^{x}}"><mi>e</mi></math>', "$e^{x}$"),
-        ('<math display="block"><mfrac><mi>a</mi><msqrt><mn>2</mn></msqrt></mfrac></math>', r"$$\frac{a}{\sqrt{2}}$$"),
-        ("<math><msubsup><mo>∑</mo><mi>i</mi><mi>n</mi></msubsup></math>", r"$\sum _{i}^{n}$"),
-        ('<script type="math/tex; mode=display">y_1 & 2</script>', "$$y_1 & 2$$"),
-        (
-            '<span class="katex"><span class="katex-mathml"><math><annotation encoding="application/x-tex">x^2'
-            '</annotation></math></span><span class="katex-html"><span>x</span><span>2</span></span></span>',
-            "$x^2$",
-        ),
-    ],
+    "tag", ["pre", 'div class="lineno"', 'span class="MathJax"', 'div data-tex="x"', 'div style="white-space:pre"']
 )
-def test_formulas_become_latex(html: str, expected: str) -> None:
-    assert markdown(f"<p>{html}</p>") == expected
+def test_elements_that_are_read_as_a_whole_are_not_read_for_each_of_many_around_them(tag: str) -> None:
+    deep = 20_000
+    page = read_blocks(f"<{tag}>" * deep + "<p>x</p>" + f"</{tag.partition(' ')[0]}>" * deep)
+    assert [block.text for block in page.blocks] == ["x"]
 
 
 def test_content_is_kept_and_what_surrounds_it_is_not() -> None:
@@ -122,7 +107,7 @@ def test_page_that_takes_the_scorer_too_long_gets_plain_text() -> None:
 
     try:
         page = Slow().extract(f"<p>{PROSE}</p>".encode(), None, 10)
-        assert (page.fallback, asked) == ("time", ["longcat ", "longcat time"])
+        assert (page.fallback, asked) == ("time", ["longcat auto ", "longcat auto time"])
         assert "The harbour" in page.text
     finally:
         guard.close()
@@ -162,6 +147,11 @@ def test_no_value_of_a_block_is_divided_by_nothing(page: str) -> None:
         assert extract_page(page.encode(), None).text
 
 
+def test_references_to_controls_make_no_marks() -> None:
+    html = "<p>a&#1;<sup>b</sup>&#x02;c&#0;d&#9;e&#10;f&#88;g&#x8a;\x03</p>"
+    assert markdown(page_module.without_controls(html)) == "a ^{b} c d e fXgŠ"
+
+
 def test_mixed_encodings_lose_only_what_is_malformed() -> None:
     data = (
         b"<meta charset=utf-8><main><p>" + "Größe und Maß. ".encode() * 40 + "Größe".encode("latin-1") + b"</p></main>"
@@ -171,7 +161,7 @@ def test_mixed_encodings_lose_only_what_is_malformed() -> None:
     assert page.replaced
 
 
-OPENED = "p ul li table tr td pre math mfrac a noscript script code blockquote svg body x-y"
+OPENED = "p ul li table tr td pre math mfrac a noscript script code sup del q dd blockquote svg body x-y mjx-container"
 TAGS = [f"<{slash}{tag}>" for tag in OPENED.split() for slash in ("", "/")]
 MARKUP = st.sampled_from(
     [*TAGS, "<br>", "&amp;", "\0", "<span class='katex-html'>", "</span>", "<!--", "-->", '"', "<x-y z", '<p "a=">']
@@ -184,9 +174,9 @@ def test_signs_are_counted_alike_in_ascii_and_beyond(text: str) -> None:
     page = read_blocks(f"<body><p>{text}</p></body>")
     features, plain = PageFeatures(page, "", ""), page.blocks[0].text
     assert features.punctuation[0] == sum(sign in ".,;:!?。" for sign in plain)
-    own, start = features.rows[0], plain[:200]
-    assert own[8] == pytest.approx(sum(sign.isupper() for sign in start) / len(start))
-    assert own[9] == pytest.approx(sum(sign.isdigit() for sign in start) / len(start))
+    own, start = features.facts[0], plain[:200]
+    assert own[2] == pytest.approx(sum(sign.isupper() for sign in start) / len(start))
+    assert own[3] == pytest.approx(sum(sign.isdigit() for sign in start) / len(start))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +184,7 @@ def test_signs_are_counted_alike_in_ascii_and_beyond(text: str) -> None:
     ["We use Cookies.", "LOG IN", "Sign Up now", "Subscribe", "© 2020", "catalogue", "é login", "COOKİES", "ſubſcrıbe"],
 )
 def test_special_words_are_found_as_their_pattern_says(text: str) -> None:
-    found = PageFeatures(read_blocks(f"<body><p>{text}</p></body>"), "", "").rows[0][10]
+    found = PageFeatures(read_blocks(f"<body><p>{text}</p></body>"), "", "").facts[0][4]
     assert bool(found) == bool(SPECIAL.search(text))
 
 

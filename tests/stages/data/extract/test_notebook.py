@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from longcat.pipeline.documents import Document
 from longcat.stages.data.extract.notebook import read_notebook
 from longcat.stages.data.extract.records import Rejected
-from longcat.stages.data.filter.rules import document_kind
+from longcat.stages.data.rules.judge import document_kind
 
 
 def code(source: Any, *outputs: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import pytest
 import zstandard
 
 from longcat.pipeline.errors import MachineError
-from longcat.stages.data.extract.decode import decode, looks_binary
 from longcat.stages.data.extract.guard import PageGuard, _Child
 from longcat.stages.data.extract.html import extract_page
 from longcat.stages.data.extract.http import parse_response
@@ -68,42 +67,6 @@ def test_no_http_response() -> None:
     with pytest.raises(Rejected) as caught:
         parse_response(b"<html>no header</html>", 1000)
     assert caught.value.reason == "bad_http"
-
-
-@pytest.mark.parametrize(
-    ("data", "charset", "text", "encoding"),
-    [
-        ("café Ω".encode(), None, "café Ω", "utf-8"),
-        ("café Ω".encode(), "iso-8859-1", "café Ω", "utf-8"),  # the server's word against the bytes
-        ("café déjà".encode("latin-1"), "iso-8859-1", "café déjà", "cp1252"),
-        ("привет мир, как дела".encode("koi8-r"), "koi8-r", "привет мир, как дела", "koi8-r"),
-        ("\ufeffcafé".encode("utf-16-le"), None, "café", "utf-16-le"),
-        ("日本語のテキスト".encode("iso2022_jp"), "iso-2022-jp", "日本語のテキスト", "iso2022_jp"),
-    ],
-)
-def test_decoding(data: bytes, charset: str | None, text: str, encoding: str) -> None:
-    decoded = decode(data, charset)
-    assert (decoded.text, decoded.encoding, decoded.replaced) == (text, encoding, 0)
-
-
-def test_invalid_utf8_is_replaced_and_counted() -> None:
-    part = "Ein schöner Satz über Äpfel und Öfen, наконец. ".encode() * 20
-    decoded = decode(part + b"\xff" + part + b"\xc3(" + part, "utf-8")
-    assert (decoded.encoding, decoded.replaced) == ("utf-8", 2)
-    assert decoded.text.count("schöner") == 60
-
-
-def test_charset_of_the_meta_element() -> None:
-    html = "<html><head><meta charset='windows-1251'></head><body><p>Привет, мир! Это страница.</p></body></html>"
-    page = extract_page(html.encode("cp1251"), None)
-    assert (page.text, page.encoding) == ("Привет, мир! Это страница.", "cp1251")
-
-
-def test_binary_content_is_told_from_text() -> None:
-    assert looks_binary(b"%PDF-1.7 ...")
-    assert looks_binary(b"text\0text")
-    assert not looks_binary("text".encode("utf-16"))
-    assert not looks_binary(PAGE)
 
 
 def test_main_content_title_and_language() -> None:

@@ -1,4 +1,4 @@
-"""Parquet of every kind: damage costs the rows it lies in; columns that are no text are read as text or left out."""
+"""Parquet of every kind: damage affects only its rows or column; columns that are no text are kept as JSON values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import decimal
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -45,23 +44,32 @@ def rows(tmp_path: Path, extract: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
-def test_text_that_is_not_utf8_costs_its_row(rows: Any, kind: pa.DataType) -> None:
+def test_bytes_that_are_not_utf8_are_replaced_and_counted(rows: Any, kind: pa.DataType) -> None:
     made = rows({"text": raw_text([b"first", BAD, None, b"last"], kind)})
-    assert [d.text for d in made.documents] == ["first", "last"]
-    assert [(p["reason"], p["row"]) for p in made.problems] == [("bad_value", 2), ("missing_text", 3)]
-    assert made.problems[0]["detail"] == "'text': not UTF-8 (byte 5)"
+    assert [d.text for d in made.documents] == ["first", "good \ufffd\ufffd bad", "last"]
+    assert made.documents[1].metadata["replaced_characters"] == 2
+    assert made.metrics["replaced_characters"] == 2
+    assert [(p["reason"], p["row"]) for p in made.problems] == [("missing_text", 3)]
 
 
-def test_a_dictionary_that_is_not_utf8_costs_its_rows(rows: Any) -> None:
+def test_a_dictionary_that_is_not_utf8(rows: Any) -> None:
     made = rows({"text": dictionary([b"first", BAD, b"last"])})
-    assert [d.text for d in made.documents] == ["first", "last"]
+    assert [d.text for d in made.documents] == ["first", "good \ufffd\ufffd bad", "last"]
 
 
-@pytest.mark.parametrize("column", ["url", "id", "language"])
-def test_another_column_that_is_not_utf8_costs_its_row(rows: Any, column: str) -> None:
+def test_a_text_column_in_another_encoding_is_decoded(rows: Any) -> None:
+    text = "Élève à l’école — déjà vu : où êtes-vous ? Les élèves sont arrivés à Noël."
+    made = rows({"text": raw_text([text.encode("cp1252")], pa.string())})
+    assert (made.documents[0].text, made.documents[0].metadata["encoding"]) == (text, "windows-1252")
+
+
+@pytest.mark.parametrize("column", ["url", "id", "language", "score"])
+def test_another_column_that_is_not_utf8_is_hexadecimal(rows: Any, column: str) -> None:
     made = rows({"text": ["one", "two", "three"], column: raw_text([b"a", BAD, None], pa.string())})
-    assert [d.text for d in made.documents] == ["one", "three"]
-    assert made.counts["dropped"] == {"bad_value": 1}
+    assert [d.text for d in made.documents] == ["one", "two", "three"]
+    second = made.documents[1]
+    found = {"url": second.url, "language": second.language, "id": second.metadata.get("original_id")}
+    assert found.get(column, second.metadata.get(column)) == BAD.hex()
 
 
 BEYOND = 1 << 62
@@ -84,7 +92,7 @@ IDS = [
     (pa.array([b"ab", b"\xff\x00"], pa.binary(2)), ["ab", "ff00"]),
     (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
     (pa.array([None, None]), [None, None]),
-    (pa.array([1.5, float("nan")]), [None, None]),
+    (pa.array([1.5, float("nan")]), ["1.5", "nan"]),
     (pa.array([[1], None]), [None, None]),
     (pa.array([{"a": 1}, None]), [None, None]),
     (pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())), [None, None]),
@@ -99,10 +107,73 @@ def test_ids_of_every_kind_are_text_or_left_out(rows: Any, ids: pa.Array, expect
 
 
 @pytest.mark.parametrize("column", ["url", "language"])
-@pytest.mark.parametrize("values", [ids for ids, _ in IDS[:10]], ids=[str(ids.type) for ids, _ in IDS[:10]])
-def test_other_columns_that_are_no_text_are_left_out(rows: Any, column: str, values: pa.Array) -> None:
-    made = rows({"text": ["one", "two"], column: values})
+def test_a_number_as_url_or_language_is_kept_in_the_metadata(rows: Any, column: str) -> None:
+    made = rows({"text": ["one", "two"], column: pa.array([5, None])})
     assert [(d.url, d.language) for d in made.documents] == [(None, None)] * 2
+    assert [d.metadata.get(column) for d in made.documents] == [5, None]
+
+
+def test_every_column_is_kept_in_the_metadata(rows: Any) -> None:
+    columns = {
+        "text": ["one"],
+        "score": [1.5],
+        "tokens": [7],
+        "dump": pa.array(["CC-MAIN"]).dictionary_encode(),
+        "date": [DATE],
+        "blob": [b"\xff\x00"],
+        "flags": [[True, False]],
+        "embedding": pa.array([[0.5, 0.25]], pa.list_(pa.float32())),
+        "nested": [{"a": {"b": ["c", None]}, "when": datetime.datetime(2024, 1, 2, 3, 4, 5)}],
+        "pairs": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())),
+        "metadata": [{"score": 2.5, "own": "yes"}],
+    }
+    (document,) = rows(columns).documents
+    assert document.metadata == {
+        "kind": "text",
+        "score": 2.5,  # the record's own metadata is on top
+        "own": "yes",
+        "tokens": 7,
+        "dump": "CC-MAIN",
+        "date": "2024-01-02",
+        "blob": "ff00",
+        "flags": [True, False],
+        "embedding": [0.5, 0.25],
+        "nested": {"a": {"b": ["c", None]}, "when": "2024-01-02 03:04:05.000000"},
+        "pairs": {"k": 1},
+    }
+
+
+def test_metadata_fields_chooses_columns(tmp_path: Path, extract: Any) -> None:
+    pq.write_table(pa.table({"text": ["one"], "score": [1], "score_2": [2], "other": [3]}), tmp_path / "a.parquet")
+    made = extract(tmp_path / "a.parquet", metadata_fields=["score*"])
+    assert made.documents[0].metadata == {"kind": "text", "score": 1, "score_2": 2}
+    assert extract(tmp_path / "a.parquet", metadata_fields=[]).documents[0].metadata == {"kind": "text"}
+
+
+def test_a_damaged_column_costs_itself_alone(tmp_path: Path, extract: Any) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"row {n}" for n in range(600)], "score": [float(n * 7919 % 1009) for n in range(600)]})
+    pq.write_table(table, path, row_group_size=300, use_dictionary=False, compression="zstd")
+    column = pq.read_metadata(path).row_group(1).column(1)
+    data = bytearray(path.read_bytes())
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    data[middle : middle + 64] = bytes(64)
+    path.write_bytes(data)
+    made = extract(path)
+    assert [d.text for d in made.documents] == table["text"].to_pylist()
+    assert ["score" in d.metadata for d in made.documents] == [True] * 300 + [False] * 300
+    assert [(p["reason"], p["row"]) for p in made.problems] == [("corrupt_parquet", 301)]
+    assert "column 'score'" in made.problems[0]["detail"]
+
+
+def test_html_in_a_column(tmp_path: Path, extract: Any) -> None:
+    page = "<html><title>T</title><body><nav>menu</nav><p>Some text of a page, déjà vu.</p></body></html>"
+    table = pa.table({"html": [page], "raw": [page.encode("cp1252")]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for column in ("html", "raw"):
+        made = extract(tmp_path / "a.parquet", text_field=column, field_kind="html", metadata_fields=[])
+        assert "Some text of a page, déjà vu." in made.documents[0].text
+        assert (made.documents[0].metadata["title"], made.documents[0].metadata["kind"]) == ("T", "html")
 
 
 @pytest.mark.parametrize("values", [ids for ids, _ in IDS if ids.type not in (pa.binary(), pa.binary(2))][:14])
@@ -136,32 +207,3 @@ def test_memory_that_no_page_can_need_is_damage_and_other_is_not() -> None:
     assert _corrupt(pa.ArrowMemoryError("malloc of size 9223372036854775807 failed"), 4).place == {"row": 5}
     with pytest.raises(MemoryError):
         _corrupt(pa.ArrowMemoryError("malloc of size 1048576 failed"), 0)
-
-
-LINES: list[tuple[bytes, str | None, str]] = [
-    (b'{"text": "a", "id": 7}', "7", ""),
-    (b'{"text": "a", "id": 18446744073709551615}', "18446744073709551615", ""),
-    (b'{"text": "a", "id": 123456789012345678901234567890}', None, ""),
-    (b'{"text": "a", "id": true}', "true", ""),
-    (b'{"text": "a", "id": {"x": [1]}}', None, ""),
-    (b'{"text": "a", "id": 1.5}', None, ""),
-    (b'{"text": "a", "url": 5, "language": ["en"], "metadata": 3}', None, ""),
-    (b'{"text": "a", "metadata": ' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}", None, "bad_metadata"),
-    (b'{"text": "a", "metadata": ' + b'{"a":' * 100 + b"1" + b"}" * 100 + b"}", None, ""),
-    (b'{"text": "\\ud800 alone"}', None, "not_json"),
-    (b'{"text": "a", "id": NaN}', None, "not_json"),
-    (b'{"text": "a", "id": Infinity}', None, "not_json"),
-    (b'{"text": ["a"]}', None, "missing_text"),
-    (b'{"text": 5}', None, "missing_text"),
-]
-
-
-@pytest.mark.parametrize(("line", "original_id", "reason"), LINES)
-def test_values_of_json_lines(extract_bytes: Any, line: bytes, original_id: str | None, reason: str) -> None:
-    made = extract_bytes("a.jsonl", line + b'\n{"text": "the next one"}\n')
-    assert made.documents[-1].text == "the next one"
-    assert made.counts["dropped"] == ({reason: 1} if reason else {})
-    if not reason:
-        first = made.documents[0]
-        assert (first.metadata.get("original_id"), first.url, first.language) == (original_id, None, None)
-        assert orjson.loads(first.to_line())["text"] == "a"

@@ -20,6 +20,8 @@ from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.errors import ConfigError, InputError, UsageError
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
+from tests.docs.blocks import ROOT
+from tests.docs.site import build_site
 
 
 def reasons(problems: list[dict[str, Any]]) -> list[str]:
@@ -50,7 +52,7 @@ def test_crawl_gives_documents_with_url_title_language_and_record_id(
         "kind": "html",
         "title": "Le titre",
         "html_language": "fr",
-        "encoding": "cp1252",
+        "encoding": "windows-1252",
         "page_kind": first.metadata["page_kind"],
         "extraction_fallback": "no_content",
         "warc_record_id": "<urn:uuid:00000001>",
@@ -207,16 +209,16 @@ def test_folder_of_mixed_files(tmp_path: Path, extract: Any) -> None:
 def test_files_that_are_passed_over_are_named(
     tmp_path: Path, extract: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("a.txt", "b.pdf", "c.csv", "d.CSV", "e.json", "noending", "f.py"):
+    for name in ("a.txt", "b.doc", "c.xls", "d.XLS", "e.json", "noending", "f.py"):
         (tmp_path / name).write_text("text")
     monkeypatch.setattr(logging.getLogger("longcat"), "propagate", True)
     made = extract(tmp_path, formats=["text"])
     assert made.metrics["files_skipped"] == 6
-    assert made.metrics["skipped_by_ending"] == {".csv": 2, ".json": 1, ".pdf": 1, ".py": 1, "no ending": 1}
+    assert made.metrics["skipped_by_ending"] == {".doc": 1, ".json": 1, ".py": 1, ".xls": 2, "no ending": 1}
     named = {Path(problem["file"]).name: problem["reason"] for problem in made.problems}
-    unknown = dict.fromkeys(("b.pdf", "c.csv", "d.CSV", "e.json", "noending"), "unknown_format")
+    unknown = dict.fromkeys(("b.doc", "c.xls", "d.XLS", "e.json", "noending"), "unknown_format")
     assert named == unknown | {"f.py": "format_left_out"}
-    assert "6 files passed over: .csv 2, " in caplog.text
+    assert "6 files skipped: .xls 2, " in caplog.text
 
 
 def test_glob_patterns_and_forced_format(tmp_path: Path, extract: Any) -> None:
@@ -224,7 +226,7 @@ def test_glob_patterns_and_forced_format(tmp_path: Path, extract: Any) -> None:
         (tmp_path / name).write_text(json.dumps({"text": name}))
     made = extract(tmp_path / "*.data", format="jsonl")
     assert [d.text for d in made.documents] == ["a.data", "b.data"]
-    with pytest.raises(InputError, match="does not tell the format"):
+    with pytest.raises(InputError, match="unknown file format"):
         extract(tmp_path / "a.data")
     with pytest.raises(InputError, match=r"none\*\.gz: the pattern matches no file"):
         extract(tmp_path / "none*.gz")
@@ -273,6 +275,16 @@ def test_same_bytes_for_one_worker_and_two(tmp_path: Path, members: list[bytes])
         digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
     assert digests[0] == digests[1]
     assert len(digests[0]) > 5
+
+
+def test_pages_of_the_documentation(tmp_path: Path, extract: Any) -> None:
+    """Pages of a site generator, with navigation around the text, against the markdown they are made from."""
+    build_site(ROOT, tmp_path / "site")
+    made = extract(*sorted((tmp_path / "site").glob("*/index.html")))
+    assert made.counts["documents_in"] == made.counts["documents_out"] > 25
+    for document in made.documents:
+        source = ROOT / "docs" / f"{Path(document.source).parent.name}.md"
+        assert _word_bag_f1(document.text, source.read_text(encoding="utf-8")) > 0.9, source.name
 
 
 def test_real_pages(tmp_path: Path, shared_data: Path, extract: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import random
 import tempfile
 import time
@@ -16,6 +17,8 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
 
 from longcat.stages.data.extract.config import ExtractConfig
 from longcat.stages.data.extract.inputs import InputFile
@@ -185,16 +188,38 @@ def test_duplicate_record_ids_are_kept_once(read: Any, members: list[bytes]) -> 
     assert [p.reason for p in problems] == ["duplicate_record"]
 
 
-def test_reads_what_fastwarc_reads(shared_data: Path) -> None:
-    """The same records with the same bytes, on a crawl of real pages."""
+@pytest.fixture(params=["warcio", "real"])
+def crawl(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A crawl that longcat did not write: by warcio with all types of records, or of real pages if there are any."""
+    if request.param == "real":
+        shared_data: Path = request.getfixturevalue("shared_data")
+        return shared_data / "web" / "web_sample.warc.gz"
+    path, draw = tmp_path / "crawl.warc.gz", random.Random(3)
+    with path.open("wb") as stream:
+        writer = WARCWriter(stream, gzip=True)
+        writer.write_record(writer.create_warcinfo_record(path.name, {"software": "warcio"}))
+        for number in range(60):
+            url, words = f"http://site.example/{number}", [f"word{draw.randrange(999)}" for _ in range(number**2 + 1)]
+            page = f"<html><body><p>{' '.join(words)}</p></body></html>\r\n\r\n".encode()
+            headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1")
+            response = writer.create_warc_record(url, "response", payload=io.BytesIO(page), http_headers=headers)
+            request_headers = StatusAndHeaders("GET / HTTP/1.1", [("Host", "site.example")], is_http_request=True)
+            asked = writer.create_warc_record(url, "request", http_headers=request_headers)
+            writer.write_request_response_pair(asked, response)
+            writer.write_record(writer.create_warc_record(url, "metadata", payload=io.BytesIO(b"fetchTimeMs: 3\r\n")))
+    return path
+
+
+def test_reads_what_fastwarc_reads(crawl: Path) -> None:
+    """The same records with the same bytes."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-    path = shared_data / "web" / "web_sample.warc.gz"
     theirs = [
         (item.record_id, item.reader.read())
-        for item in ArchiveIterator(str(path), record_types=WarcRecordType.response)
+        for item in ArchiveIterator(str(crawl), record_types=WarcRecordType.response)
     ]
-    items = list(read_file(InputFile(path, path.name, "warc"), ExtractConfig(), Counter()))
+    items = list(read_file(InputFile(crawl, crawl.name, "warc"), ExtractConfig(), Counter()))
+    assert len(theirs) >= 60
     assert [(item.key, item.content) for item in items] == theirs  # type: ignore[union-attr]
 
 
@@ -314,3 +339,49 @@ def test_a_file_of_wrong_lengths_takes_no_longer_than_another(read: Any) -> None
     _, problems = read("x.warc", head * 100_000, max_record_bytes=4_000_000)
     assert time.process_time() - began < 10
     assert {problem.reason for problem in problems} <= {"bad_warc_length", "truncated"}
+
+
+def lf(content: bytes, *, http: bool = True) -> bytes:
+    """A record whose header lines, and with `http` also those of its content, end with LF."""
+    head, _, rest = content.partition(b"\r\n\r\n")
+    return head.replace(b"\r\n", b"\n") + b"\n\n" + (rest.replace(b"\r\n", b"\n") if http else rest)
+
+
+@pytest.mark.parametrize("version", [b"WARC/0.17", b"WARC/0.18", b"WARC/1.0", b"WARC/1.1"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_records_of_all_versions_and_line_ends(read: Any, record: Any, version: bytes, packed: bool) -> None:
+    contents = [record(n).replace(b"WARC/1.1", version, 1) for n in range(6)]
+    contents[1], contents[2] = lf(contents[1], http=False), lf(contents[2], http=False)
+    contents[4] = contents[4].replace(b"\r\n\r\n", b"\n\r\n", 1)
+    content = b"".join(map(gzip.compress, contents)) if packed else b"".join(contents)
+    assert read("x.warc.gz" if packed else "x.warc", content) == ([0, 1, 2, 3, 4, 5], [])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_lengths_that_count_the_crs_which_were_stripped(read: Any, record: Any, packed: bool) -> None:
+    """As in ClueWeb09: every CRLF became LF, and the lengths stayed."""
+    contents = [
+        lf(record(90, b"software: x\r\nformat: y", warc_type="warcinfo", content_type="application/warc-fields"))
+    ]
+    contents += [lf(record(n).replace(b"WARC/1.1", b"WARC/0.18", 1)) for n in range(4)]
+    content = gzip.compress(b"".join(contents)) if packed else b"".join(contents)
+    assert read("x.warc.gz" if packed else "x.warc", content) == ([0, 1, 2, 3], [])
+
+
+def test_a_file_with_lf_that_ends_early(read: Any, record: Any) -> None:
+    content = lf(record(0)) + lf(record(1))
+    pages, problems = read("x.warc", content[:-500])
+    assert pages == [0]
+    assert [problem.reason for problem in problems] == ["truncated"]
+
+
+def test_header_lines_that_are_folded(read: Any, record: Any) -> None:
+    content = record(0).replace(b"WARC-Date", b"X-Note: a\r\n  Content-Length: 5\r\nWARC-Date", 1)
+    assert read("x.warc", content + record(1)) == ([0, 1], [])
+
+
+def test_records_of_wet_files_by_any_name(read: Any, record: Any, extract_bytes: Any) -> None:
+    content = record(0, b"plain text of a page", warc_type="conversion", content_type="text/plain")
+    for name in ("a.warc.wet.gz", "b.wet.gz", "c.warc.wet"):
+        made = extract_bytes(name, gzip.compress(content) if name.endswith("gz") else content)
+        assert [d.text for d in made.documents] == ["plain text of a page"]

@@ -1,0 +1,1 @@
+"""Character encodings by the Encoding Standard (encoding.spec.whatwg.org)."""

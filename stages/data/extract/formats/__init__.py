@@ -1,0 +1,1 @@
+"""Input formats, one class each: file names, content types and reading."""
