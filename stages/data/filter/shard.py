@@ -1,4 +1,4 @@
-"""Filtering one shard: kept documents to one file, what was found of every document to another beside it."""
+"""Filtering of one shard: writes kept documents, and attributes of all documents to a second file."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from longcat.pipeline.documents import Document, read_documents, shard_name, write_documents
+from longcat.pipeline.document_inputs import InputShard
+from longcat.pipeline.documents import Document, shard_name, write_documents
 from longcat.pipeline.files import atomic_path
-from longcat.stages.data.filter.config import FilterConfig
-from longcat.stages.data.filter.rules import Verdict, judge, value_names
+from longcat.stages.data.filter.blocklist import Blocklists
+from longcat.stages.data.filter.pii import Masker
 from longcat.stages.data.filter.sites import load_templates, remove_templates
-from longcat.stages.data.language import LanguageIdentifier
-from longcat.stages.data.quality.classifier import QualityClassifier
+from longcat.stages.data.rules.config import PII_COUNTS, FilterConfig, value_names
+from longcat.stages.data.rules.judge import RuleVerdict, document_kind, judge
+from longcat.stages.data.text.language import LanguageIdentifier
+from longcat.stages.data.text.quality_classifier import QualityClassifier
 
 ROWS_A_GROUP = 8192
+# Name in the counts of the rules of the configuration itself.
+CONFIGURED = "config"
 
 
 @dataclass(frozen=True)
-class Task:
-    """One shard to filter: where it lies, its number, where the results go."""
+class FilterTask:
+    """Task: one shard to filter: path, number, output paths."""
 
-    shard: Path
+    shard: InputShard
     number: int
     output: Path
     config: FilterConfig
     classifier: Path | None = None
     templates: tuple[Path, ...] = ()
+    blocklists: tuple[Path, ...] = ()
 
 
 def attributes_name(number: int) -> str:
@@ -48,31 +54,30 @@ def _classifier(path: Path) -> QualityClassifier:
     return QualityClassifier(path)
 
 
-def filter_shard(task: Task) -> dict[str, Any]:
+def filter_shard(task: FilterTask) -> dict[str, Any]:
     """Write the kept documents and the attributes of one shard.
 
-    Returns counts: documents in and out, dropped by reason, characters in and out, documents and lines C4 edited.
+    Returns counts: documents in and out, dropped by reason, by blocklist, by file of rules, characters in and out,
+    documents and lines C4 edited, and replacements by masking.
 
     Raises:
         IntegrityError: the shard is damaged.
         InputError: the language model is missing, or the classifier is of another kind.
     """
-    identifier = _identifier() if task.config.language.enabled else None
-    classifier = _classifier(task.classifier) if task.classifier is not None else None
-    templates = load_templates(task.templates)
+    judged = _Judge(task)
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    rules: Counter[str] = Counter()
     with _attributes(task.output / attributes_name(task.number)) as attributes:
 
         def kept() -> Iterator[Document]:
-            for document in read_documents(task.shard):
-                text, site_lines = remove_templates(document, templates) if templates else (document.text, 0)
-                verdict = judge(replace(document, text=text), task.config, identifier, classifier)
-                if templates:
-                    verdict.values["sites.lines_removed"] = site_lines
-                attributes.add(document.id, verdict)
+            for document in task.shard.documents():
                 counts["documents_in"] += 1
                 counts["characters_in"] += len(document.text)
+                if (verdict := judged.blocked(document, counts)) is None:
+                    verdict = judged.verdict(document)
+                    rules[verdict.rules or CONFIGURED] += 1
+                attributes.add(document.id, verdict)
                 if verdict.reason is not None:
                     dropped[verdict.reason] += 1
                     continue
@@ -80,31 +85,71 @@ def filter_shard(task: Task) -> dict[str, Any]:
                 counts["characters_out"] += len(verdict.text)
                 counts["documents_edited"] += verdict.text != document.text
                 counts["lines_removed"] += int(verdict.values.get("c4.lines_removed", 0))
-                counts["site_lines_removed"] += site_lines
+                counts["site_lines_removed"] += int(verdict.values.get("sites.lines_removed", 0))
+                _count_masked(counts, verdict)
                 yield _marked(document, verdict)
 
         write_documents(task.output / shard_name(task.number), kept())
-    return {**counts, "dropped": dict(sorted(dropped.items()))}
+    return {**counts, "dropped": dict(sorted(dropped.items())), "rules": dict(sorted(rules.items()))}
 
 
-def _marked(document: Document, verdict: Verdict) -> Document:
-    """The document as it goes on: cleaned text, and its language where that was judged to be natural language."""
+class _Judge:
+    """Decides about the documents of a task."""
+
+    def __init__(self, task: FilterTask) -> None:
+        self._config = task.config
+        self._identifier = _identifier() if task.config.language.enabled else None
+        self._classifier = _classifier(task.classifier) if task.classifier is not None else None
+        self._templates = load_templates(task.templates)
+        self._blocklists = Blocklists(task.blocklists)
+        self._masker = Masker(task.config.pii) if task.config.pii.enabled else None
+
+    def blocked(self, document: Document, counts: Counter[str]) -> RuleVerdict | None:
+        """Verdict if the URL is in a blocklist, counted by list."""
+        found = self._blocklists.find(document.url) if self._config.blocklists else None
+        if found is None:
+            return None
+        reason, number = found
+        counts[f"blocked.{number}"] += 1
+        return RuleVerdict(document_kind(document), document.text, reason=reason)
+
+    def verdict(self, document: Document) -> RuleVerdict:
+        """Verdict of the rules; the text of a kept document is masked."""
+        text, site_lines = remove_templates(document, self._templates) if self._templates else (document.text, 0)
+        verdict = judge(replace(document, text=text), self._config, self._identifier, self._classifier)
+        if self._templates:
+            verdict.values["sites.lines_removed"] = site_lines
+        if self._masker is not None and verdict.reason is None:
+            verdict.text, masked = self._masker.mask(verdict.text)
+            verdict.values.update({f"pii.{name}": count for name, count in masked.items()})
+        return verdict
+
+
+def _count_masked(counts: Counter[str], verdict: RuleVerdict) -> None:
+    masked = {f"pii.{name}": int(verdict.values.get(f"pii.{name}", 0)) for name in PII_COUNTS}
+    counts.update(masked)
+    counts["pii.documents"] += any(masked.values())
+
+
+def _marked(document: Document, verdict: RuleVerdict) -> Document:
+    """Output document: cleaned text, and language if natural language."""
     language = document.language if verdict.kind == "code" else verdict.language or document.language
     return replace(document, text=verdict.text, language=language)
 
 
 class _Rows:
-    """Collects one row a document, in order, and writes them group by group."""
+    """Collects one row per document, in order, and writes row groups."""
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, identifier: str, verdict: Verdict) -> None:
+    def add(self, identifier: str, verdict: RuleVerdict) -> None:
         row: dict[str, Any] = {
             "id": identifier,
             "kind": verdict.kind,
             "language": verdict.language,
+            "rules": verdict.rules,
             "kept": verdict.reason is None,
             "reason": verdict.reason,
         }
@@ -121,11 +166,11 @@ class _Rows:
 
 @contextmanager
 def _attributes(path: Path) -> Iterator[_Rows]:
-    """The attributes file of a shard: id, kind, language, decision, reason and every value that may be measured."""
+    """Schema of the attributes file: id, kind, language, rules, decision, reason and all measured values."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = [pa.field(name, pa.string()) for name in ("id", "kind", "language")]
+    texts = [pa.field(name, pa.string()) for name in ("id", "kind", "language", "rules")]
     decision = [pa.field("kept", pa.bool_()), pa.field("reason", pa.string())]
     values = [pa.field(name, pa.float64()) for name in value_names()]
     schema = pa.schema([*texts, *decision, *values])

@@ -1,14 +1,14 @@
-"""Lines that stand on many documents of one site: its menus, banners and footers.
+"""Lines repeated on many documents of one site: menus, banners and footers.
 
-Two passes: every shard counts on how many documents of a site each line stands; the counts of a site meet in one part,
-where lines on many documents are picked. Parts are taken by site, so that no process holds the lines of all sites.
+Two passes: every shard counts the documents of a site per line; the counts of a site are merged in one part, where
+frequent lines are selected. Parts are by site, so that no process holds the lines of all sites.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,39 +17,39 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from longcat.pipeline.documents import Document, document_shards, read_documents
+from longcat.pipeline.document_inputs import InputShard
+from longcat.pipeline.documents import Document
 from longcat.pipeline.files import atomic_path
 from longcat.pipeline.stage import Context
-from longcat.stages.data.filter.config import FilterConfig, SiteRules
+from longcat.stages.data.rules.config import FilterConfig, SiteRules
 
 MAX_PARTS = 16
-# A row whose key is the site itself counts the site's documents.
+# A row with the site as key counts the site's documents.
 _ROW = np.dtype([("site", "<u8"), ("key", "<u8"), ("documents", "<u4")])
 _FENCES = ("```", "~~~")
 
 
 @dataclass(frozen=True)
 class CountTask:
-    """One shard whose lines are counted, and the files of its counts, one a part."""
+    """Task: one shard to count, and its count files, one per part."""
 
-    shard: Path
+    shard: InputShard
     outputs: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class PickTask:
-    """One part: the counts of all shards, the file of the lines picked, and what picks them."""
+    """Task: one part: counts of all shards, output file of selected lines, and thresholds."""
 
     counts: tuple[Path, ...]
     output: Path
     rules: SiteRules
 
 
-def find_templates(context: Context[FilterConfig]) -> tuple[tuple[Path, ...], int]:
-    """Run both passes; the files of picked lines, and how many lines were picked."""
+def find_templates(context: Context[FilterConfig], shards: Sequence[InputShard]) -> tuple[tuple[Path, ...], int]:
+    """Run both passes; returns the files and number of selected lines."""
     folder = context.work / "sites"
     folder.mkdir(parents=True, exist_ok=True)
-    shards = document_shards(context.input("documents"))
     parts = range(min(MAX_PARTS, max(1, len(shards))))
     counts = [tuple(folder / f"lines-{number:05d}-{part:02d}.npy" for part in parts) for number in range(len(shards))]
     tasks = [CountTask(shard, outputs) for shard, outputs in zip(shards, counts, strict=True)]
@@ -65,9 +65,9 @@ def find_templates(context: Context[FilterConfig]) -> tuple[tuple[Path, ...], in
 
 
 def count_lines(task: CountTask) -> dict[str, Any]:
-    """Count, for every site of a shard, the documents that each line stands on."""
+    """Count the documents per line for every site of a shard."""
     rows: Counter[tuple[int, int]] = Counter()
-    for document in read_documents(task.shard):
+    for document in task.shard.documents():
         site = site_of(document)
         if site is None:
             continue
@@ -82,7 +82,7 @@ def count_lines(task: CountTask) -> dict[str, Any]:
 
 
 def pick_templates(task: PickTask) -> dict[str, Any]:
-    """Pick the lines of a part that stand on many documents of their site."""
+    """Select the lines of a part that are on many documents of their site."""
     table = np.concatenate([np.load(path, allow_pickle=False) for path in task.counts])
     table = table[np.lexsort((table["key"], table["site"]))]
     keys, first = np.unique(table["key"], return_index=True)
@@ -97,12 +97,12 @@ def pick_templates(task: PickTask) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def load_templates(paths: tuple[Path, ...]) -> frozenset[int]:
-    """The lines picked in all parts, as hashes."""
+    """Hashes of the lines selected in all parts."""
     return frozenset(number for path in paths for number in np.load(path, allow_pickle=False).tolist())
 
 
 def remove_templates(document: Document, templates: frozenset[int]) -> tuple[str, int]:
-    """The text without the lines picked for its site, and how many were taken out."""
+    """Text without the lines selected for its site, and number of removed lines."""
     site = site_of(document)
     if site is None:
         return document.text, 0
@@ -111,14 +111,14 @@ def remove_templates(document: Document, templates: frozenset[int]) -> tuple[str
         return document.text, 0
     kept: list[str] = []
     for number, line in enumerate(document.text.split("\n")):
-        # Where lines between blank ones went, one blank line stays.
+        # Where lines between blank ones were removed, one blank line is kept.
         if number not in gone and (line.strip() or (kept and kept[-1].strip())):
             kept.append(line)
     return "\n".join(kept).strip("\n"), len(gone)
 
 
 def site_of(document: Document) -> str | None:
-    """The host of a document's address, in lower case; None without one."""
+    """Lower-case host of a document's URL; None without one."""
     try:
         return urlsplit(document.url or "").hostname
     except ValueError:
@@ -126,7 +126,7 @@ def site_of(document: Document) -> str | None:
 
 
 def _judged_lines(text: str) -> Iterator[tuple[str, int]]:
-    """Lines with their numbers, blanks made even; none that is a heading, a table row, code or without a letter."""
+    """Numbered lines with normalised whitespace, without headings, table rows, code and lines without letters."""
     fence = ""
     for number, raw in enumerate(text.split("\n")):
         line = " ".join(raw.split())

@@ -11,14 +11,15 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcat.pipeline.document_inputs import InputShard
 from longcat.pipeline.documents import Document, write_documents
 from longcat.stages.data.dedup import match
 from longcat.stages.data.dedup.clusters import Clusters
 from longcat.stages.data.dedup.config import DedupConfig
-from longcat.stages.data.dedup.keep import keepers
+from longcat.stages.data.dedup.keep import Earlier, keepers
 from longcat.stages.data.dedup.match import MatchTask, match_part, read_pairs, similarity
-from longcat.stages.data.dedup.runs import EXACT, Run, Runs, save_array
-from longcat.stages.data.dedup.sign import SignTask, sign_shard
+from longcat.stages.data.dedup.runs import EXACT, Runs, SortedRun, save_array
+from longcat.stages.data.dedup.signature_pass import SignTask, sign_shard
 from longcat.stages.data.dedup.signatures import Permutations, Signer, distinct_ngrams, draw_permutations
 
 
@@ -47,8 +48,10 @@ def permutations_of(config: DedupConfig) -> Permutations:
 
 def signed(folder: Path, texts: list[str], config: DedupConfig) -> Runs:
     write_documents(folder / "shard.jsonl.zst", [Document(f"d{n:05d}", item, "s") for n, item in enumerate(texts)])
-    result = sign_shard(SignTask(folder / "shard.jsonl.zst", 0, folder, config, permutations_of(config)))
-    runs = Runs(folder, tuple(Run(**run) for run in result["runs"]))
+    result = sign_shard(
+        SignTask(InputShard(folder / "shard.jsonl.zst", "a"), 0, folder, config, permutations_of(config))
+    )
+    runs = Runs(folder, tuple(SortedRun(**run) for run in result["runs"]))
     runs.save()
     save_array(folder / "firsts.npy", np.ones(len(texts), dtype=np.bool_))
     return runs
@@ -122,7 +125,7 @@ def test_pairs_do_not_depend_on_the_memory(tmp_path: Path, monkeypatch: pytest.M
     texts = corpus(random.Random(4))
     config = DedupConfig()
     whole = signed(tmp_path / "whole", texts, config)
-    monkeypatch.setattr("longcat.stages.data.dedup.sign.BATCH_DOCUMENTS", 50)
+    monkeypatch.setattr("longcat.stages.data.dedup.signature_pass.BATCH_DOCUMENTS", 50)
     monkeypatch.setattr(match, "PAIRS_A_STEP", 64)
     split = signed(tmp_path / "split", texts, DedupConfig(memory_mib=1))
     assert len(whole.runs) == 1 < len(split.runs)
@@ -187,8 +190,10 @@ def test_the_best_stays_then_the_longest_then_the_smallest_id(tmp_path: Path) ->
     ]
     write_documents(tmp_path / "shard.jsonl.zst", documents)
     result = sign_shard(
-        SignTask(tmp_path / "shard.jsonl.zst", 0, tmp_path, DedupConfig(), permutations_of(DedupConfig()))
+        SignTask(
+            InputShard(tmp_path / "shard.jsonl.zst", "a"), 0, tmp_path, DedupConfig(), permutations_of(DedupConfig())
+        )
     )
-    runs = Runs(tmp_path, tuple(Run(**run) for run in result["runs"]))
-    assert keepers(runs, np.repeat([0, 4, 8], 4)).tolist() == [2] * 4 + [6] * 4 + [10] * 4
-    assert keepers(runs, np.arange(12)).tolist() == list(range(12))
+    runs = Runs(tmp_path, tuple(SortedRun(**run) for run in result["runs"]))
+    assert keepers(runs, np.repeat([0, 4, 8], 4), Earlier(12)).tolist() == [2] * 4 + [6] * 4 + [10] * 4
+    assert keepers(runs, np.arange(12), Earlier(12)).tolist() == list(range(12))

@@ -11,11 +11,12 @@ from datasketch import MinHash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcat.stages.data.dedup import signatures, words
+from longcat.stages.data.dedup import signatures
 from longcat.stages.data.dedup.signatures import EMPTY_SLOT, Signer, distinct_ngrams, draw_permutations, ngram_hashes
-from longcat.stages.data.dedup.words import composed, exact_digest, normalised_words, word_hashes
+from longcat.stages.data.text import hashed_words as words
+from longcat.stages.data.text.hashed_words import composed, exact_digest, normalised_words, word_hashes
 
-SIGNS = "ab Z_9.\n\t-\0é\u0301ßﬁＨ第句カﾊﾟ\u00a0\u2026\U0001f600\U00020000\ud800İ"
+SIGNS = "ab Z_9.\n\t-\0é\u0301ßﬁＨ第句カﾊﾟกินข้าวน้ำखि\u200d\u00a0\u2026\U0001f600\U00020000\ud800İ"
 TEXTS = st.lists(st.text(SIGNS, max_size=60) | st.text(max_size=40), max_size=12)
 
 
@@ -62,7 +63,7 @@ def test_words_are_told_apart_as_the_definition_tells_them(texts: list[str]) -> 
 @settings(max_examples=200, deadline=None)
 @given(st.text(SIGNS, max_size=40) | st.text(max_size=40))
 def test_normal_forms_by_line_are_those_of_the_text(text: str) -> None:
-    assert normalised_words(text) == words._WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    assert words._normalised(text) == unicodedata.normalize("NFKC", text).casefold()
 
 
 @settings(max_examples=200, deadline=None)
@@ -80,17 +81,25 @@ def test_a_word_has_one_hash_in_ascii_and_other_texts() -> None:
 def test_a_long_text_is_cut_between_words(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     whole, _ = word_hashes([text, text])
     monkeypatch.setattr(words, "BLOCK_CHARACTERS", 37)
-    words._powers.cache_clear()
-    try:
-        cut, counts = word_hashes([text, text])
-    finally:
-        words._powers.cache_clear()
+    cut, counts = word_hashes([text, text])
     assert counts.tolist() == [len(normalised_words(text))] * 2
     assert cut.tolist() == whole.tolist()
 
 
-def test_words_ignore_case_punctuation_and_forms() -> None:
-    assert normalised_words("Ｈello, WORLD! ﬁn… 第一句。") == ["hello", "world", "fin", "第", "一", "句"]
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Ｈello, WORLD! ﬁn… 第一句。", ["hello", "world", "fin", "第", "一句"]),
+        ("吾輩は猫で\nある。", ["吾輩", "は", "猫", "で", "ある"]),
+        ("ดื่มน้ำที่ตลาด", ["ดื่ม", "น้ำ", "ที่", "ตลาด"]),
+        ("किताबें पढ़ना।", ["किताबें", "पढ़ना"]),
+        ("שָׁלוֹם كَتَبَ می\u200cخواهم", ["שָׁלוֹם", "كَتَبَ", "می\u200cخواهم"]),
+        ("བོད་ཡིག །", ["བོད", "ཡིག"]),
+    ],
+)
+def test_words_ignore_case_punctuation_and_forms_and_keep_marks(text: str, expected: list[str]) -> None:
+    found = [unicodedata.normalize("NFC", word) for word in normalised_words(text)]
+    assert found == [unicodedata.normalize("NFC", word) for word in expected]
 
 
 def test_a_short_text_has_one_ngram_and_an_empty_one_none() -> None:

@@ -161,8 +161,8 @@ def test_the_memory_setting_changes_no_bytes(
     plenty = deduplicated(session, documents)
     session.store.remove(plenty)
     monkeypatch.setattr("longcat.stages.data.dedup.runs.BYTES_AN_ENTRY", 1 << 18)
-    monkeypatch.setattr("longcat.stages.data.dedup.sign.BYTES_A_DOCUMENT", 1 << 20)
-    monkeypatch.setattr("longcat.stages.data.dedup.sign.BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr("longcat.stages.data.dedup.signature_pass.BYTES_A_DOCUMENT", 1 << 20)
+    monkeypatch.setattr("longcat.stages.data.dedup.signature_pass.BATCH_DOCUMENTS", 1)
     scarce = deduplicated(session, documents, memory_mib=1)
     assert scarce.path == plenty.path
     assert scarce.manifest.files == plenty.manifest.files

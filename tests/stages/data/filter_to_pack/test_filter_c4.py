@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from longcat.stages.data.filter.c4 import clean, count_sentences
-from longcat.stages.data.filter.config import C4Lines
-from longcat.stages.data.filter.view import view_text
+from longcat.stages.data.rules.c4 import C4Lines, clean, count_sentences, left
+from longcat.stages.data.rules.view import view_text
+from longcat.stages.data.text.character_kinds import kinds_in
 
 
 def cleaned(text: str, **rules: Any) -> str:
@@ -41,6 +41,11 @@ def test_citations_are_taken_out_of_lines(prose: str) -> None:
     text = prose.replace("sea.", "sea.[12]", 1).replace("month.", "month.[citation needed]", 1)
     assert cleaned(text) == prose
     assert cleaned(text, remove_citations=False) == text
+
+
+def test_a_line_of_citations_alone_is_no_line_of_prose() -> None:
+    view = view_text("[1] [2] [3]\nThe sources are listed above this line.")
+    assert left(view, clean(view, C4Lines())[0]).prose == ["The sources are listed above this line."]
 
 
 def test_paragraphs_stay_apart_where_lines_are_taken_out() -> None:
@@ -82,4 +87,4 @@ def test_counts_what_was_removed() -> None:
     ],
 )
 def test_counts_sentences(text: str, sentences: int) -> None:
-    assert count_sentences(text) == sentences
+    assert count_sentences(text, kinds_in(text)) == sentences

@@ -54,7 +54,7 @@ CHANGES: list[dict[str, Any]] = [
 def test_other_thresholds_give_what_another_run_gives(
     session: Session, corpus: Artifact, changes: dict[str, Any]
 ) -> None:
-    found = report(filtered(session, corpus, {}), corpus, changes=changes)
+    found = report(filtered(session, corpus, {}), [corpus], changes=changes)
     anew = filtered(session, corpus, changes).manifest.counts
     assert found["counts"] == {"kept": anew["documents_out"], **anew["dropped"]}
     assert found["counts_before"] != found["counts"]
@@ -63,7 +63,7 @@ def test_other_thresholds_give_what_another_run_gives(
 
 
 def test_counts_and_histogram_and_examples(session: Session, corpus: Artifact, prose: str) -> None:
-    found = report(filtered(session, corpus, {}), corpus, rules=("gopher_quality.min_words",), bins=6)
+    found = report(filtered(session, corpus, {}), [corpus], rules=("gopher_quality.min_words",), bins=6)
     assert found["documents"] == sum(found["counts"].values()) == 7
     assert found["counts"]["empty"] == 1
     (rule,) = found["rules"]
@@ -81,7 +81,7 @@ def test_counts_and_histogram_and_examples(session: Session, corpus: Artifact, p
     [
         ({"gopher_quality": {"stop_words": ["of"]}}, "changes what is measured"),
         ({"c4": {"enabled": False}}, "changes what is measured"),
-        ({"language": {"min_probability": 0.3}}, "was off"),
+        ({"language": {"min_probability": 0.3}}, "was disabled"),
         ({"gopher_quality": {"min_wrds": 3}}, "min_words"),
     ],
 )
@@ -89,14 +89,14 @@ def test_changes_that_stored_values_cannot_answer_are_refused(
     session: Session, corpus: Artifact, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        report(filtered(session, corpus, {}), None, changes=changes)
+        report(filtered(session, corpus, {}), [], changes=changes)
 
 
 def test_an_artifact_of_another_stage_and_an_unknown_rule_are_refused(session: Session, corpus: Artifact) -> None:
     with pytest.raises(InputError, match=r"not by data\.filter"):
-        report(corpus, None)
+        report(corpus, [])
     with pytest.raises(UsageError, match=r"gopher_quality\.min_words"):
-        report(filtered(session, corpus, {}), None, rules=("gopher_quality.words",))
+        report(filtered(session, corpus, {}), [], rules=("gopher_quality.words",))
 
 
 def test_attributes_without_a_column_or_of_no_parquet_are_named(session: Session, corpus: Artifact) -> None:
@@ -105,20 +105,20 @@ def test_attributes_without_a_column_or_of_no_parquet_are_named(session: Session
     table = pq.read_table(attributes)
     pq.write_table(table.drop_columns(["quality.score"]), attributes)
     with pytest.raises(IntegrityError, match=r"quality\.score.*run longcat data filter again"):
-        report(artifact, None, changes={"gopher_quality": {"min_words": 9}})
+        report(artifact, [], changes={"gopher_quality": {"min_words": 9}})
     attributes.write_bytes(b"PAR1" * 9)
     with pytest.raises(IntegrityError, match=r"attributes-00000\.parquet: not a Parquet file"):
-        report(artifact, None)
+        report(artifact, [])
 
 
 def test_texts_come_only_from_the_input_that_was_filtered(
     session: Session, corpus: Artifact, make_documents: MakeDocuments, prose: str
 ) -> None:
     artifact = filtered(session, corpus, {})
-    with pytest.raises(IntegrityError, match="another number of shards"):
-        report(artifact, make_documents([Document("x", prose, "s")]))
+    with pytest.raises(IntegrityError, match="number of shards differs"):
+        report(artifact, [make_documents([Document("x", prose, "s")])])
     with pytest.raises(IntegrityError, match="fewer documents"):
-        report(artifact, make_documents([], [], []))
+        report(artifact, [make_documents([], [], [])])
 
 
 def test_the_command_prints_the_report(session: Session, corpus: Artifact, capfd: pytest.CaptureFixture[str]) -> None:

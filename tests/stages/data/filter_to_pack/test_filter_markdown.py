@@ -13,18 +13,19 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.documents import Document
 from longcat.pipeline.errors import ConfigError
 from longcat.pipeline.runner import Session, run_stage
-from longcat.stages.data.filter.config import FilterConfig
-from longcat.stages.data.filter.gopher import measure_quality, measure_repetition
-from longcat.stages.data.filter.rules import Verdict, judge
-from longcat.stages.data.filter.view import view_text
 from longcat.stages.data.inspect.report import report
+from longcat.stages.data.rules.config import FilterConfig
+from longcat.stages.data.rules.gopher_quality import measure_quality
+from longcat.stages.data.rules.gopher_repetition import measure_repetition
+from longcat.stages.data.rules.judge import RuleVerdict, judge
+from longcat.stages.data.rules.view import view_text
 
 MakeDocuments = Callable[..., Artifact]
 
 SPARING = ("gopher_quality", "gopher_repetition", "fineweb")
 
 
-def judged(text: str, spare: bool, **metadata: str) -> Verdict:
+def judged(text: str, spare: bool, **metadata: str) -> RuleVerdict:
     families: dict[str, Any] = {name: {"spare_markdown": spare} for name in SPARING}
     config = FilterConfig.model_validate({"language": {"enabled": False}, **families})
     return judge(Document("d", text, "test", metadata=metadata), config, None)

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcat.pipeline.documents import Document
-from longcat.stages.data.filter import view
-from longcat.stages.data.filter.c4 import whole
-from longcat.stages.data.filter.config import FilterConfig
-from longcat.stages.data.filter.fineweb import measure
-from longcat.stages.data.filter.gopher import measure_quality, measure_repetition
-from longcat.stages.data.filter.rules import judge
-from longcat.stages.data.filter.view import view_text
+from longcat.stages.data.rules import view
+from longcat.stages.data.rules.c4 import whole
+from longcat.stages.data.rules.config import FilterConfig
+from longcat.stages.data.rules.fineweb import measure
+from longcat.stages.data.rules.gopher_quality import measure_quality
+from longcat.stages.data.rules.gopher_repetition import measure_repetition
+from longcat.stages.data.rules.judge import judge
+from longcat.stages.data.rules.view import view_text
 
 
 def words_of(text: str) -> list[str]:

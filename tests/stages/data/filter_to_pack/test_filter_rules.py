@@ -10,10 +10,11 @@ import pytest
 from longcat.pipeline.config import build_config
 from longcat.pipeline.documents import Document
 from longcat.pipeline.errors import ConfigError
-from longcat.stages.data.filter.config import FilterConfig
-from longcat.stages.data.filter.rules import Verdict, applies, document_kind, judge, thresholds
+from longcat.stages.data.rules.config import FilterConfig, rules_on, value_names
+from longcat.stages.data.rules.family import thresholds
+from longcat.stages.data.rules.judge import RuleVerdict, document_kind, judge
 
-FAMILIES = ("language", "gopher_quality", "gopher_repetition", "c4", "fineweb", "code")
+FAMILIES = ("language", "extraction", "gopher_quality", "gopher_repetition", "c4", "fineweb", "code")
 
 
 def configure(**families: dict[str, Any]) -> FilterConfig:
@@ -30,8 +31,16 @@ def only(rule: str, **settings: Any) -> FilterConfig:
     return configure(**{family: {**off, **settings}})
 
 
-def judged(text: str, config: FilterConfig, **fields: Any) -> Verdict:
+def judged(text: str, config: FilterConfig, **fields: Any) -> RuleVerdict:
     return judge(Document(id="d", text=text, source="test", **fields), config, None)
+
+
+@pytest.mark.parametrize(("confidence", "reason"), [(0.4, "extraction.min_confidence"), (0.9, None), (None, None)])
+def test_pages_of_little_confidence_are_dropped(prose: str, confidence: float | None, reason: str | None) -> None:
+    metadata = {} if confidence is None else {"extraction_confidence": confidence}
+    config = configure(extraction={"min_confidence": 0.7})
+    assert judged(prose, config, metadata=metadata).reason == reason
+    assert judged(prose, configure(), metadata=metadata).reason is None
 
 
 def again(prose: str, part: str, times: int, between: str = "\n") -> str:
@@ -147,9 +156,22 @@ def test_source_code_is_judged_by_the_rules_for_code_alone() -> None:
 
 def test_the_kinds_a_family_judges_can_be_set() -> None:
     config = configure(code={"kinds": ["prose"]}, c4={"kinds": []})
-    assert applies(config.code, "prose")
-    assert not applies(config.code, "code")
-    assert not applies(config.c4, "prose")
+    assert config.code.judges("prose")
+    assert not config.code.judges("code")
+    assert not config.c4.judges("prose")
+
+
+def test_families_measure_what_they_say_and_every_threshold_has_its_value(prose: str) -> None:
+    every = {name: {"kinds": ["prose"]} for name in (*FAMILIES, "quality")}
+    verdict = judge(
+        Document("d", prose, "test", metadata={"extraction_confidence": 0.9}),
+        build_config(FilterConfig, every, "test"),
+        _Says("en", 0.9),
+        _Scores(),
+    )  # type: ignore[arg-type]
+    written = {name for name in value_names() if not name.startswith(("sites.", "pii."))}
+    assert set(verdict.values) == written
+    assert {rule.replace(".min_", ".").replace(".max_", ".") for rule in rules_on(FilterConfig())} <= set(value_names())
 
 
 def test_a_mistyped_threshold_is_named() -> None:
@@ -165,6 +187,13 @@ class _Says:
 
     def predict(self, text: str) -> tuple[str, float]:
         return self.answer
+
+
+class _Scores:
+    """Stands for the classifier."""
+
+    def score(self, text: str, characters: int) -> float:
+        return 0.9
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
-from longcat.stages.data.language import MODEL_VARIABLE, LanguageIdentifier
+from longcat.stages.data.text.language import MODEL_VARIABLE, LanguageIdentifier
 
 NO_LANGUAGE = {"language": {"enabled": False}}
 MakeDocuments = Callable[..., Artifact]

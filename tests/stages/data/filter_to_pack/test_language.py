@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from longcat.pipeline.errors import InputError, IntegrityError
-from longcat.stages.data import language
-from longcat.stages.data.language import LanguageIdentifier, ensure_language_model, language_model_path
+from longcat.stages.data.text import language
+from longcat.stages.data.text.language import LanguageIdentifier, ensure_language_model, language_model_path
 
 ENGLISH = "The river rises in the hills to the north of the town and runs for thirty miles. "
 GERMAN = "Der Fluss entspringt in den Hügeln nördlich der Stadt und fließt dreißig Meilen weit. "

@@ -16,8 +16,8 @@ from longcat.pipeline.store import Store
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.data.pack import HASH_RANGE, validation_limit
 from longcat.stages.data.pack.encode import split_hash
-from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
-from longcat.stages.tokenizer import load_tokenizer
+from longcat.stages.formats.special_tokens import TOKENIZER_FILES
+from longcat.stages.formats.tokenizer import load_tokenizer
 
 MakeDocuments = Callable[..., Artifact]
 
@@ -140,7 +140,7 @@ def test_fewer_than_two_documents_are_refused(
 def test_documents_of_one_id_cannot_be_split(
     session: Session, make_documents: MakeDocuments, tokenizer: Artifact
 ) -> None:
-    with pytest.raises(InputError, match="one id"):
+    with pytest.raises(InputError, match="the same id"):
         packed(session, make_documents([Document("a", "x", "s"), Document("a", "y", "s")]), tokenizer)
 
 

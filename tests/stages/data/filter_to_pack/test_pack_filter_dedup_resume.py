@@ -44,6 +44,7 @@ def shards(prose: str) -> list[list[Document]]:
     [
         ("data.filter", {"language": {"enabled": False}}, 4),
         ("data.dedup", {}, 23),
+        ("data.dedup", {"near": False, "substrings": {"enabled": True, "min_characters": 100}}, 19),
         ("data.pack", {"validation_fraction": 0.4}, 4),
     ],
 )

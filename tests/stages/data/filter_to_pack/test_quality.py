@@ -16,10 +16,10 @@ from longcat.pipeline.documents import Document, document_shards, read_documents
 from longcat.pipeline.errors import InputError, IntegrityError
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
-from longcat.stages.data.filter.config import QualityRules
-from longcat.stages.data.filter.quality import measure as measure_quality
-from longcat.stages.data.quality.classifier import QualityClassifier, normalize
 from longcat.stages.data.quality.measures import at_threshold, measure
+from longcat.stages.data.rules.quality import QualityRules
+from longcat.stages.data.rules.quality import measure as measure_quality
+from longcat.stages.data.text.quality_classifier import QualityClassifier, normalize
 
 MakeDocuments = Callable[..., Artifact]
 GOOD = ["theorem", "proof", "lemma", "because", "therefore", "theory", "evidence", "measured", "result", "explains"]
@@ -85,7 +85,7 @@ def test_labelled_documents_are_split_by_their_label_and_equal_texts_count_once(
 
 def test_one_class_alone_or_too_few_documents_are_refused(session: Session, make_documents: MakeDocuments) -> None:
     good = make_documents(documents(GOOD, 5, 1))
-    with pytest.raises(InputError, match="good documents and others"):
+    with pytest.raises(InputError, match="positive and negative documents"):
         run_stage(session, "data.train-quality", SMALL, {"positives": good})
     with pytest.raises(InputError, match="no positive documents in the training part"):
         run_stage(session, "data.train-quality", SMALL, {"labelled": good})
@@ -150,7 +150,7 @@ def test_a_classifier_of_another_kind_is_refused(
     model = fasttext.train_supervised(input=str(text), dim=4, bucket=10, epoch=1, thread=1, verbose=0)
     other = tmp_path / "other.bin"
     model.save_model(str(other))
-    with pytest.raises(InputError, match=r"another kind.*__label__de"):
+    with pytest.raises(InputError, match=r"not a quality classifier.*__label__de"):
         QualityClassifier(other)
     other.write_bytes(b"{}" * 100)
     with pytest.raises(InputError, match="not a fastText model"):
@@ -161,3 +161,16 @@ def test_a_classifier_of_another_kind_is_refused(
     inputs = {"documents": make_documents(documents(GOOD, 2, 5)), "classifier": classifier}
     with pytest.raises(IntegrityError, match="sha256"):
         run_stage(session, "data.filter", ONLY_QUALITY, inputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("Hello, World!", "hello , world !"),
+        ("今天天气很好。", "今天 天气 很好 。"),
+        ("किताबें पढ़ना।", "किताबें पढ़ना ।"),
+        ("كَتَبَ الدَّرْسَ", "كَتَبَ الدَّرْسَ"),
+    ],
+)
+def test_features_are_words_of_every_script(text: str, line: str) -> None:
+    assert normalize(text, 100) == line

@@ -12,7 +12,7 @@ from longcat.pipeline.errors import InputError
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
-from longcat.stages.tokenizer import Tokenizer, load_tokenizer
+from longcat.stages.formats.tokenizer import Tokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,49 @@ def test_what_users_and_tools_say_yields_no_special_token(tokenizer: Tokenizer) 
     assert tokenizer.encode_chat([say("user", "a"), say("assistant", "b</longcat_s>")]).count(tokenizer.eos_id) == 2
 
 
+def test_tools_and_variables_yield_no_special_token(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    attack = "</longcat_s>"
+    parameters = {"type": "object", "properties": {attack: {"enum": [attack]}}}
+    tools = [{"type": "function", "function": {"name": "f", "description": attack, "parameters": parameters}}]
+    messages = [say("user", "a")]
+    ids = tokenizer.encode_chat(messages, tools=tools)
+    assert tokenizer.eos_id not in ids
+    assert tokenizer.decode(ids) == tokenizer.render_chat(messages, tools=tools)
+    other = with_template(folder, tmp_path, "{{ eos_token }}{{ style }}{{ enable_thinking }}")
+    ids = other.encode_chat([], style=attack, enable_thinking=True)
+    assert other.decode(ids) == f"{attack}{attack}True"
+    assert ids.count(other.eos_id) == 1
+
+
+@pytest.mark.parametrize("name", ["eos_token", "bos_token"])
+def test_the_variables_of_the_template_are_fixed(tokenizer: Tokenizer, name: str) -> None:
+    with pytest.raises(InputError, match=f"chat_template_kwargs: {name} cannot be set"):
+        tokenizer.render_chat([say("user", "a")], **{name: "x"})
+
+
+PARSED = [
+    "<longcat_s>a</longcat_s>",
+    "a <longcat_think>\n b</longcat_think> ",
+    "<longcat_nothing><<longcat_user>>",
+    "x",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", PARSED)
+def test_text_is_parsed_as_transformers_does(folder: Path, tokenizer: Tokenizer, text: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.encode(text, parse_special=True) == theirs(text, add_special_tokens=False).input_ids
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert all(number > 10 for number in tokenizer.encode(text))
+
+
+def test_parsing_keeps_every_character(tokenizer: Tokenizer) -> None:
+    text = "<\ufdd0longcat_s>\ufdd0"
+    assert tokenizer.decode(tokenizer.encode(text, parse_special=True)) == text
+
+
 def test_transformers_gives_the_same_prompt(folder: Path, tokenizer: Tokenizer) -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
@@ -151,7 +194,7 @@ def test_a_base_tokenizer_has_no_chat(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_templates_run_in_a_sandbox(folder: Path, tmp_path: Path, template: str, message: str) -> None:
-    with pytest.raises(InputError, match=f"refuses.*({message})"):
+    with pytest.raises(InputError, match=f"rejects.*({message})"):
         with_template(folder, tmp_path, template).render_chat([])
 
 
@@ -161,7 +204,7 @@ def test_a_template_that_does_not_parse_is_refused(folder: Path, tmp_path: Path)
 
 
 def test_a_prompt_without_end_is_cut_short(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longcat.stages.tokenizer.MAX_PROMPT_CHARACTERS", 1000)
+    monkeypatch.setattr("longcat.stages.formats.tokenizer.MAX_PROMPT_CHARACTERS", 1000)
     with pytest.raises(InputError, match="beyond 1000 characters"):
         with_template(folder, tmp_path, "{% for i in range(99999) %}abc{% endfor %}").render_chat([])
 

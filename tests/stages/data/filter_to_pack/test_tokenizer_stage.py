@@ -16,8 +16,8 @@ from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.files import read_json
 from longcat.pipeline.runner import Session, run_stage
 from longcat.stages.data.tokenizer.sample import MeasureTask, choose, measure_shard, texts_between
-from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS, TOKENIZER_FILES
-from longcat.stages.tokenizer import load_tokenizer
+from longcat.stages.formats.special_tokens import SPECIAL_TOKENS, TOKENIZER_FILES
+from longcat.stages.formats.tokenizer import load_tokenizer
 
 MakeDocuments = Callable[..., Artifact]
 VOCABULARY = 320
@@ -91,7 +91,7 @@ def test_too_large_a_vocabulary_tells_how_many_merges_there_were(
     session: Session, make_documents: MakeDocuments, prose: str
 ) -> None:
     documents = make_documents(*corpus(prose))
-    with pytest.raises(InputError, match=r"give \d+ merges, a vocabulary of 50000 needs 49733") as caught:
+    with pytest.raises(InputError, match=r"yield \d+ merges, a vocabulary of 50000 needs 49733") as caught:
         trained(session, documents, vocab_size=50_000)
     largest = int(caught.value.hint.split("vocab_size to ")[1].split()[0])
     assert trained(session, documents, vocab_size=largest).manifest.metrics["vocab_size"] == largest

@@ -13,8 +13,8 @@ from longcat.pipeline.errors import InputError
 from longcat.stages.data.tokenizer.bpe import bounded_runs, train, untrained
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
-from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS
-from longcat.stages.tokenizer import Tokenizer, load_tokenizer
+from longcat.stages.formats.special_tokens import SPECIAL_TOKENS
+from longcat.stages.formats.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = [
     "the river and the sea, 2024 2024",
@@ -112,7 +112,7 @@ def test_a_broken_tokenizer_is_one_line(tmp_path: Path, content: str) -> None:
 
 
 def test_a_tokenizer_of_absurd_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longcat.stages.tokenizer.MAX_TOKENIZER_BYTES", 10)
+    monkeypatch.setattr("longcat.stages.formats.tokenizer.MAX_TOKENIZER_BYTES", 10)
     (tmp_path / "tokenizer.json").write_text("x" * 11)
     with pytest.raises(InputError, match="the limit is 10"):
         load_tokenizer(tmp_path)

@@ -1,7 +1,9 @@
-"""One tokenisation of a document, from which every rule takes its counts."""
+"""Shared tokenisation of a document for all rules."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -10,13 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from longcat.stages.data.filter.characters import SYMBOLS
-from longcat.stages.data.filter.markdown import Bare, find_marks
-from longcat.stages.data.filter.words import split_chunk
+from longcat.stages.data.text.character_kinds import JOINED, kinds_in
+from longcat.stages.data.text.characters import ALONE, SYMBOLS, UNSPACED
+from longcat.stages.data.text.markdown_marks import Bare, find_marks
+from longcat.stages.data.text.points import plain_form, without_points
+from longcat.stages.data.text.script_words import SEPARATOR, separated
+from longcat.stages.data.text.spacy_words import split_chunk
 
-# Chunks are remembered until they have this many characters; some 100 MB.
+# Chunks are cached up to this many characters; about 100 MB.
 MAX_REMEMBERED = 2 << 20
 _FIRST_CAPACITY = 1 << 12
+# Words of scripts without blanks, and East Asian punctuation: no blank belongs before them.
+_UNPARTED = re.compile(f"[{UNSPACED}{ALONE}\u3000-\u303f\uff00-\uff65]")
 
 Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -24,40 +31,50 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class TextView:
-    """A text, its lines, and its words as numbers.
+    """A text, its lines, and its word ids.
 
-    `text`, `lines` and `chunks` [n lines], what stands between blanks on each line, are as written. `prose` and
-    `prose_lines` are what is counted: the same, or the text without the marks of markdown; `marks` are the lines of the
-    text that held some. `word_ids` [n words] numbers the words of the prose in reading order, equal words equally;
-    `line_words` [n lines] counts the words of each line; `lengths` (characters), `is_symbol` and `has_letter` [n words]
-    describe each word.
+    `text` and `lines` [n lines] are as written. `chunks` [n lines] are the parts of each line between blanks, and in
+    scripts without blanks the words; `kinds` are the bits of `kinds_in(text)`. `prose` and `prose_lines` are counted:
+    the same as written, or the text without Markdown marks; `marks` are the lines with marks.
+    `word_ids` [n words] are the ids of the prose words in reading order; `line_words` [n lines] counts the words of
+    each line; `lengths` (characters without points), `is_symbol`, `has_letter` and `is_parted` (a blank belongs before
+    it) [n words] describe each word; `names` are the words by id.
     """
 
     text: str
     lines: list[str]
     chunks: list[list[str]]
+    kinds: int
     prose: str
     prose_lines: list[str]
     marks: dict[int, Bare]
     numbers: dict[str, int]
+    names: list[str]
     word_ids: Ids
     line_words: Ids
     lengths: Ids
     is_symbol: Flags
     has_letter: Flags
+    is_parted: Flags
 
     @property
     def n_words(self) -> int:
         return len(self.word_ids)
 
-    def has(self, word: str) -> bool:
-        """Whether `word` is one of the words."""
+    def count_of(self, words: Iterable[str]) -> int:
+        """How many of `words` occur, also in decomposed form or with points."""
+        if not self.kinds & JOINED:
+            return sum(map(self._has, set(words)))
+        present = {plain_form(self.names[number]) for number in np.unique(self.word_ids).tolist()}
+        return len(present.intersection(map(plain_form, words)))
+
+    def _has(self, word: str) -> bool:
         number = self.numbers.get(word)
         return number is not None and bool((self.word_ids == number).any())
 
 
 class _Column:
-    """A column of numbers that grows at its end."""
+    """A growable column of numbers."""
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self.values: npt.NDArray[Any] = np.zeros(_FIRST_CAPACITY, dtype)
@@ -71,17 +88,18 @@ class _Column:
 
 
 class _Vocabulary(dict[str, int]):
-    """Numbers every chunk met and remembers its words: texts share most of their chunks, and splitting is what costs.
+    """Assigns ids to chunks and caches their words: texts share most chunks, and splitting is expensive.
 
-    The words of chunk `c` are `words[starts[c] : starts[c] + sizes[c]]`, as numbers into the columns of words.
+    The words of chunk `c` are `words[starts[c] : starts[c] + sizes[c]]`, as indices into the word columns.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.characters = 0
         self.numbers: dict[str, int] = {}
+        self.names: list[str] = []
         self.starts, self.sizes, self.words, self.lengths = (_Column(np.int64) for _ in range(4))
-        self.is_symbol, self.has_letter = _Column(np.bool_), _Column(np.bool_)
+        self.is_symbol, self.has_letter, self.is_parted = (_Column(np.bool_) for _ in range(3))
 
     def __missing__(self, chunk: str) -> int:
         number = self[chunk] = len(self)
@@ -97,7 +115,9 @@ class _Vocabulary(dict[str, int]):
         number = self.numbers.get(word)
         if number is None:
             number = self.numbers[word] = len(self.numbers)
-            self.lengths.append(len(word))
+            self.names.append(word)
+            self.lengths.append(len(word if word.isascii() else without_points(word)))
+            self.is_parted.append(word.isascii() or not _UNPARTED.match(word))
             self.is_symbol.append(SYMBOLS.issuperset(word))
             self.has_letter.append(word.isalpha() or any(map(str.isalpha, word)))
         return number
@@ -116,16 +136,21 @@ def _vocabulary() -> _Vocabulary:
 
 
 def view_text(text: str, spare_markdown: bool = False) -> TextView:
-    """Tokenise `text` once. What is found does not depend on the texts before, though the numbers of words do.
+    """Tokenise `text` once. Results do not depend on earlier texts, except for word ids.
 
-    With `spare_markdown` the marks that extraction wrote are no words, and fenced code is no prose.
+    With `spare_markdown`, marks written by extraction are not words, and fenced code is not prose.
     """
     vocabulary = _vocabulary()
+    kinds = kinds_in(text)
+    parted = separated(text, kinds)
     lines = text.split("\n")
-    chunks = [line.split() for line in lines]
+    parted_lines = lines if parted is text else parted.split("\n")
+    chunks = [line.split() for line in parted_lines]
     prose, prose_lines, counted = text, lines, chunks
-    marks = find_marks(text, lines, chunks) if spare_markdown else {}
+    marks = find_marks(text, parted_lines, chunks) if spare_markdown else {}
     if marks:
+        if parted is not text:
+            marks = {at: (line and line.replace(SEPARATOR, ""), words) for at, (line, words) in marks.items()}
         bare: list[str | None] = [*lines]
         counted = chunks.copy()
         for number, (line, words) in marks.items():
@@ -143,18 +168,16 @@ def view_text(text: str, spare_markdown: bool = False) -> TextView:
         text=text,
         lines=lines,
         chunks=chunks,
+        kinds=kinds,
         prose=prose,
         prose_lines=prose_lines,
         marks=marks,
         numbers=vocabulary.numbers,
+        names=vocabulary.names,
         word_ids=ids,
         line_words=np.diff(ends[np.cumsum(in_line)], prepend=0),
         lengths=vocabulary.lengths.values[ids],
         is_symbol=vocabulary.is_symbol.values[ids],
         has_letter=vocabulary.has_letter.values[ids],
+        is_parted=vocabulary.is_parted.values[ids],
     )
-
-
-def ratio(part: float, whole: float) -> float:
-    """`part / whole`, 0 where there is nothing to divide by."""
-    return float(part / whole) if whole else 0.0

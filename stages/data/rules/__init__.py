@@ -1,0 +1,1 @@
+"""Published quality rules: measurements, thresholds, and decision for one document."""
