@@ -1,4 +1,4 @@
-"""Which local pages there are: found from files and metadata, without importing anything."""
+"""Discovery of local pages from files and metadata, without importing modules."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from longcat.stages.data.collect.local import LocalConfig, PageKind
+from longcat.stages.data.collect.config import LocalConfig, PageKind
 
-# Readers of WARC files expect HTTP headers under http URLs only; this machine's pages are its own site.
+# WARC readers expect HTTP headers only for http URLs; local pages use localhost as their site.
 SITE = "http://localhost"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A page to make. `target` is a module, a distribution or a file; `file` gives the record its date."""
+    """A page to render. `target` is a module, a distribution or a file; `file` determines the record's date."""
 
     kind: PageKind
     url: str
@@ -31,7 +31,7 @@ class Candidate:
 
 
 def find_candidates(config: LocalConfig) -> list[Candidate]:
-    """The pages to try, in their order, at most `config.limit`."""
+    """Pages to try, in order, at most `config.limit`."""
     finders = {"stdlib": _stdlib, "package": _packages, "description": _descriptions, "html": _html}
     streams = [sorted(finders[kind](config), key=_order) for kind in config.kinds]
     turns = [candidate for turn in zip_longest(*streams) for candidate in turn if candidate is not None]
@@ -43,9 +43,9 @@ def _order(candidate: Candidate) -> bytes:
 
 
 def machine_fingerprint(html_folders: Iterable[str]) -> dict[str, str]:
-    """Digests of what the pages are made from: the interpreter, the distributions, the documents' sizes and dates."""
+    """Digests of the page sources: interpreter, distributions, sizes and dates of documents."""
     roots = sorted({Path(str(found.locate_file(""))) for found in distributions()})
-    # Records carry the dates of files, so the same version installed anew counts as a change.
+    # Records contain file dates, so reinstalling the same version counts as a change.
     installed = [f"{path.name} {path.stat().st_mtime_ns}" for root in roots for path in sorted(root.glob("*.*-info"))]
     documents = [
         f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for folder in html_folders for path in _pages(folder)
@@ -74,7 +74,7 @@ def _stdlib(config: LocalConfig) -> Iterator[Candidate]:
 
 
 def _modules_of(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
-    """A top-level module and, for a package, the modules in it."""
+    """A top-level module and, for a package, its modules."""
     if (folder / name / "__init__.py").is_file():
         for file in sorted((folder / name).rglob("*.py")):
             if module := _module_name(PurePosixPath(file.relative_to(folder).as_posix())):
@@ -86,7 +86,7 @@ def _modules_of(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
 
 
 def _module_name(path: PurePosixPath) -> str | None:
-    """`json/decoder.py` to `json.decoder`; None for files that are no module."""
+    """`json/decoder.py` to `json.decoder`; None for files that are not modules."""
     parts = list(path.with_suffix("").parts)
     if parts[-1] == "__init__":
         parts.pop()
@@ -131,6 +131,6 @@ def _html(config: LocalConfig) -> Iterator[Candidate]:
 def _pages(folder: str) -> Iterator[Path]:
     for path in sorted(Path(folder).rglob("*.htm*")):
         plain = path.suffix in (".html", ".htm") and path.is_file() and not path.is_symlink()
-        # Who may not read a document has another set of them, with another fingerprint.
+        # Unreadable documents are omitted, which changes the fingerprint.
         if plain and os.access(path, os.R_OK):
             yield path

@@ -1,4 +1,4 @@
-"""WARC files: one response record a page, each a gzip member of its own, the same bytes for the same pages."""
+"""WARC files: one response record per page, each a separate gzip member, with deterministic bytes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FAILURES = "failures.jsonl"
 
 
 @dataclass(frozen=True)
-class Page:
-    """A page as the record needs it; `date` is UTC, ISO 8601."""
+class CrawledPage:
+    """Page data of a record; `date` is UTC, ISO 8601."""
 
     url: str
     date: str
@@ -39,8 +39,8 @@ class CrawlWriter:
     def __init__(self, stream: IO[bytes]) -> None:
         self._writer = WARCWriter(stream, gzip=True, warc_version="1.1")
 
-    def write(self, page: Page) -> None:
-        """Append one response record; its id follows from URL, date and body."""
+    def write(self, page: CrawledPage) -> None:
+        """Append one response record; its id is derived from URL, date and body."""
         seed = f"{page.url}\n{page.date}\n{sha256(page.body).hexdigest()}"
         record = self._writer.create_warc_record(
             page.url,
@@ -57,7 +57,7 @@ class CrawlWriter:
 
 @dataclass(frozen=True)
 class CrawlTask:
-    """One WARC file to make from local candidates."""
+    """Task: one WARC file from local candidates."""
 
     path: str
     candidates: tuple[Candidate, ...]
@@ -79,14 +79,14 @@ def write_crawl_file(task: CrawlTask) -> dict[str, Any]:
                 failures.append({"url": candidate.url, "reason": str(reason)})
                 continue
             headers = (("Content-Type", content_type), ("Content-Length", str(len(body))))
-            writer.write(Page(candidate.url, _date(candidate.file), "200 OK", headers, body))
+            writer.write(CrawledPage(candidate.url, _date(candidate.file), "200 OK", headers, body))
             kinds[candidate.kind] += 1
             total += len(body)
     return {"pages": sum(kinds.values()), "bytes": total, "kinds": dict(kinds), "failures": failures}
 
 
 def _date(file: str) -> str:
-    """When the page's source was last changed: the same on every run."""
+    """Modification date of the page's source: the same on every run."""
     try:
         seconds = int(Path(file).stat().st_mtime)
     except (FileNotFoundError, NotADirectoryError):
@@ -95,5 +95,5 @@ def _date(file: str) -> str:
 
 
 def failures_file(folder: Path, failures: Iterable[Mapping[str, Any]]) -> None:
-    """Write which URLs gave no page and why, one a line."""
+    """Write failed URLs with reasons, one per line."""
     atomic_write(folder / FAILURES, b"".join(canonical_json(dict(failure)) + b"\n" for failure in failures))

@@ -1,4 +1,4 @@
-"""Fetch one page over http(s) with every limit held, and say why when there is none."""
+"""Fetch one page over http(s) under all limits, or report the reason of failure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from protego import Protego
 from longcat.pipeline.faults import machine_error, own_shortage, twice
 from longcat.pipeline.network import GuardedBackend, PrivateAddressError, UnknownHostError
 from longcat.pipeline.urls import BadUrlError, WebUrl
-from longcat.stages.data.collect.urls import UrlsConfig
+from longcat.stages.data.collect.config import UrlsConfig
 
 REDIRECTS = (301, 302, 303, 307, 308)
-MAX_ROBOTS_BYTES = 512 << 10  # RFC 9309 asks for at least 500 KiB
+MAX_ROBOTS_BYTES = 512 << 10  # RFC 9309 requires at least 500 KiB
 MAX_CRAWL_DELAY_SECONDS = 60.0
 HOP_HEADERS = ("connection", "keep-alive", "transfer-encoding", "trailer", "upgrade")
 
 
 class NotFetchedError(Exception):
-    """No page; `reason` is what is counted."""
+    """Fetch failed; `reason` is counted."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
@@ -31,7 +31,7 @@ class NotFetchedError(Exception):
 
 @dataclass(frozen=True)
 class Response:
-    """What a server answered; `headers` in their order, less those of the connection."""
+    """Response of a server; `headers` in order, without connection headers."""
 
     url: str
     status: int
@@ -43,7 +43,7 @@ class Response:
 
 
 class Fetcher:
-    """Fetches pages for one host after another; not shared between threads."""
+    """Fetches pages; not thread-safe."""
 
     def __init__(self, config: UrlsConfig) -> None:
         self._config = config
@@ -55,7 +55,7 @@ class Fetcher:
         self._pool.close()
 
     def page(self, url: WebUrl) -> Response:
-        """The page at a URL, redirects followed.
+        """Fetch the page at a URL, following redirects.
 
         Raises:
             NotFetchedError: reason is one of bad_url, robots, private_address, dns, timeout, network, too_large,
@@ -90,7 +90,7 @@ class Fetcher:
         return robots is not None and bool(robots.can_fetch(url.text, self._config.user_agent))
 
     def _read_robots(self, site: WebUrl, deadline: float) -> Protego | None:
-        """Rules of a host; None forbids everything, as RFC 9309 wants when they cannot be had."""
+        """robots.txt rules of a host; None forbids everything, as RFC 9309 requires if they are unavailable."""
         url = site.join("/robots.txt")
         try:
             for _ in range(self._config.max_redirects + 1):
@@ -117,7 +117,7 @@ class Fetcher:
             raise machine_error(error, f"fetching {url}") from None
 
     def _attempt(self, url: str, deadline: float, max_bytes: int, cut: bool) -> Response:
-        """One request. Raises NotFetchedError for what lies at the other end, OSError for what lies at ours."""
+        """One request. Raises NotFetchedError for remote failures, OSError for local ones."""
         try:
             return self._exchange(url, deadline, max_bytes, cut)
         except PrivateAddressError:

@@ -1,47 +1,12 @@
-"""Stage `data.collect.local`: a crawl of the documentation that every machine has, with no network."""
+"""Stage `data.collect.local`: a crawl of locally installed documentation, without network."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from longcat.pipeline.config import StageConfig
 from longcat.pipeline.stage import Context, Result, stage
-
-PageKind = Literal["stdlib", "package", "description", "html"]
-
-# Importing these opens windows, browsers or networks, prints, runs tests, or changes the interpreter.
-SKIPPED_MODULES = (
-    "__main__", "*.__main__", "antigravity", "this", "idlelib", "idlelib.*", "turtle", "turtledemo", "turtledemo.*",
-    "tkinter", "tkinter.*", "lib2to3", "lib2to3.*", "distutils", "distutils.*", "ensurepip", "ensurepip.*",
-    "test", "test.*", "*.test", "*.test.*", "*.tests", "*.tests.*", "*.testing", "*.testing.*", "*.test_*", "*_test",
-    "conftest", "*.conftest", "setup", "*.setup", "*.benchmarks*", "*.examples*", "_*", "*._*",
-)  # fmt: skip
-# Their import alone takes seconds a page, or they are this project.
-SKIPPED_PACKAGES = ("longcat-cli", "nvidia-*", "torch", "torchvision", "triton", "transformers", "megatron-core")
-
-
-class LocalConfig(StageConfig):
-    """Configuration of `data.collect.local`."""
-
-    limit: int | None = Field(None, ge=1, description="pages to try; none: all that are found")
-    kinds: tuple[PageKind, ...] = Field(
-        ("stdlib", "package", "description", "html"),
-        min_length=1,
-        description="pydoc pages of the standard library and of packages, descriptions, HTML documents",
-    )
-    html_folders: tuple[str, ...] = Field(("/usr/share/doc",), description="folders searched for HTML documents")
-    pages_per_package: int = Field(
-        40, ge=1, description="pydoc pages of one distribution, so that none fills the crawl"
-    )
-    packages: tuple[str, ...] = Field(("*",), description="patterns of distributions to take, e.g. numpy or py*")
-    skip_packages: tuple[str, ...] = Field(SKIPPED_PACKAGES, description="patterns of distributions to leave out")
-    skip_modules: tuple[str, ...] = Field(SKIPPED_MODULES, description="patterns of modules that are never imported")
-    cpu_seconds: int = Field(20, ge=1, description="processor time one module may take to import and render, seconds")
-    max_page_bytes: int = Field(4 << 20, ge=1024, description="largest page, bytes")
-    pages_per_file: int = Field(100, ge=1, description="pages in one WARC file, which is also the unit of resume")
+from longcat.stages.data.collect.config import LocalConfig
 
 
 def _sources(config: LocalConfig) -> dict[str, str]:
@@ -52,11 +17,11 @@ def _sources(config: LocalConfig) -> dict[str, str]:
 
 @stage("data.collect.local", revision=2, inputs={}, output="crawl", sources=_sources)
 def collect_local(context: Context[LocalConfig]) -> Result:
-    """Make a WARC crawl of what every machine has; needs no network.
+    """Make a WARC crawl of locally installed documentation; needs no network.
 
-    Pages are what `pydoc` renders for the standard library and the installed packages, the descriptions of installed
-    distributions, and HTML below the system's documentation folder. The four kinds take turns, each in an order given
-    by the hash of its URLs, so that a limit takes an even sample.
+    Pages are rendered by `pydoc` for the standard library and the installed packages, the descriptions of installed
+    distributions, and HTML below the system's documentation folder. The four kinds alternate, each ordered by the hash
+    of its URLs, so that a limit gives an even sample.
     """
     from longcat.pipeline.errors import InputError
     from longcat.stages.data.collect.candidates import find_candidates

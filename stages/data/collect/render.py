@@ -21,22 +21,22 @@ from longcat.stages.data.collect import render_module
 from longcat.stages.data.collect.candidates import Candidate
 
 SCRIPT = Path(render_module.__file__)
-# The child ends itself; this is for one that cannot.
+# The child normally exits by itself; this timeout is for one that does not.
 GRACE_SECONDS = 30
 TRIES = 2
 READY = render_module.READY
 
 
 class NoPageError(Exception):
-    """A candidate gave no page; the message is the reason that is counted."""
+    """A candidate has no page; the message is the counted reason."""
 
 
 def render(candidate: Candidate, cpu_seconds: int, max_bytes: int) -> tuple[str, bytes]:
-    """Content type and body of a candidate's page.
+    """Render a candidate: content type and body.
 
     Raises:
         NoPageError: import_error, timeout, crashed, too_large, empty or unreadable.
-        InputError: a document is gone, or may not be read any more.
+        InputError: a document is missing or no longer readable.
         MachineError: the machine failed twice.
     """
     if candidate.kind == "html":
@@ -57,8 +57,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
         with open_input(path) as stream:
             return stream.read(max_bytes + 1)
     except OSError as error:
-        what = f"cannot be read any more: {error.strerror or error}"
-        raise InputError(what, where=str(path), hint="run the command again, it looks for documents anew") from None
+        what = f"is no longer readable: {error.strerror or error}"
+        raise InputError(what, where=str(path), hint="run the command again to search for documents again") from None
 
 
 def _description(name: str) -> tuple[str, bytes]:
@@ -67,13 +67,14 @@ def _description(name: str) -> tuple[str, bytes]:
             found = metadata(name)
     except PackageNotFoundError:
         raise NoPageError("unreadable") from None
-    text = found["Description"] or ""
-    declared = (found["Description-Content-Type"] or "text/plain").partition(";")[0].strip()
+    # The standard library gives None for what is missing, importlib_metadata raises KeyError.
+    text, declared = ((found.get_all(key) or [""])[0] for key in ("Description", "Description-Content-Type"))
+    declared = (declared or "text/plain").partition(";")[0].strip()
     return f"{declared}; charset=utf-8", str(text).encode("utf-8", "replace")
 
 
 def _environment(home: str) -> Mapping[str, str]:
-    """A fixed environment: pages must not depend on the caller's. The proxies are for kernels that forbid isolation."""
+    """Fixed environment, so that pages do not depend on the caller's; proxies are for kernels that forbid isolation."""
     nowhere = "http://127.0.0.1:9"
     return {
         "PATH": "/usr/bin:/bin",
@@ -89,7 +90,7 @@ def _environment(home: str) -> Mapping[str, str]:
 
 
 class _Failed(Exception):  # noqa: N818 - passed between the functions here
-    """The child ended without a verdict on its module; `crashed` where the module may have brought it about."""
+    """The child exited without a result; `crashed` if the module may be the cause."""
 
     def __init__(self, what: str, *, crashed: bool) -> None:
         super().__init__(what)
@@ -97,11 +98,11 @@ class _Failed(Exception):  # noqa: N818 - passed between the functions here
 
 
 def _module_page(module: str, cpu_seconds: int, max_bytes: int) -> bytes:
-    """The page of a module; a module has crashed where two children did.
+    """Render the page of a module; it counts as crashed after two child crashes.
 
     Raises:
         NoPageError: import_error, timeout, too_large or crashed.
-        MachineError: the machine failed twice, or ended two children.
+        MachineError: the machine failed twice, or killed two children.
     """
     crashes = faults = 0
     while True:
@@ -112,7 +113,7 @@ def _module_page(module: str, cpu_seconds: int, max_bytes: int) -> bytes:
             if crashes == TRIES:
                 raise NoPageError("crashed") from None
             if faults == TRIES:
-                hint = f"{GO_ON}; --set skip_modules=... leaves a module out"
+                hint = f"{GO_ON}; --set skip_modules=... excludes a module"
                 raise MachineError(f"could not be rendered: {failed}", where=module, hint=hint) from None
         time.sleep(RETRY_SECONDS)
 
@@ -148,7 +149,7 @@ def _child(module: str, cpu_seconds: int, max_bytes: int, home: str, page: IO[by
 
 
 def _processor_seconds() -> float:
-    """What the children that have ended took."""
+    """Resource usage of finished children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -157,7 +158,7 @@ def _wait(child: subprocess.Popen[bytes], seconds: int) -> int:
     try:
         return child.wait(timeout=seconds)
     except BaseException as error:
-        # The whole group: what the module started would otherwise live on.
+        # Kill the whole group, including processes started by the module.
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -167,14 +168,14 @@ def _wait(child: subprocess.Popen[bytes], seconds: int) -> int:
 
 
 def _check(status: int, written: bytes, *, out_of_time: bool) -> None:
-    """Raise for a child that gave no page; `written` is what came from it."""
+    """Raise for a child without a page; `written` is its output."""
     if status == 0:
         return
     if status == render_module.IMPORT_ERROR:
         raise NoPageError("import_error")
     if status == render_module.TOO_LARGE:
         raise NoPageError("too_large")
-    # The kernel kills what goes on after the limit of processor time.
+    # The kernel kills processes over the CPU time limit.
     own = (-signal.SIGXCPU, -signal.SIGALRM) + ((-signal.SIGKILL,) if out_of_time else ())
     if status in own:
         raise NoPageError("timeout")
@@ -182,5 +183,5 @@ def _check(status: int, written: bytes, *, out_of_time: bool) -> None:
         raise _Failed(written[len(READY) :].decode(errors="replace"), crashed=False)
     if status == render_module.UNWRITTEN:
         raise _Failed(f"its page cannot be written to {tempfile.gettempdir()} (full?)", crashed=False)
-    # Before it is ready the module has not been touched.
+    # Before it is ready, the module has not been imported.
     raise _Failed(ending(status), crashed=is_crash(status) or (status > 0 and written.startswith(READY)))

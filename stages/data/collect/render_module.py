@@ -1,10 +1,10 @@
-"""Child process: import one module and write the page that pydoc makes of it to standard output.
+"""Child process: imports one module and writes its pydoc page to standard output.
 
-Runs as a script, alone in its process, under limits on processor time and output, and with no network where the kernel
-allows that. What differs from run to run (memory addresses, values of module data) is left out of the page.
+Runs as a script in its own process, with limits on CPU time and output, and without network if the kernel allows it.
+Values that differ between runs (memory addresses, module data) are omitted.
 
-    python render_module.py MODULE CPU_SECONDS MAX_BYTES     one byte when all is ready, then the page
-    python render_module.py --isolated                       exit code 0 where the network can be taken away
+    python render_module.py MODULE CPU_SECONDS MAX_BYTES     one byte when ready, then the page
+    python render_module.py --isolated                       exit code 0 if network isolation is possible
 
 Exit codes: 0 rendered, 103 the module cannot be imported, 104 the page is too large, 105 the machine failed (the page
 says how), 106 the page cannot be written.
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Numbers that a module is not likely to end the process with.
+# Exit codes that modules are unlikely to use.
 IMPORT_ERROR = 103
 TOO_LARGE = 104
 FAULT = 105
@@ -36,17 +36,17 @@ CLONE_NEWNET = 0x40000000
 
 
 class StablePages(pydoc.HTMLDoc):
-    """pydoc's pages without the values of data, which may hold times, paths and process ids."""
+    """pydoc pages without data values, which may contain times, paths and process ids."""
 
     def docother(self, object: Any, name: Any = None, mod: Any = None, *ignored: Any) -> str:
         return f"<strong>{self.escape(str(name))}</strong>: {self.escape(type(object).__name__)}"
 
     def filelink(self, url: str, path: str) -> str:
-        return ""  # where a file lies on this machine tells a reader nothing
+        return ""  # local file paths are not useful to readers
 
 
 def leave_network() -> bool:
-    """Go where there is no network, not even this machine's own addresses; False where the kernel forbids it."""
+    """Enter a namespace without network, even loopback; False if the kernel forbids it."""
     if sys.platform != "linux":
         return False
     unshare = ctypes.CDLL(None).unshare
@@ -55,7 +55,7 @@ def leave_network() -> bool:
     user, group = os.getuid(), os.getgid()
     if unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
         return False
-    # Without these the process would be nobody to itself.
+    # Without these mappings the process would run as nobody.
     for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         try:
             Path("/proc/self", name).write_text(content)
@@ -65,7 +65,7 @@ def leave_network() -> bool:
 
 
 def limit(cpu_seconds: int, max_bytes: int) -> None:
-    """Bound this process, also by its parent's life; the alarm covers a module that sleeps instead of working."""
+    """Limit this process, also to its parent's lifetime; the alarm covers modules that sleep."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
@@ -75,7 +75,7 @@ def limit(cpu_seconds: int, max_bytes: int) -> None:
 
 
 def render(name: str) -> str:
-    """The page of one module."""
+    """Render the page of one module."""
     module = pydoc.safeimport(name)
     if module is None:
         raise ImportError(name)
@@ -84,7 +84,7 @@ def render(name: str) -> str:
 
 
 def fault_in(error: BaseException | None) -> str:
-    """What the machine lacked, of an error and those that led to it; empty where it was the module's."""
+    """Missing machine resource, from an error and its causes; empty if the module failed."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -97,7 +97,7 @@ def fault_in(error: BaseException | None) -> str:
 
 
 def main(name: str, cpu_seconds: int, max_bytes: int) -> int:
-    # A module may print while it is imported; only the page goes to the real output.
+    # A module may print during import; only the page goes to the real output.
     output = os.dup(1)
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -120,7 +120,7 @@ def main(name: str, cpu_seconds: int, max_bytes: int) -> int:
 
 
 def guarded(arguments: list[str]) -> int:
-    """The exit code of `main`, which raises where its output cannot be written."""
+    """Exit code of `main`, which raises if its output cannot be written."""
     try:
         return main(arguments[0], int(arguments[1]), int(arguments[2]))
     except OSError:
@@ -130,5 +130,5 @@ def guarded(arguments: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--isolated"]:
         sys.exit(0 if leave_network() else 1)
-    # Not sys.exit: threads and exit handlers of the module must not hold the process up.
+    # Not sys.exit: threads and exit handlers of the module must not delay the exit.
     os._exit(guarded(sys.argv[1:]))

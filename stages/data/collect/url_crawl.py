@@ -1,4 +1,4 @@
-"""Run a list of URLs: hosts side by side, the pages of one host in turn, each finished URL remembered."""
+"""Fetches a list of URLs: hosts in parallel, pages of one host sequentially, finished URLs recorded."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from longcat.pipeline.shards import file_record, same_files
 from longcat.pipeline.stage import Context, Result
 from longcat.pipeline.store import utc_now
 from longcat.pipeline.urls import MAX_URL_CHARACTERS, BadUrlError, WebUrl, web_url
-from longcat.stages.data.collect.crawl_file import CrawlWriter, Page, failures_file
+from longcat.stages.data.collect.config import UrlsConfig
+from longcat.stages.data.collect.crawl_file import CrawledPage, CrawlWriter, failures_file
 from longcat.stages.data.collect.fetch import Fetcher, NotFetchedError
-from longcat.stages.data.collect.urls import UrlsConfig
 
 MAX_LIST_BYTES = 1 << 30
-# Another attempt may go well, so after a stop these count as not yet fetched.
+# Retriable, so after a stop these count as not yet fetched.
 PASSING_REASONS = ("dns", "network", "timeout", "robots", "http_status")
 
 
 def read_urls(path: Path, max_urls: int) -> list[str]:
-    """The lines of a list, each once, in their order; bytes that are no UTF-8 are escaped, so that no URL has them.
+    """Unique lines of a list, in order; bytes that are not UTF-8 are escaped, so that they never match a URL.
 
     Raises:
         InputError: the list is too long or empty.
@@ -42,17 +42,17 @@ def read_urls(path: Path, max_urls: int) -> list[str]:
             if text and not text.startswith("#"):
                 urls[text] = None
     if not urls:
-        raise InputError("no URLs in it", where=str(path), hint="one http(s) URL a line")
+        raise InputError("no URLs in the file", where=str(path), hint="expected one http(s) URL per line")
     if len(urls) > max_urls:
         raise InputError(f"{len(urls)} URLs, max_urls is {max_urls}", where=str(path))
     return list(urls)
 
 
 def crawl_urls(context: Context[UrlsConfig]) -> Result:
-    """Fetch what is missing, then write the pages in the order of the list.
+    """Fetch missing pages, then write all pages in list order.
 
     Raises:
-        InputError: not one page could be fetched; says why.
+        InputError: no page could be fetched; names the reasons.
     """
     config = context.config
     urls = read_urls(Path(config.url_file), config.max_urls)
@@ -85,7 +85,7 @@ def crawl_urls(context: Context[UrlsConfig]) -> Result:
 
 
 def _is_settled(path: Path) -> bool:
-    """Whether a page was fetched and is still there whole, or failed for a reason that will not pass."""
+    """Whether a page was fetched and is intact, or failed permanently."""
     try:
         record = read_json(path)
         if "reason" in record:
@@ -119,7 +119,7 @@ def _fetch_all(config: UrlsConfig, urls: Sequence[str], missing: Sequence[int], 
 
 
 def _by_host(urls: Sequence[str], missing: Sequence[int], pages: Path, bar: Bar) -> dict[str, list[tuple[int, WebUrl]]]:
-    """What is to be fetched from every host; lines that are no URL are settled at once."""
+    """URLs to fetch by host; invalid lines are recorded at once."""
     hosts: dict[str, list[tuple[int, WebUrl]]] = {}
     for index in missing:
         try:
@@ -155,7 +155,7 @@ def _fetch_one(fetcher: Fetcher, url: WebUrl, member: Path) -> dict[str, Any]:
         response = fetcher.page(url)
     except NotFetchedError as failure:
         return {"url": url.text, "reason": failure.reason, "detail": failure.detail}
-    page = Page(response.url, utc_now(), "200 OK", response.headers, response.body)
+    page = CrawledPage(response.url, utc_now(), "200 OK", response.headers, response.body)
     with atomic_path(member) as aside, aside.open("wb") as stream:
         CrawlWriter(stream).write(page)
     seconds = round(time.monotonic() - started, 3)
@@ -164,7 +164,7 @@ def _fetch_one(fetcher: Fetcher, url: WebUrl, member: Path) -> dict[str, Any]:
 
 
 def _assemble(output: Path, pages: Path, fetched: Sequence[int], config: UrlsConfig) -> None:
-    """Gzip members stand behind one another as they are, so files are joined without reading the pages."""
+    """Gzip members can be concatenated, so files are joined without decompression."""
     for number, start in enumerate(range(0, len(fetched), config.pages_per_file)):
         path = output / f"crawl-{number:05d}.warc.gz"
         with atomic_path(path) as aside, aside.open("wb") as stream:
