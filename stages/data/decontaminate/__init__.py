@@ -1,4 +1,4 @@
-"""The stage `data.decontaminate`: what is measured later must not be learned now."""
+"""Stage `data.decontaminate`: removes benchmark items from documents."""
 
 from __future__ import annotations
 
@@ -23,54 +23,54 @@ def _sources(config: DecontaminateConfig) -> dict[str, str]:
     return fingerprint_paths(benchmark.path for benchmark in config.parsed())
 
 
-@stage("data.decontaminate", revision=1, inputs={"documents": "documents"}, output="documents", sources=_sources)
+@stage("data.decontaminate", revision=2, inputs={"documents": "documents+"}, output="documents", sources=_sources)
 def decontaminate_documents(context: Context[DecontaminateConfig]) -> Result:
     """Drop documents that hold benchmark items, or cut the items out, and report item by item.
 
-    Items are found by 13 words in a row wherever lines break, short items as a whole, paraphrased ones by their content
-    words. Every rule must first find an item planted for it. Writes `findings.parquet` (one row an item found in a
-    document), `items.parquet` (one row an item) and `report.md`.
+    Items are found by 13-word n-grams across line breaks, short items as a whole, paraphrased ones by their content
+    words. Every rule must first find an item planted for it. Writes `findings.parquet` (one row per item found in a
+    document), `items.parquet` (one row per item) and `report.md`.
 
     Raises:
-        InputError: there are no documents, or a benchmark is missing, damaged or holds nothing to look for.
+        InputError: there are no documents, or a benchmark is missing, damaged or has no usable items.
         IntegrityError: a shard is damaged.
         LongcatError: a planted item was not found.
     """
-    from longcat.pipeline.documents import document_shards, shard_name
+    from longcat.pipeline.document_inputs import document_inputs
+    from longcat.pipeline.documents import shard_name
     from longcat.pipeline.errors import InputError
     from longcat.stages.data.decontaminate.index import build_index, save_index
     from longcat.stages.data.decontaminate.report import gather, read_findings, write_findings, write_items, write_page
-    from longcat.stages.data.decontaminate.shard import Task, clean_shard
+    from longcat.stages.data.decontaminate.shard import DecontaminateTask, clean_shard
 
     config, work, output = context.config, context.work, context.output
-    documents = context.input("documents")
+    inputs = document_inputs(context)
     parts = _read_benchmarks(config)
     indexed = build_index(parts, config)
     for benchmark in config.parsed():
         if not any(rules for part, rules in zip(parts, indexed.rules, strict=True) if part.benchmark == benchmark.name):
-            raise InputError(
-                "no item is long enough to be looked for", where=str(benchmark.path), hint="lower min_words"
-            )
+            raise InputError("no item is long enough to search for", where=str(benchmark.path), hint="lower min_words")
     index = work / "index.npz"
     save_index(index, indexed.index)
     canaries = _find_canaries(context, parts, indexed, index)
 
     tasks = [
-        Task(shard, index, output / shard_name(number), work / f"findings-{number:05d}.parquet", config)
-        for number, shard in enumerate(document_shards(documents))
+        DecontaminateTask(shard, index, output / shard_name(number), work / f"findings-{number:05d}.parquet", config)
+        for number, shard in enumerate(inputs.shards)
     ]
     results = context.map_shards(clean_shard, tasks, description="decontaminating")
     totals = _sum(results)
     if not totals["documents_in"]:
-        raise InputError("there are no documents to decontaminate", where=str(documents.path))
+        raise InputError("there are no documents to decontaminate", where=inputs.places)
     counts = {name: totals[name] for name in ("documents_in", "documents_out", "dropped")}
+    by_input = inputs.counts(results, ("documents_in", "documents_out"))
     findings = read_findings([task.findings for task in tasks])
     write_findings(output / "findings.parquet", parts, findings)
     reports = gather(parts, indexed, findings)
     write_items(output / "items.parquet", reports)
     write_page(output / "report.md", reports, parts, canaries, counts, config)
     return Result(
-        counts=counts,
+        counts=counts | by_input,
         metrics={
             "items": len(reports),
             "items_looked_for": sum(bool(report.rules) for report in reports),
@@ -79,6 +79,7 @@ def decontaminate_documents(context: Context[DecontaminateConfig]) -> Result:
             "documents_cut": totals["documents_cut"],
             "characters_in": totals["characters_in"],
             "characters_out": totals["characters_out"],
+            **inputs.metrics(),
         },
     )
 
@@ -92,15 +93,17 @@ def _read_benchmarks(config: DecontaminateConfig) -> list[Part]:
 def _find_canaries(
     context: Context[DecontaminateConfig], parts: list[Part], indexed: Indexed, index: Path
 ) -> list[Canary]:
-    """Clean a shard of planted items as the documents' shards will be, and see that all are found."""
+    """Clean a shard of planted items like any other shard, and check that all are found."""
+    from longcat.pipeline.document_inputs import InputShard
     from longcat.stages.data.decontaminate.canary import check_canaries, make_canaries, write_canaries
-    from longcat.stages.data.decontaminate.shard import Task, clean_shard
+    from longcat.stages.data.decontaminate.shard import DecontaminateTask, clean_shard
 
     work, config = context.work, context.config
     canaries = make_canaries(parts, indexed, config)
     left, findings = work / "canaries-left.jsonl.zst", work / "canaries.parquet"
-    planted = Task(work / "canaries.jsonl.zst", index, left, findings, config)
-    write_canaries(planted.shard, canaries)
+    shard = work / "canaries.jsonl.zst"
+    planted = DecontaminateTask(InputShard(shard, "canaries"), index, left, findings, config)
+    write_canaries(shard, canaries)
     context.map_shards(clean_shard, [planted], description="planted items")
     check_canaries(canaries, findings, left)
     return canaries

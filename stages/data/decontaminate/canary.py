@@ -1,4 +1,4 @@
-"""Planted canaries: disguised items that must be found, so that no hits means that there are none."""
+"""Planted canaries: disguised items that must be found, which validates an empty result."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from longcat.stages.data.decontaminate.config import DecontaminateConfig
 from longcat.stages.data.decontaminate.index import Indexed, rule_of
 from longcat.stages.data.decontaminate.items import Part
 from longcat.stages.data.decontaminate.match import RULES
-from longcat.stages.data.decontaminate.words import words_of
+from longcat.stages.data.decontaminate.word_stream import words_of
 
 FILLER = (
     "The harbour wall was rebuilt after the winter of the great storm, and since then the fishing boats lie behind "
     "it in two rows. On market days the street above fills with stalls that sell rope, lamps and smoked eel."
 )
 _SEPARATORS = (" ", " ", "\n", "\n", ", ", " - ", "\n> ", "\n\n", " ... ", "; ")
-# Shorter than any n-gram that is worth looking for, so that none survives when neighbours change places.
+# Shorter than any useful n-gram, so that none survives swapping neighbours.
 _SWAPPED_WORDS = 4
 
 
 @dataclass(frozen=True)
 class Canary:
-    """A document that holds part number `part` in a form that `rule` must find."""
+    """A document that contains part `part` in a form that `rule` must find."""
 
     part: int
     rule: str
@@ -34,7 +34,7 @@ class Canary:
 
 
 def make_canaries(parts: Sequence[Part], indexed: Indexed, config: DecontaminateConfig) -> list[Canary]:
-    """One canary for every benchmark and each rule that looks for some part of it, chosen by the seed."""
+    """One canary per benchmark and applicable rule, chosen by the seed."""
     candidates: dict[tuple[str, str], list[int]] = {}
     for number, (part, rules) in enumerate(zip(parts, indexed.rules, strict=True)):
         for rule in rules:
@@ -53,9 +53,9 @@ def make_canaries(parts: Sequence[Part], indexed: Indexed, config: Decontaminate
 
 
 def disguise(text: str, rule: str, config: DecontaminateConfig, generator: random.Random) -> str | None:
-    """The words of a text with other line breaks, case and punctuation; for `similar` in another order as well.
+    """Words of a text with other line breaks, case and punctuation; for `similar` also in another order.
 
-    None where the rule looks for the text with its punctuation deleted only, or the other order leaves an n-gram whole.
+    None if the rule only searches the text without punctuation, or the reordering keeps an n-gram intact.
     """
     words = words_of(text)
     if rule == "similar":
@@ -67,11 +67,13 @@ def disguise(text: str, rule: str, config: DecontaminateConfig, generator: rando
     elif rule_of(words, config) != rule:
         return None
     cased = [word.upper() if generator.random() < 0.5 else word for word in words]
-    return "".join(word.decode("utf-8", "replace") + generator.choice(_SEPARATORS) for word in cased)
+    hidden = "".join(word.decode("utf-8", "replace") + generator.choice(_SEPARATORS) for word in cased)
+    # In a script without blanks, words joined over a line end may be cut at another place.
+    return hidden if words_of(hidden) == words else "; ".join(word.decode("utf-8", "replace") for word in cased)
 
 
 def _swap(words: list[bytes]) -> list[bytes]:
-    """Neighbouring runs of words in each other's place."""
+    """Swap neighbouring word groups."""
     runs = [words[at : at + _SWAPPED_WORDS] for at in range(0, len(words), _SWAPPED_WORDS)]
     for at in range(0, len(runs) - 1, 2):
         runs[at], runs[at + 1] = runs[at + 1], runs[at]
@@ -83,15 +85,15 @@ def _ngrams(words: list[bytes], size: int) -> set[tuple[bytes, ...]]:
 
 
 def write_canaries(path: Path, canaries: Sequence[Canary]) -> None:
-    """The canaries as a shard like any other."""
+    """Write the canaries as an ordinary shard."""
     write_documents(path, (canary.document for canary in canaries))
 
 
 def check_canaries(canaries: Sequence[Canary], findings: Path, output: Path) -> None:
-    """Compare what was found in the canaries' shard with what is in it.
+    """Compare the findings in the canary shard with its content.
 
     Raises:
-        LongcatError: a canary was not found by its rule, or still holds its item in what was written.
+        LongcatError: a canary was not found by its rule, or the output still contains its item.
     """
     import pyarrow.parquet as pq
 
@@ -101,16 +103,16 @@ def check_canaries(canaries: Sequence[Canary], findings: Path, output: Path) -> 
         name = canary.document.id
         if (name, canary.part, canary.rule) not in found:
             raise LongcatError(
-                f"planted item number {canary.part} was not found by the rule {canary.rule!r}, so that finding none "
-                "in the documents would prove nothing",
+                f"planted item {canary.part} was not found by the rule {canary.rule!r}, so an empty result "
+                "would not be valid",
                 where=name,
                 hint="change ngram, similarity or min_distinct_words",
             )
         if left.get(name) == canary.document.text:
-            raise LongcatError("a planted item was found and is still there", where=name)
+            raise LongcatError("a planted item was found but not removed", where=name)
 
 
 def rules_of(canaries: Sequence[Canary], parts: Sequence[Part], benchmark: str) -> list[str]:
-    """The rules that a canary of this benchmark proved."""
+    """Rules validated by a canary of this benchmark."""
     proved = {canary.rule for canary in canaries if parts[canary.part].benchmark == benchmark}
     return [rule for rule in RULES if rule in proved]

@@ -9,16 +9,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from longcat.pipeline.config import StageConfig
+from longcat.pipeline.printable import valid_text
 
-# A stretch of an item that the similarity rule compares as one.
+# Words per passage of an item for the similarity rule.
 PASSAGE_WORDS = 128
-# Words of a document that are compared with a passage, relative to the passage's own.
+# Window of document words compared with a passage, relative to the passage length.
 WINDOW_RATIO = 1.5
 
 
 @dataclass(frozen=True)
 class BenchmarkFile:
-    """One benchmark: its name, the JSON lines file of its items, and the fields that hold their text."""
+    """One benchmark: name, JSON lines file of items, and text fields."""
 
     name: str
     path: Path
@@ -26,7 +27,7 @@ class BenchmarkFile:
 
 
 def parse_benchmark(text: str) -> BenchmarkFile:
-    """`FILE:FIELD,FIELD` or `NAME=FILE:FIELD`; without a name the file's name up to its first dot.
+    """`FILE:FIELD,FIELD` or `NAME=FILE:FIELD`; the default name is the file name up to the first dot.
 
     Raises:
         ValueError: a part is missing.
@@ -38,52 +39,50 @@ def parse_benchmark(text: str) -> BenchmarkFile:
     name = name if named else Path(path).name.partition(".")[0]
     if not (separator and path and name and fields):
         raise ValueError(f"{text!r} is not FILE:FIELD,... or NAME=FILE:FIELD,... (gsm8k_test.jsonl:question,answer)")
-    return BenchmarkFile(name, Path(path).expanduser(), fields)
+    return BenchmarkFile(valid_text(name), Path(path).expanduser(), fields)
 
 
 class DecontaminateConfig(StageConfig):
-    """Which texts must not be in the documents, and how they are looked for."""
+    """Benchmarks to remove, and search parameters."""
 
     benchmarks: tuple[str, ...] = Field(
         min_length=1,
         max_length=1000,
-        description="JSON lines files of items and the fields that hold their text: [NAME=]FILE:FIELD,FIELD.",
+        description="JSON lines files of items and their text fields: [NAME=]FILE:FIELD,FIELD.",
     )
-    id_field: str = Field(
-        default="id", description="Field with an item's id; where it is absent, the number of its line from 0."
-    )
-    ngram: int = Field(default=13, ge=2, le=64, description="Words in a row that an item and a document share.")
+    id_field: str = Field(default="id", description="Field with an item's id; default: its line number from 0.")
+    ngram: int = Field(default=13, ge=2, le=64, description="Length in words of n-grams shared by item and document.")
     min_words: int = Field(
         default=5,
         ge=1,
         le=64,
-        description="Least words of a field that is looked for; one of fewer than `ngram` is looked for whole.",
+        description="Minimum words of a field; one with fewer than `ngram` is searched as a whole.",
     )
     min_distinct_words: int = Field(
         default=6,
         ge=0,
         le=64,
-        description="Least distinct words with two letters or more in an n-gram; a field without such an "
-        "n-gram, as a row of numbers is, is looked for whole.",
+        description="Minimum distinct words of two or more letters in an n-gram; a field without such an "
+        "n-gram, such as a row of numbers, is searched as a whole.",
     )
-    similar: bool = Field(default=True, description="Whether paraphrased items are looked for.")
+    similar: bool = Field(default=True, description="Search for paraphrased items.")
     similarity: float = Field(
         default=0.65,
         gt=0,
         le=1,
-        description="Share of an item's content words, by weight, that stand close together in a document.",
+        description="Fraction of an item's content words, by weight, that must be close together in a document.",
     )
     min_content_words: int = Field(
-        default=10, ge=2, le=64, description="Least distinct content words of an item that similarity looks for."
+        default=10, ge=2, le=64, description="Minimum distinct content words of an item for similarity."
     )
     action: Literal["drop", "cut"] = Field(
-        default="drop", description="Drop a document that holds an item, or cut out what was found."
+        default="drop", description="Drop a document that contains an item, or cut out the match."
     )
     cut_margin_words: int = Field(
-        default=40, ge=0, le=10_000, description="Words before and after a match that are cut with it."
+        default=40, ge=0, le=10_000, description="Words before and after a match that are also cut."
     )
     min_words_left: int = Field(
-        default=50, ge=1, description="Least words after cutting; a document with fewer is dropped."
+        default=50, ge=1, description="Minimum words after cutting; a document with fewer is dropped."
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the planted canaries.")
 
@@ -98,5 +97,5 @@ class DecontaminateConfig(StageConfig):
         return self
 
     def parsed(self) -> list[BenchmarkFile]:
-        """The benchmarks, in order."""
+        """Parsed benchmarks, in order."""
         return [parse_benchmark(text) for text in self.benchmarks]

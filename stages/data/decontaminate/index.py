@@ -1,4 +1,4 @@
-"""What is looked for, as sorted arrays of hashes: n-grams, short items whole, and content words of passages."""
+"""Search index as sorted arrays of hashes: n-grams, short whole items, and content words of passages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from longcat.pipeline.files import atomic_path
 from longcat.stages.data.decontaminate.config import PASSAGE_WORDS, WINDOW_RATIO, DecontaminateConfig
 from longcat.stages.data.decontaminate.items import Part
-from longcat.stages.data.decontaminate.stopwords import STOPWORDS
-from longcat.stages.data.decontaminate.words import (
+from longcat.stages.data.decontaminate.stopwords import stop_words
+from longcat.stages.data.decontaminate.word_stream import (
     Hashes,
     NgramHasher,
     Numbers,
@@ -27,16 +27,16 @@ from longcat.stages.data.decontaminate.words import (
 )
 
 Weights = npt.NDArray[np.float64]
-# Weight beyond what a passage can lack and still be found, that its rare words have together: see `_rare_words`.
+# Extra weight of a passage's rare words beyond the missing weight allowed: see `_rare_words`.
 RARE_SHARE = 0.3
-# A part that is looked for whole is looked for by at most this many times the words of an n-gram.
+# A part searched as a whole is limited to this multiple of the n-gram length.
 WHOLE_NGRAMS = 4
 MAX_BEGINNING = 8
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """From keys to the parts or passages that have them: entry i of `keys` has `owners[starts[i]:starts[i+1]]`."""
+    """Maps keys to parts or passages: entry i of `keys` has `owners[starts[i]:starts[i+1]]`."""
 
     keys: Hashes
     starts: Numbers
@@ -44,7 +44,7 @@ class Lookup:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[int, int]]) -> Lookup:
-        """From pairs of key and owner."""
+        """Build from pairs of key and owner."""
         ordered = np.array(sorted(set(pairs)), dtype=np.uint64).reshape(-1, 2)
         keys, starts = np.unique(ordered[:, 0], return_index=True)
         return cls(keys, np.append(starts, len(ordered)).astype(np.int64), ordered[:, 1].astype(np.int64))
@@ -52,11 +52,11 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Passages:
-    """Stretches of parts by their content words; word w of the vocabulary weighs `weights[w]`.
+    """Passages of parts by content words; vocabulary word w has weight `weights[w]`.
 
-    Passage p belongs to `parts[p]`, weighs `totals[p]`, is compared with `windows[p]` words of a document, and has the
-    words `words[starts[p]:starts[p+1]]`. `rare` looks up passages by some of their rarest words: a document that holds
-    the passage has at least `required[p]` of their weight.
+    Passage p belongs to `parts[p]`, has total weight `totals[p]`, is compared with windows of `windows[p]` words, and
+    has the words `words[starts[p]:starts[p+1]]`. `rare` looks up passages by some of their rarest words: a matching
+    document has at least `required[p]` of their weight.
     """
 
     vocabulary: Hashes
@@ -72,7 +72,7 @@ class Passages:
 
 @dataclass(frozen=True)
 class Wholes:
-    """Texts that are looked for whole: text w belongs to `parts[w]` and is `words[starts[w]:starts[w+1]]`."""
+    """Texts searched as a whole: text w belongs to `parts[w]` and is `words[starts[w]:starts[w+1]]`."""
 
     parts: Numbers
     words: Hashes
@@ -81,9 +81,10 @@ class Wholes:
 
 @dataclass(frozen=True)
 class Index:
-    """Everything a shard is compared with.
+    """All search data.
 
-    `ngrams` looks up parts by n-grams of `ngram` words; `beginnings[n]` looks up texts of `wholes` by their first n.
+    `ngrams` looks up parts by n-grams of `ngram` words; `beginnings[n]` looks up texts of `wholes` by their first n
+    words.
     """
 
     ngram: int
@@ -95,7 +96,7 @@ class Index:
 
 @dataclass
 class Indexed:
-    """An index and what became of each part: the rules that look for it (`ngram`, `whole`, `similar`), by number."""
+    """An index and, by part number, the rules that search for it (`ngram`, `whole`, `similar`)."""
 
     index: Index
     rules: list[tuple[str, ...]]
@@ -103,7 +104,7 @@ class Indexed:
 
 
 def build_index(parts: Sequence[Part], config: DecontaminateConfig) -> Indexed:
-    """Index parts; a part's number is its place in `parts`."""
+    """Index parts; a part's number is its index in `parts`."""
     pairs: list[tuple[int, int]] = []
     wholes: list[tuple[int, Hashes]] = []
     rules: list[list[str]] = [[] for _ in parts]
@@ -135,7 +136,7 @@ def _wholes(wholes: Sequence[tuple[int, Hashes]]) -> Wholes:
 
 
 def _beginnings(wholes: Sequence[tuple[int, Hashes]]) -> dict[int, Lookup]:
-    """By the first 1, 2, 4 or 8 words, whichever is the most that a text has: few lengths to look up, however many."""
+    """Lookup by the first 1, 2, 4 or 8 words, the largest that a text has, to limit the number of lengths."""
     pairs: dict[int, list[tuple[int, int]]] = {}
     for place, (_, hashes) in enumerate(wholes):
         length = min(MAX_BEGINNING, 1 << (len(hashes).bit_length() - 1))
@@ -144,7 +145,7 @@ def _beginnings(wholes: Sequence[tuple[int, Hashes]]) -> dict[int, Lookup]:
 
 
 def _spellings(text: str, words: list[bytes]) -> Iterator[list[bytes]]:
-    """The words with punctuation parting them, and with punctuation deleted, as documents may have it."""
+    """Words with punctuation as separator, and with punctuation deleted, as either may occur in documents."""
     yield words
     closed = words_of(without_punctuation(text))
     if closed != words:
@@ -152,10 +153,10 @@ def _spellings(text: str, words: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def rule_of(words: Sequence[bytes], config: DecontaminateConfig) -> str | None:
-    """How a part of these words is looked for exactly: by n-grams, whole, or not at all where it is too short.
+    """Exact search method of a part: n-grams, whole, or none if too short.
 
-    A part with fewer words than an n-gram has, or without a telling n-gram, is looked for whole (its beginning, where
-    it is long).
+    A part shorter than an n-gram, or without an informative n-gram, is searched as a whole (only its beginning if
+    long).
     """
     if len(words) < config.min_words:
         return None
@@ -163,32 +164,32 @@ def rule_of(words: Sequence[bytes], config: DecontaminateConfig) -> str | None:
 
 
 def telling_ngrams(words: Sequence[bytes], config: DecontaminateConfig) -> list[bool]:
-    """Which of the n-grams tell something."""
+    """Mask of informative n-grams."""
     count = max(0, len(words) - config.ngram + 1)
     return [is_telling(words[at : at + config.ngram], config.min_distinct_words) for at in range(count)]
 
 
 def is_telling(words: Sequence[bytes], least: int) -> bool:
-    """Whether `least` distinct words are of two characters or more and no numbers."""
+    """Whether at least `least` distinct words have two or more characters and are not numbers."""
     return len({word for word in words if len(word) > 1 and not word.isdigit()}) >= least
 
 
 def _passages(streams: Sequence[list[bytes]], config: DecontaminateConfig) -> Passages:
-    """Passages of every part with enough content words; a long part is several."""
+    """Passages of every part with enough content words; long parts are split."""
     found: list[tuple[int, int, list[bytes]]] = []
     for number, words in enumerate(streams if config.similar else ()):
         count = max(1, round(len(words) / PASSAGE_WORDS))
         for piece in range(count):
             passage = words[len(words) * piece // count : len(words) * (piece + 1) // count]
-            # Single letters are names in formulas and code, which any other code has too.
-            content = sorted(word for word in set(passage) - STOPWORDS if len(word) > 1 or word.isdigit())
+            # Single letters are variable names in formulas and code, which are not informative.
+            content = sorted(word for word in set(passage) - stop_words() if len(word) > 1 or word.isdigit())
             if len(content) >= config.min_content_words:
                 found.append((number, len(passage), content))
     holders = Counter(word for _, _, content in found for word in content)
     by_hash = sorted((hash_word(word), word) for word in holders)
     numbers = {word: number for number, (_, word) in enumerate(by_hash)}
     counts = np.array([holders[word] for _, word in by_hash], dtype=np.float64)
-    # Rare among the items is telling; one more keeps the weight of a single item's words above nothing.
+    # Words rare among items are informative; adding one keeps the weights of a single item positive.
     weights = np.log((len(found) + 1) / counts) if found else counts
     contents = [np.array([numbers[word] for word in content], dtype=np.int64) for _, _, content in found]
     totals = np.array([weights[content].sum() for content in contents], dtype=np.float64)
@@ -209,10 +210,10 @@ def _passages(streams: Sequence[list[bytes]], config: DecontaminateConfig) -> Pa
 def _rare_words(
     contents: Sequence[Numbers], totals: Weights, weights: Weights, threshold: float
 ) -> tuple[Lookup, Weights]:
-    """Each passage's heaviest words until they weigh more than a found passage may lack, and how much must be there.
+    """Heaviest words of each passage until their weight exceeds the allowed missing weight, and the required weight.
 
-    A found passage lacks at most (1 - threshold) of its weight, so of words that weigh more than that it has some.
-    Looking these up alone leaves out no passage, and few passages share a rare word.
+    A match lacks at most (1 - threshold) of the weight, so it has some of these words. Looking up only these misses no
+    passage, and few passages share a rare word.
     """
     pairs: list[tuple[int, int]] = []
     required = np.zeros(len(contents), dtype=np.float64)
@@ -243,7 +244,7 @@ def save_index(path: Path, index: Index) -> None:
 
 
 def load_index(path: Path) -> Index:
-    """Read what `save_index` wrote."""
+    """Read an index written by `save_index`."""
     tables: dict[str, dict[str, Any]] = {}
     with np.load(path, allow_pickle=False) as stored:
         ngram = int(stored["ngram"])

@@ -1,4 +1,4 @@
-"""The benchmarks' items: what must not be in the documents."""
+"""Benchmark items, which must not be in the documents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One field of one item: what is looked for as one text."""
+    """One field of one item, searched as one text."""
 
     benchmark: str
     item: str
@@ -26,10 +26,10 @@ class Part:
 
 
 def read_parts(benchmark: BenchmarkFile, id_field: str) -> Iterator[Part]:
-    """The texts of a benchmark in file order; a list of texts gives one part an entry.
+    """Read the texts of a benchmark in file order; a list of texts gives one part per entry.
 
     Raises:
-        InputError: the file is missing, a line is no JSON object or has not one of the fields, or a field is no text.
+        InputError: the file is missing, a line is not a JSON object or lacks a field, or a field is not text.
     """
     number = -1
     for number, record in enumerate(_records(benchmark)):
@@ -75,4 +75,4 @@ def _texts(field: str, value: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         yield from ((f"{field}.{number}", entry) for number, entry in enumerate(value))
     else:
-        raise InputError(f"{field!r} is neither a text nor a list of texts", where=where)
+        raise InputError(f"{field!r} is neither a string nor a list of strings", where=where)

@@ -1,4 +1,4 @@
-"""Looking for the benchmarks' items in one document."""
+"""Search for benchmark items in one document."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from longcat.stages.data.decontaminate.index import Index, Lookup, Passages
-from longcat.stages.data.decontaminate.words import ABSENT, Hashes, Lexicon, NgramHasher, Numbers, WordStream
+from longcat.stages.data.decontaminate.word_stream import ABSENT, Hashes, Lexicon, NgramHasher, Numbers, WordStream
 
-# Words of a document whose n-grams are in memory together.
+# Document words whose n-grams are in memory at once.
 STRETCH_WORDS = 1 << 20
-# Blocks of a document that are compared with the passages together.
+# Document blocks compared with the passages at once.
 BLOCKS_AT_ONCE = 64
 TABLE_BITS = 22
-# From the surest to the least sure.
+# From most to least certain.
 RULES = ("ngram", "whole", "similar")
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A part found in a document: the stretches of words (first, last exclusive), `share` of its content words.
+    """A part found in a document: word ranges (first, last exclusive), and `share` of its content words.
 
-    `ngrams` counts the exact matches; where it is 0 the part is similar only. `share` is 1 for exact matches.
+    `ngrams` is the number of exact matches; 0 means only similar. `share` is 1 for exact matches.
     """
 
     part: int
@@ -34,9 +34,9 @@ class Match:
 
 
 class _Table:
-    """Which hashes of a stretch are among the keys: a table of flags says no to nearly all, a search decides the rest.
+    """Mask of hashes that are keys: a flag table rejects nearly all, a binary search decides the rest.
 
-    Keys are sums of products by an odd number, so their high bits depend on every word.
+    Keys are sums of products by an odd number, so the high bits depend on every word.
     """
 
     def __init__(self, lookup: Lookup) -> None:
@@ -49,7 +49,7 @@ class _Table:
         return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
     def find(self, hashes: Hashes) -> Iterator[tuple[int, int]]:
-        """Place in `hashes` and owner of every hit, in order."""
+        """Position in `hashes` and owner of every hit, in order."""
         places = np.flatnonzero(self._set[self._slots(hashes)])
         keys = np.searchsorted(self._lookup.keys, hashes[places])
         keys = np.minimum(keys, len(self._lookup.keys) - 1)
@@ -73,7 +73,7 @@ class Scanner:
         self._overlap = max(index.ngram, int(longest)) - 1
 
     def scan(self, text: str) -> list[Match]:
-        """Every part that the text holds, by the first rule that finds it; ordered by part."""
+        """All parts found in the text, by the first matching rule; ordered by part."""
         return self.scan_words(self._lexicon.read(text))
 
     def scan_words(self, words: WordStream) -> list[Match]:
@@ -92,17 +92,17 @@ class Scanner:
         return [found[part] for part in sorted(found)]
 
     def _stretches(self, hashes: Hashes) -> Iterator[tuple[int, NgramHasher]]:
-        """Stretches of a document, each with what a match that begins in it may need of the next."""
+        """Overlapping chunks of a document, so that every match is within one chunk."""
         for start in range(0, len(hashes), STRETCH_WORDS):
             yield start, NgramHasher(hashes[start : start + STRETCH_WORDS + self._overlap])
 
     def _find_ngrams(self, stretch: NgramHasher) -> Iterator[tuple[int, int, int]]:
-        """Place, length and part of every n-gram found that begins in the stretch."""
+        """Position, length and part of every n-gram match that starts in the chunk."""
         for place, part in self._ngrams.find(stretch.of(self._ngram)[:STRETCH_WORDS]):
             yield place, self._ngram, part
 
     def _find_wholes(self, stretch: NgramHasher) -> Iterator[tuple[int, int, int]]:
-        """Place, length and part of every text found whole that begins in the stretch."""
+        """Position, length and part of every whole match that starts in the chunk."""
         wholes = self._wholes
         for length, table in self._beginnings.items():
             for place, number in table.find(stretch.of(length)[:STRETCH_WORDS]):
@@ -112,7 +112,7 @@ class Scanner:
 
 
 def merge_spans(spans: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Stretches in order, those that touch as one."""
+    """Sorted ranges, with adjacent ones merged."""
     merged: list[tuple[int, int]] = []
     for first, last in sorted(spans):
         if merged and first <= merged[-1][1]:
@@ -123,10 +123,10 @@ def merge_spans(spans: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 class SimilarPassages:
-    """Finds passages most of whose content words, by weight, stand within a window of a document.
+    """Finds passages with most of their content words, by weight, within a window of a document.
 
-    A document is cut into blocks that overlap by the longest window, so that every window lies in one. Blocks are
-    compared by the passages' rare words, and what is left of them word by word.
+    A document is split into blocks that overlap by the longest window. Blocks are filtered by the passages' rare words,
+    and the remaining ones compared word by word.
     """
 
     def __init__(self, passages: Passages, threshold: float) -> None:
@@ -138,7 +138,7 @@ class SimilarPassages:
         self._sizes = np.diff(passages.rare.starts)
 
     def find(self, numbers: Numbers) -> Iterator[Match]:
-        """The best window of every passage that reaches the threshold, at most one match a part."""
+        """Best window of every passage that reaches the threshold, at most one match per part."""
         best: dict[int, Match] = {}
         for start, passage in self._candidates(numbers):
             match = self._best_window(numbers, start, passage)
@@ -147,13 +147,13 @@ class SimilarPassages:
         yield from best.values()
 
     def _candidates(self, numbers: Numbers) -> Iterator[tuple[int, int]]:
-        """First word of a block, and a passage enough of whose rare words are in it."""
+        """Candidates: first word of a block, and a passage with enough rare words in it."""
         rare = np.where(numbers == ABSENT, ABSENT, self._rare_place[numbers])
         places = np.flatnonzero(rare != ABSENT)
         words = rare[places]
         blocks = places // self._step
         width = len(self._passages.rare.keys)
-        # A word stands in the block that begins with its stretch, and in the one that ends with it.
+        # Blocks overlap by half, so a word is in two blocks.
         keys = np.unique(np.concatenate([blocks * width + words, np.maximum(blocks - 1, 0) * width + words]))
         blocks, words = np.divmod(keys, width)
         total = int(blocks[-1]) + 1 if len(blocks) else 0
@@ -174,7 +174,7 @@ class SimilarPassages:
         cells = np.repeat(blocks, sizes) * count + owners
         sums = np.bincount(cells, weights=weights, minlength=(int(blocks[-1]) + 1) * count)
         required = np.tile(passages.required, int(blocks[-1]) + 1)
-        # Sums are taken in another order than those required.
+        # Sums are in another order than the required ones.
         reached = np.flatnonzero((sums >= required - 1e-9) & (sums > 0))
         for cell in reached.tolist():
             block, passage = divmod(cell, count)
@@ -199,7 +199,7 @@ class SimilarPassages:
 def _heaviest_window(
     places: list[int], words: list[int], weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]], window: int
 ) -> tuple[float, int, int]:
-    """Of the stretches of `window` words the one whose distinct words weigh most: weight, first and last place."""
+    """Window of `window` words with the largest weight of distinct words: weight, first and last position."""
     weight = {word: float(weights[word]) for word in words}
     held = dict.fromkeys(words, 0)
     best, at, total, tail = 0.0, (0, 0), 0.0, 0

@@ -1,4 +1,4 @@
-"""What was found of each benchmark item: a table for programs and a page for people."""
+"""Findings per benchmark item: Parquet table and Markdown report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLE_CHARACTERS = 120
 
 @dataclass
 class ItemReport:
-    """One item: the words of its fields, the rules that look for it, and where it was found."""
+    """One item: words of its fields, rules that search for it, and where it was found."""
 
     benchmark: str
     item: str
@@ -33,7 +33,7 @@ class ItemReport:
     example: str = ""
 
     def row(self) -> dict[str, Any]:
-        """The item as a row of `items.parquet`."""
+        """Row of `items.parquet`."""
         by_rule = {f"{rule}_documents": list(self.documents.values()).count(rule) for rule in RULES}
         return {
             "benchmark": self.benchmark,
@@ -50,7 +50,7 @@ class ItemReport:
 
 
 def read_findings(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The rows of all shards, in order."""
+    """Rows of all shards, in order."""
     import pyarrow.parquet as pq
 
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
@@ -81,7 +81,7 @@ def write_findings(path: Path, parts: Sequence[Part], findings: Sequence[dict[st
 
 
 def gather(parts: Sequence[Part], indexed: Indexed, findings: Sequence[dict[str, Any]]) -> list[ItemReport]:
-    """Reports of all items, in the order of the benchmarks' files."""
+    """Reports of all items, in file order."""
     reports: dict[tuple[str, str], ItemReport] = {}
     for part, rules, words in zip(parts, indexed.rules, indexed.words, strict=True):
         report = reports.setdefault((part.benchmark, part.item), ItemReport(part.benchmark, part.item))
@@ -100,7 +100,7 @@ def gather(parts: Sequence[Part], indexed: Indexed, findings: Sequence[dict[str,
 
 
 def write_items(path: Path, reports: Sequence[ItemReport]) -> None:
-    """One row an item."""
+    """One row per item."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -130,8 +130,8 @@ def write_page(
     counts: dict[str, Any],
     config: DecontaminateConfig,
 ) -> None:
-    """`report.md`: totals, then every benchmark with the items found and those that were not looked for."""
-    done = "dropped" if config.action == "drop" else "dropped, beside those cut"
+    """`report.md`: totals, then every benchmark with items found and items not searched."""
+    done = "dropped" if config.action == "drop" else "dropped, in addition to those cut"
     lines = [
         "# Benchmark items in the documents",
         "",
@@ -175,7 +175,7 @@ def _benchmark_lines(name: str, reports: Sequence[ItemReport]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Text in one cell of a markdown table."""
+    """Escape text for a Markdown table cell."""
     line = " ".join(text.split())
     line = line if len(line) <= EXAMPLE_CHARACTERS else line[: EXAMPLE_CHARACTERS - 1] + "…"
     return "".join(f"\\{sign}" if sign in "\\|`*_<>[]#" else sign for sign in line)

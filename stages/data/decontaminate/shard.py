@@ -1,4 +1,4 @@
-"""Cleaning one shard: documents without items to one file, what was found in the others to another beside it."""
+"""Cleaning of one shard: writes clean documents, and findings to a second file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from longcat.pipeline.documents import Document, read_documents, write_documents
+from longcat.pipeline.document_inputs import InputShard
+from longcat.pipeline.documents import Document, write_documents
 from longcat.pipeline.files import atomic_path
 from longcat.stages.data.decontaminate.config import DecontaminateConfig
 from longcat.stages.data.decontaminate.index import load_index
 from longcat.stages.data.decontaminate.match import RULES, Match, Scanner, merge_spans
-from longcat.stages.data.decontaminate.words import word_spans
+from longcat.stages.data.decontaminate.word_stream import word_spans
 
 EXCERPT_CHARACTERS = 240
-# Where a cut joins two texts an item may appear; after so many cuts a document is dropped.
+# A cut may join texts to an item; after this many cuts a document is dropped.
 MAX_CUTS = 4
 
 
 @dataclass(frozen=True)
-class Task:
-    """One shard to clean with the index at `index`: documents to `output`, findings to `findings` (parquet)."""
+class DecontaminateTask:
+    """Task: clean one shard with the index at `index`: documents to `output`, findings to `findings` (parquet)."""
 
-    shard: Path
+    shard: InputShard
     index: Path
     output: Path
     findings: Path
@@ -33,8 +34,8 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of a document: why it is dropped, or None; the text that stays; what was found at first."""
+class MatchVerdict:
+    """Decision about a document: drop reason or None, remaining text, and initial findings."""
 
     reason: str | None
     text: str
@@ -46,8 +47,8 @@ def _scanner(index: Path, similarity: float) -> Scanner:
     return Scanner(load_index(index), similarity)
 
 
-def clean_shard(task: Task) -> dict[str, Any]:
-    """Write what stays of one shard, and a row for every item found in a document.
+def clean_shard(task: DecontaminateTask) -> dict[str, Any]:
+    """Write the kept documents of one shard, and a row for every item found in a document.
 
     Returns counts: documents in, out and cut, dropped by reason, characters in and out.
 
@@ -60,7 +61,7 @@ def clean_shard(task: Task) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
 
     def kept() -> Iterator[Document]:
-        for document in read_documents(task.shard):
+        for document in task.shard.documents():
             verdict = judge(document.text, scanner, task.config)
             counts.update(documents_in=1, characters_in=len(document.text))
             if verdict.matches:
@@ -76,30 +77,30 @@ def clean_shard(task: Task) -> dict[str, Any]:
     return {**counts, "dropped": dict(sorted(dropped.items()))}
 
 
-def judge(text: str, scanner: Scanner, config: DecontaminateConfig) -> Verdict:
-    """Decide over one document."""
+def judge(text: str, scanner: Scanner, config: DecontaminateConfig) -> MatchVerdict:
+    """Decide about one document."""
     first = matches = scanner.scan(text)
     if not first:
-        return Verdict(None, text, ())
+        return MatchVerdict(None, text, ())
     if config.action == "drop":
-        return Verdict(f"benchmark_{strongest(first)}", text, tuple(first))
+        return MatchVerdict(f"benchmark_{strongest(first)}", text, tuple(first))
     for _ in range(MAX_CUTS):
         text, words = cut(text, matches, config.cut_margin_words)
         if words < config.min_words_left:
-            return Verdict("little_left_after_cut", text, tuple(first))
+            return MatchVerdict("little_left_after_cut", text, tuple(first))
         matches = scanner.scan(text)
         if not matches:
-            return Verdict(None, text, tuple(first))
-    return Verdict("found_again_after_cut", text, tuple(first))
+            return MatchVerdict(None, text, tuple(first))
+    return MatchVerdict("found_again_after_cut", text, tuple(first))
 
 
 def strongest(matches: Sequence[Match]) -> str:
-    """The surest rule that found something."""
+    """Most certain rule with a match."""
     return min((match.rule for match in matches), key=RULES.index)
 
 
 def cut(text: str, matches: Sequence[Match], margin: int) -> tuple[str, int]:
-    """The text without the words of the matches and `margin` words around each; and how many words are left."""
+    """Text without the matches and `margin` words around each, and number of remaining words."""
     places = word_spans(text)
     widened = [(max(0, a - margin), min(len(places), b + margin)) for match in matches for a, b in match.spans]
     pieces: list[str] = []
@@ -114,7 +115,7 @@ def cut(text: str, matches: Sequence[Match], margin: int) -> tuple[str, int]:
     return "\n\n".join(pieces), words
 
 
-def _rows(document: Document, verdict: Verdict) -> Iterator[dict[str, Any]]:
+def _rows(document: Document, verdict: MatchVerdict) -> Iterator[dict[str, Any]]:
     places = word_spans(document.text)
     for match in verdict.matches:
         first, last = match.spans[0]

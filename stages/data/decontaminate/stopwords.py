@@ -1,8 +1,13 @@
-"""English words that say nothing of what a text is about, and what is left of them when the apostrophe is dropped."""
+"""English stop words, also without apostrophe, and those of other scripts and with accents from the filter's files."""
 
 from __future__ import annotations
 
-STOPWORDS = frozenset(
+from functools import cache
+
+from longcat.stages.data.decontaminate.word_stream import words_of
+from longcat.stages.data.rules.by_language import rule_files
+
+_ENGLISH = frozenset(
     (
         b"a about after again all also an and any are as at be because been before being but by can could did do does "
         b"each for from had has have having he her here him his how i if in into is it its just me more most my no nor "
@@ -11,3 +16,16 @@ STOPWORDS = frozenset(
         b"who whom why will with would you your yours d ll m re ve"
     ).split()
 )
+
+
+@cache
+def stop_words() -> frozenset[bytes]:
+    """Stop words as `words_of` gives them.
+
+    Without words of other languages in ASCII, which may be words with a meaning in English (`die`, `also`).
+    """
+    found = set(_ENGLISH)
+    for content in rule_files().values():
+        words = content["rules"].get("gopher_quality", {}).get("stop_words", ())
+        found.update(part for word in words if not word.isascii() for part in words_of(word))
+    return frozenset(found)

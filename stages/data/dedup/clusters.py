@@ -1,4 +1,4 @@
-"""Groups of documents: union-find over pairs, in whole arrays."""
+"""Clusters of documents: vectorised union-find over pairs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ Indices = npt.NDArray[np.int64]
 
 
 class Clusters:
-    """Union-find over n documents; the root of a cluster is its smallest index. Holds 8 bytes a document."""
+    """Union-find over n documents; the root of a cluster is its smallest index. Uses 8 bytes per document."""
 
     def __init__(self, documents: int) -> None:
         self._parent = np.arange(documents, dtype=np.int64)
 
     def join(self, pairs: Indices) -> None:
-        """Put the two documents of each pair, [n, 2], into one cluster."""
+        """Merge the clusters of each pair, [n, 2]."""
         first, second = pairs[:, 0], pairs[:, 1]
         while len(first):
             first, second = self._roots_of(first), self._roots_of(second)
             apart = first != second
             first, second = first[apart], second[apart]
-            # A root is hung below a smaller one, so no circle arises; what lost against another pair is joined next.
+            # A root is attached to a smaller one, so there are no cycles; conflicting pairs are merged in the next
+            # round.
             np.minimum.at(self._parent, np.maximum(first, second), np.minimum(first, second))
 
     def roots(self) -> Indices:
-        """The root of every document, [n]."""
+        """Root of every document, [n]."""
         while True:
             above = self._parent[self._parent]
             if np.array_equal(above, self._parent):

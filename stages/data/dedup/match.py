@@ -1,4 +1,4 @@
-"""The pairs of documents that are the same: one range of keys of one section at a time, merged over all runs."""
+"""Matching of document pairs: one key range of one section at a time, merged over all runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from longcat.pipeline.files import atomic_path
 from longcat.stages.data.dedup.config import DedupConfig
 from longcat.stages.data.dedup.runs import EXACT, Indices, Keys, Runs
 
-# In a bucket of up to so many documents every two are compared. In a larger one all are compared with one of them,
-# those too unlike it with one of themselves, and so on, up to so many times: that bounds the work for a band that
-# thousands of unlike documents share, and what is alike beyond that meets in other bands.
+# In a bucket of up to this many documents all pairs are compared. In a larger one all are compared with an anchor,
+# those that do not match with another anchor among them, and so on, up to this many times: this bounds the work for a
+# band shared by thousands of dissimilar documents; similar pairs missed here meet in other bands.
 SMALL_BUCKET = 16
 MAX_ANCHORS = 64
 PAIRS_A_STEP = 1 << 15
@@ -26,9 +26,9 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MatchTask:
-    """Write to `pairs` (int64, two a pair) what matches in range `part` of `parts` of a section's keys.
+    """Task: write matches in key range `part` of `parts` of a section to `pairs` (int64, two per pair).
 
-    In bands only documents whose row in `firsts` (.npy of bool) is true are looked at.
+    In bands only documents with true in `firsts` (.npy of bool) are compared.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class MatchTask:
 
 
 def match_part(task: MatchTask) -> dict[str, Any]:
-    """Find the matching pairs of one range of keys; returns how many pairs were compared and how many matched."""
+    """Find the matching pairs of one range of keys; returns the number of compared and matched pairs."""
     runs = Runs.load(task.folder)
     keys, documents = runs.read_part(task.section, task.part, task.parts)
     if task.section != EXACT:
@@ -58,14 +58,14 @@ def match_part(task: MatchTask) -> dict[str, Any]:
 
 
 def read_pairs(path: Path) -> Iterator[Indices]:
-    """The pairs of one file, [n, 2], a bounded number at a time."""
+    """Pairs of one file, [n, 2], in bounded batches."""
     with path.open("rb") as stream:
         while data := stream.read(PAIRS_A_STEP * 16):
             yield np.frombuffer(data, dtype=np.int64).reshape(-1, 2)
 
 
 def _buckets(keys: Keys, documents: Indices) -> tuple[Indices, Indices]:
-    """The documents that share their key with another one, and the numbers of their buckets, rising."""
+    """Documents that share a key, and their bucket numbers, ascending."""
     same = keys[1:] == keys[:-1]
     shared = np.zeros(len(keys), dtype=np.bool_)
     shared[1:] |= same
@@ -83,11 +83,11 @@ class _Matcher:
         self._config = config
 
     def compare(self, documents: Indices, buckets: Indices) -> Iterator[tuple[Indices, Flags]]:
-        """Pairs [n, 2] in steps of bounded size, and which of them match."""
+        """Pairs [n, 2] in bounded batches, with a mask of matches."""
         if not len(documents):
             return
         _, sizes = np.unique(buckets, return_counts=True)
-        # Equal texts need no more than one comparison each with one of them.
+        # Equal texts need only one comparison each with an anchor.
         small = np.repeat(sizes <= (SMALL_BUCKET if self._config else 0), sizes)
         yield from self._compare_all(documents[small], buckets[small])
         yield from self._compare_with_anchors(documents[~small], buckets[~small])
@@ -102,7 +102,7 @@ class _Matcher:
     def _compare_with_anchors(self, documents: Indices, buckets: Indices) -> Iterator[tuple[Indices, Flags]]:
         if not len(documents):
             return
-        # By digest, so that the order of the shards does not choose the anchors.
+        # By digest, so that anchors do not depend on shard order.
         digests = self._runs.gather("digests", documents)
         order = np.lexsort((digests[:, 1], digests[:, 0], buckets))
         documents, buckets = documents[order], buckets[order]
@@ -135,7 +135,7 @@ class _Matcher:
 
 
 def similarity(runs: Runs, pairs: Indices, config: DedupConfig) -> npt.NDArray[np.float64]:
-    """Jaccard similarity of pairs [n, 2] of documents, by all n-grams or as the share of equal hashes, [n]."""
+    """Jaccard similarity of pairs [n, 2] of documents, from all n-grams or as the fraction of equal hashes, [n]."""
     found = np.empty(len(pairs), dtype=np.float64)
     for at in range(0, len(pairs), PAIRS_A_STEP):
         step = pairs[at : at + PAIRS_A_STEP]
@@ -150,7 +150,7 @@ def _estimated_jaccard(runs: Runs, pairs: Indices) -> npt.NDArray[np.float64]:
 
 def _exact_jaccard(runs: Runs, pairs: Indices) -> npt.NDArray[np.float64]:
     found = np.empty(len(pairs), dtype=np.float64)
-    # All n-grams of the documents at hand are in memory, hence the smaller steps.
+    # All n-grams of the batch are in memory, hence smaller batches.
     for at in range(0, len(pairs), 256):
         step = pairs[at : at + 256]
         ngrams = runs.gather_ngrams(np.unique(step))

@@ -1,6 +1,6 @@
-"""Paragraphs that many documents of a host or a source repeat: navigation, notices, templates.
+"""Paragraphs repeated by many documents of a host or source: navigation, notices, templates.
 
-Counted over the documents that stay, by 64-bit hashes in rising order in a file a shard, then summed range by range.
+Counted over kept documents, as sorted 64-bit hashes in one file per shard, then summed by key range.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from longcat.pipeline.documents import Document, read_documents
+from longcat.pipeline.document_inputs import InputShard
+from longcat.pipeline.documents import Document
 from longcat.pipeline.files import atomic_path
 from longcat.stages.data.dedup.config import ParagraphConfig, Scope
 from longcat.stages.data.dedup.runs import BYTES_AN_ENTRY, KEY_SPACE, save_array
-from longcat.stages.data.dedup.words import composed
+from longcat.stages.data.text.hashed_words import composed
 
 SHOWN_CHARACTERS = 200
-# A row of a file of counts: hash of group and paragraph (of the group alone for its documents), group, documents.
+# Row of a count file: hash of group and paragraph (or only group, for its documents), group, documents.
 COUNT = np.dtype([("key", "<u8"), ("group", "<u8"), ("documents", "<i8")])
 
 _BREAK = re.compile(r"\n\s*\n")
@@ -34,23 +35,23 @@ Counted = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class CountTask:
-    """Count the paragraphs of those documents of `shard` whose row in `kept` (.npy of bool) is true, into `counts`."""
+    """Task: count paragraphs of documents of `shard` with true in `kept` (.npy of bool) into `counts`."""
 
-    shard: Path
+    shard: InputShard
     kept: Path
     counts: Path
     scope: Scope
 
 
 def count_paragraphs(task: CountTask) -> dict[str, Any]:
-    """In how many documents of one shard each paragraph stands, and how many documents each group has.
+    """Documents per paragraph and per group in one shard.
 
     Raises:
         IntegrityError: the shard is damaged.
     """
     kept = np.load(task.kept)
     found: Counter[tuple[int, int]] = Counter()
-    for row, document in enumerate(read_documents(task.shard)):
+    for row, document in enumerate(task.shard.documents()):
         if kept[row]:
             group = _number(group_of(document, task.scope).encode("utf-8", "surrogatepass"))
             found[group, group] += 1
@@ -62,7 +63,7 @@ def count_paragraphs(task: CountTask) -> dict[str, Any]:
 
 
 def repeated(counts: Iterable[Path], config: ParagraphConfig, memory_bytes: int) -> Counted:
-    """The paragraphs that are repeated often enough, in rising order of `key`; shape [n] of `COUNT`.
+    """Paragraphs repeated often enough, sorted by `key`; shape [n] of `COUNT`.
 
     Holds one range of keys of all shards at a time, and the number of documents of every group.
     """
@@ -100,7 +101,7 @@ def _summed(paths: list[Path], low: int, high: int) -> Counted:
 
 
 def group_of(document: Document, scope: Scope) -> str:
-    """Within what the document's paragraphs are counted; a document without a host is counted with its source."""
+    """Group of a document for counting paragraphs; a document without a host belongs to its source."""
     if scope == "all":
         return ""
     if scope == "host" and document.url:
@@ -114,7 +115,7 @@ def group_of(document: Document, scope: Scope) -> str:
 
 
 class Remover:
-    """Takes the repeated paragraphs out of documents and counts what it takes."""
+    """Removes repeated paragraphs from documents and counts them."""
 
     def __init__(self, keys: Path, scope: Scope) -> None:
         self._keys = frozenset(np.load(keys).tolist())
@@ -123,7 +124,7 @@ class Remover:
         self.seen: dict[int, tuple[str, str]] = {}
 
     def clean(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """The documents without the repeated paragraphs; those of nothing else are left out."""
+        """Documents without repeated paragraphs; empty ones are dropped."""
         for document in documents:
             text = self._cleaned(document)
             if text is None:
@@ -134,7 +135,7 @@ class Remover:
                 self.counts["repeated_paragraphs"] += 1
 
     def _cleaned(self, document: Document) -> str | None:
-        """The rest of the text; None if nothing is to go."""
+        """Remaining text; None if unchanged."""
         name = group_of(document, self._scope)
         rest = []
         removed = 0
@@ -154,7 +155,7 @@ class Remover:
 
 
 def write_seen(path: Path, seen: dict[int, tuple[str, str]]) -> None:
-    """Keep the wording of the paragraphs that one shard lost."""
+    """Save the text of paragraphs removed from one shard."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -169,7 +170,7 @@ def write_seen(path: Path, seen: dict[int, tuple[str, str]]) -> None:
 
 
 def write_report(path: Path, paragraphs: Counted, seen: Iterable[Path]) -> None:
-    """One row a repeated paragraph: group, documents that have it, the start of its text; by group, commonest first."""
+    """One row per repeated paragraph: group, number of documents, start of the text; by group, most frequent first."""
     import pyarrow.parquet as pq
 
     wording: dict[int, tuple[str, str]] = {}
@@ -199,7 +200,7 @@ def _write_rows(path: Path, rows: list[tuple[str, str, int, int]]) -> None:
 
 
 def _paragraphs(text: str, group: int) -> Iterator[tuple[int, str]]:
-    """Key and text of every paragraph that is not blank."""
+    """Key and text of every non-blank paragraph."""
     salt = group.to_bytes(8, "little")
     for paragraph in _BREAK.split(text):
         if data := composed(paragraph):

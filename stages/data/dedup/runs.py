@@ -1,8 +1,8 @@
-"""The scratch files between the passes: what is known of the documents, in runs that were sorted in memory.
+"""Scratch files between passes: document data in runs sorted in memory.
 
-A run is a stretch of consecutive documents of one shard. Its files: `digests` [n, 2] and `signatures` [n, num_perm]
-by document; `exact` and `band` keys, each section in rising order, with the rows of the documents that have them;
-`records` (parquet) with id, length and quality; where asked for, all `ngrams` of each document.
+A run is a range of consecutive documents of one shard. Its files: `digests` [n, 2] and `signatures` [n, num_perm]
+by document; `exact` and `band` keys, each section sorted, with the rows of their documents;
+`records` (parquet) with id, length and quality; optionally all `ngrams` of each document.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXACT = -1
 KEY_SPACE = 1 << 64
-# Key, document, sorting permutation and the sorted copies, with room to spare.
+# Key, document, sorting permutation and sorted copies, with a margin.
 BYTES_AN_ENTRY = 64
 
 Indices = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Run:
+class SortedRun:
     """`documents` consecutive documents, `signed` of which have n-grams."""
 
     name: str
@@ -40,15 +40,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """All runs of a folder in the order of their documents; a document's index counts through all of them."""
+    """All runs of a folder in document order; document indices are global."""
 
     folder: Path
-    runs: tuple[Run, ...]
+    runs: tuple[SortedRun, ...]
 
     @classmethod
     def load(cls, folder: Path) -> Runs:
-        """Read the list that `save` wrote."""
-        return cls(folder, tuple(Run(**fields) for fields in read_json(folder / "runs.json")))
+        """Read the list written by `save`."""
+        return cls(folder, tuple(SortedRun(**fields) for fields in read_json(folder / "runs.json")))
 
     def save(self) -> None:
         atomic_write(self.folder / "runs.json", canonical_json([asdict(run) for run in self.runs]))
@@ -58,15 +58,15 @@ class Runs:
         return sum(run.documents for run in self.runs)
 
     def entries(self, section: int) -> int:
-        """How many documents have a key in a section (`EXACT` or a band)."""
+        """Number of documents with a key in a section (`EXACT` or a band)."""
         return sum(run.documents if section == EXACT else run.signed for run in self.runs)
 
     def parts(self, section: int, memory_bytes: int) -> int:
-        """In how many ranges of keys a section is to be read so that each can be sorted within the memory."""
+        """Number of key ranges of a section so that each can be sorted in memory."""
         return max(1, -(-self.entries(section) * BYTES_AN_ENTRY // memory_bytes))
 
     def read_part(self, section: int, part: int, parts: int) -> tuple[Keys, Indices]:
-        """Keys and documents of one range of keys in one section, of all runs, in rising order of keys."""
+        """Keys and documents of one range of keys in one section, of all runs, sorted by key."""
         low, high = KEY_SPACE * part // parts, KEY_SPACE * (part + 1) // parts - 1
         keys, documents = [], []
         for first, run in self._placed():
@@ -84,13 +84,13 @@ class Runs:
         return all_keys[order], all_documents[order]
 
     def gather(self, kind: Literal["digests", "signatures"], documents: Indices) -> npt.NDArray[Any]:
-        """Rows of `digests` or `signatures` for documents in any order, without holding a whole file."""
+        """Rows of `digests` or `signatures` for documents in any order, without loading whole files."""
         wanted, back = np.unique(documents, return_inverse=True)
         found = [load_array(self.folder, run.name, kind)[rows] for run, rows in self._split(wanted)]
         return np.concatenate(found)[back]
 
     def gather_ngrams(self, documents: Indices) -> dict[int, npt.NDArray[np.uint32]]:
-        """The sorted distinct n-gram hashes of each of the documents."""
+        """Sorted distinct n-gram hashes of each document."""
         found = {}
         for first, run in self._placed():
             rows = documents[(documents >= first) & (documents < first + run.documents)] - first
@@ -103,7 +103,7 @@ class Runs:
         return found
 
     def gather_records(self, documents: Indices) -> pa.Table:
-        """Records of documents, given in rising order."""
+        """Records of documents, given in ascending order."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -112,20 +112,20 @@ class Runs:
         ]
         return pa.concat_tables(found).combine_chunks()
 
-    def _placed(self) -> Iterator[tuple[int, Run]]:
+    def _placed(self) -> Iterator[tuple[int, SortedRun]]:
         first = 0
         for run in self.runs:
             yield first, run
             first += run.documents
 
-    def _split(self, documents: Indices) -> Iterator[tuple[Run, Indices]]:
-        """Documents in rising order, as rows of the runs that hold any."""
+    def _split(self, documents: Indices) -> Iterator[tuple[SortedRun, Indices]]:
+        """Documents in ascending order, as rows of their runs."""
         for first, run in self._placed():
             start, end = np.searchsorted(documents, [first, first + run.documents])
             if start < end:
                 yield run, documents[start:end] - first
 
-    def _section(self, run: Run, section: int) -> tuple[Keys, npt.NDArray[np.uint32]]:
+    def _section(self, run: SortedRun, section: int) -> tuple[Keys, npt.NDArray[np.uint32]]:
         if section == EXACT:
             return load_array(self.folder, run.name, "exact-keys"), load_array(self.folder, run.name, "exact-rows")
         keys, rows = (load_array(self.folder, run.name, kind) for kind in ("band-keys", "band-rows"))
@@ -138,7 +138,7 @@ def file_of(folder: Path, name: str, kind: str) -> Path:
 
 
 def load_array(folder: Path, name: str, kind: str) -> npt.NDArray[Any]:
-    """One array of a run, mapped."""
+    """One memory-mapped array of a run."""
     path = file_of(folder, name, kind)
     # An empty file cannot be mapped.
     return np.load(path, mmap_mode="r") if path.stat().st_size > _HEADER_BYTES else np.load(path)
@@ -148,12 +148,12 @@ _HEADER_BYTES = 128
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an .npy file, whole or not at all."""
+    """Write an .npy file atomically."""
     with atomic_path(path) as aside, aside.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
 
 
 def in_key_order(keys: Keys, rows: Sequence[int] | Indices) -> tuple[Keys, npt.NDArray[np.uint32]]:
-    """One section for a run's files: keys in rising order, and their rows."""
+    """One section for a run's files: sorted keys, and their rows."""
     order = np.argsort(keys, kind="stable")
     return keys[order], np.asarray(rows, dtype=np.uint32)[order]

@@ -1,7 +1,7 @@
-"""MinHash signatures of word n-grams, many documents at once, with datasketch's permutations.
+"""MinHash signatures of word n-grams, vectorised over documents, with datasketch's permutations.
 
-A signature is bit for bit that of `datasketch.MinHash(num_perm, seed, hashfunc=int, scheme="affine32")` fed with the
-document's n-gram hashes.
+A signature is bitwise equal to that of `datasketch.MinHash(num_perm, seed, hashfunc=int, scheme="affine32")` fed with
+the document's n-gram hashes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from longcat.stages.data.dedup.words import Counts, Hashes, word_hashes
+from longcat.stages.data.text.hashed_words import Counts, Hashes, word_hashes
 
-# n-grams a step: the two arrays of a permutation stay in the cache, and no table of n-grams by permutations exists.
+# n-grams per step: the two arrays of a permutation stay in the CPU cache, without a table of n-grams by permutations.
 NGRAMS_A_STEP = 1 << 15
 EMPTY_SLOT = np.uint32(0xFFFFFFFF)
 
@@ -25,9 +25,9 @@ Signatures = npt.NDArray[np.uint32]
 
 
 def ngram_hashes(words: Hashes, counts: Counts, size: int) -> tuple[NgramHashes, Counts]:
-    """A 32-bit hash of every n-gram of every document, from the hashes of its words, and how many each document has.
+    """32-bit hash of every n-gram of every document, from word hashes, and n-grams per document.
 
-    `words` holds the documents one after the other, `counts` their numbers of words. A document of fewer than `size`
+    `words` is the concatenation of all documents, `counts` their numbers of words. A document of fewer than `size`
     words is one n-gram; one without words has none. Shapes [n n-grams], [n documents].
     """
     words, lengths = _padded(words, counts, size)
@@ -44,12 +44,12 @@ def ngram_hashes(words: Hashes, counts: Counts, size: int) -> tuple[NgramHashes,
 
 
 def distinct_ngrams(text: str, size: int) -> NgramHashes:
-    """The hashes of a text's n-grams in rising order, each once."""
+    """Sorted distinct n-gram hashes of a text."""
     return np.unique(ngram_hashes(*word_hashes([text]), size)[0])
 
 
 def _padded(words: Hashes, counts: Counts, size: int) -> tuple[Hashes, Counts]:
-    """The words with every document that is shorter than an n-gram, and not empty, filled up to one with zeros."""
+    """Words with every non-empty document shorter than an n-gram zero-padded to one."""
     lengths = np.where((counts > 0) & (counts < size), size, counts)
     if np.array_equal(lengths, counts):
         return words, counts
@@ -73,14 +73,14 @@ def _combined(words: Hashes, size: int) -> NgramHashes:
 
 @dataclass(frozen=True)
 class Permutations:
-    """uint32 [num_perm] each: slot i of a signature is the least `factors[i] * hash + summands[i]`."""
+    """uint32 [num_perm] each: slot i of a signature is the minimum of `factors[i] * hash + summands[i]`."""
 
     factors: NgramHashes
     summands: NgramHashes
 
 
 def draw_permutations(num_perm: int, seed: int) -> Permutations:
-    """Those of `datasketch.MinHash`, whose import takes longer than signing a shard: workers are given them."""
+    """Those of `datasketch.MinHash`, whose import takes longer than signing a shard, so workers receive them."""
     from datasketch import MinHash
 
     factors, summands = MinHash(num_perm=num_perm, seed=seed, hashfunc=int, scheme="affine32").permutations
@@ -95,7 +95,7 @@ class Signer:
         self._ngram = ngram
 
     def sign(self, texts: Sequence[str]) -> Signatures:
-        """Signatures, [n texts, num_perm]; every slot is `EMPTY_SLOT` where a text has no words."""
+        """Signatures, [n texts, num_perm]; every slot is `EMPTY_SLOT` if a text has no words."""
         signatures = np.empty((len(texts), len(self._factors)), dtype=np.uint32)
         plain = np.fromiter((text.isascii() for text in texts), dtype=np.bool_, count=len(texts))
         for rows in (np.flatnonzero(plain), np.flatnonzero(~plain)):
@@ -104,7 +104,7 @@ class Signer:
         return signatures
 
     def sign_hashes(self, hashes: NgramHashes, counts: Counts) -> Signatures:
-        """Signatures of documents given by the hashes of their n-grams, one after the other."""
+        """Signatures of documents from their concatenated n-gram hashes."""
         minima = np.full((len(self._factors), len(counts)), EMPTY_SLOT, dtype=np.uint32)
         mixed = _mixed(hashes)
         filled = np.flatnonzero(counts)
@@ -121,7 +121,7 @@ class Signer:
     def _lower(
         self, minima: Signatures, documents: Counts, step: NgramHashes, segments: Counts, values: NgramHashes
     ) -> None:
-        """Lower `minima` [num_perm, n] of `documents` to what their segments of `step` hold."""
+        """Update `minima` [num_perm, n] of `documents` from their segments of `step`."""
         whole = slice(int(documents[0]), int(documents[-1]) + 1)
         where = whole if whole.stop - whole.start == len(documents) else documents
         for number, (factor, summand) in enumerate(zip(self._factors, self._summands, strict=True)):

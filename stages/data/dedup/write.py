@@ -1,50 +1,42 @@
-"""The last pass over a shard: the documents that stay, into the artifact."""
+"""Last pass over a shard: writes kept documents to the artifact."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from longcat.pipeline.documents import Document, read_documents, write_documents
-from longcat.stages.data.dedup.config import Scope
-from longcat.stages.data.dedup.paragraphs import Remover, write_seen
-
-
-@dataclass(frozen=True)
-class RemoveTask:
-    """Take out the paragraphs of `keys` (.npy); the wording of those that were met goes to `seen` (parquet)."""
-
-    keys: Path
-    seen: Path
-    scope: Scope
+from longcat.pipeline.documents import write_documents
+from longcat.stages.data.dedup.kept import KeptShard
+from longcat.stages.data.dedup.paragraphs import write_seen
+from longcat.stages.data.dedup.substrings.cut import CutTask, Cutter, write_substrings
 
 
 @dataclass(frozen=True)
 class WriteTask:
-    """Copy those documents of `shard` to `output` whose row in `kept` (.npy of bool) is true."""
+    """Task: copy the documents of `source` to `output`.
 
-    shard: Path
-    kept: Path
+    The texts of removed paragraphs are written to `seen` (parquet), if any are removed; `cut` removes substrings.
+    """
+
+    source: KeptShard
     output: Path
-    remove: RemoveTask | None
+    seen: Path
+    cut: CutTask | None
 
 
 def write_shard(task: WriteTask) -> dict[str, Any]:
-    """Write the documents of one shard that stay; returns how many, and what was taken out of them."""
-    kept = np.load(task.kept)
-
-    def staying() -> Iterator[Document]:
-        for row, document in enumerate(read_documents(task.shard)):
-            if kept[row]:
-                yield document
-
-    if task.remove is None:
-        return {"documents": write_documents(task.output, staying()), "removed": {}}
-    remover = Remover(task.remove.keys, task.remove.scope)
-    written = write_documents(task.output, remover.clean(staying()))
-    write_seen(task.remove.seen, remover.seen)
-    return {"documents": written, "removed": dict(remover.counts)}
+    """Write the kept documents of one shard; returns their number, and removal counts."""
+    remover = task.source.remover()
+    documents = task.source.documents(remover)
+    removed: Counter[str] = Counter()
+    cutter = Cutter(task.cut) if task.cut else None
+    written = write_documents(task.output, cutter.clean(documents) if cutter else documents)
+    if remover:
+        write_seen(task.seen, remover.seen)
+        removed.update(remover.counts)
+    if task.cut and cutter:
+        write_substrings(task.cut.seen, cutter.seen)
+        removed.update(cutter.counts)
+    return {"documents": written, "removed": dict(removed)}

@@ -1,8 +1,9 @@
-"""The stage `data.decontaminate`: what it finds, what it leaves, what it reports, and when it refuses."""
+"""The stage `data.decontaminate`: detected items, kept documents, report, and errors."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import textwrap
 from collections.abc import Callable
@@ -53,9 +54,18 @@ def embed(text: str, prose: str) -> str:
         lambda text: re.sub(r"\s+", " ... ", text.replace("'", "’")),
         lambda text: "> " + "\n> ".join(textwrap.wrap(text.title(), 30)),
     ],
-    ids=["as it is", "wrapped", "a word a line", "upper case", "deleted", "parted", "dotted", "quoted"],
+    ids=[
+        "as it is",
+        "wrapped",
+        "one word per line",
+        "upper case",
+        "punctuation deleted",
+        "spaces for punctuation",
+        "dots for spaces",
+        "quoted",
+    ],
 )
-def test_a_disguised_item_is_found_wherever_it_stands(
+def test_a_disguised_item_is_found_at_any_position(
     session: Session,
     make_documents: MakeDocuments,
     benchmark: str,
@@ -97,10 +107,10 @@ def test_a_paraphrase_is_found_and_a_text_about_the_same_things_is_not(
     assert list(texts(cleaned(session, documents, benchmark, similar=False))) == ["paraphrase", "other"]
 
 
-def test_words_of_an_item_that_stand_far_apart_are_no_paraphrase(
+def test_distant_words_of_an_item_are_not_a_paraphrase(
     session: Session, make_documents: MakeDocuments, benchmark: str, items: Items
 ) -> None:
-    # A long item makes the blocks that are compared at once longer than this item's window.
+    # A long item makes the compared blocks longer than the window of this item.
     path = Path(benchmark.rpartition(":")[0])
     path.write_text(
         path.read_text() + json.dumps({"question": " ".join(f"term{n}" for n in range(128)), "answer": ""}) + "\n"
@@ -112,7 +122,7 @@ def test_words_of_an_item_that_stand_far_apart_are_no_paraphrase(
     assert list(texts(cleaned(session, documents, benchmark))) == ["scattered"]
 
 
-def test_code_that_lost_its_punctuation_is_found(
+def test_code_without_punctuation_is_found(
     session: Session, make_documents: MakeDocuments, tmp_path: Path, prose: str
 ) -> None:
     path = tmp_path / "code.jsonl"
@@ -125,7 +135,7 @@ def test_code_that_lost_its_punctuation_is_found(
     assert texts(cleaned(session, documents, f"{path}:code", similar=False)) == {}
 
 
-def test_a_match_over_the_border_of_two_stretches_is_found(
+def test_a_match_across_the_border_of_two_blocks_is_found(
     session: Session,
     make_documents: MakeDocuments,
     benchmark: str,
@@ -133,13 +143,13 @@ def test_a_match_over_the_border_of_two_stretches_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(match, "STRETCH_WORDS", 64)
-    # An item looked for whole, of 40 words, makes the stretches overlap by more than an n-gram.
+    # An item of 40 words that is matched as a whole makes the blocks overlap by more than an n-gram.
     path = Path(benchmark.rpartition(":")[0])
     path.write_text(path.read_text() + json.dumps({"question": "7 " * 40, "answer": ""}) + "\n")
     padded = {f"{pad}": "word " * pad + items[2]["answer"] for pad in range(40, 72, 3)}
     artifact = cleaned(session, make_documents(padded), benchmark, similar=False)
     assert texts(artifact) == {}
-    # Each n-gram once, also where two stretches meet.
+    # Each n-gram once, also at the border of two blocks.
     assert {row["ngrams"] for row in findings(artifact)} == {len(items[2]["answer"].split()) - 12}
 
 
@@ -158,7 +168,7 @@ def test_cutting_leaves_the_rest_and_nothing_of_the_item(
     assert wide == prose.rsplit(" ", 8)[0] + "\n\n" + prose.split(" ", 8)[8]
 
 
-def test_what_a_cut_brings_together_is_cut_as_well(
+def test_an_item_joined_by_a_cut_is_cut_as_well(
     session: Session, make_documents: MakeDocuments, benchmark: str, items: Items, prose: str
 ) -> None:
     # Neither half of the answer has thirteen words, so at first only the question is found.
@@ -173,7 +183,7 @@ def test_what_a_cut_brings_together_is_cut_as_well(
     assert again.manifest.counts["dropped"] == {}
 
 
-def test_rows_of_numbers_are_no_items(
+def test_rows_of_numbers_are_not_items(
     session: Session, make_documents: MakeDocuments, tmp_path: Path, prose: str
 ) -> None:
     numbers = " ".join(map(str, range(1, 30)))
@@ -237,7 +247,7 @@ def test_the_bytes_do_not_depend_on_the_workers(
     assert one.manifest.files == two.manifest.files
 
 
-def test_a_run_cut_off_goes_on_where_it_stood(
+def test_an_interrupted_run_resumes(
     session: Session,
     make_documents: MakeDocuments,
     benchmark: str,
@@ -278,13 +288,22 @@ def test_a_changed_benchmark_makes_another_artifact(
     assert texts(after) == {}
 
 
+def test_a_benchmark_whose_file_name_is_not_utf8(
+    session: Session, make_documents: MakeDocuments, benchmark: str, prose: str
+) -> None:
+    path, _, fields = benchmark.rpartition(":")
+    renamed = Path(path).rename(Path(path).with_name(os.fsdecode(b"qu\xedz.jsonl")))
+    made = cleaned(session, make_documents({"a": prose}), f"{renamed}:{fields}")
+    assert texts(made) == {"a": prose}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", "quiz.jsonl:4: not JSON"),
         ("[1]", "quiz.jsonl:4: not a JSON object"),
         ('{"question": "x"}', "quiz.jsonl:4: the item has no field 'answer'"),
-        ('{"question": "x", "answer": 3}', "quiz.jsonl:4: 'answer' is neither a text nor a list"),
+        ('{"question": "x", "answer": 3}', "quiz.jsonl:4: 'answer' is neither a string nor a list"),
     ],
 )
 def test_a_broken_benchmark_is_named_with_its_line(
@@ -297,7 +316,7 @@ def test_a_broken_benchmark_is_named_with_its_line(
     assert message in str(error.value)
 
 
-def test_what_cannot_be_looked_for_is_refused(
+def test_invalid_benchmarks_are_refused(
     session: Session, make_documents: MakeDocuments, benchmark: str, prose: str, tmp_path: Path
 ) -> None:
     documents = make_documents({"a": prose})
@@ -325,7 +344,7 @@ def test_a_damaged_shard_is_named(session: Session, make_documents: MakeDocument
         cleaned(session, documents, benchmark)
 
 
-def test_a_plain_item_is_looked_for_whole(
+def test_an_item_of_common_words_is_matched_as_a_whole(
     session: Session, make_documents: MakeDocuments, tmp_path: Path, prose: str
 ) -> None:
     path = tmp_path / "code.jsonl"

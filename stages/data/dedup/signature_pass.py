@@ -1,16 +1,16 @@
-"""The first pass over a shard: digests, signatures and band keys of its documents, as sorted runs."""
+"""First pass over a shard: digests, signatures and band keys of its documents, as sorted runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from longcat.pipeline.documents import Document, read_documents
+from longcat.pipeline.document_inputs import InputShard
+from longcat.pipeline.documents import Document, in_batches
 from longcat.pipeline.files import atomic_path
 from longcat.stages.data.dedup.config import DedupConfig
 from longcat.stages.data.dedup.runs import Keys, file_of, in_key_order, save_array
@@ -22,11 +22,11 @@ from longcat.stages.data.dedup.signatures import (
     Signer,
     distinct_ngrams,
 )
-from longcat.stages.data.dedup.words import exact_digest
+from longcat.stages.data.text.hashed_words import exact_digest
 
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 4096
-# Of a document in a run beside its hashes: id, length, quality, digest, and the sorted copy of its exact key.
+# Bytes per document in a run besides its hashes: id, length, quality, digest, and the sorted copy of its exact key.
 BYTES_A_DOCUMENT = 400
 
 _BAND_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -34,9 +34,9 @@ _BAND_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class SignTask:
-    """Sign the documents of `shard`, the shard number `number`, into runs in `folder`."""
+    """Task: sign the documents of `shard` with number `number` into runs in `folder`."""
 
-    shard: Path
+    shard: InputShard
     number: int
     folder: Path
     config: DedupConfig
@@ -45,7 +45,7 @@ class SignTask:
 
 @dataclass
 class _Batch:
-    """Documents on their way into a run."""
+    """Buffered documents of a run."""
 
     ids: list[str] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Batch:
 
 
 def sign_shard(task: SignTask) -> dict[str, Any]:
-    """Sign every document of one shard; a run is written whenever it has filled the memory that may be used.
+    """Sign every document of one shard; a run is written whenever the memory limit is reached.
 
     Raises:
         IntegrityError: the shard is damaged.
@@ -70,7 +70,7 @@ def sign_shard(task: SignTask) -> dict[str, Any]:
     def write() -> None:
         runs.append(_write_run(batch, task.folder, f"{task.number:05d}-{len(runs):04d}", config))
 
-    for documents in _batches(task.shard):
+    for documents in in_batches(task.shard.documents(), BATCH_DOCUMENTS, BATCH_CHARACTERS):
         _add(batch, documents, signer, config)
         if batch.bytes >= config.memory_bytes // 2:
             write()
@@ -78,19 +78,6 @@ def sign_shard(task: SignTask) -> dict[str, Any]:
     if batch.ids:
         write()
     return {"runs": runs}
-
-
-def _batches(shard: Path) -> Iterator[list[Document]]:
-    documents: list[Document] = []
-    characters = 0
-    for document in read_documents(shard):
-        documents.append(document)
-        characters += len(document.text)
-        if characters >= BATCH_CHARACTERS or len(documents) >= BATCH_DOCUMENTS:
-            yield documents
-            documents, characters = [], 0
-    if documents:
-        yield documents
 
 
 def _add(batch: _Batch, documents: list[Document], signer: Signer, config: DedupConfig) -> None:
@@ -104,7 +91,7 @@ def _add(batch: _Batch, documents: list[Document], signer: Signer, config: Dedup
         return
     signatures = signer.sign(texts)
     batch.signatures.append(signatures)
-    # A second copy is made when the run is put together; keys and rows take 24 bytes a band with their sorted copies.
+    # A second copy is made when the run is assembled; keys and rows take 24 bytes per band with their sorted copies.
     batch.bytes += 2 * signatures.nbytes + 24 * config.bands * len(texts)
     if config.exact_jaccard:
         ngrams = [distinct_ngrams(text, config.ngram) for text in texts]
@@ -113,7 +100,7 @@ def _add(batch: _Batch, documents: list[Document], signer: Signer, config: Dedup
 
 
 def _quality(document: Document, key: str) -> float:
-    """The quality in a document's metadata; less than any where there is none."""
+    """Quality in a document's metadata; minus infinity if missing."""
     value = document.metadata.get(key) if isinstance(document.metadata, dict) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         return -math.inf
@@ -155,7 +142,7 @@ def _write_run(batch: _Batch, folder: Path, name: str, config: DedupConfig) -> d
 
 
 def _band_keys(signatures: Signatures, band: int, rows: int) -> Keys:
-    """One 64-bit number for the hashes of a band of every document."""
+    """64-bit hash of a band for every document."""
     keys = np.zeros(len(signatures), dtype=np.uint64)
     for column in range(band * rows, (band + 1) * rows):
         keys = (keys ^ signatures[:, column]) * _BAND_MULTIPLIER
