@@ -1,1 +1,1 @@
-"""The data stages: from crawl to packed tokens."""
+"""Data stages: from crawl to packed tokens."""

@@ -1,4 +1,4 @@
-"""What `longcat data inspect` shows of a filtered artifact: counts, distributions, examples, other thresholds tried.
+"""Data of `longcat data inspect`: counts, distributions, examples, and effects of other thresholds.
 
-Everything but the examples' texts is read from the attributes that lie beside the kept documents.
+Everything except example texts is read from the attributes files.
 """

@@ -1,4 +1,4 @@
-"""The attributes of a filtered artifact, column by column: no more than one column is in memory at a time."""
+"""Attributes of a filtered artifact, by column: at most one column is in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATTERN = "attributes-*.parquet"
 
 
 class Attributes:
-    """Rows of all shards in order, one for every document that came into the filter.
+    """Rows of all shards in order, one per input document of the filter.
 
     Raises:
         InputError: the artifact was not made by the filter.
@@ -28,24 +28,29 @@ class Attributes:
             raise InputError(
                 f"this artifact was made by {artifact.manifest.stage}, not by data.filter",
                 where=str(artifact.path),
-                hint="give a filtered artifact: longcat artifacts list --kind documents",
+                hint="pass a filtered artifact: longcat artifacts list --kind documents",
             )
         self.paths = sorted(artifact.path.glob(PATTERN))
         if not self.paths:
-            raise IntegrityError("there are no attributes beside the documents", where=str(artifact.path))
+            raise IntegrityError("the artifact has no attributes files", where=str(artifact.path))
         self.rows = [_rows(path) for path in self.paths]
 
     def __len__(self) -> int:
         return sum(self.rows)
 
     def values(self, name: str) -> npt.NDArray[np.float64]:
-        """A measured value of every row; NaN where it was not measured."""
+        """A measured value for every row; NaN if not measured."""
         columns = [_column(path, name) for path in self.paths]
         return np.concatenate([np.array(column.to_numpy(), dtype=np.float64) for column in columns])
 
     def texts(self, name: str) -> npt.NDArray[np.object_]:
-        """`id`, `kind`, `language` or `reason` of every row; None where there is none."""
+        """`id`, `kind`, `language` or `reason` of every row; None if missing."""
         return np.array([value for path in self.paths for value in _column(path, name).to_pylist()], dtype=object)
+
+    def identifiers(self, shard: int) -> list[str]:
+        """Ids of the documents of a shard."""
+        found: list[str] = _column(self.paths[shard], "id").to_pylist()
+        return found
 
     def place(self, row: int) -> tuple[int, int]:
         """Shard and line of a row, both counted from 0."""

@@ -1,9 +1,9 @@
-"""The report on a filtered artifact, as plain values."""
+"""Report on a filtered artifact, as plain values."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +13,55 @@ import numpy.typing as npt
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.documents import document_shards, read_documents
 from longcat.pipeline.errors import IntegrityError, UsageError
-from longcat.stages.data.filter.config import FilterConfig
-from longcat.stages.data.filter.rules import families, thresholds
 from longcat.stages.data.inspect.attributes import Attributes
-from longcat.stages.data.inspect.decisions import Reasons, breaks, changed, decide
+from longcat.stages.data.inspect.decisions import Reasons, RowRules, breaks, changed, decide
+from longcat.stages.data.rules.config import FilterConfig, rules_on
 
 EXCERPT_CHARACTERS = 240
 KEPT = "kept"
-# Bins lie between these quantiles; the first and the last take what is beyond.
+# Bins are between these quantiles; the first and last include values beyond.
 _QUANTILES = (0.01, 0.99)
 
 
 def report(
     artifact: Artifact,
-    source: Artifact | None,
+    sources: Sequence[Artifact],
     *,
     changes: Mapping[str, Any] | None = None,
     rules: tuple[str, ...] = (),
     examples: int = 2,
     bins: int = 10,
 ) -> dict[str, Any]:
-    """Counts by reason, for each rule the distribution of its value, and examples on both sides of its threshold.
+    """Counts by reason, the distribution of each rule's value, and examples on both sides of its threshold.
 
-    `source` is the filter's input, for the texts; None leaves them out. `changes` are other thresholds, nested by
-    family: the report then tells how the counts would change. `rules` picks rules as `family.rule`, none takes those
-    that dropped anything.
+    `sources` are the filter's inputs, for texts; without them there are none. `changes` are other thresholds, nested by
+    family: the report then includes changed counts. `rules` selects rules as `family.rule`; empty: all that dropped
+    documents.
 
     Raises:
-        UsageError: no such rule is on.
-        ConfigError: a change that stored values cannot answer.
-        IntegrityError: attributes or documents are damaged or do not belong together.
+        UsageError: a rule is unknown or disabled.
+        ConfigError: a change that needs new measurements.
+        IntegrityError: attributes or documents are damaged or do not match.
     """
     attributes = Attributes(artifact)
     before = FilterConfig.model_validate(artifact.manifest.config)
     config = changed(before, changes) if changes else before
     stored = attributes.texts("reason")
     reasons = decide(attributes, config) if changes else stored
+    row_rules = RowRules(attributes, config)
     found: dict[str, Any] = {
         "id": artifact.id,
         "documents": len(attributes),
         "counts": _counts(reasons),
         "changes": _moves(stored, reasons) if changes else [],
-        "rules": [_rule(attributes, config, reasons, rule, bins, examples) for rule in _chosen(config, reasons, rules)],
+        "rules": [
+            _rule(attributes, row_rules, reasons, rule, bins, examples) for rule in _chosen(row_rules, reasons, rules)
+        ],
     }
     if changes:
         found["counts_before"] = _counts(stored)
-    if source is not None and examples:
-        _add_texts(found["rules"], attributes, source)
+    if sources and examples:
+        _add_texts(found["rules"], attributes, sources)
     return found
 
 
@@ -81,22 +83,23 @@ def _moves(before: Reasons, after: Reasons) -> list[dict[str, Any]]:
     return [{"from": old, "to": new, "documents": count} for (old, new), count in ordered]
 
 
-def _chosen(config: FilterConfig, reasons: Reasons, asked: tuple[str, ...]) -> list[str]:
-    every = [f"{name}.{rule}" for name, family in families(config) if family.enabled for rule in thresholds(family)]
+def _chosen(rules: RowRules, reasons: Reasons, asked: tuple[str, ...]) -> list[str]:
+    every = rules_on(*(own for _, own in rules.groups))
     for rule in asked:
         if rule not in every:
-            raise UsageError(f"no rule {rule!r} is on", hint=f"rules: {', '.join(every)}")
+            raise UsageError(f"no enabled rule {rule!r}", hint=f"rules: {', '.join(every)}")
     dropping = set(reasons)
     return list(asked) or [rule for rule in every if rule in dropping]
 
 
 def _rule(
-    attributes: Attributes, config: FilterConfig, reasons: Reasons, rule: str, bins: int, examples: int
+    attributes: Attributes, rules: RowRules, reasons: Reasons, rule: str, bins: int, examples: int
 ) -> dict[str, Any]:
     family, _, name = rule.partition(".")
-    threshold = float(getattr(getattr(config, family), name))
+    limits = rules.limits(family, name)
     values = attributes.values(f"{family}.{name[4:]}")
-    beyond = breaks(values, name, threshold)
+    threshold = _most_frequent(limits, ~np.isnan(values))
+    beyond = breaks(values, name, limits)
     first = reasons == rule
     kept = np.array([reason is None for reason in reasons]) & ~np.isnan(values)
     return {
@@ -106,9 +109,17 @@ def _rule(
         "beyond": int(np.count_nonzero(beyond)),
         "first_reason": int(np.count_nonzero(first)),
         "histogram": _histogram(values[~np.isnan(values)], threshold, bins),
-        "dropped_examples": _nearest(attributes, values, first, threshold, examples),
-        "kept_examples": _nearest(attributes, values, kept, threshold, examples),
+        "dropped_examples": _nearest(attributes, values, first, limits, examples),
+        "kept_examples": _nearest(attributes, values, kept & ~np.isnan(limits), limits, examples),
     }
+
+
+def _most_frequent(limits: npt.NDArray[np.float64], measured: npt.NDArray[np.bool_]) -> float:
+    """Threshold of most of the measured documents; the smallest on ties."""
+    stated = ~np.isnan(limits)
+    chosen = limits[stated & measured] if (stated & measured).any() else limits[stated]
+    found, counts = np.unique(chosen, return_counts=True)
+    return float(found[counts.argmax()])
 
 
 def _histogram(values: npt.NDArray[np.float64], threshold: float, bins: int) -> list[dict[str, float]]:
@@ -130,11 +141,15 @@ def _histogram(values: npt.NDArray[np.float64], threshold: float, bins: int) -> 
 
 
 def _nearest(
-    attributes: Attributes, values: npt.NDArray[np.float64], where: npt.NDArray[np.bool_], threshold: float, count: int
+    attributes: Attributes,
+    values: npt.NDArray[np.float64],
+    where: npt.NDArray[np.bool_],
+    limits: npt.NDArray[np.float64],
+    count: int,
 ) -> list[dict[str, Any]]:
-    """The rows nearest to the threshold, where a change of it tells first."""
+    """Rows nearest to their threshold."""
     rows = np.flatnonzero(where)
-    rows = rows[np.argsort(np.abs(values[rows] - threshold), kind="stable")][:count]
+    rows = rows[np.argsort(np.abs(values[rows] - limits[rows]), kind="stable")][:count]
     found = []
     for row in rows.tolist():
         shard, line = attributes.place(row)
@@ -142,24 +157,24 @@ def _nearest(
     return found
 
 
-def _add_texts(rules: list[dict[str, Any]], attributes: Attributes, source: Artifact) -> None:
-    """Put id and the beginning of the text to every example; only shards that hold one are read."""
-    shards = document_shards(source)
+def _add_texts(rules: list[dict[str, Any]], attributes: Attributes, sources: Sequence[Artifact]) -> None:
+    """Add id and start of the text to every example; only shards with examples are read."""
+    shards = [shard for source in sources for shard in document_shards(source)]
     if len(shards) != len(attributes.paths):
-        raise IntegrityError("the input has another number of shards than the attributes", where=str(source.path))
+        raise IntegrityError("the number of shards differs between input and attributes", where=str(sources[0].path))
     wanted: dict[int, dict[int, list[dict[str, Any]]]] = {}
     for rule in rules:
         for example in (*rule["dropped_examples"], *rule["kept_examples"]):
             wanted.setdefault(example["shard"], {}).setdefault(example["line"], []).append(example)
     for shard, lines in sorted(wanted.items()):
-        _read_texts(shards[shard], lines)
+        _read_texts(shards[shard], attributes.identifiers(shard), lines)
 
 
-def _read_texts(path: Path, lines: dict[int, list[dict[str, Any]]]) -> None:
+def _read_texts(path: Path, identifiers: Sequence[str], lines: dict[int, list[dict[str, Any]]]) -> None:
     last = max(lines)
     for number, document in enumerate(read_documents(path)):
         for example in lines.get(number, ()):
-            example.update(id=document.id, url=document.url, text=document.text[:EXCERPT_CHARACTERS])
+            example.update(id=identifiers[number], url=document.url, text=document.text[:EXCERPT_CHARACTERS])
         if number == last:
             return
     raise IntegrityError("the shard has fewer documents than the attributes", where=str(path))

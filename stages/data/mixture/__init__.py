@@ -1,4 +1,4 @@
-"""The stage `data.mix`: token files of several sources to one, in given shares, stage by stage of a curriculum."""
+"""Stage `data.mix`: mixes token files of several sources in given proportions, optionally as a curriculum."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import InputError, IntegrityError
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.data.mixture.config import MixConfig, resolve
-from longcat.stages.data.tokenizer.foresight import vocabulary_of
+from longcat.stages.formats.planned_vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     from longcat.pipeline.runner import PlannedInput
-    from longcat.stages.data.mixture.plan import Draw
+    from longcat.stages.data.mixture.document_order import Draw
 
 
 def _check(config: MixConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
@@ -29,21 +29,21 @@ def _check(config: MixConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) ->
 
 @stage("data.mix", revision=2, inputs={"tokens": "tokens+"}, output="tokens", resumes=False, check=_check)
 def mix_tokens(context: Context[MixConfig]) -> Result:
-    """Mix token files of several sources by weights, none repeated more often than allowed.
+    """Mix token files of several sources by weights, with limited repetition.
 
     Writes `train` and `validation` token files like those of `data pack`, with the tokenizer's files, so that training
-    takes the mixture as it takes a source. With `stages` the training documents come stage by stage, and
-    `curriculum.json` tells training so. `mixture.json` has the shares of every stage and source, wanted and realised.
+    reads the mixture like a source. With `stages` the training documents are ordered by stage, described in
+    `curriculum.json`. `mixture.json` has the requested and realised shares of every stage and source.
 
     Raises:
-        ConfigError: a setting has another number of values than there are sources.
-        InputError: the sources have different tokenizers, or one has not enough tokens for its share, or no scores.
+        ConfigError: the number of values of a setting differs from the number of sources.
+        InputError: the sources have different tokenizers, or one lacks tokens for its share, or scores.
     """
     from longcat.pipeline.files import atomic_write, pretty_json
-    from longcat.stages.data.mixture.curriculum import CurriculumStage, write_curriculum
     from longcat.stages.data.mixture.draws import draw_training, draw_validation, open_pools
     from longcat.stages.data.mixture.report import overall_shares, source_rows, stage_rows
-    from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
+    from longcat.stages.formats.curriculum import CurriculumStage, write_curriculum
+    from longcat.stages.formats.special_tokens import TOKENIZER_FILES
 
     config, sources = context.config, context.many("tokens")
     stages = resolve(config, len(sources))
@@ -79,15 +79,15 @@ def mix_tokens(context: Context[MixConfig]) -> Result:
 
 
 def _common_vocabulary(sources: Sequence[Artifact], config: MixConfig) -> int:
-    """Size of the vocabulary that all sources share."""
+    """Vocabulary size, common to all sources."""
     from longcat.pipeline.files import sha256_file
-    from longcat.stages.tokenizer_backend import read_vocabulary
+    from longcat.stages.formats.tokenizer_backend import read_vocabulary
 
     digests = [sha256_file(source.file("tokenizer.json")) for source in sources]
     for number, digest in enumerate(digests):
         if digest != digests[0]:
             raise InputError(
-                f"source {config.label(number)!r} has another tokenizer than source {config.label(0)!r}",
+                f"source {config.label(number)!r} has a different tokenizer than source {config.label(0)!r}",
                 where=str(sources[number].path),
                 hint="pack all sources with one tokenizer: longcat data pack --tokenizer",
             )
@@ -101,9 +101,9 @@ def _common_vocabulary(sources: Sequence[Artifact], config: MixConfig) -> int:
 def _write(
     context: Context[Any], split: str, sources: Sequence[Artifact], parts: Sequence[Sequence[Draw]], vocabulary: int
 ) -> None:
-    """One token file of the documents drawn: part after part, in each the sources interleaved."""
+    """Write one token file of the drawn documents: part by part, with sources interleaved."""
     from longcat.pipeline.tokens import TokenFile, TokenWriter
-    from longcat.stages.data.mixture.plan import interleave
+    from longcat.stages.data.mixture.document_order import interleave
 
     files = [TokenFile(source.path / split) for source in sources]
     total = sum(len(taken.documents) for draws in parts for taken in draws)

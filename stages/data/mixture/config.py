@@ -19,53 +19,53 @@ class MixStage(StageConfig):
     """One stage of a curriculum."""
 
     name: str = Field(min_length=1, max_length=100, description="Name of the stage in reports.")
-    share: float = Field(gt=0, description="Share of the training tokens, of all stages; any sum will do.")
-    weights: Weights | None = Field(default=None, description="Share of each source; null: those of the mixture.")
+    share: float = Field(gt=0, description="Relative share of the training tokens among all stages.")
+    weights: Weights | None = Field(default=None, description="Relative share of each source; null: as in the mixture.")
     min_document_tokens: DocumentTokens | None = Field(
-        default=None, description="Least tokens of a document; null: those of the mixture."
+        default=None, description="Minimum tokens per document; null: as in the mixture."
     )
 
 
 class MixConfig(StageConfig):
-    """How much of each source, in the order in which the inputs are given."""
+    """Proportions of the sources, in input order."""
 
     weights: Weights | None = Field(
         default=None,
-        description="Share of the training tokens, a number a source; any sum will do. null: left to samplemix.",
+        description="Relative share of the training tokens per source; null: determined by samplemix.",
     )
-    labels: tuple[str, ...] = Field(default=(), description="Name of each source in the report; none: its number.")
+    labels: tuple[str, ...] = Field(default=(), description="Names of the sources in the report; empty: their numbers.")
     token_budget: int | None = Field(
-        default=None, ge=1, description="Training tokens of the mixture; null: as many as max_epochs lets through."
+        default=None, ge=1, description="Training tokens of the mixture; null: maximum allowed by max_epochs."
     )
     max_epochs: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = Field(
-        default=(4.0,), min_length=1, description="Most often a source is gone through; one for all, or one a source."
+        default=(4.0,), min_length=1, description="Maximum epochs of a source; one value for all, or one per source."
     )
     min_document_tokens: DocumentTokens = Field(
-        default=(0,), min_length=1, description="Least tokens of a document; one for all, or one a source."
+        default=(0,), min_length=1, description="Minimum tokens per document; one value for all, or one per source."
     )
     stages: tuple[MixStage, ...] = Field(
-        default=(), max_length=1000, description="Stages of a curriculum, in the order in which they are trained on."
+        default=(), max_length=1000, description="Stages of a curriculum, in training order."
     )
     sampling: Literal["uniform", "samplemix"] = Field(
         default="uniform",
-        description="uniform: each document of a source as often as another. samplemix: by quality and diversity.",
+        description="uniform: all documents of a source equally often. samplemix: by quality and diversity.",
     )
-    alpha: float = Field(default=0.8, ge=0, le=1, description="samplemix: share of diversity in a document's weight.")
+    alpha: float = Field(default=0.8, ge=0, le=1, description="samplemix: weight of diversity relative to quality.")
     temperature: float = Field(
-        default=0.2, ge=0.01, le=100, description="samplemix: the lower, the more a better document is preferred."
+        default=0.2, ge=0.01, le=100, description="samplemix: lower values prefer better documents more strongly."
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the order of each source's documents.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the document order of each source.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         names = [stage.name for stage in self.stages]
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels: two sources have one name")
+            raise ValueError("labels: duplicate source name")
         if len(set(names)) != len(names):
-            raise ValueError("stages: two stages have one name")
+            raise ValueError("stages: duplicate stage name")
         open_ended = self.weights is None and (not self.stages or any(s.weights is None for s in self.stages))
         if open_ended and self.sampling == "uniform":
-            raise ValueError("weights is missing; only sampling=samplemix finds the shares itself")
+            raise ValueError("weights is missing; only sampling=samplemix determines the shares")
         if self.token_budget is None and (self.stages or self.sampling == "samplemix"):
             raise ValueError("token_budget is missing; stages and sampling=samplemix need it")
         return self
@@ -77,7 +77,7 @@ class MixConfig(StageConfig):
 
 @dataclass(frozen=True)
 class Resolved:
-    """One stage of the curriculum, in full: share of the budget, share of each source (None: found), least tokens."""
+    """One resolved stage of the curriculum: budget share, source shares (None: by samplemix), minimum tokens."""
 
     name: str
     share: float
@@ -86,7 +86,7 @@ class Resolved:
 
 
 def resolve(config: MixConfig, sources: int) -> tuple[Resolved, ...]:
-    """The stages of a mixture of so many sources; one that is all of it where none are given.
+    """Stages of a mixture of this many sources; a single stage if none are given.
 
     Raises:
         ConfigError: a setting has another number of values than there are sources, or all weights are zero.
@@ -112,7 +112,7 @@ def resolve(config: MixConfig, sources: int) -> tuple[Resolved, ...]:
 
 
 def spread(values: tuple[T, ...], sources: int) -> tuple[T, ...]:
-    """One value a source, where one may stand for all."""
+    """One value per source; a single value applies to all."""
     return values if len(values) == sources else values * sources
 
 

@@ -1,4 +1,4 @@
-"""What a mixture takes of each source, stage by stage."""
+"""Draws of a mixture from each source, by stage."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from longcat.pipeline.errors import InputError
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.data.mixture import samplemix
 from longcat.stages.data.mixture.config import MixConfig, Resolved, spread
-from longcat.stages.data.mixture.plan import Draw, Numbers, Pool, draw, largest_budget
-from longcat.stages.data.score.files import token_scores
+from longcat.stages.data.mixture.document_order import Draw, Numbers, Pool, draw, largest_budget
+from longcat.stages.formats.scores import token_scores
 
-# Sums of shares are a hair off whole numbers.
+# Tolerance for rounding errors of summed shares.
 _SLACK = 1 + 1e-9
 
 
 def open_pools(sources: Sequence[Artifact], config: MixConfig) -> list[Pool]:
-    """The training documents of every source, with their weights where the sampling goes by scores."""
+    """Training documents of every source, with weights if sampling by scores."""
     epochs = spread(config.max_epochs, len(sources))
     pools = []
     for number, source in enumerate(sources):
@@ -34,10 +34,10 @@ def open_pools(sources: Sequence[Artifact], config: MixConfig) -> list[Pool]:
 def draw_training(
     sources: Sequence[Artifact], pools: Sequence[Pool], stages: Sequence[Resolved], config: MixConfig
 ) -> list[list[Draw]]:
-    """Of every stage what is taken of every source.
+    """Draws of every stage from every source.
 
     Raises:
-        InputError: a source has no document that is long enough, or not enough tokens for its share.
+        InputError: a source has no document long enough, or too few tokens for its share.
     """
     budget = config.token_budget
     drawn = []
@@ -63,7 +63,7 @@ def draw_training(
 
 
 def draw_validation(sources: Sequence[Artifact], shares: Sequence[float], config: MixConfig) -> list[Draw]:
-    """The largest mixture of validation documents of any length in these shares in which none is repeated."""
+    """Largest mixture of validation documents in these shares without repetition."""
     lengths = [np.diff(TokenFile(source.path / "validation").document_offsets) for source in sources]
     pools = [Pool(number, own, 1.0) for number, own in enumerate(lengths)]
     for pool, share in zip(pools, shares, strict=True):

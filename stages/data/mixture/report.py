@@ -1,4 +1,4 @@
-"""What a mixture came to: shares wanted and realised, of all of it and of each stage."""
+"""Report of a mixture: requested and realised shares, in total and by stage."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from longcat.pipeline.artifact import Artifact
 from longcat.stages.data.mixture.config import MixConfig, Resolved
-from longcat.stages.data.mixture.plan import Draw, Pool
-from longcat.stages.data.score.files import COLUMNS, Scores, token_scores
+from longcat.stages.data.mixture.document_order import Draw, Pool
+from longcat.stages.formats.scores import COLUMNS, Scores, token_scores
 
 
 def overall_shares(stages: Sequence[Resolved], drawn: Sequence[Sequence[Draw]]) -> list[float]:
-    """Share of each source in all stages together: as wanted, or, where samplemix found the shares, as realised."""
+    """Share of each source in all stages together: as requested, or, with samplemix, as realised."""
     shares = np.zeros(len(drawn[0]))
     for stage, draws in zip(stages, drawn, strict=True):
         taken = np.array([part.total for part in draws])
@@ -30,7 +30,7 @@ def source_rows(
     drawn: Sequence[Sequence[Draw]],
     held_out: Sequence[Draw],
 ) -> list[dict[str, Any]]:
-    """A row a source: tokens and documents over all stages, shares, epochs, validation tokens."""
+    """One row per source: tokens and documents over all stages, shares, epochs, validation tokens."""
     tokens = [sum(draws[pool.number].total for draws in drawn) for pool in pools]
     rows = []
     for pool, taken, share in zip(pools, tokens, overall_shares(stages, drawn), strict=True):
@@ -55,7 +55,7 @@ def source_rows(
 def stage_rows(
     config: MixConfig, stages: Sequence[Resolved], drawn: Sequence[Sequence[Draw]], sources: Sequence[Artifact]
 ) -> list[dict[str, Any]]:
-    """A row a stage and source: tokens, documents, shares; and with samplemix the mean scores of what was taken."""
+    """One row per stage and source: tokens, documents, shares; with samplemix also mean scores."""
     scores: list[Scores | None] = [None] * len(sources)
     rows = []
     for stage, draws in zip(stages, drawn, strict=True):
@@ -79,6 +79,6 @@ def _scores(known: Scores | None, source: Artifact) -> Scores:
         return known
     import pyarrow.parquet as pq
 
-    from longcat.stages.data.score.files import SCORES_FILE
+    from longcat.stages.formats.scores import SCORES_FILE
 
     return token_scores(source, pq.read_metadata(source.path / SCORES_FILE).num_rows)

@@ -1,9 +1,9 @@
-"""How often each document is taken by its quality and its diversity: SampleMix (Xi et al. 2025, arXiv 2503.01506).
+"""Sampling counts of documents by quality and diversity: SampleMix (Xi et al. 2025, arXiv 2503.01506).
 
-A document's worth is p = alpha * diversity + (1 - alpha) * quality, its weight exp(p / temperature). It is taken c
-times on average, c in proportion to its weight, so that all together have the tokens asked for; the whole part of c
-for certain, the rest by chance. Unlike the paper's, c is bounded by how often a source may be gone through, and the
-proportion takes the documents' lengths into account, so that the budget is met.
+A document's value is p = alpha * diversity + (1 - alpha) * quality, its weight exp(p / temperature). It is taken c
+times on average, with c proportional to its weight and a total of the requested tokens; the integer part of c is
+deterministic, the fraction random. Unlike in the paper, c is limited by the maximum epochs of a source, and document
+lengths are taken into account, so that the budget is met.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longcat.stages.data.mixture.plan import Draw, Floats, Numbers, Pool
-from longcat.stages.data.score.files import Scores
+from longcat.stages.data.mixture.document_order import Draw, Floats, Numbers, Pool
+from longcat.stages.formats.scores import Scores
 
-# Apart from the streams of `plan.draw`, which end in the number of a round.
+# Distinct from the streams of `plan.draw`, which end in the round number.
 _STREAM = 1 << 32
-# Sums of shares are a hair off whole numbers.
+# Tolerance for rounding errors of summed shares.
 _TOLERANCE = 1e-9
 
 
 def weights_of(scores: Scores, alpha: float, temperature: float) -> Floats:
-    """Weight of every document, [n], from its quality and diversity, [n, 2]; above zero."""
+    """Positive weight of every document, [n], from quality and diversity, [n, 2]."""
     quality, diversity = scores.astype(np.float64).T
     return np.exp((alpha * diversity + (1 - alpha) * quality - 1) / temperature)
 
 
 def expected_counts(weights: Floats, lengths: Numbers, room: Floats, target: float) -> Floats:
-    """How often each document is taken on average, [n]: min(scale * weight, room), of `target` tokens in all.
+    """Mean sampling count of each document, [n]: min(scale * weight, room), with `target` tokens in total.
 
-    `room` is how often each may still be taken. Where all of it holds fewer tokens, that is what is returned.
+    `room` is the remaining allowed count, returned if its tokens are fewer than the target.
     """
     order = np.argsort(room / weights, kind="stable")
     most, wide = (room * lengths)[order], (weights * lengths)[order]
     full_before = np.cumsum(most) - most
     open_from = np.cumsum(wide[::-1])[::-1]
     scales = (target - full_before) / open_from
-    # The first document that its room does not bound sets the scale; those before it are taken as often as they may be.
+    # The first document not limited by its room sets the scale; earlier ones are taken the maximum number of times.
     unbounded = np.flatnonzero(scales * weights[order] <= room[order])
     if not len(unbounded):
         return room
@@ -45,10 +45,10 @@ def expected_counts(weights: Floats, lengths: Numbers, room: Floats, target: flo
 
 
 def settle(counts: Floats, lengths: Numbers, random: np.random.Generator) -> Numbers:
-    """Whole numbers whose means are `counts`: each is rounded down or up by chance, their sum by less than one.
+    """Random integers with means `counts`: each is rounded down or up, their sum changes by less than one.
 
-    Systematic sampling from short documents to long ones, those of one length in a random order: the chance of
-    rounding up is the fraction, as in the paper, but neither the documents nor their tokens wander from what is due.
+    Systematic sampling from short documents to long ones, those of one length in a random order: the probability of
+    rounding up is the fraction, as in the paper, but with low variance of documents and tokens.
     """
     whole = np.floor(counts + _TOLERANCE)
     fraction = np.maximum(0, counts - whole)
@@ -62,7 +62,7 @@ def settle(counts: Floats, lengths: Numbers, random: np.random.Generator) -> Num
 def sample(
     pools: Sequence[Pool], chosen: Sequence[Numbers], targets: Sequence[float], seed: int, stage: int
 ) -> list[Draw]:
-    """Documents of every source by their weights, in a random order; `targets` in tokens, a number a source."""
+    """Documents of every source by weight, in random order; `targets` in tokens, one per source."""
     counts = [
         expected_counts(_weights(pool)[own], pool.lengths[own], room(pool, own), target)
         for pool, own, target in zip(pools, chosen, targets, strict=True)
@@ -73,7 +73,7 @@ def sample(
 def sample_together(
     pools: Sequence[Pool], chosen: Sequence[Numbers], target: float, seed: int, stage: int
 ) -> list[Draw]:
-    """As `sample`, with one target for all sources: the shares are what the weights make of them."""
+    """Like `sample`, with one target for all sources: shares follow from the weights."""
     weights = np.concatenate([_weights(pool)[own] for pool, own in zip(pools, chosen, strict=True)])
     lengths = np.concatenate([pool.lengths[own] for pool, own in zip(pools, chosen, strict=True)])
     rooms = np.concatenate([room(pool, own) for pool, own in zip(pools, chosen, strict=True)])
@@ -83,7 +83,7 @@ def sample_together(
 
 
 def room(pool: Pool, chosen: Numbers) -> Floats:
-    """How often each of some documents may still be taken."""
+    """Remaining allowed count of some documents."""
     return np.maximum(0.0, pool.max_epochs - pool.used[chosen])
 
 

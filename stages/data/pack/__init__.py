@@ -1,45 +1,52 @@
-"""The stage `data.pack`: documents to token files for training and validation."""
+"""Stage `data.pack`: writes token files for training and validation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from longcat.pipeline.config import StageConfig
-from longcat.pipeline.documents import document_shards
+from longcat.pipeline.config import RUNTIME, StageConfig
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.files import atomic_write
 from longcat.pipeline.stage import Context, Result, stage
-from longcat.stages.data.tokenizer.foresight import vocabulary_of
-from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.stages.formats.planned_vocabulary import vocabulary_of
+from longcat.stages.formats.special_tokens import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from longcat.pipeline.artifact import Artifact
+    from longcat.pipeline.document_inputs import DocumentInputs
     from longcat.pipeline.runner import PlannedInput
     from longcat.stages.data.pack.encode import EncodeTask
 
 HASH_RANGE = 1 << 64
+BLOCK_TOKENS = 1 << 22
 
 
 class PackConfig(StageConfig):
-    """How documents are split between training and validation, and which packing indexes are made."""
+    """Split between training and validation, and packing indexes."""
 
     validation_fraction: float = Field(
         default=0.005,
         gt=0,
         lt=1,
-        description="Share of the documents that go to validation, chosen by a hash of their id.",
+        description="Fraction of documents for validation, selected by a hash of their id.",
     )
     pack_lengths: tuple[Annotated[int, Field(ge=2, le=1 << 24)], ...] = Field(
         default=(),
-        description="Lengths in tokens of the sequences for which an index of best-fit packing is written.",
+        description="Sequence lengths in tokens for which a best-fit packing index is written.",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the split.")
+    encoder: Literal["auto", "gigatoken", "tokenizers"] = Field(
+        default="auto",
+        json_schema_extra=RUNTIME,
+        description="Library that encodes; the ids are the same. auto: gigatoken for the tokenizers it supports.",
+    )
 
 
 def _check(config: PackConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
@@ -50,46 +57,34 @@ def _check(config: PackConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -
 @stage(
     "data.pack",
     revision=2,
-    inputs={"documents": "documents", "tokenizer": "tokenizer", "scores": "report?"},
+    inputs={"documents": "documents+", "tokenizer": "tokenizer", "scores": "report?"},
     output="tokens",
     check=_check,
 )
 def pack_documents(context: Context[PackConfig]) -> Result:
     """Tokenise documents into `train` and `validation` token files; every document ends with the end token.
 
-    The files of the tokenizer are copied beside them, so that training needs this artifact alone. For every length in
-    `pack_lengths` there is an index of best-fit packing of the training documents. With scores from `data score` those
-    of the training documents lie beside the tokens, for `data mix`.
+    The tokenizer files are included, so that training needs only this artifact. For every length in `pack_lengths` a
+    best-fit packing index of the training documents is written. With scores from `data score`, those of the training
+    documents are included for `data mix`.
 
     Raises:
-        InputError: there are fewer than two documents, the tokenizer cannot be read, or the scores are of others.
-        IntegrityError: a shard or its scores are damaged.
+        InputError: there are fewer than two documents, the tokenizer cannot be read, or the scores belong to other
+            documents.
+        IntegrityError: a shard or its scores are damaged, or two libraries give a document different ids.
     """
-    from longcat.stages.data.pack.encode import EncodeTask, encode_shard
-    from longcat.stages.data.score.files import scores_of
+    from longcat.pipeline.document_inputs import plain_inputs
+    from longcat.stages.data.pack.encode import encode_shard
 
-    documents, tokenizer = context.input("documents"), context.input("tokenizer")
-    shards = document_shards(documents)
+    inputs, tokenizer = plain_inputs(context.many("documents")), context.input("tokenizer")
     scores = context.optional("scores")
-    scored = scores_of(scores, documents, len(shards)) if scores else [None] * len(shards)
-    tasks = [
-        EncodeTask(
-            shard=shard,
-            tokenizer=tokenizer.path,
-            tokens=context.work / f"tokens-{number:05d}.bin",
-            table=context.work / f"documents-{number:05d}.npy",
-            seed=context.config.seed,
-            scores=path,
-            scored=context.work / f"scores-{number:05d}.npy",
-        )
-        for number, (shard, path) in enumerate(zip(shards, scored, strict=True))
-    ]
+    tasks = _tasks(context, inputs, tokenizer, scores)
     encoded = context.map_shards(encode_shard, tasks, description="tokenising")
     total = sum(part["documents"] for part in encoded)
     if total < 2:
         raise InputError(
             f"{total} documents with text; packing needs one to train on and one to validate on",
-            where=str(documents.path),
+            where=inputs.places,
         )
     counts = _join(context, tasks, encoded[0]["vocab_size"])
     if scores:
@@ -105,6 +100,7 @@ def pack_documents(context: Context[PackConfig]) -> Result:
             "documents_out": total,
             "dropped": {"empty": empty} if empty else {},
             **counts,
+            **inputs.counts(encoded, ("documents", "empty")),
         },
         metrics={
             "bytes": n_bytes,
@@ -112,13 +108,54 @@ def pack_documents(context: Context[PackConfig]) -> Result:
             "vocab_size": encoded[0]["vocab_size"],
             **({"packing": packing} if packing else {}),
         },
+        performance=_encoding(encoded),
     )
 
 
-def validation_limit(hashes: npt.ArrayLike, fraction: float) -> int:
-    """Documents of a hash up to this one validate: about `fraction` of them, at least one, and not all.
+def _tasks(
+    context: Context[PackConfig], inputs: DocumentInputs, tokenizer: Artifact, scores: Artifact | None
+) -> list[EncodeTask]:
+    from longcat.stages.data.pack.encode import EncodeTask
 
-    `hashes` has two values or more, of which two differ at least.
+    return [
+        EncodeTask(
+            shard=shard.path,
+            tokenizer=tokenizer.path,
+            tokens=context.work / f"tokens-{number:05d}.bin",
+            table=context.work / f"documents-{number:05d}.npy",
+            seed=context.config.seed,
+            scores=path,
+            scored=context.work / f"scores-{number:05d}.npy",
+            encoder=context.config.encoder,
+        )
+        for number, (shard, path) in enumerate(zip(inputs.shards, _score_files(scores, inputs), strict=True))
+    ]
+
+
+def _encoding(encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The libraries that encoded, and how many documents were compared."""
+    # An interrupted run of an older version recorded neither.
+    found = [part["encoder"] for part in encoded if "encoder" in part]
+    return {
+        "encoders": list({tuple(encoder.items()): encoder for encoder in found}.values()),
+        "compared_documents": sum(part.get("compared", 0) for part in encoded),
+    }
+
+
+def _score_files(scores: Artifact | None, inputs: DocumentInputs) -> Sequence[Path | None]:
+    """Score file of every shard; None without scores."""
+    from longcat.stages.formats.scores import scores_of
+
+    if scores is None:
+        return [None] * len(inputs.shards)
+    sizes = [(one, sum(shard.artifact == one.id for shard in inputs.shards)) for one in inputs.artifacts]
+    return [path for one, shards in sizes for path in scores_of(scores, one, shards)]
+
+
+def validation_limit(hashes: npt.ArrayLike, fraction: float) -> int:
+    """Hash threshold for validation: about `fraction` of the documents, at least one, and not all.
+
+    `hashes` has at least two distinct values.
     """
     import numpy as np
 
@@ -129,7 +166,7 @@ def validation_limit(hashes: npt.ArrayLike, fraction: float) -> int:
 
 def _limit(hashes: npt.NDArray[np.uint64], config: PackConfig) -> int:
     if (hashes == hashes[0]).all():
-        raise InputError(f"all {len(hashes)} documents have one id, so they cannot be split")
+        raise InputError(f"all {len(hashes)} documents have the same id, so they cannot be split")
     return validation_limit(hashes, config.validation_fraction)
 
 
@@ -137,7 +174,7 @@ def _join_scores(context: Context[PackConfig], tasks: Sequence[EncodeTask]) -> N
     """Write the scores of the training documents in the order of the token file."""
     import numpy as np
 
-    from longcat.stages.data.score.files import write_token_scores
+    from longcat.stages.formats.scores import write_token_scores
 
     hashes = np.concatenate([np.load(task.table) for task in tasks])[:, 0]
     scores = np.concatenate([np.load(task.scored) for task in tasks])
@@ -160,31 +197,37 @@ def _join(context: Context[PackConfig], tasks: Sequence[EncodeTask], vocab_size:
         context.progress.task("packing", total=len(hashes), unit="documents") as bar,
     ):
         for task, table in zip(tasks, tables, strict=True):
-            for number, ids in _documents(task.tokens, table[:, 1], train.dtype):
-                kind, writer = ("validation", validation) if table[number, 0] <= limit else ("train", train)
-                writer.add_document(ids)
-                counts[f"{kind}_documents"] += 1
-                counts[f"{kind}_tokens"] += len(ids)
-                bar.advance()
+            in_validation, lengths = table[:, 0] <= limit, table[:, 1].astype(np.int64)
+            for first, last, ids in _blocks(task.tokens, lengths, train.dtype):
+                for kind, writer in (("train", train), ("validation", validation)):
+                    chosen = in_validation[first:last] == (kind == "validation")
+                    tokens = ids[np.repeat(chosen, lengths[first:last])]
+                    writer.add_documents(tokens, lengths[first:last][chosen].tolist())
+                    counts[f"{kind}_documents"] += int(chosen.sum())
+                    counts[f"{kind}_tokens"] += len(tokens)
+                bar.advance(last - first)
     return counts
 
 
-def _documents(
-    path: Path, lengths: npt.NDArray[np.uint64], dtype: type[np.generic]
-) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def _blocks(
+    path: Path, lengths: npt.NDArray[np.int64], dtype: type[np.generic]
+) -> Iterator[tuple[int, int, npt.NDArray[Any]]]:
+    """Number of the first document and of the one after the last, and their ids, in blocks of bounded size."""
     import numpy as np
 
     if not len(lengths):
         return
     tokens = np.memmap(path, dtype=dtype, mode="r")
-    start = 0
-    for number, length in enumerate(lengths.tolist()):
-        yield number, tokens[start : start + length]
-        start += length
+    ends = np.cumsum(lengths)
+    first = start = 0
+    while first < len(lengths):
+        last = max(int(np.searchsorted(ends, start + BLOCK_TOKENS, side="right")), first + 1)
+        yield first, last, tokens[start : int(ends[last - 1])]
+        first, start = last, int(ends[last - 1])
 
 
 def _index(context: Context[PackConfig]) -> dict[str, Any]:
-    """Write the packing indexes that were asked for; what each came to, by its length."""
+    """Write the requested packing indexes; returns their statistics by length."""
     if not context.config.pack_lengths:
         return {}
     from longcat.pipeline.tokens import TokenFile

@@ -1,8 +1,8 @@
-"""Best-fit packing: which pieces of which documents fill each sequence, as an index beside the tokens.
+"""Best-fit packing: assignment of document pieces to sequences, as an index of the token file.
 
-After Ding et al., "Fewer Truncations Improve Language Modeling" (ICML 2024): a document longer than a sequence is cut
-into pieces of that length and a rest; every piece then goes, the longest first, to the sequence with the least room
-that still holds it. Only documents longer than a sequence are ever cut, and no token is moved or copied.
+After Ding et al., "Fewer Truncations Improve Language Modeling" (ICML 2024): a document longer than a sequence is split
+into pieces of that length and a remainder; every piece, longest first, is assigned to the sequence with the least
+sufficient room. Only documents longer than a sequence are split, and no token is moved or copied.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def index_name(prefix: str, length: int) -> str:
 
 
 def pack(document_offsets: Integers, length: int) -> Integers:
-    """The index of best-fit packing, int64 [n pieces, 3]: sequence, first token, number of tokens.
+    """Best-fit packing index, int64 [n pieces, 3]: sequence, first token, number of tokens.
 
-    `document_offsets` [n documents + 1] is where each document begins in the token file. Sequences are numbered from 0
-    by their first piece's place in the file, pieces of one sequence lie together in that order; together the pieces
+    `document_offsets` [n documents + 1] is the start of each document in the token file. Sequences are numbered from 0
+    by the file position of their first piece, pieces of one sequence are contiguous in file order; together the pieces
     cover every token once.
     """
     starts, lengths = _cut(document_offsets, length)
@@ -47,7 +47,7 @@ def pack(document_offsets: Integers, length: int) -> Integers:
 
 
 def _cut(offsets: Integers, length: int) -> tuple[Integers, Integers]:
-    """First token and number of tokens of every piece, in the order of the file."""
+    """First token and number of tokens of every piece, in file order."""
     sizes = np.diff(offsets)
     pieces = -(-sizes // length)
     document = np.repeat(np.arange(len(sizes)), pieces)
@@ -57,7 +57,7 @@ def _cut(offsets: Integers, length: int) -> tuple[Integers, Integers]:
 
 
 def _fill(lengths: Integers, capacity: int) -> Integers:
-    """The bin of every piece, by best fit over decreasing lengths; pieces of one length are placed together."""
+    """Bin of every piece, by best fit over decreasing lengths; pieces of equal length are placed together."""
     bins = np.empty(len(lengths), dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     values, counts = np.unique(lengths, return_counts=True)
@@ -66,7 +66,7 @@ def _fill(lengths: Integers, capacity: int) -> Integers:
     for size, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
         at, end = end, end + count
         while at < end:
-            # The bin that took a piece has the least room that holds the next one, until it holds no more.
+            # The bin that took a piece has the least sufficient room for the next one, until it is full.
             room = rooms.least(size)
             each = room // size
             taken = rooms.take(room, -(-(end - at) // each))
@@ -81,21 +81,21 @@ def _fill(lengths: Integers, capacity: int) -> Integers:
 
 
 class _Rooms:
-    """Bins by how many tokens they still hold; new ones come when no other has room."""
+    """Bins by remaining tokens; new ones are created if no other has room."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._sizes: list[int] = []  # of the bins in use, each once, ascending
+        self._sizes: list[int] = []  # distinct values of used bins, ascending
         self._bins: dict[int, list[Integers]] = {}
         self._next = 0
 
     def least(self, size: int) -> int:
-        """The smallest room that holds `size`."""
+        """Smallest room of at least `size`."""
         position = bisect_left(self._sizes, size)
         return self._sizes[position] if position < len(self._sizes) else self._capacity
 
     def take(self, room: int, count: int) -> Integers:
-        """Up to `count` bins of that room; as many as asked for where they are new."""
+        """Up to `count` bins with this room; exactly `count` if new."""
         if room not in self._bins:
             self._next += count
             return np.arange(self._next - count, self._next)
@@ -118,7 +118,7 @@ class _Rooms:
 
 
 def write_pack(path: Path, document_offsets: Integers, length: int) -> dict[str, Any]:
-    """Write the index to `path` and say how good it is: sequences, pieces, documents cut, share of places unused."""
+    """Write the index to `path`; returns sequences, pieces, split documents, and fraction of padding."""
     index = pack(document_offsets, length)
     with atomic_path(path) as aside, aside.open("wb") as stream:
         np.save(stream, index)
@@ -139,7 +139,7 @@ class PackIndex:
         """Open `path`.
 
         Raises:
-            IntegrityError: it is missing or is no such index.
+            IntegrityError: it is missing or not a packing index.
         """
         try:
             self._rows: Integers = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -147,10 +147,10 @@ class PackIndex:
             raise_fault(error, path)
             raise IntegrityError(f"not a packing index: {error}", where=str(path)) from None
         if self._rows.dtype != np.int64 or self._rows.ndim != 2 or self._rows.shape[1] != 3:
-            raise IntegrityError("not a packing index: int64 [n, 3] is needed", where=str(path))
+            raise IntegrityError("not a packing index: expected int64 [n, 3]", where=str(path))
 
     def __len__(self) -> int:
-        """How many sequences there are."""
+        """Number of sequences."""
         return int(self._rows[-1, SEQUENCE]) + 1 if len(self._rows) else 0
 
     def pieces(self, number: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""How good a classifier is on documents it has not seen."""
+"""Metrics of a classifier on held-out documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_ROC_POINTS = 101
 
 
 def at_threshold(scores: Scores, good: Labels, threshold: float) -> dict[str, float]:
-    """Precision and recall of the good documents, and the share kept, where those of at least `threshold` are kept."""
+    """Precision and recall of positives, and fraction kept, at score `threshold`."""
     kept = scores >= threshold
     hits = int(np.count_nonzero(kept & good))
     return {
@@ -25,7 +25,7 @@ def at_threshold(scores: Scores, good: Labels, threshold: float) -> dict[str, fl
 
 
 def roc(scores: Scores, good: Labels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """False and true positive rates from (0, 0) to (1, 1), a point for each distinct score."""
+    """False and true positive rates from (0, 0) to (1, 1), one point per distinct score."""
     order = np.argsort(-scores, kind="stable")
     scores, good = scores[order], good[order]
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
@@ -35,7 +35,7 @@ def roc(scores: Scores, good: Labels) -> tuple[npt.NDArray[np.float64], npt.NDAr
 
 
 def measure(scores: Scores, good: Labels) -> dict[str, Any]:
-    """Area under the ROC curve, the curve thinned to 101 points, and precision and recall by threshold."""
+    """Area under the ROC curve, the curve reduced to 101 points, and precision and recall by threshold."""
     false, true = roc(scores, good)
     area = float(np.sum(np.diff(false) * (true[1:] + true[:-1]) / 2))
     picked = np.unique(np.linspace(0, len(false) - 1, MAX_ROC_POINTS).round().astype(np.int64))

@@ -1,4 +1,4 @@
-"""Training the quality classifier: the documents to two files, fastText over one, measures from the other."""
+"""Training of the quality classifier: documents are split into two files, for fastText and for measurement."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from longcat.pipeline.documents import Document, document_shards, read_documents
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.files import atomic_path, atomic_write, canonical_json
 from longcat.pipeline.stage import Context, Result
-from longcat.stages.data.quality.classifier import MODEL_NAME, NEGATIVE, POSITIVE, QualityClassifier, normalize
 from longcat.stages.data.quality.measures import measure
+from longcat.stages.data.text.quality_classifier import MODEL_NAME, NEGATIVE, POSITIVE, QualityClassifier, normalize
 
 if TYPE_CHECKING:
-    from longcat.stages.data.quality import QualityTrainingConfig
+    from longcat.stages.data.quality.config import QualityTrainingConfig
 
-# A small set needs many passes before the word vectors have moved at all.
+# Small sets need many epochs before word vectors change noticeably.
 MIN_EPOCHS, MAX_EPOCHS, DOCUMENTS_SEEN = 5, 100, 100_000
 REPORT_NAME = "held-out.json"
+# Label of each role's documents; labelled ones have it in their metadata.
+ROLES = {"positives": POSITIVE, "negatives": NEGATIVE, "labelled": None}
 
 
 def train(context: Context[QualityTrainingConfig]) -> Result:
@@ -40,7 +42,12 @@ def train(context: Context[QualityTrainingConfig]) -> Result:
     dropped = {name: counts[name] for name in ("duplicate", "empty", "unlabelled") if counts[name]}
     metrics = {"epochs": epochs, "roc_auc": found["roc_auc"], "held_out_at": found["thresholds"]}
     totals = {name: counts[name] for name in ("documents_in", "training", "held_out")}
-    return Result(counts={**totals, "dropped": dropped}, metrics=metrics)
+    inputs = [
+        {"id": artifact.id, "role": role, "documents": counts[f"{role} {artifact.id}"]}
+        for role in ROLES
+        for artifact in context.many(role)
+    ]
+    return Result(counts={**totals, "dropped": dropped, "inputs": inputs}, metrics=metrics)
 
 
 def _check_classes(counts: Counter[str]) -> None:
@@ -49,20 +56,24 @@ def _check_classes(counts: Counter[str]) -> None:
             if not counts[part + label]:
                 name = label.removeprefix("__label__")
                 raise InputError(
-                    f"no {name} documents in the {part.replace('_', '-')} part, of {counts['documents_in']} in all",
-                    hint="give more documents, or hold out another share: --held-out",
+                    f"no {name} documents in the {part.replace('_', '-')} part, of {counts['documents_in']} in total",
+                    hint="use more documents, or another --held-out fraction",
                 )
 
 
-def _labelled(context: Context[QualityTrainingConfig]) -> Iterator[tuple[str | None, Document]]:
-    """Every document with its label, None where it has none that is known."""
+def _labelled(context: Context[QualityTrainingConfig]) -> Iterator[tuple[str | None, Document, str]]:
+    """Every document with its label, None if it has no known label, and its role and artifact."""
     config = context.config
     names = {config.positive: POSITIVE, config.negative: NEGATIVE}
-    for role, label in (("positives", POSITIVE), ("negatives", NEGATIVE), ("labelled", None)):
+    for role, label in ROLES.items():
         for artifact in context.many(role):
             for shard in document_shards(artifact):
                 for document in read_documents(shard):
-                    yield label or names.get(str(document.metadata.get(config.label_key))), document
+                    yield (
+                        label or names.get(str(document.metadata.get(config.label_key))),
+                        document,
+                        f"{role} {artifact.id}",
+                    )
 
 
 def _split(context: Context[QualityTrainingConfig], training: Path, held_out: Path) -> Counter[str]:
@@ -73,8 +84,9 @@ def _split(context: Context[QualityTrainingConfig], training: Path, held_out: Pa
             name: files.enter_context(path.open("w", encoding="utf-8", errors="replace"))
             for name, path in (("training", training), ("held_out", held_out))
         }
-        for label, document in _labelled(context):
+        for label, document, source in _labelled(context):
             counts["documents_in"] += 1
+            counts[source] += 1
             line = normalize(document.text, context.config.max_characters)
             digest = hashlib.blake2b(f"{context.seed} {line}".encode("utf-8", "replace"), digest_size=8).digest()
             reason = "unlabelled" if label is None else "empty" if not line else "duplicate" if digest in seen else None

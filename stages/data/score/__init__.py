@@ -1,4 +1,4 @@
-"""The stage `data.score`: how good each document is, and how diverse the part of the corpus it belongs to."""
+"""Stage `data.score`: quality of each document, and diversity of its cluster."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ HASH_RANGE = 1 << 64
 MOST_CLUSTERS = 1024
 
 
-@stage("data.score", revision=1, inputs={"documents": "documents+", "classifier": "report?"}, output="report")
+@stage("data.score", revision=2, inputs={"documents": "documents+", "classifier": "report?"}, output="report")
 def score_documents(context: Context[ScoreConfig]) -> Result:
     """Score every document for `data mix`: a quality and a diversity, both from 0 to 1 (SampleMix, Xi et al. 2025).
 
-    Quality is the classifier's where one is given, else a mean of shares that the filter measures. Diversity is that of
-    the group a document falls into, over all sources together. `data pack --scores` carries both to the tokens.
+    Quality is the classifier's score if given, else a mean of filter measurements. Diversity is that of the document's
+    cluster, over all sources. `data pack --scores` copies both to the tokens.
 
     Raises:
         InputError: there are no documents, or the classifier is of another kind.
         IntegrityError: a shard or the classifier is damaged.
     """
+    from longcat.pipeline.document_inputs import plain_inputs
     from longcat.pipeline.errors import InputError
-    from longcat.stages.data.quality.classifier import QualityClassifier, classifier_path
-    from longcat.stages.data.score.files import scores_name
     from longcat.stages.data.score.shard import ScoreTask, score_shard
+    from longcat.stages.data.text.quality_classifier import QualityClassifier, classifier_path
+    from longcat.stages.formats.scores import scores_name
 
     classifier = None
     if (given := context.optional("classifier")) is not None:
         classifier = classifier_path(given)
         QualityClassifier(classifier)
-    sources = context.many("documents")
-    places = [(source.id, number, path) for source in sources for number, path in enumerate(document_shards(source))]
+    inputs = plain_inputs(context.many("documents"))
+    places = [
+        (source.id, number, path) for source in inputs.artifacts for number, path in enumerate(document_shards(source))
+    ]
     rarities, centres = _find_groups(context, [path for _, _, path in places])
     tasks = [
         ScoreTask(path, context.work / f"scored-{number:05d}.parquet", rarities, centres, classifier, context.config)
@@ -50,13 +53,18 @@ def score_documents(context: Context[ScoreConfig]) -> Result:
     results = context.map_shards(score_shard, tasks, description="scoring")
     total = sum(part["documents"] for part in results)
     if not total:
-        raise InputError("there are no documents to score", where=str(sources[0].path))
+        raise InputError("there are no documents to score", where=inputs.places)
     diversity = _write_groups(context, tasks, centres)
     names = [scores_name(source, number) for source, number, _ in places]
     averages = [_write_scores(task, context.output / name, diversity) for task, name in zip(tasks, names, strict=True)]
     quality, diverse = (sum(part[column] for part in averages) for column in range(2))
     return Result(
-        counts={"documents_in": total, "documents_out": total, "dropped": {}},
+        counts={
+            "documents_in": total,
+            "documents_out": total,
+            "dropped": {},
+            **inputs.counts(results, ("documents",)),
+        },
         metrics={
             "clusters": len(diversity),
             "mean_quality": round(quality / total, 6),
@@ -66,7 +74,7 @@ def score_documents(context: Context[ScoreConfig]) -> Result:
 
 
 def _find_groups(context: Context[ScoreConfig], shards: Sequence[Path]) -> tuple[Path, Path]:
-    """Files with the rarity of every word and the centres of the groups, both found on a sample."""
+    """Compute files with word rarity and cluster centres from a sample."""
     import numpy as np
 
     from longcat.pipeline.files import atomic_path
@@ -101,14 +109,14 @@ def _find_groups(context: Context[ScoreConfig], shards: Sequence[Path]) -> tuple
 
 
 def _write_groups(context: Context[Any], tasks: Sequence[ScoreTask], centres: Path) -> npt.NDArray[np.float64]:
-    """Write `clusters.parquet`, a row a group, and return the diversity of each."""
+    """Write `clusters.parquet`, one row per cluster, and return the diversity of each."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from longcat.pipeline.files import atomic_path
     from longcat.stages.data.score.cluster import diversities, separation
-    from longcat.stages.data.score.files import read_table
+    from longcat.stages.formats.scores import read_table
 
     vectors = np.load(centres)
     members, distances = np.zeros(len(vectors), dtype=np.int64), np.zeros(len(vectors))
@@ -133,13 +141,13 @@ def _write_groups(context: Context[Any], tasks: Sequence[ScoreTask], centres: Pa
 
 
 def _write_scores(task: ScoreTask, path: Path, diversity: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Write the scores of one shard; returns the sums of both."""
+    """Write the scores of one shard; returns both sums."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from longcat.pipeline.files import atomic_path
-    from longcat.stages.data.score.files import read_table
+    from longcat.stages.formats.scores import read_table
 
     table = read_table(task.scored, ("id", "quality", "cluster"))
     groups = table.column("cluster").to_numpy()

@@ -1,6 +1,6 @@
-"""Groups of documents by k-means, and how diverse each group is: SampleMix's measure (Xi et al. 2025, section 3.2).
+"""Clusters of documents by k-means, and their diversity: SampleMix's measure (Xi et al. 2025, section 3.2).
 
-N documents, D dimensions, C centres. All vectors are those of `embed`: distances are exact.
+N documents, D dimensions, C centres. All vectors are from `embed`: distances are exact.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from longcat.stages.data.score.embed import SCALE, Floats, Integers, Vectors
 
 ROWS_A_STEP = 4096
-# A group's spread is taken as if this many more members had the mean spread: a group of one has none of its own.
+# A cluster's spread is smoothed with this many members of mean spread, since a single member has none.
 PRIOR_MEMBERS = 10
 TAIL = 0.05
 
 
 def nearest(vectors_ND: Vectors, centres_CD: Vectors) -> tuple[Integers, Integers]:
-    """The nearest centre of every vector, the first of several, and the squared distance to it; both [N]."""
+    """Nearest centre of every vector, the first on ties, and squared distance; both [N]."""
     centres = centres_CD.astype(np.float32)
     lengths = _squares(centres_CD)
     labels = np.empty(len(vectors_ND), dtype=np.int64)
@@ -32,7 +32,7 @@ def nearest(vectors_ND: Vectors, centres_CD: Vectors) -> tuple[Integers, Integer
 
 
 def find_centres(vectors_ND: Vectors, count: int, iterations: int, seed: int) -> Vectors:
-    """At most `count` centres, [C, D], by k-means from k-means++'s first ones; fewer where fewer vectors differ."""
+    """At most `count` centres, [C, D], by k-means with k-means++; fewer if there are fewer distinct vectors."""
     centres = _first_centres(vectors_ND, count, np.random.Generator(np.random.PCG64(seed)))
     labels, _ = nearest(vectors_ND, centres)
     for _ in range(iterations):
@@ -44,11 +44,11 @@ def find_centres(vectors_ND: Vectors, count: int, iterations: int, seed: int) ->
 
 
 def diversities(compactness: Floats, members: Integers, centres_CD: Vectors) -> Floats:
-    """Diversity of each group, 0 to 1, [C]: how far apart its members lie times how far it lies from the others.
+    """Diversity of each cluster, 0 to 1, [C]: spread of its members times distance to other clusters.
 
-    `compactness` [C] is the mean distance of its members to the centre, `members` [C] how many they are. The product is
-    spread so that a twentieth of the documents has 0 and another 1, that a few odd ones may not press all others
-    together; 0.5 where all are equal.
+    `compactness` [C] is the mean distance of members to the centre, `members` [C] their number. The product is scaled
+    so that 5 % of the documents have 0 and 5 % have 1, so that outliers do not compress the others; 0.5 if all are
+    equal.
     """
     mean = float((compactness * members).sum() / max(1, members.sum()))
     spread = (compactness * members + mean * PRIOR_MEMBERS) / (members + PRIOR_MEMBERS)
@@ -62,7 +62,7 @@ def diversities(compactness: Floats, members: Integers, centres_CD: Vectors) -> 
 
 
 def separation(centres_CD: Vectors) -> Floats:
-    """Mean distance of each centre to the others, [C]; 1 where there is one alone."""
+    """Mean distance of each centre to the others, [C]; 1 for a single one."""
     if len(centres_CD) == 1:
         return np.ones(1)
     lengths = _squares(centres_CD)
@@ -81,7 +81,7 @@ def _squares(vectors: Vectors) -> Integers:
 
 
 def _first_centres(vectors: Vectors, count: int, random: np.random.Generator) -> Vectors:
-    """k-means++ (Arthur and Vassilvitskii 2007): each further centre with a chance that grows with its distance."""
+    """k-means++ (Arthur and Vassilvitskii 2007): centres are drawn in proportion to squared distance."""
     chosen = [int(random.integers(len(vectors)))]
     distances = nearest(vectors, vectors[chosen])[1]
     while len(chosen) < count and distances.any():
@@ -92,7 +92,7 @@ def _first_centres(vectors: Vectors, count: int, random: np.random.Generator) ->
 
 
 def _means(vectors: Vectors, labels: Integers, centres: Vectors) -> Vectors:
-    """The mean of every group, rounded; a group without members keeps its centre."""
+    """Rounded mean of every cluster; an empty cluster keeps its centre."""
     order = np.argsort(labels, kind="stable")
     filled, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     sums = np.add.reduceat(vectors[order].astype(np.int64), starts, axis=0)

@@ -1,9 +1,8 @@
-"""One shard of documents: the words of those in the sample, then the quality and the group of every one."""
+"""Scoring of one shard: words of sampled documents, then quality and cluster of every document."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from longcat.pipeline.documents import Document, read_documents
+from longcat.pipeline.documents import Document, document_batches, read_documents
 from longcat.pipeline.files import atomic_path
-from longcat.stages.data.quality.classifier import QualityClassifier
 from longcat.stages.data.score.cluster import nearest
 from longcat.stages.data.score.config import ScoreConfig
 from longcat.stages.data.score.embed import SCALE, bag_of_words, embed
 from longcat.stages.data.score.quality import rule_quality
+from longcat.stages.data.text.quality_classifier import QualityClassifier
 
 BATCH_DOCUMENTS = 1024
 NO_GROUP = -1
@@ -25,7 +24,7 @@ NO_GROUP = -1
 
 @dataclass(frozen=True)
 class SampleTask:
-    """Note the words of the documents of `shard` whose hash is below `limit` (of 2^64) in `words`."""
+    """Task: write the words of documents of `shard` with a hash below `limit` (of 2^64) to `words`."""
 
     shard: Path
     words: Path
@@ -35,7 +34,7 @@ class SampleTask:
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """Score the documents of `shard` into the Parquet file `scored`, given the words' rarity and the centres."""
+    """Score the documents of `shard` into the Parquet file `scored`, given word rarity and centres."""
 
     shard: Path
     scored: Path
@@ -46,14 +45,14 @@ class ScoreTask:
 
 
 def sample_hash(identifier: str, seed: int) -> int:
-    """64 bits of a document's id, by which it comes into the sample."""
+    """64-bit hash of a document's id, which decides about the sample."""
     key = seed.to_bytes(8, "little")
     digest = hashlib.blake2b(identifier.encode(), digest_size=8, key=key, person=b"longcat-score")
     return int.from_bytes(digest.digest(), "little")
 
 
 def sample_shard(task: SampleTask) -> dict[str, Any]:
-    """Note the words of the sampled documents of one shard; see `SampleTask`.
+    """Write the words of the sampled documents of one shard; see `SampleTask`.
 
     The file holds, for every word of every document in order, its bucket and its weight, float64 [n, 2], with a row of
     -1 before each document.
@@ -73,9 +72,9 @@ def sample_shard(task: SampleTask) -> dict[str, Any]:
 
 
 def score_shard(task: ScoreTask) -> dict[str, Any]:
-    """Write one row a document, in order: id, quality, group, distance to its centre; see `ScoreTask`.
+    """Write one row per document, in order: id, quality, cluster, distance to its centre; see `ScoreTask`.
 
-    A document without words is in no group (-1).
+    A document without words has cluster -1.
 
     Raises:
         IntegrityError: the shard is damaged.
@@ -87,7 +86,7 @@ def score_shard(task: ScoreTask) -> dict[str, Any]:
     schema = pa.schema(list(types.items()))
     count = 0
     with atomic_path(task.scored) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-        for batch in _batches(task.shard):
+        for batch in document_batches(task.shard, BATCH_DOCUMENTS):
             writer.write_table(pa.table(_scored(batch, task), schema=schema))
             count += len(batch)
     return {"documents": count}
@@ -115,14 +114,3 @@ def _quality(document: Document, task: ScoreTask) -> float:
 @cache
 def _classifier(path: Path) -> QualityClassifier:
     return QualityClassifier(path)
-
-
-def _batches(shard: Path) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    for document in read_documents(shard):
-        batch.append(document)
-        if len(batch) >= BATCH_DOCUMENTS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -1,17 +1,16 @@
-"""The stage `data.tokenizer`: a byte-level BPE tokenizer learnt from documents."""
+"""Stage `data.tokenizer`: trains a byte-level BPE tokenizer on documents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from longcat.pipeline.documents import document_shards
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.data.tokenizer.config import BYTE_ALPHABET, TokenizerConfig
-from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS
+from longcat.stages.formats.special_tokens import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
+    from longcat.pipeline.document_inputs import DocumentInputs
     from longcat.pipeline.runner import PlannedInput
     from longcat.stages.data.tokenizer.sample import Sample
 
@@ -20,23 +19,24 @@ def _check(config: TokenizerConfig, inputs: Mapping[str, tuple[PlannedInput, ...
     return {"vocab_size": config.vocab_size}
 
 
-@stage("data.tokenizer", revision=2, inputs={"documents": "documents"}, output="tokenizer", check=_check)
+@stage("data.tokenizer", revision=2, inputs={"documents": "documents+"}, output="tokenizer", check=_check)
 def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
-    """Learn a byte-level BPE vocabulary from a sample of the documents, and measure it on others.
+    """Train a byte-level BPE tokenizer on a sample of the documents, and measure it on others.
 
     Raises:
-        InputError: there are no documents, or they give fewer merges than the vocabulary needs.
+        InputError: there are no documents, or they yield fewer merges than the vocabulary needs.
         IntegrityError: a shard is damaged.
     """
+    from longcat.pipeline.document_inputs import plain_inputs
     from longcat.pipeline.errors import InputError
     from longcat.stages.data.tokenizer.bpe import train
     from longcat.stages.data.tokenizer.files import write_tokenizer
     from longcat.stages.data.tokenizer.sample import texts_between
-    from longcat.stages.tokenizer import load_tokenizer
+    from longcat.stages.formats.tokenizer import load_tokenizer
 
-    documents, config = context.input("documents"), context.config
-    shards = document_shards(documents)
-    sample = _choose_sample(context, shards)
+    inputs, config = plain_inputs(context.many("documents")), context.config
+    shards = [shard.path for shard in inputs.shards]
+    sample, measured = _choose_sample(context, inputs)
 
     with context.progress.task("training", total=sample.trained_documents, unit="documents") as bar:
 
@@ -50,10 +50,10 @@ def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
     if found < config.vocab_size:
         fixed = len(SPECIAL_TOKENS) + BYTE_ALPHABET
         raise InputError(
-            f"{sample.trained_bytes} bytes of text give {found - fixed} merges, "
+            f"{sample.trained_bytes} bytes of text yield {found - fixed} merges, "
             f"a vocabulary of {config.vocab_size} needs {config.vocab_size - fixed}",
-            where=str(documents.path),
-            hint=f"set vocab_size to {found} or less, lower min_frequency, or give more text",
+            where=inputs.places,
+            hint=f"set vocab_size to {found} or less, lower min_frequency, or use more text",
         )
     write_tokenizer(tokenizer, context.output)
 
@@ -64,6 +64,7 @@ def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
             "documents_in": sample.documents,
             "documents_trained": sample.trained_documents,
             "documents_held_out": sample.held_out_documents,
+            **inputs.counts(measured, ("documents",)),
         },
         metrics={
             "vocab_size": found,
@@ -76,16 +77,17 @@ def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
     )
 
 
-def _choose_sample(context: Context[TokenizerConfig], shards: Sequence[Path]) -> Sample:
-    """Measure all documents and choose those to learn from and those to measure on."""
+def _choose_sample(context: Context[TokenizerConfig], inputs: DocumentInputs) -> tuple[Sample, list[dict[str, Any]]]:
+    """Measure all documents and select those for training and for measurement; also the measurements by shard."""
     from longcat.pipeline.errors import InputError
     from longcat.stages.data.tokenizer.sample import MeasureTask, choose, measure_shard
 
     config = context.config
     tasks = [
-        MeasureTask(shard, context.work / f"sizes-{number:05d}.npy", config.seed) for number, shard in enumerate(shards)
+        MeasureTask(shard.path, context.work / f"sizes-{number:05d}.npy", config.seed)
+        for number, shard in enumerate(inputs.shards)
     ]
     measured = context.map_shards(measure_shard, tasks, description="measuring")
     if not sum(result["documents"] for result in measured):
-        raise InputError("there are no documents to learn from", where=str(context.input("documents").path))
-    return choose([task.sizes for task in tasks], config.sample_bytes, config.held_out_bytes)
+        raise InputError("there are no documents to train on", where=inputs.places)
+    return choose([task.sizes for task in tasks], config.sample_bytes, config.held_out_bytes), measured

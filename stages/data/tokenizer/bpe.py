@@ -1,8 +1,4 @@
-"""The byte-level BPE itself: how text is split before merging, and how merges are learnt.
-
-LongCat-Flash's report (arXiv 2509.01322, section 2.4) asks for GPT-4's pre-tokenisation with CJK text segmented apart
-and every digit a token of its own; its expression is not published, this is ours.
-"""
+"""Byte-level BPE: training of merges."""
 
 from __future__ import annotations
 
@@ -12,32 +8,18 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from longcat.stages.data.tokenizer.config import TokenizerConfig
-from longcat.stages.data.tokenizer.special import SPECIAL_TOKENS, UNKNOWN
+from longcat.stages.formats.special_tokens import SPECIAL_TOKENS, UNKNOWN
+from longcat.stages.formats.split_pattern import SPLIT
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SPLIT = "|".join(
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-        r"\p{Han}+",
-        r"[\p{Hiragana}\p{Katakana}ー]+",
-        r"[^\r\n\p{L}\p{M}\p{N}]?(?:(?![\p{Han}\p{Hiragana}\p{Katakana}])[\p{L}\p{M}])+",
-        r"\p{N}",
-        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    )
-)
-
-
-# Learning takes the square of the length of what is not split: a run of a million letters would take days.
+# Training is quadratic in the length of unsplit text: a run of a million letters would take days.
 _LONG_RUN = re.compile(r"\S{1000}|\s{1000}")
 
 
 def untrained() -> Tokenizer:
-    """A tokenizer without vocabulary that loses no byte: nothing is normalised, prefixed or dropped."""
+    """Lossless tokenizer without vocabulary: no normalisation, prefix or dropped bytes."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
@@ -52,9 +34,9 @@ def untrained() -> Tokenizer:
 
 
 def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """Learn merges; the vocabulary is smaller than asked for where the texts give too few.
+    """Train merges; the vocabulary is smaller than requested if the texts yield too few.
 
-    Depends neither on the order of the texts nor on the number of threads: pairs of equal count are taken by id.
+    Independent of text order and number of threads: pairs of equal count are ordered by id.
     """
     from tokenizers import pre_tokenizers, trainers
 
@@ -72,7 +54,7 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 
 def bounded_runs(text: str) -> Iterator[str]:
-    """The text, cut wherever a run of blanks or of anything else has gone on for 1000 characters."""
+    """Text, split wherever a run of whitespace or non-whitespace exceeds 1000 characters."""
     start = 0
     for run in _LONG_RUN.finditer(text):
         yield text[start : run.end()]

@@ -1,4 +1,4 @@
-"""The files of a tokenizer, as transformers, vLLM and SGLang read them."""
+"""Tokenizer files in the format of transformers, vLLM and SGLang."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.files import atomic_write, pretty_json
-from longcat.stages.data.tokenizer.special import (
+from longcat.stages.formats.special_tokens import (
     BEGIN,
     BEGIN_ID,
     END,
@@ -32,7 +32,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     generation_config.json."""
     state = json.loads(tokenizer.to_str())
     for token in state["added_tokens"]:
-        # Tool calls and thoughts are content: decoding without special tokens must leave them to the parser.
+        # Tool calls and thoughts are content: decoding without special tokens must keep them for the parser.
         token["special"] = token["content"] not in MARKUP
     atomic_write(folder / "tokenizer.json", pretty_json(state))
     atomic_write(folder / "tokenizer_config.json", pretty_json(_tokenizer_config()))

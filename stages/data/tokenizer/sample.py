@@ -1,4 +1,4 @@
-"""Which documents to train on and which to measure on: by a hash of their ids, whatever shard they lie in."""
+"""Selection of documents for training and measurement by a hash of their ids, independent of shards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MeasureTask:
 
 @dataclass(frozen=True)
 class Sample:
-    """Of `documents`, those of hash up to `last_trained` are learnt from, those from `first_held_out` on kept apart."""
+    """Of `documents`, hashes up to `last_trained` are for training, hashes from `first_held_out` on are held out."""
 
     documents: int
     last_trained: int
@@ -39,7 +39,7 @@ class Sample:
 
 
 def document_hash(identifier: str, seed: int) -> int:
-    """64 bits of a document's id and a seed."""
+    """64-bit hash of a document's id and a seed."""
     key = seed.to_bytes(8, "little")
     return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8, key=key).digest(), "little")
 
@@ -53,9 +53,9 @@ def measure_shard(task: MeasureTask) -> dict[str, Any]:
 
 
 def choose(sizes: Sequence[Path], sample_bytes: int, held_out_bytes: int) -> Sample:
-    """Take documents by rising hash up to `sample_bytes`, and by falling hash up to `held_out_bytes`.
+    """Select documents by ascending hash up to `sample_bytes`, and by descending hash up to `held_out_bytes`.
 
-    Both take at least one document where there are two; held out is at most a twentieth of all.
+    Both select at least one document if there are two; held out is at most 5 % of all.
     """
     rows = np.concatenate([np.load(path) for path in sizes])
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
@@ -78,7 +78,7 @@ def choose(sizes: Sequence[Path], sample_bytes: int, held_out_bytes: int) -> Sam
 
 
 def texts_between(shards: Sequence[Path], seed: int, first: int, last: int) -> Iterator[str]:
-    """Texts of the documents whose hash is from `first` to `last`, both included."""
+    """Texts of documents with hashes from `first` to `last`, inclusive."""
     for shard in shards:
         for document in read_documents(shard):
             if first <= document_hash(document.id, seed) <= last:

@@ -1,4 +1,4 @@
-"""Input made to break the data stages: bounded in time and memory, counted and named, and no stage behind stumbles."""
+"""Hostile input for the data stages: bounded in time and memory, counted and named, no errors in later stages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEAD = b"WARC/1.0\r\nWARC-Type: %s\r\nContent-Type: text/html\r\nContent-Length:
 
 @contextmanager
 def bounded(megabytes: float, seconds: float) -> Iterator[None]:
-    """Fail where the block takes more memory, beyond what it began with, or more processor time of this process."""
+    """Fail if the block uses more additional memory or more CPU time of this process."""
     began = time.process_time()
     tracemalloc.start()
     try:
@@ -44,7 +44,7 @@ def bounded(megabytes: float, seconds: float) -> Iterator[None]:
 
 
 def sparse(path: Path, *parts: bytes | int) -> None:
-    """A file of these parts; a number stands for as many zero bytes, which take no place on disk."""
+    """Make a file of these parts; a number is a count of zero bytes, which use no disk space."""
     with path.open("wb") as stream:
         for part in parts:
             if isinstance(part, bytes):
@@ -59,7 +59,7 @@ def read(path: Path, form: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "form"), [("a.html", "html"), ("a.ipynb", "notebook"), ("a.txt", "text")])
-def test_a_file_of_200_mb_is_not_held(tmp_path: Path, name: str, form: str) -> None:
+def test_a_file_of_200_mb_is_not_kept_in_memory(tmp_path: Path, name: str, form: str) -> None:
     sparse(tmp_path / name, b"<html>", LARGE)
     with bounded(64, 10):
         (problem,) = read(tmp_path / name, form)
@@ -67,7 +67,7 @@ def test_a_file_of_200_mb_is_not_held(tmp_path: Path, name: str, form: str) -> N
 
 
 @pytest.mark.parametrize("kind", [b"response", b"metadata"])
-def test_a_page_of_200_mb_in_a_crawl_is_passed_over(tmp_path: Path, kind: bytes) -> None:
+def test_a_page_of_200_mb_in_a_crawl_is_skipped(tmp_path: Path, kind: bytes) -> None:
     page = HEAD % (b"resource", 9) + b"<p>ok</p>" + b"\r\n\r\n"
     sparse(tmp_path / "a.warc", HEAD % (kind, LARGE), LARGE, b"\r\n\r\n", page)
     with bounded(64, 20):
@@ -78,7 +78,7 @@ def test_a_page_of_200_mb_in_a_crawl_is_passed_over(tmp_path: Path, kind: bytes)
     ]
 
 
-def test_a_line_of_200_mb_is_passed_over(tmp_path: Path) -> None:
+def test_a_line_of_200_mb_is_skipped(tmp_path: Path) -> None:
     sparse(tmp_path / "a.jsonl", b'{"text": "first"}\n{"text": "', LARGE, b'"}\n{"text": "last"}\n')
     with bounded(64, 20):
         items = read(tmp_path / "a.jsonl", "jsonl")
@@ -90,7 +90,7 @@ def test_a_line_of_200_mb_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_table_of_a_million_rows_gives_text_in_bounded_time(tmp_path: Path, session: Session) -> None:
-    """9 MB of page, which packs to 40 kB: read, parsed and written as plain text, or given up with its reason."""
+    """A page of 9 MB, compressed to 40 kB: read, parsed and written as plain text, or dropped with a reason."""
     page = b"<html><body><table>" + b"<tr><td>1" * 1_000_000 + b"</table><p>The end.</p></body></html>"
     folder = tmp_path / "pages"
     folder.mkdir()
@@ -111,7 +111,7 @@ def test_a_table_of_a_million_rows_gives_text_in_bounded_time(tmp_path: Path, se
 
 
 class _Odd(StageConfig):
-    texts: tuple[str, ...] = Field(description="Text of each document.")
+    texts: tuple[str, ...] = Field(description="Texts of the documents.")
 
 
 ODD = {
@@ -133,7 +133,7 @@ ODD = {
 
 @stage("test.odd.documents", revision=1, inputs={}, output="documents")
 def _write(context: Context[_Odd]) -> Result:
-    """An empty shard, the texts, an empty shard, the texts once more under the same ids, an empty shard."""
+    """An empty shard, the texts, an empty shard, the texts again with the same ids, an empty shard."""
     documents = [Document(str(number), text, "test") for number, text in enumerate(context.config.texts)]
     for number, shard in enumerate(([], documents, [], documents, [])):
         write_documents(context.output / shard_name(number), shard)
@@ -142,7 +142,7 @@ def _write(context: Context[_Odd]) -> Result:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Artifact, Artifact]:
-    """Odd documents among empty shards, and a tokenizer trained on them."""
+    """Unusual documents between empty shards, and a tokenizer trained on them."""
     from longcat.pipeline.engine import LocalEngine
     from longcat.pipeline.store import Store
 

@@ -1,4 +1,4 @@
-"""The local crawl: what is in it, what never is, and that it is the same every time."""
+"""The local crawl: its content, exclusions, and reproducibility."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.errors import InputError, MachineError
 from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run
+from longcat.stages.data.collect import render as render_module
 from longcat.stages.data.collect.candidates import Candidate, find_candidates, machine_fingerprint
-from longcat.stages.data.collect.local import LocalConfig
+from longcat.stages.data.collect.config import LocalConfig
 from longcat.stages.data.collect.render import SCRIPT, NoPageError, render
 
 
@@ -81,12 +83,12 @@ def test_modules_with_side_effects_are_never_candidates() -> None:
     assert not any("__main__" in name or ".tests" in name for name in names)
 
 
-def test_a_limit_takes_the_kinds_in_turn(documents: Path) -> None:
+def test_a_limit_alternates_between_kinds(documents: Path) -> None:
     chosen = find_candidates(LocalConfig(limit=4, html_folders=(str(documents),), packages=("numpy",)))
     assert [candidate.kind for candidate in chosen] == ["stdlib", "package", "description", "html"]
 
 
-def test_a_package_has_a_share_only() -> None:
+def test_a_package_is_limited_to_a_share() -> None:
     config = LocalConfig(kinds=("package",), packages=("numpy",), pages_per_package=3)
     assert len(find_candidates(config)) == 3
 
@@ -99,7 +101,7 @@ def test_changed_documents_make_another_crawl(documents: Path) -> None:
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
-    """Write a module where the child process finds it and render it."""
+    """Write a module on the path of the child process and render it."""
     import longcat.stages.data.collect.render as rendering
 
     environment = rendering._environment
@@ -114,14 +116,14 @@ def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
     return make
 
 
-def test_pages_hold_nothing_that_changes_from_run_to_run(module: object) -> None:
+def test_pages_do_not_change_between_runs(module: object) -> None:
     text = "import os, time\nSTART = time.time()\nPID = os.getpid()\ndef f(x=object()): 'Documented.'\nprint('noise')\n"
     first, second = module(text), module(text)  # type: ignore[operator]
     assert first == second
     assert b"Documented." in first
     assert b"noise" not in first
     assert b"0x" not in first
-    assert b"toymodule.py" not in first  # no path of this machine
+    assert b"toymodule.py" not in first  # no local paths
 
 
 @pytest.mark.parametrize(
@@ -134,9 +136,21 @@ def test_pages_hold_nothing_that_changes_from_run_to_run(module: object) -> None
         ("def f(): '''" + "long " * 1000 + "'''", "too_large"),
     ],
 )
-def test_a_module_that_gives_no_page_has_a_reason(module: object, text: str, reason: str) -> None:
+def test_a_module_without_a_page_has_a_reason(module: object, text: str, reason: str) -> None:
     with pytest.raises(NoPageError, match=reason):
         module(text, cpu_seconds=1, max_bytes=4096)  # type: ignore[operator]
+
+
+def test_a_distribution_without_a_description_has_an_empty_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strict(Message):
+        """The metadata of `importlib_metadata`, which replaces the standard library's once it is installed."""
+
+        def __getitem__(self, name: str) -> str:
+            raise KeyError(name)
+
+    monkeypatch.setattr(render_module, "metadata", lambda name: Strict())
+    with pytest.raises(NoPageError, match="empty"):
+        render(Candidate("description", "http://localhost/some", "some", "some"), 10, 1 << 20)
 
 
 def test_failures_are_counted_and_named(session: Session, tmp_path: Path) -> None:
@@ -173,7 +187,7 @@ KILL = "os.kill(os.getpid(), {})"
 
 @pytest.fixture
 def failing(module: object, tmp_path: Path) -> Callable[[str, int], bytes]:
-    """Render a module that does something in its first `times` imports."""
+    """Render a module that runs an action in its first `times` imports."""
 
     def make(what: str, times: int) -> bytes:
         page: bytes = module(ONCE.format(counter=str(tmp_path / "count"), times=times, what=what))  # type: ignore[operator]
@@ -183,7 +197,7 @@ def failing(module: object, tmp_path: Path) -> Callable[[str, int], bytes]:
 
 
 @pytest.mark.parametrize("what", [KILL.format(9), KILL.format(15), KILL.format(11), "os._exit(7)"])
-def test_a_child_that_ends_once_loses_no_page(failing: Callable[[str, int], bytes], what: str) -> None:
+def test_a_child_killed_once_loses_no_page(failing: Callable[[str, int], bytes], what: str) -> None:
     assert b"Documented." in failing(what, 1)
 
 
@@ -196,12 +210,12 @@ def test_a_child_that_is_killed_twice_ends_the_stage(
 
 
 @pytest.mark.parametrize("what", [KILL.format(11), KILL.format(6), KILL.format(7), "os._exit(7)"])
-def test_a_module_has_crashed_when_two_children_did(failing: Callable[[str, int], bytes], what: str) -> None:
+def test_a_module_crashed_if_two_children_crashed(failing: Callable[[str, int], bytes], what: str) -> None:
     with pytest.raises(NoPageError, match="crashed"):
         failing(what, 2)
 
 
-def test_a_limit_of_processor_time_that_is_ignored_is_a_timeout(module: object) -> None:
+def test_an_ignored_cpu_time_limit_is_a_timeout(module: object) -> None:
     text = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
     with pytest.raises(NoPageError, match="timeout"):
         module(text, cpu_seconds=1)  # type: ignore[operator]
@@ -219,7 +233,7 @@ def test_a_limit_of_processor_time_that_is_ignored_is_a_timeout(module: object) 
         ),
     ],
 )
-def test_a_fault_while_a_module_is_imported_is_not_the_modules(
+def test_a_system_error_during_an_import_is_not_a_fault_of_the_module(
     failing: Callable[[str, int], bytes], tmp_path: Path, what: str, says: str
 ) -> None:
     assert b"Documented." in failing(what, 1)
@@ -228,7 +242,7 @@ def test_a_fault_while_a_module_is_imported_is_not_the_modules(
         failing(what, 2)
 
 
-def test_a_module_that_finds_nothing_is_its_own_fault(failing: Callable[[str, int], bytes]) -> None:
+def test_a_missing_file_of_a_module_is_a_fault_of_the_module(failing: Callable[[str, int], bytes]) -> None:
     with pytest.raises(NoPageError, match="import_error"):
         failing("open('/no/such/file')", 9)
 
@@ -244,13 +258,13 @@ def test_a_full_folder_for_temporary_files_ends_the_stage(
         module(text)  # type: ignore[operator]
 
 
-def test_a_document_that_is_gone_ends_the_stage(tmp_path: Path) -> None:
+def test_a_missing_document_ends_the_stage(tmp_path: Path) -> None:
     gone = Candidate("html", "http://localhost/a.html", str(tmp_path / "a.html"), str(tmp_path / "a.html"))
-    with pytest.raises(InputError, match="cannot be read any more: No such file"):
+    with pytest.raises(InputError, match="is no longer readable: No such file"):
         render(gone, 5, 1 << 20)
 
 
-def test_a_document_that_may_not_be_read_is_no_candidate(documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_document_is_not_a_candidate(documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = LocalConfig(kinds=("html",), html_folders=(str(documents),))
     before = machine_fingerprint(config.html_folders)["documents"]
     assert len(find_candidates(config)) == 2
@@ -260,9 +274,9 @@ def test_a_document_that_may_not_be_read_is_no_candidate(documents: Path, monkey
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "own"])
-def test_a_module_reaches_no_network(module: object, tmp_path: Path, address: str) -> None:
+def test_a_module_cannot_use_the_network(module: object, tmp_path: Path, address: str) -> None:
     if subprocess.run([sys.executable, str(SCRIPT), "--isolated"], check=False).returncode:
-        pytest.skip("this kernel lets no process leave the network")
+        pytest.skip("this kernel does not support network namespaces for users")
     with socket.create_server(("", 0)) as server:
         server.settimeout(0.2)
         host = address if address != "own" else socket.gethostbyname(socket.gethostname())

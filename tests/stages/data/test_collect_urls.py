@@ -1,4 +1,4 @@
-"""The URL crawler against a server on this machine: what it fetches, and what it refuses."""
+"""The URL crawler with a local server: fetched pages, and refused ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LOCATIONS = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A small site with the troubles of the web."""
+    """A small site with typical faults of web servers."""
 
     def do_GET(self) -> None:
         self.server.seen.append(self.path)  # type: ignore[attr-defined]
@@ -124,7 +124,7 @@ def reasons(artifact: Any) -> dict[str, str]:
     return {json.loads(line)["url"].rpartition("/")[2]: json.loads(line)["reason"] for line in lines}
 
 
-def test_pages_arrive_in_the_order_of_the_list(session: Session, site: Any, tmp_path: Path) -> None:
+def test_pages_are_in_the_order_of_the_list(session: Session, site: Any, tmp_path: Path) -> None:
     base = address(site)
     config = configuration(tmp_path, [f"{base}/b", f"{base}/jump", f"{base}/a", f"{base}/b"])
     artifact = run(session, "data.collect.urls", config).artifact
@@ -163,12 +163,12 @@ def test_every_failure_has_its_reason(session: Session, site: Any, tmp_path: Pat
     assert "/private/x" not in site.seen
 
 
-def test_robots_can_be_left_out(session: Session, site: Any, tmp_path: Path) -> None:
+def test_robots_can_be_ignored(session: Session, site: Any, tmp_path: Path) -> None:
     config = configuration(tmp_path, [f"{address(site)}/private/x"], robots=False)
     assert run(session, "data.collect.urls", config).artifact.manifest.counts["documents_out"] == 1
 
 
-def test_private_addresses_are_not_reached(session: Session, site: Any, tmp_path: Path) -> None:
+def test_private_addresses_are_not_fetched(session: Session, site: Any, tmp_path: Path) -> None:
     port = site.server_address[1]
     urls = [f"http://127.0.0.1:{port}/a", f"http://localhost:{port}/a", f"http://[::ffff:127.0.0.1]:{port}/a"]
     with pytest.raises(InputError, match="private_address 3"):
@@ -197,7 +197,7 @@ def test_a_fetched_page_is_not_fetched_again(
 
 
 @pytest.mark.parametrize("harm", ["delete", "shorten", "record"])
-def test_a_fetched_page_that_is_not_whole_any_more_is_fetched_again(
+def test_a_damaged_fetched_page_is_fetched_again(
     session: Session, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
     import longcat.stages.data.collect.url_crawl as crawl
@@ -224,7 +224,7 @@ def test_a_fetched_page_that_is_not_whole_any_more_is_fetched_again(
 def test_an_empty_list_is_a_clear_error(session: Session, tmp_path: Path, text: str) -> None:
     path = tmp_path / "urls.txt"
     path.write_text(text)
-    with pytest.raises(InputError, match="no URLs in it"):
+    with pytest.raises(InputError, match="no URLs in the file"):
         run(session, "data.collect.urls", {"url_file": str(path)})
 
 
@@ -233,7 +233,7 @@ def test_a_missing_list_is_a_clear_error(session: Session, tmp_path: Path) -> No
         run(session, "data.collect.urls", {"url_file": str(tmp_path / "none.txt")})
 
 
-def test_the_total_time_holds_while_headers_drip(session: Session, site: Any, tmp_path: Path) -> None:
+def test_the_total_timeout_applies_to_slow_headers(session: Session, site: Any, tmp_path: Path) -> None:
     base = address(site)
     started = time.monotonic()
     artifact = run(
@@ -243,14 +243,14 @@ def test_the_total_time_holds_while_headers_drip(session: Session, site: Any, tm
     assert time.monotonic() - started < 5
 
 
-def test_a_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **more: time.sleep(1) or [])
     with pytest.raises(httpcore.TimeoutException):
         GuardedBackend(allowed=False).resolve("slow.example", 80, 0.1)
 
 
-def test_a_list_that_failed_for_a_passing_reason_is_tried_again(session: Session, site: Any, tmp_path: Path) -> None:
-    """The server is away at first: the run fails, and the same command succeeds once it is back."""
+def test_a_list_that_failed_temporarily_is_retried(session: Session, site: Any, tmp_path: Path) -> None:
+    """The server is down at first: the run fails, and the same command succeeds when it is up."""
     config = configuration(tmp_path, [f"{address(site)}/a"], robots=False)
     away, site.RequestHandlerClass = site.RequestHandlerClass, Away
     with pytest.raises(InputError, match="network 1"):
@@ -260,7 +260,7 @@ def test_a_list_that_failed_for_a_passing_reason_is_tried_again(session: Session
 
 
 class Away(BaseHTTPRequestHandler):
-    """Hangs up at once."""
+    """Closes every connection immediately."""
 
     def handle(self) -> None:
         self.connection.close()
@@ -292,7 +292,7 @@ def test_no_line_of_the_list_ends_the_run(session: Session, site: Any, tmp_path:
 
 
 class Misled(Handler):
-    """Its robots.txt leads nowhere."""
+    """Its robots.txt redirects to an invalid address."""
 
     def do_GET(self) -> None:
         if self.path == "/robots.txt":
@@ -301,7 +301,7 @@ class Misled(Handler):
             super().do_GET()
 
 
-def test_a_robots_file_that_leads_nowhere_forbids(session: Session, site: Any, tmp_path: Path) -> None:
+def test_a_robots_file_with_an_invalid_redirect_forbids(session: Session, site: Any, tmp_path: Path) -> None:
     site.RequestHandlerClass = Misled
     with pytest.raises(InputError, match=r"could be fetched: robots 1"):
         run(session, "data.collect.urls", configuration(tmp_path, [f"{address(site)}/a"]))
@@ -310,7 +310,7 @@ def test_a_robots_file_that_leads_nowhere_forbids(session: Session, site: Any, t
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("call", ["create_connection", "getaddrinfo"])
-def test_a_fault_of_this_machine_is_none_of_the_url(
+def test_a_local_system_error_is_not_a_fault_of_the_url(
     monkeypatch: pytest.MonkeyPatch, session: Session, site: Any, tmp_path: Path, call: str, times: int
 ) -> None:
     monkeypatch.setattr(faults, "RETRY_SECONDS", 0.0)

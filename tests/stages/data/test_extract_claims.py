@@ -1,4 +1,4 @@
-"""What extraction promises beyond the tests of its parts: codings cut short, odd inputs, whole accounts, restarts."""
+"""Guarantees of extraction beyond the tests of its parts: truncated codings, odd inputs, complete counts, restarts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run
 from longcat.stages.data.extract.http import parse_response
 from longcat.stages.data.extract.records import Rejected
-from longcat.stages.data.filter.rules import document_kind
+from longcat.stages.data.rules.judge import document_kind
 
 RunStage = Callable[..., Artifact]
 PAGE = b"<html><body><p>" + bytes(range(97, 123)) * 40 + b"</p></body></html>"
@@ -44,9 +44,7 @@ def _problems(artifact: Artifact) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("coding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 @pytest.mark.parametrize("cut", [1, 20])
-def test_coded_body_that_ends_early_is_not_taken_for_a_whole_page(
-    coding: str, encode: Callable[[bytes], bytes], cut: int
-) -> None:
+def test_truncated_coded_body_is_not_a_complete_page(coding: str, encode: Callable[[bytes], bytes], cut: int) -> None:
     with pytest.raises(Rejected) as caught:
         parse_response(_response(encode(PAGE)[:-cut], f"Content-Encoding: {coding}\r\n"), 1 << 20)
     assert caught.value.reason == "bad_content_encoding"
@@ -79,7 +77,7 @@ def test_responses_other_than_200_are_dropped(tmp_path: Path, run_stage: RunStag
 
 
 @pytest.mark.timeout(20)
-def test_pipe_is_refused_and_not_waited_for(tmp_path: Path, run_stage: RunStage) -> None:
+def test_pipe_is_refused_without_waiting(tmp_path: Path, run_stage: RunStage) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(InputError, match=r"pipe\.txt: neither a file nor a folder"):
         run_stage("data.extract", {"input": [str(tmp_path / "pipe.txt")]})
@@ -99,7 +97,7 @@ def test_crawl_artifact_and_files_go_into_one_artifact(tmp_path: Path, session: 
     assert len({document.id for document in documents}) == 2
 
 
-def test_filter_reads_the_kinds_that_extraction_writes(tmp_path: Path, run_stage: RunStage) -> None:
+def test_filter_reads_the_kinds_written_by_extraction(tmp_path: Path, run_stage: RunStage) -> None:
     names = {"a.html": "prose", "b.md": "markdown", "c.rst": "markdown", "d.txt": "prose", "e.py": "code"}
     for name in names:
         (tmp_path / name).write_text("<p>text</p>" if name == "a.html" else "text")
@@ -132,7 +130,7 @@ def test_finished_shards_are_not_extracted_again_after_a_kill(
         return read_file(file, *rest)
 
     monkeypatch.setattr(shard, "read_file", dying)
-    with pytest.raises(BaseException):  # noqa: B017 - what kind the runner makes of it is no matter here
+    with pytest.raises(BaseException):  # noqa: B017 - the error class of the runner does not matter here
         run(session, "data.extract", {"input": names})
     artifact = run(session, "data.extract", {"input": names}).artifact
     assert seen == ["0.warc", "1.warc", "2.warc", "2.warc"]
@@ -156,7 +154,7 @@ def test_every_real_page_comes_out_or_is_dropped_with_a_reason(
     assert counts["documents_out"] == len(kept)
     assert sum(counts["dropped"].values()) == len(dropped) < 30
     assert all(document.text.strip() for document in documents)
-    # Three of the records state no target.
+    # Three of the records have no target URI.
     assert sum(document.url is None for document in documents) <= 3
 
 

@@ -1,4 +1,4 @@
-"""Tokens artifacts made in tests, with scores or without."""
+"""Tokens artifacts made in tests, with or without scores."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from longcat.pipeline.config import StageConfig
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.pipeline.tokens import TokenFile, TokenWriter
-from longcat.stages.data.score.files import write_token_scores
+from longcat.stages.formats.scores import write_token_scores
 
 VOCABULARY = 61
 MakeTokens = Callable[..., Artifact]
 
 
 class _Source(StageConfig):
-    lengths: tuple[int, ...] = Field(description="Tokens of each training document.")
-    first: int = Field(description="The token that fills the documents of this source.")
+    lengths: tuple[int, ...] = Field(description="Number of tokens of each training document.")
+    first: int = Field(description="Token that fills the documents of this source.")
     words: int = Field(default=VOCABULARY, description="Words of the tokenizer.")
     scores: tuple[tuple[float, float], ...] = Field(default=(), description="Quality and diversity of each document.")
 
 
 @stage("test.mixture.tokens", revision=1, inputs={}, output="tokens")
 def _write(context: Context[_Source]) -> Result:
-    """Documents that hold the source's token, then the document's number in two digits of 50, and end with 2."""
+    """Documents of the source's token, then the document number as two digits in base 50, then token 2."""
     from tokenizers import Tokenizer, models
 
     config = context.config

@@ -1,4 +1,4 @@
-"""Stages of a curriculum: what each holds, that caps hold over all of them, and that training keeps their order."""
+"""Stages of a curriculum: their content, caps over all stages, and the order of training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
 from longcat.pipeline.runner import Session, run_stage
-from longcat.stages.data.mixture.curriculum import read_curriculum
-from longcat.stages.train.loader import TokenWindows, batch, open_tokens, training_windows
+from longcat.stages.formats.curriculum import read_curriculum
+from longcat.stages.formats.windows import TokenWindows, batch, open_tokens, training_windows
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]
@@ -62,7 +62,7 @@ def test_the_report_has_the_shares_of_every_stage_and_source(curriculum: Artifac
     assert report == {name: curriculum.manifest.metrics[name] for name in ("sources", "stages")}
 
 
-def test_a_stage_goes_on_where_the_one_before_stopped(three: list[Artifact], mixed: Mix, documents: Read) -> None:
+def test_a_stage_continues_where_the_previous_one_stopped(three: list[Artifact], mixed: Mix, documents: Read) -> None:
     halves = [{"name": name, "share": 1} for name in ("a", "b")]
     artifact = mixed(three, stages=halves, weights=[1, 1, 0], token_budget=8000, max_epochs=[1])
     times = Counter(tuple(document) for document in documents(artifact))
@@ -77,7 +77,7 @@ def test_the_cap_holds_over_all_stages(three: list[Artifact], mixed: Mix) -> Non
     assert "source 'c' has 2000 tokens; all up to the end of stage 'second' takes 1.46 epochs, 1.2 are" in str(
         error.value
     )
-    # What one stage takes alone would be allowed.
+    # A single stage would be within the cap.
     mixed(three, weights=[1, 1, 1], token_budget=6000, max_epochs=[1.2])
 
 
@@ -85,7 +85,7 @@ def test_the_cap_holds_over_all_stages(three: list[Artifact], mixed: Mix) -> Non
     ("config", "message"),
     [
         ({"stages": STAGES}, "token_budget is missing"),
-        ({"stages": [*STAGES, STAGES[0]], "token_budget": 10}, "two stages have one name"),
+        ({"stages": [*STAGES, STAGES[0]], "token_budget": 10}, "duplicate stage name"),
         ({"stages": [{"name": "a", "share": 1}], "token_budget": 10}, "weights is missing"),
         (
             {"stages": [{"name": "a", "share": 1, "weights": [1]}], "token_budget": 10},
@@ -100,7 +100,7 @@ def test_bad_stages_are_refused(three: list[Artifact], mixed: Mix, config: dict[
         mixed(three, **config)
 
 
-def test_training_walks_through_the_stages_in_order(curriculum: Artifact) -> None:
+def test_training_uses_the_stages_in_order(curriculum: Artifact) -> None:
     source = training_windows(curriculum.path, sequence_length=20, seed=3)
     stages = read_curriculum(curriculum.path, open_tokens(curriculum.path, "train").n_documents)
     for epoch in (0, 1):
@@ -126,7 +126,7 @@ def test_a_batch_is_a_function_of_seed_and_step(curriculum: Artifact) -> None:
     assert not np.array_equal(batch(other, 0, 4).ids, wanted[0])
 
 
-def test_each_stage_is_permuted_anew_an_epoch(curriculum: Artifact) -> None:
+def test_each_stage_has_a_new_permutation_per_epoch(curriculum: Artifact) -> None:
     source = training_windows(curriculum.path, sequence_length=20, seed=3)
     first = [source.sample(index).ids.tolist() for index in range(50)]
     assert first != [source.sample(source.windows_per_epoch + index).ids.tolist() for index in range(50)]
@@ -148,15 +148,15 @@ def test_a_damaged_curriculum_is_named(tmp_path: Path, text: str) -> None:
         read_curriculum(tmp_path, 4)
 
 
-def test_without_stages_training_reads_as_before(three: list[Artifact], mixed: Mix) -> None:
+def test_without_stages_training_reads_the_same_samples(three: list[Artifact], mixed: Mix) -> None:
     plain = mixed(three, weights=[1, 1, 1])
     assert not (plain.path / "curriculum.json").exists()
     assert isinstance(training_windows(plain.path, sequence_length=20, seed=3), TokenWindows)
 
 
 def test_train_resumes_a_curriculum_at_the_step_it_stopped(session: Session, curriculum: Artifact) -> None:
-    """Two runs one after the other see the samples that one run of both lengths sees."""
-    from longcat.stages.train import loader
+    """Two consecutive runs see the same samples as one run of the total length."""
+    from longcat.stages.formats import windows as loader
 
     settings = {
         "sequence_length": 32,

@@ -1,4 +1,4 @@
-"""The stage `data.mix`: shares, caps, order, and that training takes what it writes."""
+"""Stage `data.mix`: shares, caps, order, and training on a mixture."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.runner import Session, run_stage
-from longcat.stages.data.mixture.plan import Draw, Pool, draw, interleave
+from longcat.stages.data.mixture.document_order import Draw, Pool, draw, interleave
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]
 
 
-def test_the_shares_are_those_asked_for(three: list[Artifact], mixed: Mix, documents: Read) -> None:
+def test_the_shares_are_the_requested_ones(three: list[Artifact], mixed: Mix, documents: Read) -> None:
     artifact = mixed(three, weights=[3, 5, 2], labels=["general", "stem", "code"], token_budget=10_000)
     by_source: Counter[int] = Counter()
     for document in documents(artifact):
@@ -35,11 +35,13 @@ def test_the_shares_are_those_asked_for(three: list[Artifact], mixed: Mix, docum
     assert sum(row["share"] for row in report) == pytest.approx(1, abs=1e-5)
 
 
-def test_documents_are_whole_and_none_comes_an_epoch_early(three: list[Artifact], mixed: Mix, documents: Read) -> None:
+def test_documents_are_complete_and_none_repeats_before_an_epoch(
+    three: list[Artifact], mixed: Mix, documents: Read
+) -> None:
     artifact = mixed(three, weights=[3, 5, 2], token_budget=10_000)
     known = {tuple(document) for source in three for document in documents(source)}
     assert all(tuple(document) in known for document in documents(artifact))
-    # The second source's documents all differ: in 1.25 epochs each comes once or twice.
+    # Documents of the second source all differ: in 1.25 epochs each occurs once or twice.
     times = Counter(tuple(document) for document in documents(artifact) if document[0] == 58)
     assert len(times) == 40
     assert set(times.values()) == {1, 2}
@@ -54,13 +56,13 @@ def test_each_source_is_spread_from_first_to_last(three: list[Artifact], mixed: 
         assert (quarter == 58).mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_without_a_budget_the_first_source_to_reach_its_cap_ends_it(three: list[Artifact], mixed: Mix) -> None:
+def test_without_a_budget_the_first_source_at_its_cap_sets_the_size(three: list[Artifact], mixed: Mix) -> None:
     artifact = mixed(three, weights=[1, 1, 1], max_epochs=[1, 1, 1.5])
     rows = artifact.manifest.metrics["sources"]
     assert [row["epochs"] for row in rows] == pytest.approx([3000 / 8000, 3000 / 4000, 1.5], abs=0.13)
 
 
-def test_more_than_the_cap_allows_is_refused_with_what_would_do(three: list[Artifact], mixed: Mix) -> None:
+def test_more_than_the_cap_allows_is_refused_with_a_valid_budget(three: list[Artifact], mixed: Mix) -> None:
     with pytest.raises(InputError) as error:
         mixed(three, weights=[1, 1, 2], token_budget=10_000, max_epochs=[2])
     assert "source '2' has 2000 tokens; its share of 10000 takes 2.50 epochs, 2 are allowed" in str(error.value)
@@ -80,7 +82,7 @@ def test_validation_has_the_same_shares_and_repeats_nothing(three: list[Artifact
     assert len({tuple(document) for document in held_out}) == 20
 
 
-def test_the_seed_decides_and_nothing_else(
+def test_the_draw_depends_only_on_the_seed(
     session: Session, three: list[Artifact], mixed: Mix, documents: Read
 ) -> None:
     again = run_stage(session, "data.mix", {"weights": [1, 1, 1]}, {"tokens": three}).artifact
@@ -100,20 +102,18 @@ def test_the_seed_decides_and_nothing_else(
 
 def test_sources_of_two_tokenizers_are_refused(make_tokens: Mix, mixed: Mix) -> None:
     sources = [make_tokens([40] * 20, 57), make_tokens([40] * 20, 58, words=62)]
-    with pytest.raises(InputError, match="source 'b' has another tokenizer than source 'a'"):
+    with pytest.raises(InputError, match="source 'b' has a different tokenizer than source 'a'"):
         mixed(sources, weights=[1, 1], labels=["a", "b"])
 
 
-def test_a_weight_too_many_is_refused(three: list[Artifact], mixed: Mix) -> None:
+def test_a_wrong_number_of_weights_is_refused(three: list[Artifact], mixed: Mix) -> None:
     with pytest.raises(ConfigError, match="weights: 2 values for 3 sources"):
         mixed(three, weights=[1, 1])
     with pytest.raises(ConfigError, match="max_epochs: 2 values for 3 sources"):
         mixed(three, weights=[1, 1, 1], max_epochs=[1, 2])
 
 
-def test_training_takes_a_mixture_and_goes_on_with_the_next(
-    session: Session, three: list[Artifact], mixed: Mix
-) -> None:
+def test_training_on_a_mixture_continues_with_the_next_one(session: Session, three: list[Artifact], mixed: Mix) -> None:
     general = mixed(three, weights=[8, 1, 1])
     focused = mixed(three, weights=[3, 5, 2])
     settings = {

@@ -1,4 +1,4 @@
-"""Sampling by quality and diversity: how often each document comes, and what it does to a mixture."""
+"""Sampling by quality and diversity: frequency of each document, and its effect on a mixture."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
 from longcat.stages.data.mixture.samplemix import expected_counts, settle, weights_of
-from longcat.stages.data.score.files import token_scores
+from longcat.stages.formats.scores import token_scores
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]
 
 
-def test_weights_are_those_of_the_paper() -> None:
+def test_weights_follow_the_paper() -> None:
     scores = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.25]], dtype=np.float32)
     weights = weights_of(scores, 0.8, 0.2)
     worth = np.array([0.0, 0.2, 0.8, 0.8 * 0.25 + 0.2 * 0.5])
@@ -31,7 +31,7 @@ def test_weights_are_those_of_the_paper() -> None:
     st.lists(st.tuples(st.floats(1e-6, 1.0), st.integers(1, 10_000), st.floats(0, 8)), min_size=1, max_size=50),
     st.floats(0.01, 1.2),
 )
-def test_counts_meet_the_target_within_the_room(documents: list[tuple[float, int, float]], fullness: float) -> None:
+def test_counts_meet_the_target_within_the_bounds(documents: list[tuple[float, int, float]], fullness: float) -> None:
     weights, lengths, room = (np.array(column) for column in zip(*documents, strict=True))
     most = float((room * lengths).sum())
     counts = expected_counts(weights, lengths, room, fullness * most)
@@ -44,7 +44,7 @@ def test_counts_meet_the_target_within_the_room(documents: list[tuple[float, int
         assert scales == pytest.approx(np.full(len(scales), scales[0]), rel=1e-6)
 
 
-def test_rounding_is_by_chance_with_the_right_mean_and_a_steady_sum() -> None:
+def test_random_rounding_has_the_right_mean_and_a_constant_sum() -> None:
     counts = np.array([0.3, 1.7, 2.0, 0.0, 0.5, 0.25, 3.25])
     lengths = np.full(len(counts), 10)
     drawn = np.stack([settle(counts, lengths, np.random.Generator(np.random.PCG64(seed))) for seed in range(4000)])
@@ -66,7 +66,9 @@ def count_by_number(documents: list[list[int]], first: int) -> Counter[int]:
     return Counter((document[-3] - 3) * 50 + document[-2] - 3 for document in documents if document[0] == first)
 
 
-def test_better_documents_come_more_often_within_a_share(scored: list[Artifact], mixed: Mix, documents: Read) -> None:
+def test_better_documents_are_sampled_more_often_within_a_share(
+    scored: list[Artifact], mixed: Mix, documents: Read
+) -> None:
     artifact = mixed(scored, weights=[1, 1], sampling="samplemix", alpha=0.5, token_budget=8000)
     made = documents(artifact)
     assert sum(map(len, made)) == pytest.approx(8000, abs=40)
@@ -80,7 +82,7 @@ def test_better_documents_come_more_often_within_a_share(scored: list[Artifact],
     assert (row["quality"], row["diversity"]) == (pytest.approx(0.9 * 0.88 + 0.1 * 0.12, abs=0.07), 0.2)
 
 
-def test_without_weights_the_scores_find_the_shares(scored: list[Artifact], mixed: Mix) -> None:
+def test_without_weights_the_scores_determine_the_shares(scored: list[Artifact], mixed: Mix) -> None:
     artifact = mixed(scored, sampling="samplemix", token_budget=4000)
     rows = artifact.manifest.metrics["sources"]
     ratio = np.exp(0.8 * 0.6 / 0.2)
@@ -88,7 +90,7 @@ def test_without_weights_the_scores_find_the_shares(scored: list[Artifact], mixe
     assert "share_wanted" not in rows[0]
 
 
-def test_no_document_comes_more_often_than_allowed(scored: list[Artifact], mixed: Mix, documents: Read) -> None:
+def test_no_document_is_sampled_more_often_than_allowed(scored: list[Artifact], mixed: Mix, documents: Read) -> None:
     halves = [{"name": name, "share": 1} for name in ("a", "b")]
     artifact = mixed(scored, sampling="samplemix", stages=halves, token_budget=14_000, max_epochs=[2], temperature=0.05)
     made = documents(artifact)
@@ -98,7 +100,7 @@ def test_no_document_comes_more_often_than_allowed(scored: list[Artifact], mixed
         mixed(scored, sampling="samplemix", stages=halves, token_budget=16_400, max_epochs=[2])
 
 
-def test_the_seed_decides_the_draw(scored: list[Artifact], mixed: Mix, documents: Read) -> None:
+def test_the_draw_depends_on_the_seed(scored: list[Artifact], mixed: Mix, documents: Read) -> None:
     config = {"sampling": "samplemix", "token_budget": 4000}
     assert documents(mixed(scored, **config)) != documents(mixed(scored, **config, seed=1))
 

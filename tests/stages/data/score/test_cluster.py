@@ -1,4 +1,4 @@
-"""Vectors, groups and their diversity."""
+"""Vectors, clusters and their diversity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def vectors(count: int, dimensions: int = 256) -> np.ndarray:
 
 @pytest.mark.parametrize("dimensions", [8, 256, 4096])
 def test_distances_are_exact(dimensions: int) -> None:
-    """Those of whole numbers of 64 bits; so no order of summation and no number of threads can move a group."""
+    """Computed in 64-bit integers, so clusters do not depend on summation order or the number of threads."""
     some, centres = vectors(300, dimensions), vectors(20, dimensions)
     wide, others = some.astype(np.int64), centres.astype(np.int64)
     exact = ((wide[:, None, :] - others[None, :, :]) ** 2).sum(axis=2)
@@ -27,7 +27,7 @@ def test_distances_are_exact(dimensions: int) -> None:
     assert np.array_equal(squared, exact.min(axis=1))
 
 
-def test_groups_that_lie_apart_are_found() -> None:
+def test_separate_clusters_are_found() -> None:
     middles = vectors(5)
     noisy = np.repeat(middles, 40, axis=0) + RANDOM.integers(-20, 21, size=(200, 256), dtype=np.int16)
     labels, _ = nearest(noisy, find_centres(noisy, 5, 10, seed=3))
@@ -35,11 +35,11 @@ def test_groups_that_lie_apart_are_found() -> None:
     assert len(set(labels.tolist())) == 5
 
 
-def test_equal_vectors_make_one_group() -> None:
+def test_equal_vectors_make_one_cluster() -> None:
     assert len(find_centres(np.repeat(vectors(1), 50, axis=0), 10, 10, seed=0)) == 1
 
 
-def test_loose_groups_and_far_ones_are_more_diverse() -> None:
+def test_wide_and_distant_clusters_are_more_diverse() -> None:
     centres = np.zeros((4, 8), dtype=np.int16)
     centres[:, 0] = (0, 10, 20, 2000)
     members = np.full(4, 100)
@@ -49,15 +49,15 @@ def test_loose_groups_and_far_ones_are_more_diverse() -> None:
     assert (separation(centres)[3] > separation(centres)[:3]).all()
 
 
-def test_a_group_of_one_is_not_taken_for_a_dense_one() -> None:
-    """It has no spread of its own, and a hundred documents in a tight group have little."""
+def test_a_cluster_of_one_is_not_considered_dense() -> None:
+    """It has no spread, and a hundred documents in a dense cluster have little."""
     centres = np.eye(3, 8, dtype=np.int16) * SCALE
     single, tight, loose = diversities(np.array([0.0, 0.1, 0.9]), np.array([1, 100, 100]), centres)
     assert tight < single
     assert loose == 1
 
 
-def test_rare_words_weigh_more_and_the_rarest_nothing() -> None:
+def test_rare_words_have_higher_weights_and_the_rarest_zero() -> None:
     found = np.repeat([1, 2, 3], [MIN_DOCUMENTS - 1, MIN_DOCUMENTS, 50])
     weights = rarity(found, 100)
     assert weights.shape == (BUCKETS,)
@@ -65,7 +65,7 @@ def test_rare_words_weigh_more_and_the_rarest_nothing() -> None:
     assert weights[2] > weights[3] > 0
 
 
-def test_a_vector_does_not_depend_on_the_others_beside_it() -> None:
+def test_a_vector_does_not_depend_on_the_other_documents() -> None:
     bags = [bag_of_words(text) for text in ("one river", "", "two rivers meet", "one river")]
     weights = np.ones(BUCKETS)
     together = embed(bags, weights, 64)

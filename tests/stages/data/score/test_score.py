@@ -1,4 +1,4 @@
-"""The stage `data.score`, and its scores on their way through packing to a mixture."""
+"""The stage `data.score`, and its scores in packing and mixing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.pipeline.store import Store
 from longcat.pipeline.tokens import TokenFile
-from longcat.stages.data.score.files import read_scores, scores_name, token_scores
 from longcat.stages.data.score.quality import rule_quality
+from longcat.stages.formats.scores import read_scores, scores_name, token_scores
 
 TOPICS = {
     "river": "water bank ferry mill herons meadow bridge flood stream shore boats harbour",
@@ -34,15 +34,15 @@ Make = Callable[..., Artifact]
 
 
 class _Corpus(StageConfig):
-    name: str = Field(default="a", description="What the ids begin with.")
+    name: str = Field(default="a", description="Prefix of the ids.")
     shards: int = Field(default=2, description="Number of shards.")
-    documents: int = Field(default=60, description="Documents a shard.")
-    templated: bool = Field(default=False, description="Whether all are nearly one text.")
+    documents: int = Field(default=60, description="Documents per shard.")
+    templated: bool = Field(default=False, description="Whether all texts are nearly equal.")
 
 
 @stage("test.score.documents", revision=1, inputs={}, output="documents")
 def _write(context: Context[_Corpus]) -> Result:
-    """Documents on three topics, or nearly one text again and again; the last of each shard has no text."""
+    """Documents on three topics, or nearly equal texts; the last one of each shard is empty."""
     config = context.config
     random = np.random.Generator(np.random.PCG64([7, len(config.name)]))
     for number in range(config.shards):
@@ -83,7 +83,7 @@ def test_every_document_has_its_row_in_order(session: Session, corpus: Make) -> 
         assert table.to_pylist()[-1] == {"id": f"a-{number}-59", "quality": 0.0, "cluster": -1, "diversity": 0.0}
 
 
-def test_documents_on_one_topic_fall_into_one_group(session: Session, corpus: Make) -> None:
+def test_documents_on_one_topic_are_in_one_cluster(session: Session, corpus: Make) -> None:
     documents = corpus()
     scores = score(session, [documents], clusters=3)
     groups = np.concatenate(
@@ -137,12 +137,12 @@ def test_few_and_equal_documents(session: Session, make_plain: Make, texts: list
 
 
 class _Texts(StageConfig):
-    texts: tuple[str, ...] = Field(description="Text of each document.")
+    texts: tuple[str, ...] = Field(description="Texts of the documents.")
 
 
 @stage("test.score.texts", revision=1, inputs={}, output="documents")
 def _plain(context: Context[_Texts]) -> Result:
-    """Documents of given texts, all with one id."""
+    """Documents with the given texts and equal ids."""
     documents = [Document("same", text, "test") for text in context.config.texts]
     write_documents(context.output / shard_name(0), documents)
     return Result({"documents_out": len(documents)})
@@ -161,7 +161,7 @@ def test_no_documents_are_refused(session: Session, make_plain: Make) -> None:
         score(session, [make_plain([])])
 
 
-def test_rules_tell_prose_from_a_list_of_links_and_code_from_data() -> None:
+def test_rules_distinguish_prose_from_link_lists_and_code_from_data() -> None:
     prose = "The ferry carried people across the river until the first bridge was opened.\n" + (
         "Children used to wait there for the boats that brought coal and letters from the harbour.\n"
     )
@@ -175,7 +175,7 @@ def test_rules_tell_prose_from_a_list_of_links_and_code_from_data() -> None:
 
 
 def test_the_classifier_gives_the_quality(session: Session, corpus: Make, tmp_path: Path) -> None:
-    from longcat.stages.data.quality.classifier import MODEL_NAME, QualityClassifier
+    from longcat.stages.data.text.quality_classifier import MODEL_NAME, QualityClassifier
 
     good, bad = corpus(), corpus(name="bb", templated=True)
     known = run_stage(session, "data.train-quality", {}, {"positives": [good], "negatives": [bad]}).artifact
@@ -205,7 +205,7 @@ def test_packing_carries_the_scores_in_the_order_of_the_tokens(session: Session,
         table = pq.read_table(scores.path / scores_name(documents.id, number))
         known |= {row["id"]: (row["quality"], row["diversity"]) for row in table.to_pylist()}
     from longcat.pipeline.documents import document_shards, read_documents
-    from longcat.stages.tokenizer import load_tokenizer
+    from longcat.stages.formats.tokenizer import load_tokenizer
 
     encoder = load_tokenizer(tokenizer.path)
     by_text = {

@@ -1,4 +1,4 @@
-"""Which documents of which source a mixture holds, and in what order: a pure function of the seed and the place."""
+"""Documents of a mixture and their order: a pure function of seed and position."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass
 class Pool:
-    """The documents of one source: tokens of each, how often each was taken, and how often the source may be.
+    """Documents of one source: tokens, times taken, and maximum epochs.
 
-    `number` is that of the source. `weights` are those of the sampling by scores, where there is one.
+    `number` is the source index. `weights` are sampling weights by scores, if used.
     """
 
     number: int
@@ -29,27 +29,27 @@ class Pool:
         self.used = np.zeros(len(self.lengths), dtype=np.int64)
 
     def at_least(self, tokens: int) -> Numbers:
-        """Numbers of the documents of so many tokens or more; empty ones are never among them."""
+        """Indices of documents with at least this many tokens, without empty ones."""
         return np.flatnonzero(self.lengths >= max(1, tokens))
 
     def size(self, chosen: Numbers) -> int:
-        """Tokens of some documents."""
+        """Total tokens of some documents."""
         return int(self.lengths[chosen].sum())
 
     def left(self, chosen: Numbers) -> float:
-        """Tokens that may still be taken of some documents before they have been gone through `max_epochs` times."""
+        """Tokens that can still be taken from some documents within `max_epochs`."""
         taken = int((self.lengths[chosen] * self.used[chosen]).sum())
         return self.max_epochs * self.size(chosen) - taken
 
     def take(self, documents: Numbers) -> Draw:
-        """Take documents, each as often as it is named."""
+        """Record documents as taken, once per occurrence."""
         np.add.at(self.used, documents, 1)
         return Draw(documents, self.lengths[documents])
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Documents of one source in the order in which they are taken, and the tokens of each."""
+    """Documents of one source in drawing order, and their tokens."""
 
     documents: Numbers
     tokens: Numbers
@@ -60,11 +60,11 @@ class Draw:
 
 
 def draw(pool: Pool, chosen: Numbers, target: float, seed: int) -> Draw:
-    """Take documents of `chosen` until they have about `target` tokens: those taken least often first.
+    """Draw documents of `chosen` up to about `target` tokens, those taken least often first.
 
-    Documents taken equally often come in an order that is another for each time round. Place k of the result depends on
-    the seed, the source and what was taken before alone, so a larger target only appends. At least one document is
-    taken where the target is above zero, and the total is as near to it as a whole document lets it be.
+    Documents taken equally often are shuffled differently in each round. Position k of the result depends only on the
+    seed, the source and earlier draws, so a larger target only appends. At least one document is drawn if the target is
+    above zero, and the total is as close to it as whole documents allow.
     """
     rounds: list[Numbers] = []
     size = 0
@@ -87,7 +87,7 @@ def draw(pool: Pool, chosen: Numbers, target: float, seed: int) -> Draw:
 
 
 def interleave(draws: Sequence[Draw]) -> tuple[Numbers, Numbers]:
-    """Source and document of every place of the mixture: each source is spread evenly from the first to the last."""
+    """Source and document of every position of the mixture: each source is spread evenly."""
     sources = np.concatenate([np.full(len(taken.documents), number) for number, taken in enumerate(draws)])
     documents = np.concatenate([taken.documents for taken in draws])
     middles = np.concatenate(
@@ -98,7 +98,7 @@ def interleave(draws: Sequence[Draw]) -> tuple[Numbers, Numbers]:
 
 
 def largest_budget(sizes: Sequence[float], shares: Sequence[float]) -> tuple[float, int]:
-    """Tokens of the largest mixture that takes no more than `sizes` of each source, and the source that ends it."""
+    """Tokens of the largest mixture with at most `sizes` per source, and the limiting source."""
     limits = [size / share if share else np.inf for size, share in zip(sizes, shares, strict=True)]
     shortest = min(range(len(limits)), key=limits.__getitem__)
     return limits[shortest], shortest
