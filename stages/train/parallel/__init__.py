@@ -1,13 +1,13 @@
-"""Parallelism, applied to a model from outside: sharded data, experts, context and pipeline on one grid of processes.
+"""Parallelism applied to a model from outside: data, expert, context and pipeline parallelism on one process grid.
 
-config.py      how many processes every kind has; what fits together
-mesh.py        which process does what
-rows.py        which rows, and which parts of rows, a process reads
-build.py       a model built for one process, from none of its values to the ones that are its own
-fsdp.py        parameters in shards, gathered where they are used
-expert.py      experts on other processes; all_to_all.py: how rows reach them behind other work
-context.py     attention over rows that several processes hold parts of
+config.py      degrees of parallelism and their validation
+mesh.py        process grid
+rows.py        rows, and parts of rows, of a process
+build.py       a model built for one process, with its part of the values
+fsdp.py        sharded parameters, gathered for use
+expert.py      experts on other processes; all_to_all.py: overlapped exchange of rows
+context.py     attention over rows distributed over processes
 pipeline.py    layers on other processes
-norms.py       the norm of a gradient that lies in shards;  reduce.py: sums over all processes
-state.py       initial values of a model in shards, and values out of checkpoints
+norms.py       norm of sharded gradients;  reduce.py: sums over all processes
+state.py       initial and checkpoint values of a sharded model
 """

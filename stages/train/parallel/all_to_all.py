@@ -1,12 +1,12 @@
-"""Rows from every process of a group to every other, behind other work in both directions.
+"""All-to-all exchange of rows within a group, overlapped with other work in forward and backward.
 
-An exchange is two nodes of the graph, its start and its finish, with something else computed between them:
+An exchange is two autograd nodes, start and finish, with other computation between them:
 
     forward     start launches,  other work,  finish waits
-    backward    finish launches the way back,  the other work's gradient,  start waits
+    backward    finish launches the reverse exchange,  the other work's gradient,  start waits
 
-Autograd runs the nodes of a backward pass in the opposite order of their making, so what lay between start and finish
-lies between them again. Without overlap either direction waits where it launches, which gives the same bits.
+Autograd runs nodes in reverse order of creation, so the computation between start and finish is between them again in
+backward. Without overlap both directions wait immediately, with the same bits.
 
 Names: R rows sent, S rows received, D width.
 """
@@ -26,17 +26,17 @@ class Exchange:
     def __init__(self, group: dist.ProcessGroup, sent: list[int], received: list[int], overlap: bool) -> None:
         self.group, self.sent, self.received, self.overlap = group, sent, received, overlap
         self._work: dist.Work | None = None
-        # The rows that are on their way out must live until they have arrived.
+        # Rows being sent must stay alive until they have arrived.
         self._outgoing: torch.Tensor | None = None
         self._gradient_RD: torch.Tensor | None = None
 
     def start(self, x_RD: torch.Tensor) -> torch.Tensor:
-        """Launch; the result [S, D] has values only after `finish`, which must be given it."""
+        """Launch; the result [S, D] is valid only after it is passed to `finish`."""
         pending_SD: torch.Tensor = _Start.apply(x_RD, self)
         return pending_SD
 
     def finish(self, pending_SD: torch.Tensor) -> torch.Tensor:
-        """The rows received, in the order of the processes that sent them."""
+        """Received rows, in order of the sending processes."""
         x_SD: torch.Tensor = _Finish.apply(pending_SD, self)
         return x_SD
 
@@ -87,12 +87,12 @@ class _Finish(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         ctx.exchange.launch_back(gradients[0])
-        # The gradient of what is pending is this by shape alone: the start takes the rows that come back instead.
+        # This is only a placeholder of the right shape: start uses the rows of the reverse exchange instead.
         return gradients[0], None
 
 
 def exchange_counts(counts_PN: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """Row p of every process goes to process p: how many rows of which of its experts it will get, by sender [P, n]."""
+    """Send row p to process p: number of rows that it will receive per local expert, by sender [P, n]."""
     received_PN = torch.empty_like(counts_PN)
     dist.all_to_all_single(received_PN, counts_PN.contiguous(), group=group)
     return received_PN

@@ -1,4 +1,4 @@
-"""How the processes of a run share its work."""
+"""Degrees of parallelism of a run."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ class ParallelOptions(StageConfig):
 
     data_replicate: int = Field(default=1, ge=1, description="groups of processes that each hold all parameters")
     data_shard: int | None = Field(
-        default=None, ge=1, description="processes that share the parameters of one group; null: as many as are left"
+        default=None, ge=1, description="processes that shard the parameters of one group; null: all remaining"
     )
     expert: int = Field(
         default=1, ge=1, description="processes that share the experts of a layer, taken from data_shard * context"
     )
     context: int = Field(default=1, ge=1, description="processes that share the tokens of a sequence")
-    pipeline: int = Field(default=1, ge=1, description="processes that share the layers, one after another")
+    pipeline: int = Field(default=1, ge=1, description="processes that share the layers, as pipeline stages")
     pipeline_schedule: Schedule = Field(
         default="1f1b",
         description="order of micro batches: 1f1b (least memory), gpipe (all forward, then all backward), interleaved "
-        "(two runs of layers a process, less waiting)",
+        "(two ranges of layers per process, less idle time)",
     )
-    overlap: bool = Field(default=True, description="send rows to their experts behind the dense path; same bits")
+    overlap: bool = Field(default=True, description="overlap the dispatch to experts with the dense path; same bits")
 
     @property
-    def stages(self) -> int:
-        """Runs of layers that the model is cut into."""
+    def pipeline_stages(self) -> int:
+        """Number of layer ranges that the model is split into."""
         return self.pipeline * (INTERLEAVED_STAGES if self.pipeline_schedule == "interleaved" else 1)
 
 
 @dataclass(frozen=True)
 class Degrees:
-    """Sizes of the grid of processes, all known."""
+    """Resolved sizes of the process grid."""
 
     pipeline: int = 1
     data_replicate: int = 1
@@ -55,25 +55,25 @@ class Degrees:
 
     @property
     def shard(self) -> int:
-        """Processes that share the parameters outside the experts."""
+        """Processes that shard the parameters other than experts."""
         return self.data_shard * self.context
 
     @property
     def expert_data(self) -> int:
-        """Processes that share the same experts and shard these among them."""
+        """Processes with the same experts, which shard them."""
         return self.shard // self.expert
 
     @property
     def data(self) -> int:
-        """Groups of processes that read different rows."""
+        """Process groups that read different rows."""
         return self.data_replicate * self.data_shard
 
 
 def degrees(options: ParallelOptions, world: int) -> Degrees:
-    """The sizes for `world` processes.
+    """Resolve the sizes for `world` processes.
 
     Raises:
-        ConfigError: the degrees do not make `world`, or `expert` does not divide data_shard * context.
+        ConfigError: the degrees do not match `world`, or `expert` does not divide data_shard * context.
     """
     known = options.pipeline * options.data_replicate * options.context
     named = f"pipeline = {options.pipeline}, data_replicate = {options.data_replicate}, context = {options.context}"
@@ -86,22 +86,22 @@ def degrees(options: ParallelOptions, world: int) -> Degrees:
     if known * shard != world:
         raise ConfigError(
             f"parallel: {named} and data_shard = {shard} make {known * shard} processes, but there are {world}",
-            hint=f"start {known * shard}, or leave data_shard at null",
+            hint=f"start {known * shard}, or keep data_shard null",
         )
     if shard * options.context % options.expert:
         raise ConfigError(
             f"parallel: expert = {options.expert} does not divide data_shard * context = {shard * options.context}",
-            hint="choose a divisor for expert, or another data_shard",
+            hint="choose a divisor as expert, or another data_shard",
         )
     return Degrees(options.pipeline, options.data_replicate, shard, options.context, options.expert)
 
 
 def check_batch(sizes: Degrees, batch_size: int, micro_batch_size: int) -> None:
-    """Raises ConfigError for a batch that cannot be dealt out in whole micro batches."""
+    """Raise ConfigError if a batch cannot be split into whole micro batches."""
     unit = sizes.data * micro_batch_size
     if batch_size % unit:
         raise ConfigError(
-            f"parallel: batch_size = {batch_size} is no multiple of {sizes.data} data groups (data_replicate * "
+            f"parallel: batch_size = {batch_size} is not a multiple of {sizes.data} data groups (data_replicate * "
             f"data_shard) times micro_batch_size = {micro_batch_size}",
             hint=f"choose a batch_size that is a multiple of {unit}",
         )
@@ -116,7 +116,7 @@ def check_fits(
     batch_size: int,
     micro_batch_size: int,
 ) -> None:
-    """Raises ConfigError for the first thing that model or batch and the degrees do not agree on."""
+    """Raise ConfigError for the first mismatch between model or batch and the degrees."""
     check_batch(sizes, batch_size, micro_batch_size)
     for problem, hint in _problems(options, sizes, model, sequence_length, batch_size, micro_batch_size):
         raise ConfigError(f"parallel: {problem}", hint=hint)
@@ -127,20 +127,30 @@ def _problems(
 ) -> Iterator[tuple[str, str]]:
     if sizes.context > 1 and length % (2 * sizes.context):
         yield (
-            f"sequence_length = {length} is no multiple of 2 * context = {2 * sizes.context}",
+            f"sequence_length = {length} is not a multiple of 2 * context = {2 * sizes.context}",
             "every process takes one part from the front and one from the back; choose a multiple, or lower context",
         )
+    if sizes.context > 1:
+        for kind in sorted(_kinds_of_whole_rows(model)):
+            yield f"attention {kind!r} cannot share a row between processes", "set context: 1, or use 'mla'"
     if sizes.expert > 1:
         yield from _expert_problems(sizes, model)
     if sizes.pipeline > 1:
         yield from _pipeline_problems(options, model, batch // (sizes.data * micro_batch))
 
 
+def _kinds_of_whole_rows(model: ModelConfig) -> set[str]:
+    """Attention kinds of the model that do not support context parallelism."""
+    if model.attention is None:  # no check needed, and no torch import
+        return set()
+    return {spec.kind for spec in model.mixers if not spec.mixer.shares_context()}
+
+
 def _expert_problems(sizes: Degrees, model: ModelConfig) -> Iterator[tuple[str, str]]:
     if model.n_routed_experts % sizes.expert:
         yield (
             f"expert = {sizes.expert} does not divide n_routed_experts = {model.n_routed_experts}",
-            "choose a divisor for expert",
+            "choose a divisor as expert",
         )
     widths = {"hidden_size": model.hidden_size, "2 * expert_ffn_hidden_size": 2 * model.expert_ffn_hidden_size}
     for name, width in widths.items():
@@ -153,13 +163,12 @@ def _expert_problems(sizes: Degrees, model: ModelConfig) -> Iterator[tuple[str, 
 
 
 def _pipeline_problems(options: ParallelOptions, model: ModelConfig, micro_batches: int) -> Iterator[tuple[str, str]]:
-    stages = options.stages
+    stages = options.pipeline_stages
     if model.num_layers < stages:
         yield f"{stages} pipeline stages need as many layers, num_layers = {model.num_layers}", "lower pipeline"
     shared = {
-        "tie_word_embeddings": (model.tie_word_embeddings, "the embedding table is on the first stage alone"),
-        "mtp_share_embeddings": (model.mtp_share_embeddings, "the embedding table is on the first stage alone"),
-        "gating_residual": (model.gating_residual, "a stage hands on hidden states and no router logits"),
+        "tie_word_embeddings": (model.tie_word_embeddings, "the embedding table is only on the first stage"),
+        "mtp_share_embeddings": (model.mtp_share_embeddings, "the embedding table is only on the first stage"),
     }
     for name, (wanted, reason) in shared.items():
         if wanted:
@@ -168,7 +177,7 @@ def _pipeline_problems(options: ParallelOptions, model: ModelConfig, micro_batch
     if micro_batches < options.pipeline or (interleaved and micro_batches % options.pipeline):
         wants = "a multiple of" if interleaved else "at least"
         yield (
-            f"{micro_batches} micro batches a data group, but the schedule {options.pipeline_schedule} needs {wants} "
+            f"{micro_batches} micro batches per data group, but the schedule {options.pipeline_schedule} needs {wants} "
             f"pipeline = {options.pipeline}",
             "lower micro_batch_size, or raise batch_size",
         )

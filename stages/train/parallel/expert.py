@@ -1,13 +1,13 @@
-"""Experts on several processes: every one holds a run of the experts of a layer and computes what all send them.
+"""Expert parallelism: every process holds a range of a layer's experts and computes the rows sent by all.
 
-    dispatch    rows sorted by expert, those of zero-computation experts left out; counts exchanged, rows on their way
-    compute     rows received, sorted by expert, through the networks, sorted back, and on their way home
-    combine     rows home, and the weighted sum of every token's rows, in the order of its slots
+    dispatch    sort rows by expert, without zero-computation experts; exchange counts; start sending rows
+    compute     sort received rows by expert, run the networks, unsort, start sending back
+    combine     receive rows, and compute the weighted sum of every token's rows in slot order
 
-The sum is the one of a single process, in the same order, so where an expert lies changes no sum over experts.
+The sum has the same order as in a single process, so the placement of experts does not change it.
 
-Names: T tokens, D width, K slots a token, R rows of this process, S rows received, N experts with a network, n those
-of them that are here, P processes that share the experts.
+Names: T tokens, D width, K slots per token, R rows of this process, S rows received, N FFN experts, n local ones, P
+    processes that share the experts.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from longcat.kernels.expert_gather import expert_gather
 from longcat.kernels.expert_order import ExpertOrder, expert_order
 from longcat.kernels.grouped_mlp import grouped_mlp
 from longcat.kernels.router import Routing
-from longcat.model.moe import Experts, MixtureOfExperts
+from longcat.model.moe.mixture import Experts, MixtureOfExperts
 from longcat.model.transformer import LongcatFlash
 from longcat.stages.train.parallel.all_to_all import Exchange, exchange_counts
 from longcat.stages.train.parallel.mesh import Parallel
 
 
 class Dispatched(NamedTuple):
-    """Rows on their way, to their experts or home again; `pending` has no values before the exchange is finished."""
+    """Rows in flight, to their experts or back; `pending` is invalid before the exchange is finished."""
 
     pending: torch.Tensor
     exchange: Exchange
@@ -42,8 +42,8 @@ class Dispatched(NamedTuple):
     order: ExpertOrder
 
 
-class SharedExperts(Experts):
-    """The experts of a layer, of which this process holds N / P; weights are DTensors of all N."""
+class ExpertParallelExperts(Experts):
+    """Experts of a layer, of which this process holds N / P; weights are DTensors of all N."""
 
     def __init__(self, whole: Experts, mesh: DeviceMesh, overlap: bool) -> None:
         nn.Module.__init__(self)
@@ -58,6 +58,7 @@ class SharedExperts(Experts):
         sent_PN = order.ends_N.diff(prepend=order.ends_N.new_zeros(1)).view(self.group.size(), -1)
         received_PN = exchange_counts(sent_PN, self.group)
         sent, received = torch.stack((sent_PN.sum(1), received_PN.sum(1))).tolist()
+        order = order.cut(sum(sent))
         exchange = Exchange(self.group, sent, received, self.overlap)
         pending_SD = exchange.start(expert_gather(x_TD, order))
         return Dispatched(pending_SD, exchange, received_PN, routing.weights_TK, order)
@@ -75,13 +76,13 @@ class SharedExperts(Experts):
         return expert_combine(rows_RD, computed.weights_TK, computed.order)
 
 
-def share_experts(model: LongcatFlash, parallel: Parallel) -> None:
-    """Replace the experts of every layer by the run of them that this process holds, in place."""
+def distribute_experts(model: LongcatFlash, parallel: Parallel) -> None:
+    """Replace the experts of every layer by this process's range of them, in place."""
     assert parallel.expert_mesh is not None  # noqa: S101  there are several processes
     mesh = parallel.expert_mesh["expert"]
     for module in model.modules():
         if isinstance(module, MixtureOfExperts):
-            module.experts = SharedExperts(module.experts, mesh, parallel.options.overlap)
+            module.experts = ExpertParallelExperts(module.experts, mesh, parallel.options.overlap)
 
 
 def _dealt_out(whole: nn.Parameter, mesh: DeviceMesh) -> nn.Parameter:
@@ -95,7 +96,7 @@ def _local(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _orders(received_PN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows arrive by sender, then expert. Returns their places when sorted by expert, then sender, and the way back."""
+    """Rows arrive by sender, then expert. Returns the permutation to expert, then sender order, and its inverse."""
     senders, experts = received_PN.shape
     expert_X = torch.arange(experts, device=received_PN.device).repeat(senders)
     expert_S = expert_X.repeat_interleave(received_PN.flatten())
@@ -119,6 +120,6 @@ class _Permute(torch.autograd.Function):
 
 
 def permute(x_SD: torch.Tensor, order_S: torch.Tensor, back_S: torch.Tensor) -> torch.Tensor:
-    """`x_SD[order_S]` for a permutation and its inverse; the backward is a gather too, where an index would add."""
+    """`x_SD[order_S]` for a permutation and its inverse; the backward is a gather too, instead of an index_add."""
     y_SD: torch.Tensor = _Permute.apply(x_SD, order_S, back_S)
     return y_SD

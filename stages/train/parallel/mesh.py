@@ -1,13 +1,13 @@
-"""Which process does what.
+"""Process grid.
 
-A rank is a place in a grid, the last coordinate running fastest:
+A rank is a position in a grid, the last coordinate varying fastest:
 
     rows        [pipeline, data, context]                    data = data_replicate * data_shard
     parameters  [pipeline, data_replicate, shard]            shard = data_shard * context
     experts     [pipeline, data_replicate, expert_data, expert]
 
 The same ranks in the same order three times: the processes that share a sequence are neighbours, those that share the
-experts of a layer are neighbours too, and what is left of a shard (`expert_data`) shards the experts it has.
+experts of a layer are neighbours too, and the remaining dimension of a shard (`expert_data`) shards its experts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from longcat.stages.train.parallel.config import Degrees, ParallelOptions, check
 
 @dataclass(frozen=True)
 class Parallel:
-    """The place of this process. `Parallel()` is a run of one process, without meshes and without communication."""
+    """Position of this process. `Parallel()` is a single process, without meshes and communication."""
 
     options: ParallelOptions = field(default_factory=ParallelOptions)
     sizes: Degrees = field(default_factory=Degrees)
@@ -35,7 +35,7 @@ class Parallel:
 
     @classmethod
     def join(cls, options: ParallelOptions, device: torch.device) -> Parallel:
-        """The place of this process among all that `torch.distributed` knows; collective.
+        """Position of this process among all `torch.distributed` processes; collective.
 
         Raises:
             ConfigError: the degrees do not fit the number of processes.
@@ -64,7 +64,7 @@ class Parallel:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there are process groups at all; one process under a launcher has them too."""
+        """Whether process groups exist; a single process under a launcher has them too."""
         return self.rows_mesh is not None
 
     @property
@@ -73,7 +73,7 @@ class Parallel:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is the leading process, which writes shared files."""
         return self.rank == 0
 
     @property
@@ -82,7 +82,7 @@ class Parallel:
 
     @property
     def data_rank(self) -> int:
-        """Which of the `sizes.data` shares of the batch this process reads."""
+        """Index of this process's part of the batch, of `sizes.data`."""
         return self.rank // self.sizes.context % self.sizes.data
 
     @property
@@ -90,12 +90,12 @@ class Parallel:
         return self.rank % self.sizes.context
 
     def rows_group(self, dimension: str) -> dist.ProcessGroup:
-        """The processes that differ from this one in one coordinate of `rows` (`pipeline`, `data`, `context`)."""
+        """Processes that differ from this one in one coordinate of `rows` (`pipeline`, `data`, `context`)."""
         assert self.rows_mesh is not None  # noqa: S101  asked for only where there is more than one process
         return self.rows_mesh.get_group(dimension)
 
     def parameter_shards(self) -> DeviceMesh:
-        """The mesh over which parameters outside the experts are sharded, and replicated where there are replicas."""
+        """Mesh over which parameters other than experts are sharded, and replicated if configured."""
         assert self.parameter_mesh is not None  # noqa: S101
         return _with_replicas(self.parameter_mesh, self.sizes, "shard")
 
@@ -105,12 +105,12 @@ class Parallel:
         return _with_replicas(self.expert_mesh, self.sizes, "expert_data")
 
     def batch_share(self, batch_size: int, micro_batch_size: int) -> range:
-        """The rows of a global batch that this process reads: one run of whole micro batches.
+        """Rows of a global batch for this process: a range of whole micro batches.
 
-        So the micro batches of a step are the same ones for any number of processes.
+        So the micro batches of a step are the same for any number of processes.
 
         Raises:
-            ConfigError: the batch cannot be dealt out in whole micro batches.
+            ConfigError: the batch cannot be split into whole micro batches.
         """
         if self.is_distributed:
             check_batch(self.sizes, batch_size, micro_batch_size)

@@ -1,4 +1,4 @@
-"""The norm of a gradient that lies in shards on several meshes, and clipping by it."""
+"""Norm of gradients sharded over several meshes, and clipping."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BLOCK = 1024
 
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[nn.Parameter], parallel: Parallel) -> float:
-    """The norm of all gradients together, the same on every process; collective.
+    """Global gradient norm, the same on every process; collective.
 
-    Every value of a gradient lies on as many processes as there
-    are replicas, whatever mesh it is sharded over, so one sum over all processes has each that many times.
+    Every gradient value is on as many processes as there are replicas, for any mesh, so a sum over all processes counts
+    each that many times.
     """
     total = torch.zeros((), dtype=torch.float64, device=parallel.device)
     for gradient in _local_gradients(parameters):
@@ -30,10 +30,10 @@ def gradient_norm(parameters: Iterable[nn.Parameter], parallel: Parallel) -> flo
 
 
 def _sum_of_squares(x: torch.Tensor) -> torch.Tensor:
-    """In float64, from norms of blocks in the tensor's dtype.
+    """Norm in float64, from norms of blocks in the tensor's dtype.
 
-    One float32 norm of many million values is off by 1e-4, one in float64 takes twenty times as long; this has the
-    speed of the one and an error of 1e-9.
+    A float32 norm of many million values has an error of 1e-4, a float64 norm takes twenty times as long; this has the
+    speed of float32 and an error of 1e-9.
     """
     flat, whole = x.reshape(-1), x.numel() // BLOCK * BLOCK
     norms = [torch.linalg.vector_norm(flat[:whole].view(-1, BLOCK), dim=1)] if whole else []
@@ -44,7 +44,7 @@ def _sum_of_squares(x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], parallel: Parallel, limit: float) -> float:
-    """Scale all gradients so that their norm is at most `limit`; returns the norm before. Collective."""
+    """Scale all gradients so that their norm is at most `limit`; returns the original norm. Collective."""
     kept = list(parameters)
     norm = gradient_norm(kept, parallel)
     factor = limit / (norm + 1e-6)
@@ -56,7 +56,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], parallel: Parallel, limit
 
 
 def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters in groups that lie on one mesh each, as fused optimizers want them; one group without meshes."""
+    """Parameters grouped by mesh, as required by fused optimizers; one group without meshes."""
     groups: dict[object, list[nn.Parameter]] = {}
     for parameter in parameters:
         groups.setdefault(parameter.device_mesh if isinstance(parameter, DTensor) else None, []).append(parameter)

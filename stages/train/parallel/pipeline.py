@@ -1,7 +1,7 @@
-"""Layers on several processes, one run of them after another (pipeline parallelism by torch.distributed.pipelining).
+"""Pipeline parallelism with torch.distributed.pipelining: each process holds a range of layers.
 
-Every micro batch goes through the stages forward and backward; the schedule says in which order. Losses are sums with
-the step's divisor already in them, so gradients add up over micro batches and are not divided by their number.
+Every micro batch passes the stages forward and backward, in the order of the schedule. Losses are sums already divided
+by the step's divisor, so gradients are summed over micro batches, not averaged.
 """
 
 from __future__ import annotations
@@ -14,37 +14,43 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
+from longcat.kernels.precision import accumulation_dtype
 from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.pipeline_stage import Auxiliary, Objective, PipelineStageModule
 from longcat.stages.train.parallel.rows import Rows
-from longcat.stages.train.parallel.stage import Auxiliary, Objective, StageModule
 
 SCHEDULES: Mapping[str, Any] = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe, "interleaved": ScheduleInterleaved1F1B}
 
 
 class Pipeline:
-    """The stages of this process and the order in which micro batches of one shape go through them.
+    """Stages of this process and the schedule for micro batches of one shape.
 
-    Make one for every number and shape of micro batches; `shape` is that of the rows given to `step` [B, T].
+    Create one per number and shape of micro batches; `shape` is that of the rows given to `step` [B, T].
     """
 
     def __init__(self, distributed: Distributed, micro_batches: int, shape: tuple[int, int]) -> None:
         options, parallel = distributed.parallel.options, distributed.parallel
-        self._modules = [root for root in distributed.roots if isinstance(root, StageModule)]
+        self._modules = [root for root in distributed.roots if isinstance(root, PipelineStageModule)]
         self._device = parallel.device
         self._micro_batches = micro_batches
         hidden = torch.empty(*shape, distributed.config.hidden_size, dtype=distributed.dtype, device="meta")
+        handed_on: Any = hidden.requires_grad_()
+        if distributed.config.gating_residual:
+            wide = accumulation_dtype(distributed.dtype)
+            logits = torch.empty(*shape, distributed.config.num_experts, dtype=wide, device="meta")
+            handed_on = (handed_on, logits.requires_grad_())
         ids, loss = torch.empty(shape, dtype=torch.int64, device="meta"), torch.empty(1, device="meta")
         stages = [
             PipelineStage(
                 module,
                 stage,
-                options.stages,
+                options.pipeline_stages,
                 parallel.device,
-                input_args=ids if module.is_first else hidden.requires_grad_(),
-                output_args=loss.requires_grad_() if module.is_last else hidden.requires_grad_(),
+                input_args=ids if module.is_first else handed_on,
+                output_args=loss.requires_grad_() if module.is_last else handed_on,
                 group=parallel.rows_group("pipeline"),
             )
-            for module, stage in zip(self._modules, distributed.stages, strict=True)
+            for module, stage in zip(self._modules, distributed.pipeline_stages, strict=True)
         ]
         held: Any = stages if options.pipeline_schedule == "interleaved" else stages[0]
         self._schedule = SCHEDULES[options.pipeline_schedule](
@@ -54,24 +60,24 @@ class Pipeline:
     def step(
         self, micro_batches: Sequence[Rows], objective: Objective, auxiliary: Auxiliary | None = None
     ) -> list[torch.Tensor]:
-        """Add the gradients of all micro batches; returns their objectives on the last stage, nothing elsewhere."""
+        """Accumulate gradients of all micro batches; returns their objectives on the last stage, else nothing."""
         return self._run(self._schedule.step, micro_batches, objective, auxiliary)
 
     def evaluate(self, micro_batches: Sequence[Rows], objective: Objective) -> list[torch.Tensor]:
-        """The objectives as `step` has them, without gradients."""
+        """Objectives as in `step`, without gradients."""
         parameters = [parameter for module in self._modules for parameter in module.parameters()]
         gradients = [parameter.grad for parameter in parameters]
         with torch.no_grad():
             losses = self._run(self._schedule.eval, micro_batches, objective, None)
         for module in self._modules:
             _reshard(module)
-        # The schedule drops all gradients when it changes from training to evaluating.
+        # The schedule clears all gradients when it switches from training to evaluation.
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         return losses
 
     def counts(self) -> dict[int, torch.Tensor]:
-        """The slots that every expert got in the last step, int64 [E] by number of the layer."""
+        """Slots per expert in the last step, int64 [E] by layer index."""
         return {layer: counts_E for module in self._modules for layer, counts_E in module.counts.items()}
 
     def _run(
@@ -89,7 +95,7 @@ class Pipeline:
 
 
 def _reshard(module: nn.Module) -> None:
-    """Free what was gathered without a backward pass to come; it would be stale after an optimizer step."""
+    """Free parameters gathered without a following backward pass; they would be stale after an optimizer step."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()

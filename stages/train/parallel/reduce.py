@@ -18,8 +18,8 @@ def sum_statistics(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """(counts of all layers, int64 [L, E]; the named sums) over all processes, the same on each; collective.
 
-    `counts` [E] by number of the layer are those of this process's tokens in this process's layers, and `sums` what it
-    adds to each total: what several processes hold alike goes in on one of them, and the names are the same on all.
+    `counts` [E] by layer index are those of this process's tokens in its layers, and `sums` its contribution to
+    each total: replicated values are contributed by one process only, and all processes use the same names.
     """
     experts = next(iter(counts.values())).shape[0]
     # float64 holds integers up to 2^53 exactly, and lets one message carry both.

@@ -1,7 +1,7 @@
-"""The part of every row that a process holds, with all that belongs to its tokens taken from the whole row.
+"""Part of every row that a process holds, with targets and positions from the whole row.
 
-With c processes to a row, it is cut into 2c chunks and process r takes the chunks r and 2c - 1 - r: a late chunk
-attends to more keys than an early one, and every such pair to equally many.
+With c processes per row, it is split into 2c chunks and process r takes chunks r and 2c - 1 - r: late chunks attend to
+more keys than early ones, and each pair to the same number.
 
 Names: B batch, T tokens of the part, S tokens of a chunk.
 """
@@ -12,13 +12,16 @@ from typing import NamedTuple
 
 import torch
 
+from longcat.model.attention.shared_context import chunks_of
+from longcat.model.embeddings.base import previous_ids
 from longcat.model.mtp import targets_after_next
 
 
 class Rows(NamedTuple):
-    """One micro batch as `LongcatFlash.loss` and `mtp_loss_of` take it.
+    """One micro batch in the form of `LongcatFlash.loss` and `mtp_loss_of`.
 
-    positions_T are None for whole rows; cu_seqlens are those of the whole rows, for parts of rows too.
+    positions_T: None for whole rows. cu_seqlens: bounds in the whole rows, also for parts of rows. previous_ids_BTN:
+        None unless the embedding needs earlier ids (`model.embeddings.base`). budgets_B: None unless set in the batch.
     """
 
     ids_BT: torch.Tensor
@@ -27,11 +30,8 @@ class Rows(NamedTuple):
     next_targets_BT: torch.Tensor
     cu_seqlens: torch.Tensor | None = None
     positions_T: torch.Tensor | None = None
-
-
-def chunks_of(rank: int, size: int) -> tuple[int, int]:
-    """The two chunks, of 2 * `size`, that process `rank` of `size` holds of every row."""
-    return rank, 2 * size - 1 - rank
+    previous_ids_BTN: torch.Tensor | None = None
+    budgets_B: torch.Tensor | None = None
 
 
 def local_rows(
@@ -41,14 +41,20 @@ def local_rows(
     *,
     context_rank: int = 0,
     context_size: int = 1,
+    look_back: int = 0,
 ) -> Rows:
-    """The part of whole rows that one process computes; every token keeps its own target and next token."""
-    # The last position of a row gets the wrong next token, has no target, and is seen by no other position.
+    """Part of whole rows for one process; every token keeps its target, next and earlier tokens."""
+    # The last position of a row gets a wrong next token, but has no target and no position attends to it.
     whole = Rows(ids_BT, targets_BT, ids_BT.roll(-1, dims=1), targets_after_next(targets_BT, cu_seqlens), cu_seqlens)
+    if look_back:
+        whole = whole._replace(previous_ids_BTN=previous_ids(ids_BT, look_back, cu_seqlens))
     if context_size == 1:
         return whole
     length = ids_BT.shape[1] // (2 * context_size)
     starts = [chunk * length for chunk in chunks_of(context_rank, context_size)]
     positions_T = torch.cat([torch.arange(start, start + length, device=ids_BT.device) for start in starts])
     ids_BT, targets_BT, next_ids_BT, next_targets_BT = (x_BT.index_select(1, positions_T) for x_BT in whole[:4])
-    return Rows(ids_BT, targets_BT, next_ids_BT, next_targets_BT, cu_seqlens, positions_T)
+    before_BTN = whole.previous_ids_BTN
+    if before_BTN is not None:
+        before_BTN = before_BTN.index_select(1, positions_T)
+    return Rows(ids_BT, targets_BT, next_ids_BT, next_targets_BT, cu_seqlens, positions_T, before_BTN)

@@ -1,7 +1,7 @@
-"""Values of a model in shards: drawn, or taken out of a checkpoint. Nothing here ever holds a whole model.
+"""Values of a sharded model: random, or from a checkpoint. Never materializes a whole model.
 
-Names: a source is a function from a parameter's name and a range of its first dimension to the values there; the rows
-of a stack of experts are experts.
+Names: a source is a function from a parameter's name and a range of its first dimension to the values; the rows of an
+    expert stack are experts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Source = Callable[[str, torch.Size, range], torch.Tensor]
 
 
 def initialize(distributed: Distributed, seed: int, std: Mapping[str, float] | None = None) -> None:
-    """Give every process its part of what `model.init.initialize` gives a whole model; no communication.
+    """Set every process's part of the values of `model.init.initialize`; no communication.
 
-    Every published tensor has a stream of its own. A process draws the tensors of which it holds any part, one after
-    another, and keeps that part: of experts its own, of other matrices the whole one for a share of their rows.
+    Every published tensor has its own random stream. A process draws the tensors of which it holds a part, one by one,
+    and keeps that part: its own experts, and its rows of other matrices.
 
     Raises:
         ModelError: `seed` is negative.
@@ -37,7 +37,7 @@ def initialize(distributed: Distributed, seed: int, std: Mapping[str, float] | N
 
 
 def _published_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.Size, rows: range) -> torch.Tensor:
-    """Rows of a tensor from a function of published key and shape, which knows no stacks of experts."""
+    """Rows of a tensor from a function of published key and shape, which does not handle expert stacks."""
     if not name.endswith((GATE_UP, DOWN)):
         return value(name, shape)[rows.start : rows.stop]
     prefix, _, kind = name.rpartition(".")
@@ -49,7 +49,7 @@ def _published_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.
 
 
 def load_published(distributed: Distributed, read: Callable[[str], torch.Tensor]) -> None:
-    """Take this process's part out of a published checkpoint; `read` gives a tensor by its published key."""
+    """Load this process's part of a published checkpoint; `read` returns a tensor by its published key."""
 
     def source(name: str, shape: torch.Size, rows: range) -> torch.Tensor:
         return _published_rows(lambda key, _: read(key), name, shape, rows)
@@ -58,7 +58,7 @@ def load_published(distributed: Distributed, read: Callable[[str], torch.Tensor]
 
 
 def load_full_state(distributed: Distributed, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Take this process's part out of whole tensors (memory-mapped ones are read only where needed).
+    """Copy this process's part of whole tensors (memory-mapped ones are read only where needed).
 
     Raises:
         KeyError: a tensor of the model is missing.
@@ -68,7 +68,7 @@ def load_full_state(distributed: Distributed, tensors: Mapping[str, torch.Tensor
 
 @torch.no_grad()
 def fill(tensors: Iterable[tuple[str, torch.Tensor]], source: Source) -> None:
-    """Set this process's part of named tensors from `source`: parameters, or what an optimizer holds for them."""
+    """Set this process's part of named tensors from `source`: parameters, or optimizer state."""
     for name, tensor in tensors:
         local, bounds = local_part(tensor)
         if local.numel():
@@ -80,7 +80,7 @@ def fill(tensors: Iterable[tuple[str, torch.Tensor]], source: Source) -> None:
 
 @torch.no_grad()
 def copy_part(tensor: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Fill what this process holds of `tensor` from the whole of it; returns `tensor`."""
+    """Fill the local part of `tensor` from the whole tensor; returns `tensor`."""
     local, bounds = local_part(tensor)
     for dimension, bound in enumerate(bounds):
         whole = whole.narrow(dimension, bound.start, len(bound))
@@ -89,7 +89,7 @@ def copy_part(tensor: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
 
 
 def local_part(tensor: torch.Tensor) -> tuple[torch.Tensor, list[range]]:
-    """What this process holds of a tensor, and where that lies in each of its dimensions."""
+    """Local part of a tensor, and its range in each dimension."""
     bounds = [range(size) for size in tensor.shape]
     if not isinstance(tensor, DTensor):
         return tensor, bounds

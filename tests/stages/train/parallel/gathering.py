@@ -1,4 +1,4 @@
-"""Whole tensors of a model that many processes hold parts of, for comparison with a plain model."""
+"""Gathers whole tensors of a model that is distributed over processes, for comparison with a plain model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from longcat.model.config import ModelConfig
 from longcat.model.transformer import LongcatFlash
 from longcat.stages.train.parallel.build import Distributed
-from longcat.stages.train.parallel.stage import reduce_to_stage
+from longcat.stages.train.parallel.pipeline_stage import reduce_to_stage
 
 Part = Callable[[torch.Tensor], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
@@ -19,21 +19,21 @@ Tensors = dict[str, torch.Tensor]
 
 @torch.no_grad()
 def full_tensors(distributed: Distributed, of: Part | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, whole tensor on the processor) of the whole model one after another, on the first process; collective.
+    """Yield (name, whole tensor on the CPU) of the whole model on the first process; collective.
 
-    The others get empty tensors and must go through all of them too. With `of`, what it returns for every parameter
-    takes the place of parameters and buffers: gradients, or what an optimizer holds.
+    The other processes get empty tensors and must consume the iterator too. With `of`, its result for every parameter
+    replaces parameters and buffers, for example gradients or optimizer states.
     """
     parallel = distributed.parallel
-    for stage in range(parallel.options.stages):
-        holds = stage in distributed.stages
-        for name, shape in _stage_shapes(distributed.config, stage, parallel.options.stages, of is None):
+    for stage in range(parallel.options.pipeline_stages):
+        holds = stage in distributed.pipeline_stages
+        for name, shape in _stage_shapes(distributed.config, stage, parallel.options.pipeline_stages, of is None):
             whole = _gather(distributed, stage, name, of) if holds else None
             yield name, _at_first(parallel.rank, stage, distributed, whole, shape)
 
 
 def full_state(distributed: Distributed) -> Tensors:
-    """The whole model on the first process, nothing elsewhere; collective."""
+    """The whole model on the first process, an empty dict on the others; collective."""
     return {name: tensor.clone() for name, tensor in full_tensors(distributed) if distributed.parallel.is_first}
 
 
@@ -46,7 +46,7 @@ def _stage_shapes(config: ModelConfig, stage: int, stages: int, buffers: bool) -
 
 
 def _gather(distributed: Distributed, stage: int, name: str, of: Part | None) -> torch.Tensor:
-    model = distributed.models[distributed.stages.index(stage)]
+    model = distributed.models[distributed.pipeline_stages.index(stage)]
     path, _, last = name.rpartition(".")
     tensor: torch.Tensor = getattr(model.get_submodule(path), last)
     if of is not None:
@@ -57,7 +57,7 @@ def _gather(distributed: Distributed, stage: int, name: str, of: Part | None) ->
 def _at_first(
     rank: int, stage: int, distributed: Distributed, whole: torch.Tensor | None, shape: torch.Size
 ) -> torch.Tensor:
-    """Hand a tensor of a stage to the first process, from the first one that holds it."""
+    """Send a tensor of a stage to the first process, from the first process that has it."""
     parallel = distributed.parallel
     holder = stage % parallel.sizes.pipeline * (parallel.world // parallel.sizes.pipeline)
     if holder != 0 and rank == 0:

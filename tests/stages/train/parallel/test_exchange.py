@@ -1,4 +1,4 @@
-"""When rows are on their way, in a group of one process."""
+"""Order of exchanges relative to other work, in a group of one process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.stages.train.parallel.all_to_all import Exchange
 from longcat.stages.train.parallel.config import ParallelOptions
-from longcat.stages.train.parallel.expert import SharedExperts, share_experts
+from longcat.stages.train.parallel.expert import ExpertParallelExperts, distribute_experts
 from longcat.stages.train.parallel.mesh import Parallel
 
 Events = list[str]
@@ -31,7 +31,7 @@ def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> Events:
-    """What exchanges do, in order."""
+    """Events of exchanges, in order."""
     found: Events = []
     launch, wait = Exchange.launch, Exchange.wait
 
@@ -50,7 +50,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Events:
 
 
 class Marked(torch.autograd.Function):
-    """The identity, which tells when it is passed."""
+    """The identity, which records when it runs."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, name: str, events: Events) -> torch.Tensor:
@@ -66,7 +66,7 @@ class Marked(torch.autograd.Function):
 
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("overlap", [True, False])
-def test_other_work_lies_between_start_and_finish_in_both_directions(events: Events, overlap: bool) -> None:
+def test_other_work_runs_between_start_and_finish_in_both_directions(events: Events, overlap: bool) -> None:
     exchange = Exchange(dist.group.WORLD, [3], [3], overlap)
     x, other = torch.randn(3, 2, requires_grad=True), torch.randn(2, requires_grad=True)
     pending = exchange.start(x * 2)
@@ -82,17 +82,20 @@ def test_other_work_lies_between_start_and_finish_in_both_directions(events: Eve
 
 
 @pytest.mark.usefixtures("one_process")
-def test_dense_path_of_a_layer_hides_both_exchanges(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dense_path_of_a_layer_overlaps_both_exchanges(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LongcatFlash(load_preset("smoke"))
     initialize(model, 0)
     ids = torch.arange(32).view(2, 16)
     model.loss(ids, ids)[0].backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
 
-    share_experts(model, Parallel.join(ParallelOptions(), torch.device("cpu")))
+    distribute_experts(model, Parallel.join(ParallelOptions(), torch.device("cpu")))
     layer = model.model.layers[0]
-    for name, module in (("dense", layer.mlps[0]), ("attention", layer.self_attn[1]), ("second dense", layer.mlps[1])):
+    for name, module in (("dense", layer.mlps[0]), ("second dense", layer.mlps[1])):
         module.register_forward_hook(lambda _, __, y, name=name: Marked.apply(y, name, events))
+    layer.self_attn[1].register_forward_hook(
+        lambda _, __, mixed: mixed._replace(y_BTD=Marked.apply(mixed.y_BTD, "attention", events))
+    )
     loss, _, _ = model.loss(ids, ids)
     to_experts, home = ["launch", "dense", "attention", "wait"], ["launch", "second dense", "wait"]
     assert events[:7] == [*to_experts, *home]
@@ -104,4 +107,4 @@ def test_dense_path_of_a_layer_hides_both_exchanges(events: Events, monkeypatch:
     for name, parameter in model.named_parameters():
         gradient = parameter.grad.to_local() if "experts" in name else parameter.grad
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
-    assert isinstance(layer.mlp.experts, SharedExperts)
+    assert isinstance(layer.mlp.experts, ExpertParallelExperts)

@@ -1,4 +1,4 @@
-"""Every gradient of every kind of parallelism against one process; see worker.py and cases.yaml."""
+"""Gradients of every kind of parallelism compared with one process; see worker.py and cases.yaml."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Results = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What all cases measured, by name; the processes run once, and are killed when they take too long."""
+    """Results of all cases by name; the processes run once, and are killed after a timeout."""
     folder = tmp_path_factory.mktemp("parallel")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with (folder / "log").open("w") as log:
@@ -59,16 +59,16 @@ def worst(errors: dict[str, float]) -> tuple[float, str]:
 
 
 @pytest.mark.parametrize("case", EXACT)
-def test_every_gradient_is_that_of_one_process(results: Results, case: str) -> None:
+def test_every_gradient_equals_that_of_one_process(results: Results, case: str) -> None:
     found, expected = results[case]["names"]
     assert found == expected
     assert worst(results[case]["errors"]) < (1e-5, "")
     idle = {name for name in results[case]["zero_gradients"] if "router.residual" not in name}
-    assert bool(idle) == (case == "zero experts alone")
+    assert bool(idle) == (case == "only zero experts")
 
 
 @pytest.mark.parametrize("case", EXACT)
-def test_shared_rotary_key_has_its_whole_gradient(results: Results, case: str) -> None:
+def test_shared_rotary_key_has_its_full_gradient(results: Results, case: str) -> None:
     assert worst(results[case]["rotary_errors"]) < (1e-5, "")
 
 
@@ -79,7 +79,7 @@ def test_half_precision_differs_by_rounding(results: Results, case: str) -> None
 
 
 @pytest.mark.parametrize("case", EXACT)
-def test_loss_counts_and_norm_are_those_of_one_process(results: Results, case: str) -> None:
+def test_loss_counts_and_norm_equal_those_of_one_process(results: Results, case: str) -> None:
     result = results[case]
     assert result["same_counts"]
     assert result["sums"]["loss"] == pytest.approx(result["expected"]["loss"], rel=1e-6)
@@ -88,20 +88,20 @@ def test_loss_counts_and_norm_are_those_of_one_process(results: Results, case: s
 
 
 @pytest.mark.parametrize("case", [case["name"] for case in CASES])
-def test_processes_hold_every_value_once_a_replica(results: Results, case: str) -> None:
+def test_every_value_is_stored_once_per_replica(results: Results, case: str) -> None:
     options = next(line.get("options", {}) for line in CASES if line["name"] == case)
     assert results[case]["sums"]["held"] == results[case]["values"] * options.get("data_replicate", 1)
 
 
 @pytest.mark.parametrize("case", STEPS)
-def test_initial_values_are_those_of_a_whole_model(results: Results, case: str) -> None:
+def test_initial_values_equal_those_of_a_whole_model(results: Results, case: str) -> None:
     assert results[case]["same_start"]
 
 
 @pytest.mark.parametrize("case", STEPS)
-def test_optimizer_step_is_that_of_one_process(results: Results, case: str) -> None:
+def test_optimizer_step_equals_that_of_one_process(results: Results, case: str) -> None:
     assert worst(results[case]["updates"]) < (1e-5, "")
-    # A loss without gradients before and after it: what was gathered for the first must not serve for the second.
+    # Evaluation before and after the step: parameters gathered for the first must not be reused for the second.
     moved, expected = results[case]["moved"]
     assert moved == pytest.approx(expected, rel=1e-4)
     assert abs(expected) > 1
@@ -118,8 +118,8 @@ def test_overlap_changes_no_bit(results: Results, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", EXPERT)
-def test_rows_travel_to_experts_with_a_network_alone(results: Results, case: str) -> None:
-    # Every slot once to its expert and once home; pipelines evaluate as well.
+def test_rows_are_sent_only_to_ffn_experts(results: Results, case: str) -> None:
+    # Every slot once to its expert and once back; pipelines evaluate as well.
     passes = 2 if case in PIPELINE else 1
     assert results[case]["sums"]["sent"] == passes * 2 * results[case]["expert_slots"]
 

@@ -1,4 +1,4 @@
-"""The parts of rows that processes hold."""
+"""Parts of rows for each process of a context parallel group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from longcat.stages.train.parallel.rows import Rows, local_rows
 
 
 def parts(size: int) -> tuple[Rows, list[Rows]]:
-    """Two whole rows of 16 tokens in documents, and the parts of `size` processes."""
+    """Two whole rows of 16 tokens with documents, and the parts of `size` processes."""
     ids = torch.arange(2 * 17).view(2, 17)
     bounds = torch.tensor([0, 3, 8, 20, 32])
     whole = (ids[:, :-1], ids[:, 1:], bounds)
@@ -34,14 +34,14 @@ def test_parts_make_up_the_whole_rows() -> None:
     assert all(piece.cu_seqlens is whole.cu_seqlens for piece in pieces)
 
 
-def test_next_tokens_and_their_targets_reach_over_the_border_of_a_chunk() -> None:
+def test_next_tokens_and_their_targets_cross_the_border_of_a_chunk() -> None:
     _, (first, _) = parts(2)
     # Position 3 ends the first chunk; the tokens after it are in the other process's part.
     assert first.next_ids_BT[0, 3] == first.ids_BT[0, 3] + 1
     assert first.next_targets_BT[0, 3] == first.ids_BT[0, 3] + 2
 
 
-def test_whole_rows_have_what_the_model_would_shift_itself() -> None:
+def test_whole_rows_have_the_targets_that_the_model_would_shift() -> None:
     whole, _ = parts(2)
     assert torch.equal(whole.next_targets_BT, targets_after_next(whole.targets_BT, whole.cu_seqlens))
     assert whole.positions_T is None

@@ -1,8 +1,8 @@
-"""The processes of the tests of parallelism: `worker.py FOLDER [PART OF A CASE'S NAME]`.
+"""Processes of the parallelism tests: `worker.py FOLDER [PART OF A CASE'S NAME]`.
 
-For every case of cases.yaml, each process builds its part of a model and takes the gradients of one step. The first one
-compares what all of them hold with a plain model that sees the whole batch, and adds a line to FOLDER/results.jsonl.
-All are forked from here, because importing torch takes longer than the cases do.
+For every case of cases.yaml, each process builds its part of a model and computes the gradients of one step. The first
+process compares the gathered results with a plain model that sees the whole batch, and adds a line to
+FOLDER/results.jsonl. All processes are forked from here, because importing torch takes longer than the cases.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch.utils.checkpoint import checkpoint
 
 from longcat.model.config import ModelConfig
 from longcat.model.init import initialize as initialize_whole
-from longcat.model.moe import LayerRouting
-from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.model.layers.base import LayerOutput
+from longcat.model.transformer import BackboneOutput, LongcatFlash
 from longcat.stages.train.parallel.all_to_all import Exchange
 from longcat.stages.train.parallel.build import Distributed, build_model
 from longcat.stages.train.parallel.config import ParallelOptions
@@ -65,7 +65,7 @@ Batch = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 
 @dataclass(frozen=True)
 class Case:
-    """A line of cases.yaml."""
+    """An entry of cases.yaml."""
 
     name: str
     world: int
@@ -75,7 +75,7 @@ class Case:
     rows: int = 1
     documents: bool = False
     recompute: bool = False
-    favoured: tuple[int, ...] = ()
+    preferred: tuple[int, ...] = ()
     again: bool = False
     step: bool = False
     dtype: str = "float32"
@@ -87,42 +87,42 @@ class Case:
 
 @dataclass
 class Step:
-    """The gradients of a step are in the parameters; this is what else it gave."""
+    """Results of a step besides the gradients, which are in the parameters."""
 
     loss: float
     counts: dict[int, torch.Tensor]
 
 
 def batch_of(case: Case, micro_batches: int) -> Batch:
-    """Ids, targets and bounds of documents of every micro batch of a step; more and more targets are left out."""
+    """Ids, targets and document bounds of every micro batch of a step; later ones have fewer targets."""
     generator = torch.Generator().manual_seed(3)
     tokens = case.rows * LENGTH
     batch: Batch = []
     for number in range(micro_batches):
         ids = torch.randint(VOCABULARY, (case.rows, LENGTH + 1), generator=generator)
         left_out = torch.rand(case.rows, LENGTH, generator=generator) < 0.05 * (number + 1)
-        # Documents that end within chunks and on their borders, one that reaches into the next row, one of one token.
+        # Documents that end within chunks and at their borders, one that spans two rows, one of a single token.
         bounds = torch.tensor([0, 3, 8 + number % 3, 16, 21, tokens - 7, tokens - 6, tokens])
         batch.append((ids[:, :-1], ids[:, 1:].masked_fill(left_out, -100), bounds if case.documents else None))
     return batch
 
 
-def spread(_layer: int, routing: LayerRouting) -> torch.Tensor:
-    """A loss of how a layer routed; a sum over tokens, so that the parts of a batch add up."""
-    return routing.logits_TE.softmax(dim=-1).square().sum() * 1e-2
+def spread(_layer: int, output: LayerOutput) -> torch.Tensor:
+    """A routing loss; a sum over tokens, so that parts of a batch add up."""
+    return output.routing.logits_TE.softmax(dim=-1).square().sum() * 1e-2
 
 
 def objective(
     model: LongcatFlash,
-    output: TrunkOutput,
+    output: BackboneOutput,
     rows: Rows,
     counted: tuple[int, int],
     loss_sum: torch.Tensor | None = None,
     shift: bool = False,
 ) -> torch.Tensor:
-    """`counted` are the targets of the whole step, of the model and of multi-token prediction.
+    """`counted`: numbers of targets of the whole step, of the model and of multi-token prediction.
 
-    With `shift` the model takes the next tokens from the rows by itself.
+    With `shift` the model shifts the rows itself to get the next tokens.
     """
     if loss_sum is None:
         loss_sum, _ = model.loss_of(output.hidden_BTD, rows.targets_BT)
@@ -138,12 +138,12 @@ def objective(
 
 
 def plain_step(model: LongcatFlash, micro_batches: list[Rows], counted: tuple[int, int], shift: bool = False) -> Step:
-    """What a trainer does without a pipeline."""
+    """A training step without a pipeline."""
     step = Step(0.0, {})
     for rows in micro_batches:
         loss_sum, _, output = model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, rows.positions_T)
         loss = objective(model, output, rows, counted, loss_sum, shift)
-        (loss + sum(spread(layer, routing) for layer, routing in enumerate(output.routing))).backward()
+        (loss + sum(spread(layer, given) for layer, given in enumerate(output.layers))).backward()
         step.loss += loss.item()
         for layer, routing in enumerate(output.routing):
             step.counts[layer] = step.counts.get(layer, 0) + routing.counts_E
@@ -153,7 +153,7 @@ def plain_step(model: LongcatFlash, micro_batches: list[Rows], counted: tuple[in
 def pipeline_step(
     case: Case, distributed: Distributed, micro_batches: list[Rows], counted: tuple[int, int]
 ) -> tuple[Step, float]:
-    """What a trainer does with a pipeline, and the objective without gradients after it."""
+    """A training step with a pipeline, followed by an evaluation of the objective."""
     shape = (case.rows, micro_batches[0].ids_BT.shape[1])
     pipeline = Pipeline(distributed, len(micro_batches), shape)
     goal = partial(objective, counted=counted)
@@ -161,7 +161,7 @@ def pipeline_step(
     return step, float(sum(pipeline.evaluate(micro_batches, goal)))
 
 
-def favour(biases: list[torch.Tensor], experts: tuple[int, ...]) -> None:
+def prefer(biases: list[torch.Tensor], experts: tuple[int, ...]) -> None:
     for bias in biases:
         bias[list(experts)] += 10.0
 
@@ -174,7 +174,7 @@ def join(options: str) -> Parallel:
 def build(case: Case, parallel: Parallel) -> Distributed:
     distributed = build_model(case.config, parallel, getattr(torch, case.dtype))
     initialize(distributed, SEED)
-    favour(distributed.router_biases(), case.favoured)
+    prefer(distributed.router_biases(), case.preferred)
     for layer in (layer for model in distributed.models for layer in model.model.layers if case.recompute):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     return distributed
@@ -193,7 +193,7 @@ def distributed_step(
 
 
 def watch_exchanges() -> tuple[list[int], Callable[[], None]]:
-    """The rows of every exchange of a forward pass from now on, and what ends it."""
+    """Record the rows of every exchange of a forward pass; also return a function that stops recording."""
     sent: list[int] = []
     original = Exchange.start
 
@@ -206,7 +206,7 @@ def watch_exchanges() -> tuple[list[int], Callable[[], None]]:
 
 
 def run(case: Case) -> dict[str, Any]:
-    """What a case measured; the same on every process but for what only the first one knows."""
+    """Results of a case; equal on all processes except for values known only to the first."""
     parallel = join(json.dumps(dict(case.options)))
     batch = batch_of(case, case.accumulation * parallel.sizes.data)
     rows = [local_rows(*micro_batch) for micro_batch in batch]
@@ -252,7 +252,7 @@ def same_without_overlap(case: Case, distributed: Distributed, batch: Batch, cou
 
 
 def optimizer_step(case: Case, distributed: Distributed, rows: list[Rows], counted: tuple[int, int]) -> Tensors:
-    """Evaluate, step, and load what came out; returns what came out of the step and of loading it."""
+    """Evaluate, step, save and load; return the parameters after the step and after loading."""
     parallel = distributed.parallel
     if parallel.sizes.pipeline == 1:
         place = {"context_rank": parallel.context_rank, "context_size": parallel.sizes.context}
@@ -272,7 +272,7 @@ def optimizer_step(case: Case, distributed: Distributed, rows: list[Rows], count
 
 
 def everywhere(config: ModelConfig, tensors: Tensors) -> Tensors:
-    """The first process's tensors on all, as a checkpoint on a shared disk would be."""
+    """Tensors of the first process on all processes, like a checkpoint on a shared disk."""
     with torch.device("meta"):
         model = LongcatFlash(config)
     shared = {}
@@ -292,10 +292,10 @@ def compare(
     gradients: Tensors,
     after: Tensors,
 ) -> dict[str, Any]:
-    """The same step by one plain model."""
+    """Compare with the same step of one plain model."""
     model = LongcatFlash(case.config)
     initialize_whole(model, SEED)
-    favour(model.router_biases(), case.favoured)
+    prefer(model.router_biases(), case.preferred)
     same_start = same(start, model) if case.step else None
     step = plain_step(model, rows, counted, shift=True)
     expected = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
@@ -340,7 +340,7 @@ def same(tensors: Tensors, model: LongcatFlash) -> bool:
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Root mean square of the error, relative to that of what is expected where it is not zero."""
+    """RMS of the error, relative to that of the expected value unless it is zero."""
     error, scale = ((x.double().square().mean().sqrt()).item() for x in (found.double() - expected, expected))
     return error / scale if scale else error
 
@@ -361,7 +361,7 @@ def work(rank: int, folder: Path, wanted: str) -> None:
 
 
 def main(folder: str, wanted: str = "") -> int:
-    """Returns 0 when all processes did what they should; one that fails ends the others, which would wait for it."""
+    """Return 0 if all processes succeeded; a failed one ends the others, which would wait for it."""
     torch.set_num_threads(1)
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=work, args=(rank, Path(folder), wanted)) for rank in range(PROCESSES)]

@@ -1,30 +1,37 @@
-"""Stages of a pipeline, losses attached to the graph, and a run of one process."""
+"""Stages of a pipeline, auxiliary losses attached to the graph, and a run of one process."""
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import pytest
 import torch
 
+from longcat.model import mixers
+from longcat.model.config import ModelConfig
 from longcat.model.init import initialize as initialize_whole
+from longcat.model.layers.base import LayerOutput
 from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.stages.train.parallel.build import build_model
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.parallel.norms import by_mesh, clip_gradients
+from longcat.stages.train.parallel.pipeline_stage import PipelineStageModule, attach, layers_of_stage, reduce_to_stage
 from longcat.stages.train.parallel.reduce import sum_statistics
-from longcat.stages.train.parallel.stage import attach, layers_of_stage, reduce_to_stage
+from longcat.stages.train.parallel.rows import local_rows
 from longcat.stages.train.parallel.state import initialize
 
 
 @pytest.mark.parametrize(("layers", "stages"), [(4, 4), (7, 3), (28, 8)])
-def test_stages_take_every_layer_once(layers: int, stages: int) -> None:
+def test_stages_have_every_layer_once(layers: int, stages: int) -> None:
     runs = [layers_of_stage(layers, stage, stages) for stage in range(stages)]
     assert [layer for run in runs for layer in run] == list(range(layers))
     assert max(map(len, runs)) - min(map(len, runs)) <= 1
 
 
-def test_stages_hold_every_parameter_once_under_its_name() -> None:
+def test_stages_have_every_parameter_once_under_its_name() -> None:
     config = load_preset("tiny").model_copy(update={"num_layers": 3, "num_nextn_predict_layers": 1})
     names: list[str] = []
     for stage in range(3):
@@ -35,7 +42,58 @@ def test_stages_hold_every_parameter_once_under_its_name() -> None:
     assert len(names) == len(set(names))
 
 
-def test_attached_loss_has_the_gradient_of_an_added_one() -> None:
+@pytest.fixture
+def linear_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(mixers.KINDS, "test_linear", "tests.model.variants:LinearMixer")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gating_residual": True},
+        {"gating_residual": True, "zero_expert_type": "null", "moe_layout": "interleaved"},
+        {"attention": {"pattern": ["test_linear", "mla"]}},
+    ],
+)
+def test_stages_in_sequence_equal_the_whole_model(changes: dict[str, Any], linear_kind: None) -> None:
+    """Hidden states, router logits and losses of mixers: all gradients equal those of the whole model."""
+    config = ModelConfig(**{**load_preset("tiny").model_dump(), "num_layers": 3, **changes})
+    whole = LongcatFlash(config)
+    initialize_whole(whole, 1, {"hidden": 0.1})
+    with torch.no_grad():
+        for router in whole.routers():
+            if config.gating_residual:
+                router.residual.weight.normal_(generator=torch.Generator().manual_seed(2))
+    whole = whole.double()
+    ids = torch.randint(4, 2000, (2, 16), generator=torch.Generator().manual_seed(3))
+    rows = local_rows(ids, ids.roll(-1, 1), torch.tensor([0, 9, 16, 32]))
+
+    def auxiliary(layer: int, output: LayerOutput) -> torch.Tensor:
+        return (layer + 1) * output.routing.logits_TE.square().sum() + sum(output.losses.values())
+
+    loss, _, output = whole.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens)
+    (loss + sum(auxiliary(*item) for item in enumerate(output.layers))).backward()
+
+    parts, handed_on = [], (rows.ids_BT,)
+    for stage in range(3):
+        model = copy.deepcopy(whole)
+        model.zero_grad()
+        reduce_to_stage(model, stage, 3)
+        module = PipelineStageModule(model, stage, 3)
+        module.begin([rows], lambda part, out, _: part.loss_of(out.hidden_BTD, rows.targets_BT)[0], auxiliary)
+        out = module(*handed_on, number=torch.tensor([0]))
+        handed_on = out if isinstance(out, tuple) else (out,)
+        parts.append(model)
+    torch.testing.assert_close(handed_on[0][0], loss)
+    handed_on[0].sum().backward()
+    found = {name: parameter.grad for part in parts for name, parameter in part.named_parameters()}
+    assert found.keys() == dict(whole.named_parameters()).keys()
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_attached_loss_has_the_gradient_of_an_added_loss() -> None:
     w = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
     h = w * 2
     (expected,) = torch.autograd.grad((h * h).sum() + (w**3).sum(), w)

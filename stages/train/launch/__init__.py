@@ -1,0 +1,1 @@
+"""A training stage over several processes and nodes, started by torchrun."""
