@@ -1,4 +1,4 @@
-"""What the stability suite can be told, and the balance loss with it."""
+"""Configuration of the stability suite and the balance loss."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ DEFAULT_GROUPS = 8
 
 
 class BalanceLossOptions(StageConfig):
-    """The device-level balance loss; see `stages.train.balance_loss`."""
+    """Device-level balance loss; see `stages.train.load_balance.device_loss`."""
 
     enabled: bool = Field(default=True, description="whether the loss is part of the objective")
     groups: int | None = Field(
         default=None,
         ge=1,
-        description="groups of consecutive FFN experts (D), one a device that holds experts; null: gcd(N, 8)",
+        description="groups of consecutive FFN experts (D), one per device with experts; null: gcd(N, 8)",
     )
     coefficient: float | Literal["auto"] = Field(
-        default="auto", description="factor of the loss (alpha); auto: moved so that R_g goes to target_ratio"
+        default="auto", description="coefficient of the loss (alpha); auto: adapted so that R_g approaches target_ratio"
     )
     target_ratio: float = Field(
         default=0.05, gt=0, description="auto: mean over the layers of R_g, the loss's gradient relative to all others"
     )
-    limit_ratio: float = Field(default=0.1, gt=0, description="auto: R_g that no layer may exceed (report: 0.1)")
+    limit_ratio: float = Field(default=0.1, gt=0, description="auto: maximum R_g of any layer (report: 0.1)")
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
@@ -39,7 +39,7 @@ class BalanceLossOptions(StageConfig):
 
 
 def expert_groups(options: BalanceLossOptions, experts: int) -> int:
-    """Groups that `experts` FFN experts are split into.
+    """Number of groups for `experts` FFN experts.
 
     Raises:
         ValueError: they cannot be split into that many groups of one size.
@@ -51,23 +51,23 @@ def expert_groups(options: BalanceLossOptions, experts: int) -> int:
 
 
 class SpikeOptions(StageConfig):
-    """What is done about loss spikes; see `stages.train.stability.spikes`."""
+    """Handling of loss spikes; see `stages.train.stability.spikes`."""
 
     action: Literal["none", "skip", "rewind"] = Field(
         default="rewind",
-        description="none; skip: leave out the optimizer step; rewind: also go back to an older save when the run "
-        "diverges, and on with data further along",
+        description="none; skip: skip the optimizer step; rewind: also go back to an older save when the run "
+        "diverges, and continue with later data",
     )
-    window: int = Field(default=128, ge=2, description="steps that a new one is compared with")
-    least_history: int = Field(default=64, ge=2, description="steps before which nothing is judged but finiteness")
+    window: int = Field(default=128, ge=2, description="number of previous steps for comparison")
+    least_history: int = Field(default=64, ge=2, description="steps before which only finiteness is checked")
     deviations: float = Field(
         default=6.0, gt=0, description="standard deviations above the mean at which a loss or gradient norm is a spike"
     )
-    least_deviation: float = Field(
-        default=0.02, ge=0, description="smallest standard deviation assumed, as a share of the mean"
+    least_deviation: float = Field(default=0.02, ge=0, description="minimum standard deviation, relative to the mean")
+    diverged_after: int = Field(
+        default=10, ge=1, description="consecutive spikes after which the run counts as diverged"
     )
-    diverged_after: int = Field(default=10, ge=1, description="spikes in a row that mean the run has diverged")
-    max_rewinds: int = Field(default=3, ge=0, description="times a run may go back; after that it ends with an error")
+    max_rewinds: int = Field(default=3, ge=0, description="maximum number of rewinds; after that the run fails")
 
     @model_validator(mode="after")
     def _history_fits(self) -> Self:
@@ -77,11 +77,11 @@ class SpikeOptions(StageConfig):
 
 
 class StabilityOptions(StageConfig):
-    """Measurements, spikes and the check of the hardware."""
+    """Measurements, spike handling and hardware check."""
 
     every: int = Field(default=50, ge=0, description="steps between measurements (and moves of an auto coefficient)")
     layer_groups: int = Field(
-        default=4, ge=1, description="groups of consecutive layers whose gradient and parameter sizes are told apart"
+        default=4, ge=1, description="groups of consecutive layers with separate gradient and parameter sizes"
     )
     corruption_every: int = Field(
         default=0, ge=0, description="steps between recomputations of one layer, compared bit by bit; 0: never"

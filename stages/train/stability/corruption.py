@@ -1,8 +1,8 @@
-"""Silent data corruption: a layer of a step is computed once more and has to give the same bits.
+"""Silent data corruption check: a layer of a step is recomputed and must give the same bits.
 
 The report (section 5) recomputes the gradient of attention on the same chip; here it is a whole layer, forward and
-backward, in turn. What is compared: the layer's output and router logits, and the gradients of its inputs and of its
-parameters by this micro batch alone. The step's own gradients are left as they are: they are only looked at.
+backward, in rotation. Compared are the layer's output and router logits, and the gradients of its inputs and parameters
+from this micro batch. The step's gradients are not modified.
 
 Names: B batch, T tokens, D hidden, E experts of both kinds.
 """
@@ -18,26 +18,26 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from longcat.model.moe import LayerRouting
+from longcat.model.layers.base import LayerOutput
 from longcat.pipeline.errors import LongcatError
 from longcat.stages.train.stability.measure import due
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-INPUTS = {0: "hidden states", 4: "router logits of the layer before"}  # by their place among a layer's arguments
+INPUTS = {0: "hidden states", 2: "router logits of the previous layer"}  # by position among a layer's arguments
 OUTPUTS = ("output", "router logits")
 Tensors = dict[str, torch.Tensor]
 
 
 def layer_to_check(every: int, done: int, layers: int) -> int | None:
-    """The layer to recompute in the step after `done` steps, one after the other; None: no check in this step."""
+    """Layer to recompute in the step after `done` steps, in rotation; None: no check in this step."""
     return done // every % layers if due(every, done) else None
 
 
 class LayerRecording:
-    """What went through one layer in one micro batch: a context around its forward and backward pass.
+    """Recorder of one layer in one micro batch: a context around its forward and backward pass.
 
-    After it, `compare` recomputes the layer; all of it has to come before the optimizer step. Where a layer lies on
-    several devices, all of them record and compare the same one.
+    Afterwards `compare` recomputes the layer, before the optimizer step. If a layer is on several devices, all of them
+    record and compare the same one.
     """
 
     def __init__(self, layer: nn.Module, index: int) -> None:
@@ -62,43 +62,42 @@ class LayerRecording:
 
     def _before(self, _layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self.arguments or not torch.is_grad_enabled():
-            return None  # the layer runs again in the backward pass, with nothing new to see
+            return None  # the layer runs again in the backward pass, with the same values
         self.arguments = tuple(_detached(argument) for argument in arguments)
         for module in _sharded(self.layer):
-            module.unshard()  # a gradient arrives at the gathered parameters; they are freed after the pass, as ever
+            module.unshard()  # gradients arrive at the gathered parameters, which are freed after the pass as usual
         for name, parameter in self.layer.named_parameters():
             if parameter.requires_grad:
                 self._keep_gradient(parameter, f"gradient of {name}", self.gradients)
-        # A view of its own makes the gradient that of this layer, whatever else reads the tensor.
+        # A separate view isolates this layer's gradient from other readers of the tensor.
         given = list(arguments)
         for place, name in _inputs(arguments):
             given[place] = given[place].view_as(given[place])
             self._keep_gradient(given[place], f"gradient of the {name}", self.gradients)
         return tuple(given)
 
-    def _after(
-        self, _layer: nn.Module, _arguments: tuple[Any, ...], outputs: tuple[torch.Tensor, LayerRouting]
-    ) -> tuple[torch.Tensor, LayerRouting] | None:
+    def _after(self, _layer: nn.Module, _arguments: tuple[Any, ...], output: LayerOutput) -> LayerOutput | None:
         if self.outputs or not torch.is_grad_enabled():
             return None
-        out_BTD, routing = outputs
-        self.outputs = dict(zip(OUTPUTS, (out_BTD.detach(), routing.logits_TE.detach()), strict=True))
-        # Inside the layer the logits lead to the weights; only what arrives from outside may be given to a second pass.
-        logits_TE = routing.logits_TE.view_as(routing.logits_TE)
-        for name, tensor in zip(OUTPUTS, (out_BTD, logits_TE), strict=True):
+        self.outputs = {name: tensor.detach() for name, tensor in _outputs(output).items()}
+        # Inside the layer the logits lead to the weights; only the gradient from outside may be passed to the
+        # recomputation.
+        logits_TE = output.routing.logits_TE.view_as(output.routing.logits_TE)
+        output = output._replace(routing=output.routing._replace(logits_TE=logits_TE))
+        for name, tensor in _outputs(output).items():
             self._keep_gradient(tensor, name, self.into)
-        return out_BTD, routing._replace(logits_TE=logits_TE)
+        return output
 
     def _keep_gradient(self, tensor: torch.Tensor, name: str, kept: Tensors) -> None:
         def keep(gradient: torch.Tensor) -> None:
             if name not in kept:
-                kept[name] = _local(gradient.detach()).clone()  # autograd may add the next micro batch's in place
+                kept[name] = _local(gradient.detach()).clone()  # autograd may accumulate the next micro batch in place
 
         if tensor.requires_grad:
             self._handles.append(tensor.register_hook(keep))
 
     def compare(self, step: int) -> None:
-        """Compute the layer once more and compare.
+        """Recompute the layer and compare.
 
         Raises:
             LongcatError: a bit differs, or no pass was recorded.
@@ -113,13 +112,12 @@ class LayerRecording:
 
     @torch.enable_grad()
     def _again(self) -> tuple[Tensors, Tensors]:
-        """Outputs and gradients by name, of a pass that touches no parameter's `grad`."""
+        """Outputs and gradients by name, without changing any parameter's `grad`."""
         wanted = {f"gradient of the {name}": self.arguments[place] for place, name in _inputs(self.arguments)}
         wanted |= {f"gradient of {name}": parameter for name, parameter in self.layer.named_parameters()}
         wanted = {name: tensor for name, tensor in wanted.items() if name in self.gradients}
-        out_BTD, routing = self.layer.forward(*self.arguments)
-        outputs = dict(zip(OUTPUTS, (out_BTD, routing.logits_TE), strict=True))
-        # FSDP passes a gradient of zeros to inputs that a layer does not use.
+        outputs = _outputs(self.layer.forward(*self.arguments))
+        # FSDP passes zero gradients to unused inputs of a layer.
         found = torch.autograd.grad(
             [outputs[name] for name in self.into],
             list(wanted.values()),
@@ -133,15 +131,14 @@ class LayerRecording:
         if bits:
             total = first.numel() * first.element_size() * 8
             raise LongcatError(
-                f"the {name} of layer {self.index} came out otherwise when it was computed again: {bits} of {total} "
-                "bits differ",
+                f"the {name} of layer {self.index} differs when recomputed: {bits} of {total} bits differ",
                 where=f"step {step}",
                 hint="the machine is faulty or an operation is not deterministic; run `longcat train verify`",
             )
 
 
 def differing_bits(first: torch.Tensor, second: torch.Tensor) -> int:
-    """How many bits of two tensors of one shape and dtype differ; a NaN equals itself."""
+    """Number of differing bits of two tensors of equal shape and dtype; NaN equals itself."""
     word = WORDS[first.element_size()]
     one, other = first.detach().contiguous().view(word), second.detach().contiguous().view(word)
     if torch.equal(one, other):
@@ -150,8 +147,14 @@ def differing_bits(first: torch.Tensor, second: torch.Tensor) -> int:
     return sum(int((changed >> bit & 1).sum()) for bit in range(8 * first.element_size()))
 
 
+def _outputs(output: LayerOutput) -> Tensors:
+    """Differentiable tensors of a layer's output, by name."""
+    found = dict(zip(OUTPUTS, (output.hidden_BTD, output.routing.logits_TE), strict=True))
+    return found | {f"loss {name}": loss for name, loss in output.losses.items()}
+
+
 def _inputs(arguments: Sequence[Any]) -> Iterator[tuple[int, str]]:
-    """Place and name of the tensors among a layer's arguments that a gradient can flow to."""
+    """Position and name of the differentiable tensors among a layer's arguments."""
     for place, value in enumerate(arguments):
         if place in INPUTS and value is not None and value.requires_grad:
             yield place, INPUTS[place]
@@ -173,7 +176,7 @@ def _sharded(layer: nn.Module) -> list[FSDPModule]:
 
 @contextmanager
 def _whole(layer: nn.Module) -> Iterator[None]:
-    """Parameters that are sharded (FSDP2) are gathered for as long as this lasts."""
+    """Context in which sharded parameters (FSDP2) are gathered."""
     modules = _sharded(layer)
     for module in modules:
         module.unshard()

@@ -1,4 +1,4 @@
-"""The hidden z-loss, which keeps the residual stream from growing without bound (LongCat-Flash report, eq. 10).
+"""Hidden z-loss, which limits the growth of the residual stream (LongCat-Flash report, eq. 10).
 
     L_Z = lambda / T * sum over tokens of ( log sum_i exp |z_i| )^2          z: the last layer's output, before the norm
 
@@ -16,7 +16,7 @@ from longcat.kernels.precision import accumulation_dtype
 
 
 class _HiddenZLoss(torch.autograd.Function):
-    """Keeps the hidden states as they are and one number a token; autograd would keep two wide copies of them."""
+    """Saves the hidden states and one value per token; autograd would save two full-width copies."""
 
     @staticmethod
     def forward(ctx: Any, z_BTD: torch.Tensor) -> torch.Tensor:
@@ -37,9 +37,9 @@ def _wide(z_BTD: torch.Tensor) -> torch.Tensor:
 
 
 def hidden_z_loss(residual_BTD: torch.Tensor) -> torch.Tensor:
-    """Sum over the tokens of the squared log-sum-exp of |z|, at least float32; to be scaled by lambda / tokens.
+    """Sum over the tokens of the squared log-sum-exp of |z|, at least float32; scale by lambda / tokens.
 
-    `residual_BTD` is that of `model.transformer.TrunkOutput`.
+    `residual_BTD` is from `model.transformer.BackboneOutput`.
     """
     loss: torch.Tensor = _HiddenZLoss.apply(residual_BTD)
     return loss

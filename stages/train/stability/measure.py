@@ -1,9 +1,8 @@
-"""Figures of one step that tell how the inside of the model does: the `stability` object of metrics.jsonl.
+"""Internal statistics of the model in one step: the `stability` object of metrics.jsonl.
 
-    router_cosine       mean cosine similarity of two rows of a layer's router; rising: the balance loss is too strong
-    largest_activation  largest absolute value that leaves a layer, over all tokens of the step
-    gradient_rms        root mean square by group of parameters, which Adam's eps has to stay far below
-    parameter_rms       the same of the parameters themselves
+    router_cosine       mean cosine similarity of two rows of a layer's router; rising values: the balance loss is too
+    strong largest_activation  largest absolute output of a layer, over all tokens of the step gradient_rms
+    root mean square by parameter group; Adam's eps must be far below parameter_rms       the same for parameter values
 
 Names: E experts, D hidden, L layers.
 """
@@ -20,11 +19,11 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from longcat.stages.train.optimizer import Named
+from longcat.stages.train.optim.adamw import NamedParameters
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
-# By the first pattern that a parameter's name matches.
+# The first pattern that matches a parameter's name.
 KINDS = (
     (re.compile(r"(^|\.)mtp\."), "mtp"),
     (re.compile(r"(^|\.)embed_tokens\."), "embedding"),
@@ -40,9 +39,9 @@ LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 @contextmanager
 def largest_activations(layers: Mapping[int, nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
-    """Watch layers, given by number, during the forward passes of a step: the largest absolute value of their outputs.
+    """Record the largest absolute output of layers (by index) during the forward passes of a step.
 
-    A layer that runs again in a backward pass is seen again, which changes nothing.
+    Recomputation in backward does not change the result.
     """
     largest: dict[int, torch.Tensor] = {}
 
@@ -63,7 +62,7 @@ def largest_activations(layers: Mapping[int, nn.Module]) -> Iterator[dict[int, t
 
 @torch.no_grad()
 def router_cosine(weight_ED: torch.Tensor) -> float:
-    """Mean cosine similarity of two different rows; a sharded matrix is gathered."""
+    """Mean cosine similarity of pairs of rows; a sharded matrix is gathered."""
     whole_ED = weight_ED.full_tensor() if isinstance(weight_ED, DTensor) else weight_ED
     unit_ED = nn.functional.normalize(whole_ED.double(), dim=1)
     experts = len(unit_ED)
@@ -73,9 +72,9 @@ def router_cosine(weight_ED: torch.Tensor) -> float:
 
 
 def group_of(name: str, layers: int, layer_groups: int) -> str:
-    """The group of a parameter: `embedding`, `head`, `mtp`, `norms` (the final one) or `layers.0-6.attention` and such.
+    """Group of a parameter: `embedding`, `head`, `mtp`, `norms` (the final one) or `layers.0-6.attention` and such.
 
-    The `layers` layers are split into `layer_groups` groups of consecutive ones, as even as they go.
+    The `layers` layers are split evenly into `layer_groups` groups of consecutive layers.
     """
     kind = next((kind for pattern, kind in KINDS if pattern.search(name)), "other")
     found = LAYER.search(name)
@@ -91,7 +90,7 @@ def _run(place: int, layers: int, groups: int) -> str:
 
 
 def all_groups(layers: int, layer_groups: int) -> list[str]:
-    """Every name that `group_of` can give, sorted: the same on every device, whatever it holds."""
+    """All names that `group_of` can return, sorted: the same on every device."""
     kinds = {kind for _, kind in KINDS} | {"other"}
     groups = min(layer_groups, layers)
     runs = [_run(place, layers, groups) for place in range(groups)]
@@ -102,10 +101,10 @@ def all_groups(layers: int, layer_groups: int) -> list[str]:
 def rms_by_group(
     tensors: Iterable[tuple[str, torch.Tensor]], groups: Sequence[str], reduce_sum: Reduce | None = None
 ) -> dict[str, float]:
-    """Root mean square by group of (group, tensor) pairs, in float64; groups that nothing is in are left out.
+    """Root mean square by group of (group, tensor) pairs, in float64; empty groups are omitted.
 
-    Of a sharded tensor only this device's part is read; `reduce_sum` adds up squares and counts over all devices. A
-    group that all devices hold whole comes out the same, as both are counted as often.
+    Only the local part of a sharded tensor is read; `reduce_sum` sums squares and counts over all devices. Replicated
+    groups are not affected, as both are counted equally often.
     """
     places = {group: place for place, group in enumerate(groups)}
     sums: dict[int, torch.Tensor] = {}
@@ -126,11 +125,11 @@ def rms_by_group(
 
 
 def parameter_figures(
-    model: Named, layers: int, layer_groups: int, reduce_sum: Reduce | None = None
+    model: NamedParameters, layers: int, layer_groups: int, reduce_sum: Reduce | None = None
 ) -> dict[str, dict[str, float]]:
-    """`gradient_rms` and `parameter_rms` of a model whose gradients are complete and not yet clipped.
+    """`gradient_rms` and `parameter_rms` of a model with complete, unclipped gradients.
 
-    A parameter without a gradient counts as one of zeros. `layers` are those of the whole model.
+    A missing gradient counts as zeros. `layers` is the number of layers of the whole model.
     """
     groups = all_groups(layers, layer_groups)
     named = [(group_of(name, layers, layer_groups), parameter) for name, parameter in model.named_parameters()]
@@ -147,9 +146,9 @@ def layer_figures(
     layers: int,
     reduce_max: Reduce | None = None,
 ) -> dict[str, list[float]]:
-    """`router_cosine` and `largest_activation` of all `layers` layers, from those that this device holds, by number.
+    """`router_cosine` and `largest_activation` of all `layers` layers, from local ones by index.
 
-    `reduce_max` takes the largest over all devices, of which each layer needs one that holds it.
+    `reduce_max` takes the maximum over all devices; every layer must be on at least one.
     """
     device = next(iter(largest.values())).device
     both_2L = torch.full((2, layers), -math.inf, dtype=torch.float64, device=device)
@@ -162,5 +161,5 @@ def layer_figures(
 
 
 def due(every: int, done: int) -> bool:
-    """Whether the step after `done` steps is one of every `every`; never when that is 0."""
+    """Whether the step after `done` steps is a multiple of `every`; never if that is 0."""
     return every > 0 and done % every == 0

@@ -1,17 +1,17 @@
-"""How strongly the balance loss pulls at the routers compared with everything else (report, section 3.1.3: R_g).
+"""Strength of the balance loss gradient at the routers relative to all other losses (report, section 3.1.3: R_g).
 
     R_g = || alpha grad_P L_LB ||_2 / || grad_P L_LM ||_2          P [E]: the mean scores of a batch
 
-grad_P L_LB is f, the vector of `stages.train.balance_loss`. Moving P by a vector moves the scores of every token by it,
-so grad_P L_LM = sum over tokens of dL_LM/dR(x_t). A routing weight is `scaling * R_i`, so that sum is a scatter of the
-weights' gradients, which a hook on `LayerRouting.weights_TK` sees. With null experts the weights are shares of the
-selected scores, and the gradient goes through that quotient.
+grad_P L_LB is f, the vector of `stages.train.load_balance.device_loss`. Changing P by a vector changes the scores of
+every token by it, so grad_P L_LM = sum over tokens of dL_LM/dR(x_t). A routing weight is `scaling * R_i`, so that sum
+is a scatter of the weights' gradients, which a hook on `LayerRouting.weights_TK` sees. With null experts the weights
+are normalised scores, and the gradient includes the normalisation.
 
-The balance loss of a layer enters at its logits and never reaches that layer's weights. Those of later layers do reach
-them, by way of the hidden states; they are part of what is measured. At balance their gradient vanishes, and at the
-target ratio they change the norm by some 1e-5 of itself.
+The balance loss of a layer acts on its logits and does not reach that layer's weights. Those of later layers reach them
+through the hidden states and are included in the measurement. At balance their gradient vanishes, and at the target
+ratio they change the norm by a relative 1e-5.
 
-Names: T tokens, K slots a token, E experts of both kinds, L layers.
+Names: T tokens, K slots per token, E experts of both kinds, L layers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import partial
 import torch
 
 from longcat.model.config import ModelConfig
-from longcat.model.moe import LayerRouting
+from longcat.model.moe.mixture import LayerRouting
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
@@ -38,7 +38,7 @@ class RouterGradients:
         self.frequencies_LE = torch.zeros_like(self.gradients_LE)
 
     def watch(self, layer: int, routing: LayerRouting, frequencies_E: torch.Tensor, share: float) -> None:
-        """Hook onto one layer of a micro batch, between its forward and backward pass.
+        """Hook one layer of a micro batch, between its forward and backward pass.
 
         `share` is the weight of this call in the step: with several micro batches or devices, the shares of a layer
         sum to one, as the gradients of the losses do.
@@ -53,12 +53,12 @@ class RouterGradients:
         flow_TK = gradient_TK.double()
         if logits_TE is not None:
             flow_TK = self._through_shares(flow_TK, experts_TK, logits_TE)
-        # A token's experts are distinct, so this scatter writes every place at most once: the same bits on every run.
+        # A token's experts are distinct, so this scatter writes every element at most once and is deterministic.
         spread_TE = flow_TK.new_zeros(flow_TK.shape[0], self.gradients_LE.shape[1]).scatter_(1, experts_TK, flow_TK)
         self.gradients_LE[layer] += self.scaling * spread_TE.sum(dim=0)
 
     def _through_shares(self, flow_TK: torch.Tensor, experts_TK: torch.Tensor, logits_TE: torch.Tensor) -> torch.Tensor:
-        """The gradient of `R_i / sum of the selected true R` to R."""
+        """Gradient of `R_i / sum of the selected FFN R` with respect to R."""
         true_TK = experts_TK < (self.true_experts or 0)
         scores_TK = logits_TE.double().softmax(dim=-1).gather(1, experts_TK) * true_TK
         total_T1 = scores_TK.sum(dim=1, keepdim=True)
@@ -67,7 +67,7 @@ class RouterGradients:
         return (flow_TK - mean_T1) / total_T1 * true_TK
 
     def unit_ratios(self, reduce_sum: Reduce | None = None) -> list[float]:
-        """R_g / alpha, layer by layer; 0 where no gradient arrived. `reduce_sum` adds up over all devices."""
+        """R_g / alpha by layer; 0 without a gradient. `reduce_sum` sums over all devices."""
         both_2LE = torch.stack((self.frequencies_LE, self.gradients_LE))
         both_2LE = both_2LE if reduce_sum is None else reduce_sum(both_2LE)
         pull_L, other_L = both_2LE.norm(dim=-1)

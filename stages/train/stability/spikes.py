@@ -1,12 +1,12 @@
-"""Loss spikes: which steps are left out, and when a run goes back (OLMo's skipped steps, PaLM's rewinds).
+"""Loss spikes: skipped steps (OLMo) and rewinds (PaLM).
 
 A step is bad when its loss or its gradient norm exceeds `mean + deviations * standard deviation` of the last `window`
-steps that were taken, or is not finite. Its optimizer step is left out and it never enters the history. After
-`diverged_after` bad steps in a row, or a loss that is still not finite after a bad step, the weights themselves are
-taken to be damaged: the run goes back to the newest save older than the first bad step and goes on with the data that
-lies behind the bad stretch, since spikes come of this state meeting those samples (PaLM, section 5.1).
+good steps, or is not finite. Its optimizer step is skipped and it does not enter the history. After `diverged_after`
+consecutive bad steps, or a loss that is still not finite after a bad step, the weights are considered damaged: the run
+rewinds to the newest save older than the first bad step and continues with the data after the bad steps, since spikes
+arise from this state combined with those samples (PaLM, section 5.1).
 
-Everything is a function of the records of metrics.jsonl, so a run that was killed and taken up decides the same.
+Decisions are a function of the records of metrics.jsonl, so a resumed run makes the same ones.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from longcat.stages.train.errors import DivergedError
 from longcat.stages.train.stability.config import SpikeOptions
+from longcat.stages.train.stability.errors import DivergedError
 
 WATCHED = {"loss": "loss", "gradient_norm": "gradient norm"}
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What to do with a step whose gradients are there: take it, skip it, or go back.
+class SpikeVerdict:
+    """Decision for a step after its gradients: take, skip, or rewind.
 
-    `reason` says why, empty for `take`; `first_bad_step` is the first of the bad steps in a row.
+    `reason` is empty for `take`; `first_bad_step` is the first of the consecutive bad steps.
     """
 
     action: Literal["take", "skip", "rewind"]
@@ -38,10 +38,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rewound:
-    """A way back: the last step that is undone, and the step of the save gone back to.
+    """A rewind: the last undone step, and the step of the restored save.
 
-    `samples_skipped` are all samples that the run has jumped over by now, `rewinds` the times it has gone back. Both
-    are totals, because going further back may undo the record of an earlier way back.
+    `samples_skipped` is the total number of skipped samples, `rewinds` that of rewinds. Both are totals, because a
+    further rewind may undo the record of an earlier one.
     """
 
     from_step: int
@@ -50,20 +50,20 @@ class Rewound:
     rewinds: int
 
     def record(self) -> dict[str, int]:
-        """The `rewound` object of the first line of metrics.jsonl after it."""
+        """The `rewound` object of the next line of metrics.jsonl."""
         return asdict(self)
 
 
 def recorded(value: float) -> float | None:
-    """A figure of a skipped step as metrics.jsonl can hold it: null where it is not finite."""
+    """Figure of a skipped step for metrics.jsonl: null if not finite."""
     return value if math.isfinite(value) else None
 
 
 class SpikeGuard:
-    """Judges every step by those before it.
+    """Judges every step by the previous ones.
 
-    `records` are those of metrics.jsonl. A record with `rewound` is the first after a way back; what lies between the
-    two steps, if it is still there, is forgotten.
+    `records` are those of metrics.jsonl. A record with `rewound` is the first after a rewind; records between the two
+    steps are discarded.
     """
 
     def __init__(self, options: SpikeOptions, records: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -77,7 +77,7 @@ class SpikeGuard:
             self.add(record)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Enter a line of metrics.jsonl: `step`, `loss`, `gradient_norm`, `skipped` and `rewound`."""
+        """Add a line of metrics.jsonl: `step`, `loss`, `gradient_norm`, `skipped` and `rewound`."""
         if record.get("rewound"):
             self._go_back(Rewound(**record["rewound"]))
         if record.get("skipped"):
@@ -88,41 +88,40 @@ class SpikeGuard:
         for key, values in self._taken.items():
             values.append(record[key])
 
-    def judge(self, step: int, loss: float, gradient_norm: float) -> Verdict:
-        """What to do with `step`, before its optimizer step; with the action `none`, always to take it.
+    def judge(self, step: int, loss: float, gradient_norm: float) -> SpikeVerdict:
+        """Decide about `step` before its optimizer step; with action `none`, always take it.
 
         Raises:
-            DivergedError: the run has diverged and `action` allows no way back.
+            DivergedError: the run has diverged and `action` does not allow a rewind.
         """
         reason = self._reason({"loss": loss, "gradient_norm": gradient_norm})
         if not reason or self.options.action == "none":
-            return Verdict("take")
+            return SpikeVerdict("take")
         first = self._bad[0] if self._bad else step
         lost = bool(self._bad) and not math.isfinite(loss)
         if not lost and len(self._bad) + 1 < self.options.diverged_after:
-            return Verdict("skip", reason, first)
+            return SpikeVerdict("skip", reason, first)
         if self.options.action == "skip":
             raise DivergedError(
                 f"the run has diverged: all steps from {first} to {step} were bad, at the last {reason}",
                 hint="train with stability.spikes.action=rewind, or a lower learning_rate",
             )
-        return Verdict("rewind", reason, first)
+        return SpikeVerdict("rewind", reason, first)
 
-    def rewind(self, verdict: Verdict, step: int, saves: Iterable[int], batch_size: int) -> Rewound:
-        """How to go back at `step`, given the steps that there are saves of and the samples a step takes.
+    def rewind(self, verdict: SpikeVerdict, step: int, saves: Iterable[int], batch_size: int) -> Rewound:
+        """Plan a rewind at `step`, given the steps of existing saves and the samples per step.
 
-        The saves after the one gone back to have to be removed, and the data goes on `samples_skipped` further than
-        its own place. The guard has to be told by the next record.
+        The caller must remove later saves, shift the data by `samples_skipped`, and add the next record to the guard.
 
         Raises:
-            DivergedError: there is no save old enough, or the run has gone back too often.
+            DivergedError: there is no save old enough, or too many rewinds.
         """
         older = [save for save in saves if save < verdict.first_bad_step]
         told = f"the run has diverged: steps {verdict.first_bad_step} to {step} were bad, at the last {verdict.reason}"
         if self.rewinds >= self.options.max_rewinds:
             raise DivergedError(
                 f"{told}, after {self.rewinds} rewinds",
-                hint="the data is not to blame: train with a lower learning_rate, more schedule.warmup_steps or a "
+                hint="the data is not the cause: train with a lower learning_rate, more schedule.warmup_steps or a "
                 "hidden z-loss, or allow more by stability.spikes.max_rewinds",
             )
         if not older:

@@ -1,4 +1,4 @@
-"""How a run may be watched. None of it changes what is learnt, so none of it belongs into the identity of a run."""
+"""Monitoring options. They do not affect the result, so they are not part of a run's identity."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ TrackerName = Literal["wandb", "trackio"]
 
 
 class WatchOptions(StageConfig):
-    """What is shown and recorded beside metrics.jsonl; see `stages.train.watch`."""
+    """Monitoring besides metrics.jsonl; see `stages.train.watch`."""
 
-    tensorboard: bool = Field(default=True, description="write TensorBoard event files beside the run log")
+    tensorboard: bool = Field(default=True, description="write TensorBoard event files next to the run log")
     trackers: list[TrackerName] = Field(
-        default=[], description="also tell these services of every step: wandb, trackio (extras of the same names)"
+        default=[], description="also log every step to these services: wandb, trackio (extras of the same names)"
     )
     project: str = Field(default="longcat", min_length=1, description="project of the trackers")
     run_name: str | None = Field(
         default=None, min_length=1, description="name of the run in the trackers; null: the start of the artifact's id"
     )
     profile_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
-        default=None, description="[first, count]: steps, as metrics.jsonl numbers them, recorded by torch.profiler"
+        default=None, description="[first, count]: steps, numbered as in metrics.jsonl, recorded by torch.profiler"
     )
     memory_snapshot: bool = Field(
         default=False, description="also record every allocation of these steps on the accelerator"

@@ -1,4 +1,4 @@
-"""A line of metrics.jsonl as named numbers, one name a curve, for viewers that know nothing of layers."""
+"""A line of metrics.jsonl as named scalars, one per curve, for viewers without support for layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from longcat.stages.train.watch.throughput import Timing
 
 Scalars = dict[str, float]
 
-# Where a viewer files a field of the record; fields that are not named here are not curves.
+# Viewer group of a record's field; fields not listed here are not curves.
 NAMES = {
     "loss": "loss/train",
     "validation_loss": "loss/validation",
@@ -28,7 +28,7 @@ NAMES = {
 
 
 def scalars(record: Mapping[str, Any], timing: Timing | None = None) -> Scalars:
-    """All curves of a step: losses, optimizer, experts and stability, layer by layer, and its speed."""
+    """All curves of a step: losses, optimizer, experts and stability by layer, and speed."""
     found: Scalars = {}
     for field, name in NAMES.items():
         if field in record:

@@ -1,4 +1,4 @@
-"""torch.profiler over a window of steps; outside the window a step costs one comparison."""
+"""torch.profiler over a window of steps; outside the window the cost per step is one comparison."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ALLOCATIONS_KEPT = 1_000_000
 
 
 class ProfileWindow:
-    """Records steps `first` to `first + count - 1`, as metrics.jsonl numbers them.
+    """Records steps `first` to `first + count - 1`, numbered as in metrics.jsonl.
 
-    Writes `trace-FIRST-LAST.json` (Chrome's format, for Perfetto or TensorBoard) and, when a memory snapshot is asked
-    for and the device is CUDA, `memory-FIRST-LAST.pickle` for PyTorch's memory viewer. A window that was already under
-    way when the run was resumed is not recorded.
+    Writes `trace-FIRST-LAST.json` (Chrome's format, for Perfetto or TensorBoard) and, if a memory snapshot is requested
+    and the device is CUDA, `memory-FIRST-LAST.pickle` for PyTorch's memory viewer. A window that started before the run
+    was resumed is not recorded.
     """
 
     def __init__(
@@ -28,19 +28,17 @@ class ProfileWindow:
         self.snapshot = snapshot and cuda
         self._profiler: Any = None
         if snapshot and not cuda:
-            warn(
-                "watch.memory_snapshot records an accelerator, this run is on the processor: only the trace is written"
-            )
+            warn("watch.memory_snapshot needs an accelerator, this run is on the CPU: only the trace is written")
 
     def after(self, step: int) -> None:
-        """Called when `step` is done, and with the step that a run resumes from."""
+        """Called after `step`, and with the step that a run resumes from."""
         if self._profiler is not None and step >= self.last:
             self._end()
         elif step + 1 == self.first:
             self._begin()
 
     def close(self) -> None:
-        """Write what was recorded of a window that the run did not finish."""
+        """Write the recording of an unfinished window."""
         if self._profiler is not None:
             self._end()
 
@@ -62,7 +60,7 @@ class ProfileWindow:
             profiler.export_chrome_trace(str(self.folder / f"trace-{window}.json"))
             if self.snapshot:
                 torch.cuda.memory._dump_snapshot(str(self.folder / f"memory-{window}.pickle"))
-        except (OSError, RuntimeError) as error:  # the profiler raises RuntimeError for any file it cannot write
+        except (OSError, RuntimeError) as error:  # the profiler raises RuntimeError for files it cannot write
             self.warn(f"the profile of steps {window} is lost: {error}")
         finally:
             if self.snapshot:

@@ -1,4 +1,4 @@
-"""TensorBoard event files: one event a step, written by a thread of the writer's own."""
+"""TensorBoard event files: one event per step, written by the writer's thread."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FLUSH_SECONDS = 10
 
 
 class EventFiles:
-    """The event files of one run, one file a process. `step` numbers are those of metrics.jsonl."""
+    """Event files of one run, one file per process. `step` is numbered as in metrics.jsonl."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventFileWriter(str(folder), max_queue_size=QUEUED_EVENTS, flush_secs=FLUSH_SECONDS)
 
     def resume(self, step: int) -> None:
-        """Tell viewers to forget what earlier files of the run say of steps after `step`."""
+        """Make viewers discard data of earlier files for steps after `step`."""
         self._writer.add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, seconds_since_epoch: float, values: Mapping[str, float]) -> None:

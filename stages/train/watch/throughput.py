@@ -1,8 +1,8 @@
-"""How fast a run is: tokens a second, share of the hardware's peak (MFU), memory.
+"""Speed of a run: tokens per second, model FLOPs utilisation (MFU), memory.
 
-MFU is the model's FLOPs over what the devices could do in the same time (Chowdhery et al. 2022, PaLM, appendix B). The
-FLOPs are those of the experts that the step's tokens really used, so a controller that lets fewer experts run does not
-look like a faster machine.
+MFU is the model's FLOPs divided by the peak of the devices in the same time (Chowdhery et al. 2022, PaLM, appendix B).
+Only the experts actually used by the step's tokens are counted, so using fewer experts does not look like a faster
+machine.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PEAK_TFLOPS: tuple[tuple[str, float, float], ...] = (
 
 @dataclass(frozen=True)
 class Timing:
-    """What one step did to the clock; `mfu` is None when the peak is unknown."""
+    """Speed of one step; `mfu` is None if the peak is unknown."""
 
     seconds: float
     tokens_per_second: float
@@ -53,7 +53,7 @@ class Timing:
 
 
 class Throughput:
-    """Turns the seconds of a step into figures. `devices` share the batch; `peak` is FLOP/s of one of them."""
+    """Converts the duration of a step to figures. `devices` share the batch; `peak` is FLOP/s per device."""
 
     def __init__(
         self, config: ModelConfig, *, sequence_length: int, peak: float | None, devices: int, device: torch.device
@@ -63,7 +63,7 @@ class Throughput:
         self.process = psutil.Process()
 
     def timing(self, seconds: float, tokens: int, active_experts: Sequence[float], *, mtp: bool) -> Timing:
-        """The figures of a step of `tokens` tokens that took `seconds`."""
+        """Figures of a step of `tokens` tokens that took `seconds`."""
         speed = tokens / seconds
         mfu = None
         if self.peak:
@@ -71,14 +71,14 @@ class Throughput:
         return Timing(seconds, speed, mfu, self.memory())
 
     def memory(self) -> int:
-        """Bytes: the most the accelerator had allocated so far, or what of this process is resident."""
+        """Bytes: peak allocation of the accelerator, or resident memory of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return int(self.process.memory_info().rss)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of one device in matrix products of `dtype`: from the table by its name, else measured."""
+    """FLOP/s of one device in matrix products of `dtype`: from the table by device name, else measured."""
     if device.type == "cuda":
         known = known_peak(torch.cuda.get_device_name(device), dtype)
         if known is not None:
@@ -87,7 +87,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def known_peak(name: str, dtype: torch.dtype) -> float | None:
-    """FLOP/s by the data sheet of the device that torch calls `name`; None for one that is not in the table."""
+    """FLOP/s from the data sheet of the device `name`; None if it is not in the table."""
     for pattern, bfloat16, float32 in PEAK_TFLOPS:
         if re.search(rf"\b(?:{pattern})\b", name):
             return (bfloat16 if dtype == torch.bfloat16 else float32) * TERA
@@ -97,8 +97,8 @@ def known_peak(name: str, dtype: torch.dtype) -> float | None:
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s in square matrix products of `dtype`, the best of a quarter of a second.
 
-    A processor is measured by the time that one thread computes, times the threads that training has: what other
-    processes take away meanwhile does not count.
+    A CPU is measured by the CPU time of one thread, times the threads of training, so that other processes do not
+    affect it.
     """
     if device.type == "cuda":
 
@@ -117,7 +117,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 @torch.no_grad()
 def _best_product(device: torch.device, dtype: torch.dtype, size: int, clock: Callable[[], float]) -> float:
-    # Constant matrices: the random state of the run stays as it is.
+    # Constant matrices, to keep the random state of the run.
     x_NN = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best, stop = float("inf"), time.perf_counter() + MEASURED_SECONDS
     while best == float("inf") or time.perf_counter() < stop:

@@ -1,7 +1,7 @@
-"""W&B and trackio: told of every step when asked for, and never a reason for a run to stop.
+"""W&B and trackio: optional logging of every step, which never stops a run.
 
-Each lives in an extra of its own name. A service that cannot be reached, or fails later, is warned about once and left
-out from then on; W&B's own offline mode (WANDB_MODE=offline) writes to the folder of the run.
+Each is an extra of the same name. A service that cannot be reached, or fails later, gives one warning and is skipped
+from then on; W&B's own offline mode (WANDB_MODE=offline) writes to the folder of the run.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ FINISH_SECONDS = 60
 
 
 class Tracker:
-    """One service. `told` is the last step that it was told before; its run keeps what it was told."""
+    """One service. `told` is the last step logged before; its run keeps earlier data."""
 
     def __init__(self, name: str, told: int, logger: logging.Logger) -> None:
         self.name, self.told, self.logger = name, told, logger
         self._run: Any = None
 
     def open(self, start: Callable[[], Any]) -> None:
-        """Begin or take up the run with `start`, which returns an object with `log` and `finish`."""
+        """Start or resume the run with `start`, which returns an object with `log` and `finish`."""
         self._run = self._guarded(start, aside=True)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell of a step. One that was told before a resume has the same values again and is left out."""
+        """Log a step. Steps logged before a resume have the same values and are skipped."""
         if self._run is not None and step > self.told:
             self._guarded(lambda: self._run.log(dict(values), step=step))
 
@@ -43,18 +43,18 @@ class Tracker:
 
     def _guarded(self, act: Callable[[], Any], *, aside: bool = False) -> Any:
         try:
-            # What services print when they begin and end is not the data that our standard output is for.
+            # Output of services must not go to our standard output, which is for data.
             with redirect_stdout(sys.stderr) if aside else nullcontext():
                 return act()
-        except Exception as error:  # whatever a service raises, training goes on
+        except Exception as error:  # training continues on any exception of a service
             self._run = None
             reason = " ".join(str(error).split()) or type(error).__name__
-            self.logger.warning("%s is not told of this run any more: %s", self.name, reason)
+            self.logger.warning("%s no longer receives this run: %s", self.name, reason)
             return None
 
 
 def load_tracker(name: str) -> Any:
-    """The module of a tracker.
+    """Import the module of a tracker.
 
     Raises:
         ConfigError: it is not installed; names the extra.
@@ -64,12 +64,12 @@ def load_tracker(name: str) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"watch.trackers has {name}, which cannot be imported ({error})",
-            hint=f"pip install 'longcat-cli[{name}]', or leave it out",
+            hint=f"pip install 'longcat-cli[{name}]', or remove it",
         ) from None
 
 
 def start_wandb(module: Any, *, project: str, name: str, identifier: str, config: Any, folder: Path) -> Any:
-    """A W&B run with the artifact's id, so that a run that goes on goes on there too."""
+    """W&B run with the artifact's id, so that a resumed run continues there too."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = module.Settings(
         console="off", silent=True, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True
@@ -86,5 +86,5 @@ def start_wandb(module: Any, *, project: str, name: str, identifier: str, config
 
 
 def start_trackio(module: Any, *, project: str, name: str, config: Any) -> Any:
-    """A trackio run of that name; its data lies where `trackio show` looks for it."""
+    """trackio run of that name; its data is stored where `trackio show` finds it."""
     return module.init(project=project, name=name, resume="allow", config=dict(config), embed=False)

@@ -1,4 +1,4 @@
-"""`Watch`: the one object that the trainer tells of each step."""
+"""`Watch`: the object that receives each step from the trainer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAME_DIGITS = 8
 
 @dataclass(frozen=True)
 class Watched:
-    """What is watched. `devices` share the `tokens_per_step`; `config` is what trackers show as the configuration."""
+    """The monitored run. `devices` share the `tokens_per_step`; `config` is the configuration shown by trackers."""
 
     model: ModelConfig
     device: torch.device
@@ -40,10 +40,10 @@ class Watched:
 
 
 class Watch:
-    """Records the steps of a run beside its run log: `<log>.jsonl`, and files in the folder `<log>/`.
+    """Records the steps of a run next to its run log: `<log>.jsonl`, and files in the folder `<log>/`.
 
     Raises:
-        ConfigError: a tracker is asked for and not installed.
+        ConfigError: a tracker is requested but not installed.
     """
 
     def __init__(self, options: WatchOptions, watched: Watched, log_path: Path, logger: logging.Logger) -> None:
@@ -81,14 +81,14 @@ class Watch:
         self.close()
 
     def resume(self, step: int) -> None:
-        """The run goes on after `step`; what viewers know of later steps stands no more."""
+        """The run continues after `step`; data of later steps in viewers is invalidated."""
         if self.event_files is not None:
             self.event_files.resume(step)
         if self.profiler is not None:
             self.profiler.after(step)
 
     def step(self, record: Mapping[str, Any], seconds: float) -> dict[str, str]:
-        """Record a finished step: its line of metrics.jsonl and the seconds it took. Returns figures for the bar."""
+        """Record a finished step: its line of metrics.jsonl and duration in seconds. Returns figures for the bar."""
         timing = self.throughput.timing(
             seconds, self.watched.tokens_per_step, record["active_experts"], mtp="mtp_loss" in record
         )
@@ -107,7 +107,7 @@ class Watch:
             tracker.write(record["step"], values)
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Flush buffered data."""
         if self.profiler is not None:
             self.profiler.close()
         if self.event_files is not None:
@@ -117,7 +117,7 @@ class Watch:
 
 
 def _opening(options: WatchOptions, watched: Watched, peak: float) -> dict[str, Any]:
-    """The line of the run log that says what its figures are measured against."""
+    """Line of the run log with the reference values of its figures."""
     return {
         "event": "watch",
         "device": str(watched.device),
@@ -143,7 +143,7 @@ def _log_line(step: int, timing: Timing) -> dict[str, Any]:
 
 
 def _bar_fields(record: Mapping[str, Any], timing: Timing) -> dict[str, str]:
-    loss = math.nan if record["loss"] is None else record["loss"]  # null in a step that was left out
+    loss = math.nan if record["loss"] is None else record["loss"]  # null in a skipped step
     fields = {"loss": f"{loss:.4f}", "tokens/s": f"{timing.tokens_per_second:,.0f}"}
     if timing.mfu is not None:
         fields["MFU"] = f"{timing.mfu:.1%}"
@@ -176,13 +176,13 @@ def _open_trackers(options: WatchOptions, watched: Watched, log_path: Path, logg
 
 
 def steps_told(log_path: Path, tracker: str) -> int:
-    """The last step of the run log that was written while `tracker` was told of steps; -1 for none."""
+    """Last step in the run log that was also sent to `tracker`; -1 for none."""
     told, listening = -1, False
     if not log_path.exists():
         return told
     with log_path.open("rb") as stream:
         for line in stream:
-            with suppress(ValueError):  # the last line of a killed run may be cut
+            with suppress(ValueError):  # the last line of a killed run may be truncated
                 event = orjson.loads(line)
                 if event.get("event") == "watch":
                     listening = tracker in event["trackers"]

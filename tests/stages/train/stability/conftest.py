@@ -1,4 +1,4 @@
-"""A tiny model with the parts that stability looks at, built without a run."""
+"""A tiny model with the parts used by the stability measurements, without a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BuildModel = Callable[..., LongcatFlash]
 
 @pytest.fixture
 def build_model() -> BuildModel:
-    """Three layers of 6 FFN and 3 zero-computation experts, in float32 or as told."""
+    """Three layers of 6 FFN and 3 zero-computation experts, by default in float32."""
 
     def build(dtype: torch.dtype = torch.float32, **changes: object) -> LongcatFlash:
         sizes = {
@@ -45,5 +45,5 @@ def build_model() -> BuildModel:
 
 @pytest.fixture
 def ids() -> torch.Tensor:
-    """Two rows of 13 tokens and one target more."""
+    """Two rows of 13 tokens plus one target."""
     return torch.randint(0, 61, (2, 14), generator=torch.Generator().manual_seed(0))

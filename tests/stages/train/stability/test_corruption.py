@@ -1,4 +1,4 @@
-"""The recomputation of a layer: silent on a sound machine, loud at one flipped bit, and without effect on the step."""
+"""Recomputation of a layer: no error on sound hardware, an error for one flipped bit, and no effect on the step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from longcat.model.layer import ShortcutLayer
+from longcat.model.layers.shortcut import ShortcutLayer
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.errors import LongcatError
 from longcat.stages.train.stability.corruption import LayerRecording, differing_bits, layer_to_check
@@ -22,7 +22,7 @@ BuildModel = Callable[..., LongcatFlash]
 
 
 def backward(model: LongcatFlash, ids_BT: torch.Tensor) -> None:
-    """A loss that reaches the logits from outside as well, as the balance loss does."""
+    """Backward of a loss that also depends directly on the logits, like the balance loss."""
     loss_sum, _, output = model.loss(ids_BT[:, :-1], ids_BT[:, 1:])
     (loss_sum + sum(routing.logits_TE.softmax(-1).square().sum() for routing in output.routing)).backward()
 
@@ -39,7 +39,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("changes", [{}, {"gating_residual": True}, {"moe_layout": "interleaved"}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_sound_machine_passes_and_the_step_keeps_its_bits(
+def test_sound_hardware_passes_and_the_step_keeps_its_bits(
     build_model: BuildModel, ids: torch.Tensor, changes: dict[str, object], dtype: torch.dtype
 ) -> None:
     plain, checked = build_model(dtype, **changes), build_model(dtype, **changes)
@@ -47,7 +47,7 @@ def test_a_sound_machine_passes_and_the_step_keeps_its_bits(
         backward(plain, rows_BT)
     first, second = ids.split(1)
     backward(checked, first)
-    recorded(checked, second, 1).compare(step=7)  # on top of the gradients of another micro batch
+    recorded(checked, second, 1).compare(step=7)  # added to the gradients of another micro batch
     for name, gradient in gradients(plain).items():
         assert torch.equal(gradient, gradients(checked)[name]), name
     assert not any(hooks for p in checked.parameters() if (hooks := p._backward_hooks))
@@ -63,10 +63,10 @@ def test_the_first_of_several_micro_batches_is_recorded(build_model: BuildModel,
     recording.compare(step=0)
 
 
-def test_what_is_compared(build_model: BuildModel, ids: torch.Tensor) -> None:
+def test_compared_tensors(build_model: BuildModel, ids: torch.Tensor) -> None:
     recording = recorded(build_model(gating_residual=True), ids, 1)
     names = {f"gradient of {name}" for name, _ in recording.layer.named_parameters()}
-    inputs = {"gradient of the hidden states", "gradient of the router logits of the layer before"}
+    inputs = {"gradient of the hidden states", "gradient of the router logits of the previous layer"}
     assert set(recording.gradients) == names | inputs
     assert set(recording.outputs) == set(recording.into) == {"output", "router logits"}
 
@@ -102,11 +102,11 @@ def once(break_it: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torc
 @pytest.mark.parametrize(
     ("break_it", "named"),
     [
-        (flipped, r"the output of layer 1 came out otherwise .*: \d+ of \d+ bits differ"),
-        (_FlipOneBit.apply, r"the gradient of .* of layer 1 came out otherwise .*: \d+ of \d+ bits differ"),
+        (flipped, r"the output of layer 1 differs when recomputed.*: \d+ of \d+ bits differ"),
+        (_FlipOneBit.apply, r"the gradient of .* of layer 1 differs when recomputed.*: \d+ of \d+ bits differ"),
     ],
 )
-def test_one_flipped_bit_is_told(
+def test_one_flipped_bit_is_detected(
     build_model: BuildModel, ids: torch.Tensor, break_it: Callable[[torch.Tensor], torch.Tensor], named: str
 ) -> None:
     model = build_model()
@@ -117,7 +117,7 @@ def test_one_flipped_bit_is_told(
     assert "longcat train verify" in str(caught.value)
 
 
-def test_a_flipped_gradient_of_a_parameter_is_told(build_model: BuildModel, ids: torch.Tensor) -> None:
+def test_a_flipped_gradient_of_a_parameter_is_detected(build_model: BuildModel, ids: torch.Tensor) -> None:
     model = build_model()
     recording = recorded(model, ids, 2)
     name = "gradient of mlp.experts.down_proj"
@@ -184,6 +184,6 @@ def test_bits_are_counted_one_by_one() -> None:
     assert differing_bits(torch.tensor([0.0]).bfloat16(), torch.tensor([-0.0]).bfloat16()) == 1
 
 
-def test_layers_take_turns() -> None:
+def test_layers_alternate() -> None:
     assert [layer_to_check(5, done, 3) for done in (0, 1, 5, 10, 15)] == [0, None, 1, 2, 0]
     assert layer_to_check(0, 0, 3) is None

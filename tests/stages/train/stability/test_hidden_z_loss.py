@@ -1,4 +1,4 @@
-"""The hidden z-loss against its equation."""
+"""The hidden z-loss compared with its equation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_loss_and_gradient_are_those_of_the_equation() -> None:
         torch.testing.assert_close(ours_BTD, theirs_BTD, rtol=1e-12, atol=1e-12)
 
 
-def test_is_finite_where_the_exponential_is_not() -> None:
+def test_is_finite_for_overflowing_exponentials() -> None:
     z_BTD = torch.tensor([[[1e6, -2e6, 0.0], [0.0, 0.0, 0.0]]], requires_grad=True)
     loss = hidden_z_loss(z_BTD)
     loss.backward()

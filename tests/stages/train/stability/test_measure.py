@@ -1,4 +1,4 @@
-"""The figures of the `stability` object."""
+"""Values of the `stability` object."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_largest_activations_over_all_micro_batches(build_model: BuildModel, ids
         model.loss(ids, ids)
     assert before[-1] == max(residual)
     assert all(value > 0 for value in before)
-    assert [largest[layer].item() for layer in range(3)] == before  # no hook is left
+    assert [largest[layer].item() for layer in range(3)] == before  # no hook remains
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_groups_of_five_layers_in_three(name: str, group: str) -> None:
 
 
 @pytest.mark.parametrize(("layers", "layer_groups"), [(1, 4), (28, 4), (7, 3), (3, 3)])
-def test_every_layer_is_in_the_group_that_names_it(layers: int, layer_groups: int) -> None:
+def test_every_layer_is_in_its_named_group(layers: int, layer_groups: int) -> None:
     for layer in range(layers):
         bounds = group_of(f"model.layers.{layer}.mlps.0.x", layers, layer_groups).split(".")[1].split("-")
         assert int(bounds[0]) <= layer <= int(bounds[-1])
@@ -93,7 +93,7 @@ def test_rms_adds_up_over_tensors_and_devices() -> None:
     groups = ["a", "b", "c"]
     pairs = [("a", torch.tensor([3.0, 4.0])), ("b", torch.full((2, 2), 2.0)), ("a", torch.tensor([5.0]))]
     assert rms_by_group(pairs, groups) == pytest.approx({"a": math.sqrt(50 / 3), "b": 2.0})
-    # A second device that holds 0 and 6 of `a`, the same `b`, and all of `c`.
+    # A second device that has 0 and 6 of `a`, the same `b`, and all of `c`.
     other_G2 = torch.tensor([[36.0, 2.0], [16.0, 4.0], [9.0, 1.0]], dtype=torch.float64)
     expected = {"a": math.sqrt(86 / 5), "b": 2.0, "c": 3.0}
     assert rms_by_group(pairs, groups, lambda both_G2: both_G2 + other_G2) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""R_g: the hook on the routing weights against the gradient by the scores themselves."""
+"""R_g: the hook on the routing weights compared with the gradient with respect to the scores."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from longcat.model.layer import ShortcutLayer
-from longcat.model.transformer import LongcatFlash, TrunkOutput
-from longcat.stages.train.balance_loss import ExpertGroups, balance_loss
+from longcat.model.layers.shortcut import ShortcutLayer
+from longcat.model.transformer import BackboneOutput, LongcatFlash
+from longcat.stages.train.load_balance.device_loss import ExpertGroups, balance_loss
 from longcat.stages.train.stability.router_gradients import RouterGradients
 
 BuildModel = Callable[..., LongcatFlash]
@@ -20,7 +20,7 @@ GROUPS = ExpertGroups(experts=6, zero_experts=3, topk=3, target=2.0, groups=3)
 def gradients_of(
     model: LongcatFlash, ids_BT: torch.Tensor, micro_batches: int = 1, coefficient: float = 0.0
 ) -> RouterGradients:
-    """What is measured over a step whose gradients are those of the mean loss."""
+    """Measurements of a step with the gradients of the mean loss."""
     total = ids_BT.shape[0] * (ids_BT.shape[1] - 1)
     measured = RouterGradients(model.config, ids_BT.device)
     for rows_BT in ids_BT.chunk(micro_batches):
@@ -30,7 +30,7 @@ def gradients_of(
     return measured
 
 
-def watched_balance_loss(measured: RouterGradients, output: TrunkOutput, total: int) -> torch.Tensor:
+def watched_balance_loss(measured: RouterGradients, output: BackboneOutput, total: int) -> torch.Tensor:
     losses = []
     for layer, routing in enumerate(output.routing):
         tokens = len(routing.logits_TE)
@@ -46,7 +46,7 @@ def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.fixture
 def with_reachable_scores(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """Routes by the plain softmax and keeps the scores of every layer, with their gradients."""
+    """Route with the plain softmax and record the scores of every layer with their gradients."""
     scores: list[torch.Tensor] = []
 
     def softmax_route(logits_TE: torch.Tensor, bias_E: torch.Tensor, topk: int, scaling: float) -> object:
@@ -58,12 +58,12 @@ def with_reachable_scores(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]
         experts_TK = top_experts(scores_TE.detach() + bias_E, topk)
         return Routing(scores_TE.gather(1, experts_TK) * scaling, experts_TK, count(experts_TK, logits_TE.shape[-1]))
 
-    monkeypatch.setattr("longcat.model.router.route", softmax_route)
+    monkeypatch.setattr("longcat.model.moe.router.route", softmax_route)
     return scores
 
 
 @pytest.mark.parametrize("kind", ["identity", "zero", "constant", "null"])
-def test_the_hook_sees_the_gradient_by_the_scores(
+def test_the_hook_gives_the_gradient_of_the_scores(
     build_model: BuildModel, ids: torch.Tensor, with_reachable_scores: list[torch.Tensor], kind: str
 ) -> None:
     measured = gradients_of(build_model(torch.float64, zero_expert_type=kind), ids)
@@ -91,7 +91,7 @@ def test_a_layer_that_no_gradient_reached(build_model: BuildModel) -> None:
 def test_micro_batches_add_up(build_model: BuildModel, ids: torch.Tensor) -> None:
     whole, halves = (gradients_of(build_model(torch.float64), ids, count) for count in (1, 2))
     torch.testing.assert_close(halves.gradients_LE, whole.gradients_LE)
-    # One group's frequency is linear in the counts, so its mean over micro batches is that of the whole.
+    # The frequency of a group is linear in the counts, so its mean over micro batches equals that of the batch.
     torch.testing.assert_close(halves.frequencies_LE, whole.frequencies_LE)
 
 
@@ -114,8 +114,8 @@ def test_recomputed_layers_count_once(
     assert torch.equal(again.gradients_LE, plain.gradients_LE)
 
 
-def test_the_balance_loss_is_hardly_seen(build_model: BuildModel, ids: torch.Tensor) -> None:
-    """It reaches the weights of no layer but those below it, and these by a hair."""
+def test_the_balance_loss_has_almost_no_effect(build_model: BuildModel, ids: torch.Tensor) -> None:
+    """It affects only routing weights of earlier layers, and only slightly."""
     without = gradients_of(build_model(torch.float64), ids)
     coefficient = 0.1 / max(without.unit_ratios())
     with_it = gradients_of(build_model(torch.float64), ids, coefficient=coefficient)

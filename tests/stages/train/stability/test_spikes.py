@@ -1,4 +1,4 @@
-"""Loss spikes on made-up histories: what is skipped, when a run goes back, and that noise is no alarm."""
+"""Loss spikes in synthetic histories: skipped steps, rewinds, and no false alarms for noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from longcat.pipeline.errors import LongcatError
 from longcat.stages.train.stability.config import SpikeOptions
-from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, Verdict, recorded
+from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, SpikeVerdict, recorded
 
 BATCH = 4
 
@@ -22,7 +22,7 @@ def record(step: int, loss: float, norm: float = 1.0, **more: Any) -> dict[str, 
 
 
 def calm(steps: int) -> list[dict[str, Any]]:
-    """Losses of 2.0 and norms of 1.0, give or take 0.1."""
+    """Losses of 2.0 and norms of 1.0, both ± 0.1."""
     return [record(step, 2.0 + 0.1 * (-1) ** step, 1.0 + 0.1 * (-1) ** step) for step in range(1, steps + 1)]
 
 
@@ -43,10 +43,10 @@ def guard(steps: int = 70, **options: Any) -> SpikeGuard:
 def test_six_deviations_above_the_mean(loss: float, norm: float, told: str) -> None:
     verdict = guard().judge(71, loss, norm)
     assert verdict.reason == told
-    assert verdict == (Verdict("skip", told, 71) if told else Verdict("take"))
+    assert verdict == (SpikeVerdict("skip", told, 71) if told else SpikeVerdict("take"))
 
 
-def test_before_there_is_a_history_only_finiteness_counts() -> None:
+def test_without_a_history_only_finiteness_is_checked() -> None:
     young = guard(63)
     assert young.judge(64, 1e9, 1e9).action == "take"
     assert young.judge(64, math.nan, 1.0).action == "skip"
@@ -59,7 +59,7 @@ def test_only_the_window_counts() -> None:
     assert SpikeGuard(SpikeOptions(), old + recent[:100]).judge(301, 2.61, 1.0).action == "take"
 
 
-def test_a_flat_history_has_a_least_deviation() -> None:
+def test_a_constant_history_has_a_minimum_deviation() -> None:
     flat = SpikeGuard(SpikeOptions(), [record(step, 2.0) for step in range(1, 71)])
     assert flat.judge(71, 2.23, 1.0).action == "take"
     assert flat.judge(71, 2.25, 1.0).action == "skip"
@@ -70,21 +70,21 @@ def test_skipped_steps_never_enter_the_history() -> None:
     for step in range(71, 76):
         one.add(record(step, 50.0, skipped=True))
     one.add(record(76, 2.0))
-    assert one.judge(77, 2.61, 1.0) == Verdict("skip", "the loss of 2.61 exceeds 2.596", 77)
+    assert one.judge(77, 2.61, 1.0) == SpikeVerdict("skip", "the loss of 2.61 exceeds 2.596", 77)
 
 
-def test_none_takes_every_step() -> None:
-    assert guard(action="none").judge(71, math.nan, math.inf) == Verdict("take")
+def test_none_accepts_every_step() -> None:
+    assert guard(action="none").judge(71, math.nan, math.inf) == SpikeVerdict("take")
 
 
-def test_figures_of_a_skipped_step_are_json() -> None:
+def test_values_of_a_skipped_step_are_json() -> None:
     assert [recorded(value) for value in (1.5, math.nan, -math.inf)] == [1.5, None, None]
     one = guard()
     one.add({"step": 71, "loss": None, "gradient_norm": None, "skipped": True})
     assert one.judge(72, math.nan, 1.0).action == "rewind"
 
 
-def test_skipping_ends_when_the_run_has_diverged() -> None:
+def test_skipping_ends_if_the_run_has_diverged() -> None:
     one = guard(action="skip", diverged_after=3)
     for step in (71, 72):
         assert one.judge(step, 5.0, 1.0).action == "skip"
@@ -93,24 +93,24 @@ def test_skipping_ends_when_the_run_has_diverged() -> None:
         one.judge(73, 5.0, 1.0)
 
 
-def test_bad_steps_in_a_row_call_for_a_rewind() -> None:
+def test_consecutive_bad_steps_trigger_a_rewind() -> None:
     one = guard(diverged_after=3)
     for step in (71, 72):
         one.add(record(step, 5.0, skipped=True))
-    assert one.judge(73, 5.0, 1.0) == Verdict("rewind", "the loss of 5 exceeds 2.6", 71)
+    assert one.judge(73, 5.0, 1.0) == SpikeVerdict("rewind", "the loss of 5 exceeds 2.6", 71)
     one.add(record(73, 2.0))
     assert one.judge(74, 5.0, 1.0).action == "skip"
 
 
-def test_a_loss_that_stays_infinite_calls_for_a_rewind_at_once() -> None:
+def test_a_persistently_infinite_loss_triggers_a_rewind_at_once() -> None:
     one = guard()
     one.add(record(71, 5.0, skipped=True))
-    assert one.judge(72, math.inf, 1.0) == Verdict("rewind", "the loss is inf", 71)
+    assert one.judge(72, math.inf, 1.0) == SpikeVerdict("rewind", "the loss is inf", 71)
     assert one.judge(72, 5.0, math.inf).action == "skip"
 
 
-def test_the_way_back_leads_before_the_first_bad_step() -> None:
-    verdict = Verdict("rewind", "the loss is inf", 71)
+def test_a_rewind_goes_back_before_the_first_bad_step() -> None:
+    verdict = SpikeVerdict("rewind", "the loss is inf", 71)
     rewound = guard().rewind(verdict, step=80, saves=[40, 60, 71, 80], batch_size=BATCH)
     assert rewound == Rewound(from_step=80, to_step=60, samples_skipped=20 * BATCH, rewinds=1)
     with pytest.raises(LongcatError, match=r"steps 71 to 80 were bad.*no save is older.*keep_last"):
@@ -123,10 +123,10 @@ def test_no_more_rewinds_than_allowed() -> None:
         one.add(record(61, 2.0, rewound=Rewound(80, 60, rewinds * 20 * BATCH, rewinds).record()))
     assert (one.rewinds, one.samples_skipped) == (2, 40 * BATCH)
     with pytest.raises(LongcatError, match=r"after 2 rewinds .*lower learning_rate"):
-        one.rewind(Verdict("rewind", "the loss is inf", 71), 80, [60], BATCH)
+        one.rewind(SpikeVerdict("rewind", "the loss is inf", 71), 80, [60], BATCH)
 
 
-def test_after_a_rewind_the_undone_steps_are_forgotten() -> None:
+def test_a_rewind_removes_the_undone_steps() -> None:
     undone = [record(step, 4.0, 1.0) for step in range(71, 101)]
     back = record(71, 2.0, rewound=Rewound(100, 70, 0, 1).record())
     whole = SpikeGuard(SpikeOptions(), [*calm(70), *undone, back])
@@ -136,17 +136,17 @@ def test_after_a_rewind_the_undone_steps_are_forgotten() -> None:
     assert whole.judge(72, 2.7, 1.0).action == "skip"
 
 
-def test_a_rewind_leaves_the_history_that_was_there_before() -> None:
+def test_a_rewind_restores_the_earlier_history() -> None:
     young = SpikeGuard(SpikeOptions(), [*calm(70), record(31, 2.0, rewound=Rewound(70, 30, 0, 1).record())])
-    assert young.judge(32, 5.0, 1.0).action == "take"  # 31 steps are less than the least history
+    assert young.judge(32, 5.0, 1.0).action == "take"  # 31 steps are less than the minimum history
     bad = [record(step, 5.0, skipped=True) for step in (71, 72)]
     back = record(71, 5.0, skipped=True, rewound=Rewound(73, 70, 0, 1).record())
     again = SpikeGuard(SpikeOptions(diverged_after=3), [*calm(70), *bad, back])
-    assert again.judge(72, 5.0, 1.0) == Verdict("skip", "the loss of 5 exceeds 2.6", 71)
+    assert again.judge(72, 5.0, 1.0) == SpikeVerdict("skip", "the loss of 5 exceeds 2.6", 71)
 
 
 def run(options: SpikeOptions, losses: Iterator[float], norms: Iterator[float], steps: int) -> list[dict[str, Any]]:
-    """The records of a run that goes by the guard, the guard rebuilt from the records now and then."""
+    """Records of a run with the guard, which is occasionally rebuilt from the records."""
     records: list[dict[str, Any]] = []
     one = SpikeGuard(options)
     for step in range(1, steps + 1):
@@ -161,10 +161,10 @@ def run(options: SpikeOptions, losses: Iterator[float], norms: Iterator[float], 
 
 @pytest.mark.parametrize(("spread", "tolerated"), [(0.05, 0), (0.15, 1), (0.3, 4)])
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_on_a_falling_loss_is_no_alarm(seed: int, spread: float, tolerated: int) -> None:
+def test_noise_on_a_falling_loss_is_not_a_spike(seed: int, spread: float, tolerated: int) -> None:
     """A loss of 2 + 8 / sqrt(step) with noise of 3 %, and gradient norms with a lognormal `spread`.
 
-    The tail of the norms now and then costs a single step, never two in a row.
+    The tail of the norms occasionally causes one skipped step, never two in a row.
     """
     generator, steps = np.random.default_rng(seed), 4000
     falling = 2 + 8 / np.sqrt(np.arange(1, steps + 1))
@@ -177,7 +177,7 @@ def test_noise_on_a_falling_loss_is_no_alarm(seed: int, spread: float, tolerated
     assert not {step + 1 for step in skipped} & set(skipped)
 
 
-def test_a_real_spike_is_left_out_and_the_run_goes_on() -> None:
+def test_a_real_spike_is_skipped_and_the_run_continues() -> None:
     generator, steps = np.random.default_rng(0), 400
     losses = 2 + 8 / np.sqrt(np.arange(1, steps + 1)) + 0.05 * generator.standard_normal(steps)
     losses[300:304] += np.array([2.0, 4.0, 3.0, 1.5])

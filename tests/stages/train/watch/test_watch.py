@@ -1,4 +1,4 @@
-"""What a run tells beside its metrics: speed, event files, trackers, profiles."""
+"""Monitoring of a run besides its metrics: speed, event files, trackers, profiles."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def config() -> ModelConfig:
 
 @pytest.fixture
 def open_watch(config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Begin to watch a run of the smallest model; the log is `run.jsonl`."""
+    """Start to monitor a run of the smallest model; the log is `run.jsonl`."""
     monkeypatch.setattr(module, "peak_flops", lambda device, dtype: 1e9)
 
     def open_it(**options: Any) -> Watch:
@@ -61,8 +61,8 @@ def log_lines(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
 
 
-def told(tmp_path: Path, tag: str) -> list[tuple[int, float]]:
-    """What TensorBoard shows of a curve."""
+def curve_points(tmp_path: Path, tag: str) -> list[tuple[int, float]]:
+    """Points of a curve in TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -70,7 +70,9 @@ def told(tmp_path: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in found.Scalars(tag)]
 
 
-def test_the_run_log_and_the_bar_get_the_figures(open_watch: Open, config: ModelConfig, tmp_path: Path) -> None:
+def test_the_run_log_and_the_progress_bar_have_the_figures(
+    open_watch: Open, config: ModelConfig, tmp_path: Path
+) -> None:
     with open_watch(tensorboard=False) as watch:
         shown = watch.step(record(1), 0.5)
     opening, step = log_lines(tmp_path)
@@ -87,7 +89,7 @@ def test_the_run_log_and_the_bar_get_the_figures(open_watch: Open, config: Model
     assert set(shown) == {"loss", "tokens/s", "MFU", "memory"}
 
 
-def test_mfu_counts_what_ran_on_all_devices(config: ModelConfig) -> None:
+def test_mfu_counts_operations_of_all_devices(config: ModelConfig) -> None:
     config = config.model_copy(update={"num_nextn_predict_layers": 1})
 
     def mfu(devices: int = 1, active: float = 1.0, *, mtp: bool = False) -> float:
@@ -116,11 +118,11 @@ def test_mfu_counts_what_ran_on_all_devices(config: ModelConfig) -> None:
         ("NVIDIA RTX A1000", None),
     ],
 )
-def test_peaks_are_found_by_the_name_of_the_device(name: str, bfloat16: float | None) -> None:
+def test_peaks_are_found_by_device_name(name: str, bfloat16: float | None) -> None:
     assert known_peak(name, torch.bfloat16) == bfloat16
 
 
-def test_measuring_the_peak_leaves_the_process_as_it_was() -> None:
+def test_measuring_the_peak_does_not_change_the_process() -> None:
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     assert measured_peak(torch.device("cpu"), torch.float32) > 1e8
     assert torch.equal(before, torch.get_rng_state())
@@ -137,11 +139,11 @@ def test_event_files_show_every_step_once_after_a_resume(open_watch: Open, tmp_p
         for step in range(5, 10):
             watch.step(record(step, loss=100.0 + step), 0.1)
     expected = [(step, float(step)) for step in range(1, 5)] + [(step, 100.0 + step) for step in range(5, 10)]
-    assert told(tmp_path, "loss/train") == expected
-    assert [step for step, _ in told(tmp_path, "experts/active/layer_00")] == list(range(1, 10))
+    assert curve_points(tmp_path, "loss/train") == expected
+    assert [step for step, _ in curve_points(tmp_path, "experts/active/layer_00")] == list(range(1, 10))
 
 
-def test_a_record_becomes_one_curve_a_number() -> None:
+def test_a_record_becomes_one_curve_per_number() -> None:
     stability = {"router_cosine": [0.1, None], "gradient_rms": {"experts": 1e-5}}
     found = scalars(record(2, expert_load=[[6, 2]], stability=stability, skipped=True, validation_loss=3.0))
     assert found == {
@@ -157,7 +159,7 @@ def test_a_record_becomes_one_curve_a_number() -> None:
 
 
 class FakeService:
-    """Stands in for the modules wandb and trackio; fails when told to."""
+    """Replaces the modules wandb and trackio; fails on request."""
 
     def __init__(self) -> None:
         self.logged: list[tuple[int, float]] = []
@@ -190,7 +192,7 @@ def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     yield request.param, fake
 
 
-def test_trackers_are_told_of_every_step_once(open_watch: Open, service: tuple[str, FakeService]) -> None:
+def test_trackers_get_every_step_once(open_watch: Open, service: tuple[str, FakeService]) -> None:
     name, fake = service
     for start in (0, 2):
         with open_watch(tensorboard=False, trackers=[name], project="p") as watch:
@@ -204,7 +206,7 @@ def test_trackers_are_told_of_every_step_once(open_watch: Open, service: tuple[s
     assert fake.started[0]["resume"] == "allow"
 
 
-def test_a_tracker_that_fails_is_warned_about_once(
+def test_a_failing_tracker_causes_one_warning(
     open_watch: Open, service: tuple[str, FakeService], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     name, fake = service
@@ -220,8 +222,8 @@ def test_a_tracker_that_fails_is_warned_about_once(
     assert fake.logged == [(1, 5.0)]
     messages = [entry.getMessage() for entry in caplog.records]
     assert messages == [
-        f"{name} is not told of this run any more: TimeoutError",
-        f"{name} is not told of this run any more: no route to host",
+        f"{name} no longer receives this run: TimeoutError",
+        f"{name} no longer receives this run: no route to host",
     ]
 
 
@@ -234,7 +236,7 @@ def test_a_tracker_that_is_not_installed_is_one_error(
     assert not (tmp_path / "run.jsonl").exists()
 
 
-def test_only_steps_that_a_tracker_heard_of_count_as_told(tmp_path: Path) -> None:
+def test_only_steps_received_by_a_tracker_count_as_sent(tmp_path: Path) -> None:
     def line(**values: Any) -> str:
         return json.dumps(values)
 
@@ -269,7 +271,7 @@ def test_the_profiler_records_its_window(open_watch: Open, tmp_path: Path, steps
     assert products == min(2, steps - 1)
 
 
-def test_a_window_that_lies_behind_is_not_recorded(open_watch: Open, tmp_path: Path) -> None:
+def test_a_past_window_is_not_recorded(open_watch: Open, tmp_path: Path) -> None:
     with open_watch(tensorboard=False, profile_steps=(2, 2)) as watch:
         watch.resume(2)
         watch.step(record(3), 0.1)
@@ -285,6 +287,6 @@ def test_a_window_that_lies_behind_is_not_recorded(open_watch: Open, tmp_path: P
         ({"profile_steps": [0, 3]}, "profile_steps"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_config(WatchOptions, options, "watch")

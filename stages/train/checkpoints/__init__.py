@@ -1,0 +1,1 @@
+"""Resumable checkpoints of a training run."""

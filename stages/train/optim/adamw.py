@@ -1,0 +1,116 @@
+"""AdamW for a model's parameters, and its moments as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from longcat.model.config import ModelConfig
+from longcat.model.parameter_kinds import parameter_kind
+from longcat.pipeline.errors import IntegrityError
+from longcat.stages.train.config import OptimizerOptions
+from longcat.stages.train.parallel.norms import by_mesh
+from longcat.stages.train.parallel.state import copy_part
+
+Tensors = dict[str, torch.Tensor]
+STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class NamedParameters(Protocol):
+    """A model, or a process's part of one."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+def build_optimizer(
+    model: NamedParameters, options: OptimizerOptions, factors: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """Fused AdamW, with one group per parameter kind (`model.parameter_kinds`) and weight decay.
+
+    `factors` are learning rate factors by kind, 1 by default. Weight decay applies to tensors of two or more
+    dimensions, not to norms; it is multiplied by the group's learning rate. Sharded parameters are also grouped by
+    mesh.
+    """
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decay = options.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((parameter_kind(model.config, name, parameter.ndim), decay), []).append(parameter)
+    settings = [
+        {"params": parameters, "weight_decay": decay, "kind": kind, "factor": (factors or {}).get(kind, 1.0)}
+        for (kind, decay), members in groups.items()
+        for parameters in by_mesh(members)
+    ]
+    return torch.optim.AdamW(settings, lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, base: float) -> None:
+    """Set every group's learning rate to its factor times `base`."""
+    for group in optimizer.param_groups:
+        group["lr"] = base * group["factor"]
+
+
+def moments(model: NamedParameters, optimizer: torch.optim.Optimizer) -> Tensors:
+    """The optimizer's state as `<parameter>.exp_avg`, `<parameter>.exp_avg_sq` and `<parameter>.step` (a scalar)."""
+    return {
+        f"{name}.{key}": optimizer.state[parameter][key]
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for key in STATE_KEYS
+    }
+
+
+def moment_names(model: NamedParameters) -> list[str]:
+    """Names returned by `moments` when every parameter has state."""
+    return [f"{name}.{key}" for name, _ in model.named_parameters() for key in STATE_KEYS]
+
+
+def moments_like(model: NamedParameters, optimizer: torch.optim.Optimizer, names: Collection[str]) -> Tensors:
+    """Create empty optimizer state for `names`, with the layout of the parameters; returns it for loading.
+
+    Raises:
+        IntegrityError: a name belongs to no parameter.
+    """
+    optimizer.state.clear()
+    for name, parameter in model.named_parameters():
+        if f"{name}.step" in names:
+            # CUDA's fused kernel needs the step counts on the device too.
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            moment = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": step, **moment}
+    found = moments(model, optimizer)
+    if left := set(names) - found.keys():
+        raise IntegrityError(f"optimizer state {min(left)} belongs to no parameter of the model")
+    return found
+
+
+def load_moments(model: NamedParameters, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Restore the state returned by `moments`; an empty mapping leaves the optimizer unchanged.
+
+    Raises:
+        IntegrityError: a tensor belongs to no parameter, is missing, or has another shape.
+    """
+    optimizer.state.clear()
+    left = set(tensors)
+    for name, parameter in model.named_parameters():
+        keys = {key: f"{name}.{key}" for key in STATE_KEYS}
+        if left.isdisjoint(keys.values()):
+            continue
+        state = {}
+        for key, full in keys.items():
+            expected = torch.Size() if key == "step" else parameter.shape
+            if full not in tensors or tensors[full].shape != expected:
+                found = tuple(tensors[full].shape) if full in tensors else "nothing"
+                raise IntegrityError(f"optimizer state {full}: expected {tuple(expected)}, found {found}")
+            # A copy: tensors of a memory-mapped file are unaligned, and alignment may change the last bit.
+            # CUDA's fused kernel needs the step counts on the device too.
+            like = parameter.detach() if key != "step" else torch.empty((), device=parameter.device)
+            state[key] = copy_part(torch.empty_like(like, dtype=tensors[full].dtype), tensors[full])
+            left.discard(full)
+        optimizer.state[parameter] = state
+    if left:
+        raise IntegrityError(f"optimizer state {min(left)} belongs to no parameter of the model")
