@@ -1,4 +1,4 @@
-"""Stage `grow`: a deeper model whose layers are the stacked layers of a trained one."""
+"""Stage `grow`: makes a deeper model by stacking the layers of a trained one."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from longcat.pipeline.stage import Context, Result, stage
 if TYPE_CHECKING:
     from longcat.pipeline.artifact import Artifact
     from longcat.pipeline.runner import PlannedInput
-    from longcat.stages.train.checkpoint import TrainingState
-    from longcat.stages.train.plan import Start
+    from longcat.stages.formats.checkpoint import Start, TrainingState
 
 
 class GrowConfig(StageConfig):
     """Configuration of `grow`."""
 
-    factor: int = Field(default=2, ge=2, description="how many times the layers are stacked on each other")
+    factor: int = Field(default=2, ge=2, description="number of times the layers are stacked")
     optimizer: Literal["copy", "zero"] = Field(
-        default="copy", description="moments of a stacked layer: those of the layer it comes from, or none for all"
+        default="copy", description="moments of a stacked layer: copied from its source layer, or reset for all"
     )
     router_biases: Literal["copy", "zero"] = Field(
-        default="copy", description="router biases of a stacked layer: those of the layer it comes from, or zero"
+        default="copy", description="router biases of a stacked layer: copied from its source layer, or zero"
     )
 
 
 def _check(config: GrowConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
-    from longcat.stages.train.architecture import architecture_of, changed_config
+    from longcat.stages.formats.architecture import architecture_of, changed_config
 
     model = architecture_of(inputs["checkpoint"][0])
     if model is None:
@@ -43,10 +42,10 @@ def grow(context: Context[GrowConfig]) -> Result:
     """Stack the layers of a checkpoint into a deeper model (LongCat-Flash report, section 2.3.2).
 
     Layers 1..n become 1..n, 1..n again and so on; embedding, final norm and output projection are copied. Counters and
-    schedule position are kept, so that `train` goes on from there.
+    schedule position are kept, so that `train` continues from there.
     """
     from longcat.model.growth import layer_mapping, stack_layers
-    from longcat.stages.train.checkpoint import parameter_count, read_model, read_state, write_checkpoint
+    from longcat.stages.formats.checkpoint import parameter_count, read_model, read_state, write_checkpoint
 
     config, source = context.config, context.input("checkpoint")
     model = read_model(source)
@@ -75,10 +74,9 @@ def grow(context: Context[GrowConfig]) -> Result:
 
 
 def _start(config: GrowConfig, source: Artifact, layers: int) -> Start:
-    """What training of the grown model begins with; no moments let AdamW begin afresh, its step count included."""
+    """Training state of the grown model; without moments AdamW restarts, including its step count."""
     from longcat.model.growth import stack_state
-    from longcat.stages.train.checkpoint import read_start
-    from longcat.stages.train.plan import Start
+    from longcat.stages.formats.checkpoint import Start, read_start
 
     start = read_start(source)
     moments = {} if config.optimizer == "zero" else stack_state(start.moments, layers, config.factor)

@@ -1,4 +1,4 @@
-"""Stage `train`: from tokens to a checkpoint, with a new model or going on from a checkpoint."""
+"""Stage `train`: trains a new model, or continues from a checkpoint, on packed tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.train.config import TrainConfig
-from longcat.stages.train.launch import follows, is_launched, launch
+from longcat.stages.train.launch.torchrun import follows, run_or_launch
 
 if TYPE_CHECKING:
     from longcat.pipeline.runner import PlannedInput
@@ -26,11 +26,8 @@ def _check(config: TrainConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) 
     output="checkpoint",
     follows=follows,
     check=_check,
+    body="longcat.stages.train.run:train_checkpoint",
 )
 def train(context: Context[TrainConfig]) -> Result:
     """Train a model on packed tokens."""
-    if is_launched(context.config):
-        return launch(context, "train")
-    from longcat.stages.train.run import train_checkpoint
-
-    return train_checkpoint(context)
+    return run_or_launch(context, "train")

@@ -1,37 +1,38 @@
-"""What a training run can be told. `TrainingOptions` is shared by every stage that trains."""
+"""Configuration of a training run. `TrainingOptions` is shared by every stage that trains."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from longcat.pipeline.config import RUNTIME, StageConfig
-from longcat.stages.device import resolve_device, resolve_dtype
-from longcat.stages.train.launch_config import LaunchOptions
+from longcat.stages.device import Device, Dtype, resolve_device, resolve_dtype
+from longcat.stages.train.launch.config import LaunchOptions
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.stability.config import BalanceLossOptions, StabilityOptions
 from longcat.stages.train.watch.config import WatchOptions
 
 
 class ScheduleOptions(StageConfig):
-    """The learning rate as a function of the step; see `stages.train.schedule`."""
+    """Learning rate as a function of the step; see `stages.train.optim.schedule`."""
 
     kind: Literal["wsd", "cosine", "constant"] = Field(
-        default="wsd", description="shape after warm-up: wsd (constant, then a linear fall), cosine, constant"
+        default="wsd", description="shape after warm-up: wsd (constant, then linear decay), cosine, constant"
     )
     warmup_steps: int | None = Field(
         default=None, ge=0, description="steps of linear warm-up; null: 5 % of the schedule, at most 2000"
     )
-    decay_fraction: float = Field(default=0.2, ge=0, le=1, description="wsd: share of the schedule spent falling")
-    minimum_ratio: float = Field(default=0.1, ge=0, le=1, description="learning rate at the end, relative to the peak")
+    decay_fraction: float = Field(default=0.2, ge=0, le=1, description="wsd: fraction of the schedule spent decaying")
+    minimum_ratio: float = Field(default=0.1, ge=0, le=1, description="final learning rate relative to the peak")
     total_steps: int | None = Field(
         default=None,
         ge=1,
-        description="steps of the whole schedule, over all runs that continue it; null: to this run's end",
+        description="steps of the whole schedule, over all runs that continue it; null: until the end of this run",
     )
     position: Literal["continue", "restart"] = Field(
-        default="continue", description="with an input checkpoint: go on where its schedule stood, or begin at step 0"
+        default="continue", description="with an input checkpoint: continue its schedule, or restart at step 0"
     )
 
 
@@ -40,22 +41,26 @@ class OptimizerOptions(StageConfig):
 
     beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(default=0.95, ge=0, lt=1, description="decay of the second moment")
-    eps: float = Field(default=1e-16, gt=0, description="added to the root of the second moment (report: 1e-16)")
-    weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay, on matrices only")
-    gradient_clip: float = Field(default=1.0, gt=0, description="largest global gradient norm")
+    eps: float = Field(
+        default=1e-16,
+        gt=0,
+        description="epsilon epsilon epsilon added to the root of the second moment (report: 1e-16)",
+    )
+    weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay, only for matrices")
+    gradient_clip: float = Field(default=1.0, gt=0, description="maximum global gradient norm")
     average_decay: float | None = Field(
         default=None, ge=0, lt=1, description="keep an exponential moving average of the weights with this decay"
     )
     state: Literal["continue", "reset"] = Field(
-        default="continue", description="with an input checkpoint: keep its optimizer moments, or begin with none"
+        default="continue", description="with an input checkpoint: keep its optimizer moments, or reset them"
     )
 
 
 class ObjectiveOptions(StageConfig):
-    """The terms of the loss beside the next token's."""
+    """Terms of the loss besides next-token prediction."""
 
     document_mask: bool = Field(
-        default=True, description="a token sees its own document only, not the ones before it in the sequence"
+        default=True, description="a token attends only to its own document, not to earlier ones in the sequence"
     )
     hidden_z_loss: float = Field(
         default=1e-7,
@@ -63,36 +68,36 @@ class ObjectiveOptions(StageConfig):
         description="weight of the z-loss on the hidden states before the final norm (report: 1e-7); 0: none",
     )
     mtp_weight: float = Field(
-        default=0.3, ge=0, description="weight of multi-token prediction, for models that have its layer"
+        default=0.3, ge=0, description="weight of multi-token prediction, for models with its layer"
     )
     mtp_start_step: int = Field(
-        default=0, ge=0, description="step, counted from initialisation, from which multi-token prediction is trained"
+        default=0, ge=0, description="step since initialisation from which multi-token prediction is trained"
     )
 
 
 class BalanceOptions(StageConfig):
-    """The controller of the router biases; see `stages.train.balance`."""
+    """Controller of the router biases; see `stages.train.load_balance.controller`."""
 
     target_active_experts: float | None = Field(
-        default=None, gt=0, description="FFN experts a token should use on average (K_e); null: K*N/(N+Z)"
+        default=None, gt=0, description="target of FFN experts per token on average (K_e); null: K*N/(N+Z)"
     )
     mu: float | None = Field(
         default=None, ge=0, description="gain of the controller; null: K/(N+Z); 0 freezes the biases"
     )
     final_mu_ratio: float = Field(
-        default=0.5, ge=0, le=1, description="mu at the end of the schedule relative to its start, falling linearly"
+        default=0.5, ge=0, le=1, description="mu at the end of the schedule relative to its start, with linear decay"
     )
 
 
 class EvaluationOptions(StageConfig):
-    """The validation loss taken during and after training."""
+    """Validation loss during and after training."""
 
-    every: int = Field(default=0, ge=0, description="steps between evaluations; 0: at the end only")
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only at the end")
     windows: int = Field(default=16, ge=1, description="validation windows, spread evenly over the validation tokens")
 
 
-class TrainingOptions(LaunchOptions):
-    """What is the same whatever the length of the sequences and of the run."""
+class TrainingOptions(LaunchOptions, ABC):
+    """Options independent of sequence length and run length."""
 
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
     schedule: ScheduleOptions = ScheduleOptions()
@@ -100,13 +105,13 @@ class TrainingOptions(LaunchOptions):
     objective: ObjectiveOptions = ObjectiveOptions()
     balance: BalanceOptions = BalanceOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
-    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the initial weights and of the order of the data")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the matrix products; weights and moments are float32; auto: bfloat16 on cuda"
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of initial weights and data order")
+    device: Device = Field(default="auto", description="auto: cuda if available")
+    dtype: Dtype = Field(
+        default="auto", description="dtype of matrix products; weights and moments are float32; auto: bfloat16 on cuda"
     )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads; null: all cores; the last bits depend on it"
+        default=None, ge=1, description="CPU threads; null: all cores; affects the last bits of results"
     )
     balance_loss: BalanceLossOptions = BalanceLossOptions()
     stability: StabilityOptions = StabilityOptions()
@@ -114,27 +119,36 @@ class TrainingOptions(LaunchOptions):
     watch: WatchOptions = Field(default=WatchOptions(), json_schema_extra=RUNTIME)
     activation_checkpointing: Literal["none", "selective", "block"] = Field(
         default="none",
-        description="what backward computes again to save memory: nothing, the feed-forward networks, all layers",
+        description="what is recomputed in backward to save memory: nothing, the feed-forward networks, all layers",
     )
     compile: bool = Field(
-        default=False, description="torch.compile attention and dense networks; pays on long runs, costs at the start"
+        default=False, description="torch.compile attention and dense networks; slower start, faster steps"
     )
     loader_workers: int = Field(
         default=1,
         ge=0,
-        description="threads that make the next batches ready; 0: none; changes nothing else",
+        description="threads that prefetch batches; 0: none; does not affect results",
         json_schema_extra=RUNTIME,
     )
     checkpoint_every: int = Field(
         default=100,
         ge=1,
-        description="steps between the checkpoints a restart goes on from",
+        description="steps between checkpoints for resuming",
         json_schema_extra=RUNTIME,
     )
-    keep_last: int = Field(default=2, ge=1, description="how many of those are kept", json_schema_extra=RUNTIME)
+    keep_last: int = Field(default=2, ge=1, description="number of checkpoints to keep", json_schema_extra=RUNTIME)
+
+    @property
+    @abstractmethod
+    def all_steps(self) -> int:
+        """Optimizer steps of the run over all phases."""
+
+    @abstractmethod
+    def first_steps(self, steps: int) -> dict[str, Any]:
+        """Values that end the run after at most this many steps."""
 
     def resolved(self) -> Self:
-        """Device and dtype as they are on this machine: they change the bits."""
+        """Resolve device and dtype on this machine, since they affect the bits."""
         device = resolve_device(self.device)
         return self.model_copy(update={"device": device, "dtype": resolve_dtype(self.dtype, device)})
 
@@ -142,26 +156,22 @@ class TrainingOptions(LaunchOptions):
 class TrainConfig(TrainingOptions):
     """Configuration of `train`."""
 
-    preset: str | None = Field(
-        default=None, description="model preset of a new model; none when a checkpoint is continued"
-    )
-    model: dict[str, Any] = Field(default={}, description="values that replace those of the preset, e.g. num_layers: 4")
+    preset: str | None = Field(default=None, description="preset of a new model; none if a checkpoint is continued")
+    model: dict[str, Any] = Field(default={}, description="overrides of the preset, e.g. num_layers: 4")
     steps: int | None = Field(default=None, ge=1, description="optimizer steps")
     token_budget: int | None = Field(
-        default=None, ge=1, description="training tokens, in place of steps; rounded up to whole steps"
+        default=None, ge=1, description="training tokens, instead of steps; rounded up to whole steps"
     )
-    sequence_length: int = Field(default=256, ge=1, description="tokens a sequence")
-    batch_size: int = Field(default=8, ge=1, description="sequences an optimizer step")
+    sequence_length: int = Field(default=256, ge=1, description="tokens per sequence")
+    batch_size: int = Field(default=8, ge=1, description="sequences per optimizer step")
     micro_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="sequences a forward pass; fewer need less memory; null: all that a process reads",
+        description="sequences per forward pass; fewer need less memory; null: all of a process",
     )
-    min_document_tokens: int = Field(
-        default=0, ge=0, description="train only on documents of at least this many tokens"
-    )
+    min_document_tokens: int = Field(default=0, ge=0, description="use only documents of at least this many tokens")
     keep_own: tuple[str, ...] = Field(
-        default=(), description="with a proxy: keys that keep their value here although it is the default"
+        default=(), description="with a proxy: keys that keep their default value instead of the proxy's"
     )
 
     @model_validator(mode="after")
@@ -169,15 +179,22 @@ class TrainConfig(TrainingOptions):
         check_one_length(self.steps, self.token_budget)
         return self
 
+    @property
+    def all_steps(self) -> int:
+        return step_count(self.steps, self.token_budget, self.batch_size * self.sequence_length)
+
+    def first_steps(self, steps: int) -> dict[str, Any]:
+        return {"steps": min(steps, self.all_steps), "token_budget": None}
+
 
 def check_one_length(steps: int | None, token_budget: int | None) -> None:
-    """Raises ValueError unless exactly one of the two is given."""
+    """Raise ValueError unless exactly one of the two is given."""
     if (steps is None) == (token_budget is None):
-        raise ValueError("give either steps or token_budget")
+        raise ValueError("set either steps or token_budget")
 
 
 def step_count(steps: int | None, token_budget: int | None, tokens_per_step: int) -> int:
-    """Optimizer steps of a run whose length is given in steps or in tokens."""
+    """Optimizer steps of a run with its length in steps or tokens."""
     if steps is not None:
         return steps
     return -(-(token_budget or 0) // tokens_per_step)

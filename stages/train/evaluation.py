@@ -1,4 +1,4 @@
-"""The loss on validation windows, on one process or many."""
+"""Validation loss, on one or many processes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from longcat.model.transformer import LongcatFlash, TrunkOutput
-from longcat.stages.train.loader import IGNORED, Ids
+from longcat.model.transformer import BackboneOutput, LongcatFlash
+from longcat.stages.formats.windows import IGNORED, Ids
+from longcat.stages.train.optim.precision import ComputeModel
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.pipeline import Pipeline
 from longcat.stages.train.parallel.rows import Rows, local_rows
-from longcat.stages.train.plan import Validation
-from longcat.stages.train.precision import ComputeModel
+from longcat.stages.train.training_plan import Validation
 
 
 class Evaluator:
-    """Mean cross entropy in nats a token over windows, `rows` of them at a time; the windows are dealt out to all."""
+    """Mean cross entropy in nats per token over windows, `rows` at a time, distributed over all processes."""
 
     def __init__(self, held: Distributed, compute: ComputeModel, validation: Validation, rows: int) -> None:
         self.held, self.compute, self.rows = held, compute, rows
@@ -27,7 +27,7 @@ class Evaluator:
         self._pipeline: Pipeline | None = None
 
     def _share(self, validation: Validation) -> tuple[Ids, Ids]:
-        """This process's windows; as many for each, filled up with windows without targets."""
+        """Windows of this process; the same number for each, padded with windows without targets."""
         data, windows = self.held.parallel.sizes.data, len(validation.inputs)
         unit = data * self.rows if self.held.parallel.is_distributed else 1
         if self.held.parallel.sizes.pipeline > 1:
@@ -41,7 +41,7 @@ class Evaluator:
 
     @torch.no_grad()
     def loss(self) -> float:
-        """NaN when there is nothing to predict. Collective."""
+        """NaN if there are no targets. Collective."""
         if not self.count:
             return math.nan
         parts = [self._rows(first) for first in range(0, len(self._inputs), self.rows)]
@@ -51,12 +51,12 @@ class Evaluator:
         return total.item() / self.count
 
     def _losses(self, parts: list[Rows]) -> list[torch.Tensor]:
-        """The sum of the losses of every part, float64."""
+        """Sum of the losses of all parts, float64."""
         if self.held.parallel.sizes.pipeline == 1:
             model = self.compute.model
             return [model.loss(part.ids_BT, part.targets_BT, None, part.positions_T)[0].double() for part in parts]
 
-        def objective(model: LongcatFlash, output: TrunkOutput, part: Rows) -> torch.Tensor:
+        def objective(model: LongcatFlash, output: BackboneOutput, part: Rows) -> torch.Tensor:
             return model.loss_of(output.hidden_BTD, part.targets_BT)[0]
 
         if self._pipeline is None:

@@ -1,4 +1,4 @@
-"""The gradients of one batch: micro batches forward and backward, on one process or many, and what is measured."""
+"""Gradients of one batch: micro batches forward and backward, on one or many processes, with measurements."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from longcat.model.transformer import LongcatFlash, TrunkOutput
+from longcat.model.transformer import BackboneOutput, LongcatFlash
+from longcat.stages.formats.windows import Batch
 from longcat.stages.train.config import TrainingOptions
-from longcat.stages.train.loader import Batch
+from longcat.stages.train.load_balance.auxiliary import AuxiliaryLosses, mixer_losses
+from longcat.stages.train.load_balance.expert_load import Balance, Load, RoutingObserver
 from longcat.stages.train.objective import Objective, Terms, Totals
+from longcat.stages.train.optim.precision import ComputeModel
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.pipeline import Pipeline
 from longcat.stages.train.parallel.reduce import sum_statistics
 from longcat.stages.train.parallel.rows import Rows
-from longcat.stages.train.plan import Plan
-from longcat.stages.train.precision import ComputeModel
-from longcat.stages.train.routing import Balance, Load, RoutingObserver
 from longcat.stages.train.stability.corruption import LayerRecording, layer_to_check
 from longcat.stages.train.stability.measure import due, largest_activations, layer_figures, parameter_figures
 from longcat.stages.train.stability.router_gradients import RouterGradients, scaled
+from longcat.stages.train.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Gradients are in the parameters; these are the terms of the loss, the load of the experts, and measurements.
+    """Loss terms, expert load and measurements of a batch; the gradients are in the parameters.
 
-    `figures` and `load` are of the whole batch, the same in every process; `stability` is None in most steps.
+    `figures` and `load` cover the whole batch and are the same in every process; `stability` is None in most steps.
     """
 
     figures: dict[str, float]
@@ -39,23 +40,29 @@ class Taken:
 
 
 class BatchGradients:
-    """Takes the gradients of batches; the parameters' own are empty before, complete and not clipped after."""
+    """Computes gradients of batches; `grad` is empty before, complete and unclipped after."""
 
     def __init__(
-        self, plan: Plan, options: TrainingOptions, held: Distributed, compute: ComputeModel, balance: Balance | None
+        self,
+        plan: TrainingPlan,
+        options: TrainingOptions,
+        held: Distributed,
+        compute: ComputeModel,
+        balance: Balance | None,
     ) -> None:
         self.plan, self.options, self.held, self.compute, self.balance = plan, options, held, compute, balance
         self.parallel, self.config = held.parallel, held.config
         self.objective = Objective(options.objective, held.config, held.parallel)
+        self.mixer_losses = mixer_losses(held.config)
         self._pipeline: Pipeline | None = None
 
     def take(self, batch: Batch, step: int) -> Taken:
-        """Gradients of the batch of which `batch` is this process's share, at step `step` of the model's life.
+        """Compute gradients of the batch, of which `batch` is this process's part, at step `step` since initialisation.
 
         Collective.
 
         Raises:
-            LongcatError: a layer computed again came out otherwise.
+            LongcatError: a recomputed layer differs.
         """
         totals = self.objective.totals(batch, self.plan.batch_size, step)
         micro = self.plan.micro_batch_size
@@ -70,10 +77,11 @@ class BatchGradients:
         with ExitStack() as stack:
             largest = stack.enter_context(largest_activations(self.compute.layers)) if measured else {}
             recording = self._recording(step - 1)
-            terms = self._run(parts, totals, step, observer, recording)
+            auxiliary = AuxiliaryLosses(observer, self.mixer_losses, max(1, totals.targets))
+            terms = self._run(parts, totals, step, auxiliary, recording)
         if recording is not None:
             recording.compare(step)
-        figures, load = self._sums(terms, observer, step)
+        figures, load = self._sums(terms, auxiliary, step)
         return Taken(figures, load, self._measurements(largest, gradients) if measured else None)
 
     def _recording(self, done: int) -> LayerRecording | None:
@@ -86,20 +94,27 @@ class BatchGradients:
         parts: Sequence[Batch],
         totals: Totals,
         step: int,
-        observer: RoutingObserver,
+        auxiliary: AuxiliaryLosses,
         recording: LayerRecording | None,
     ) -> list[Terms]:
         if self.parallel.sizes.pipeline > 1:
-            return self._run_pipeline(parts, totals, step, observer, recording)
+            return self._run_pipeline(parts, totals, step, auxiliary, recording)
         model, terms = self.compute.model, []
         for number, part in enumerate(parts):
             with ExitStack() as stack:
                 if recording is not None and number == 0:
                     stack.enter_context(recording)
                 rows = self.objective.rows(part)
-                loss_sum, _, output = model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, rows.positions_T)
+                loss_sum, _, output = model.loss(
+                    rows.ids_BT,
+                    rows.targets_BT,
+                    rows.cu_seqlens,
+                    rows.positions_T,
+                    previous_ids_BTN=rows.previous_ids_BTN,
+                    budgets_B=rows.budgets_B,
+                )
                 found = self.objective.terms(model, output, rows, totals, step, loss_sum)
-                losses = [observer(layer, routing) for layer, routing in enumerate(output.routing)]
+                losses = [auxiliary(layer, given) for layer, given in enumerate(output.layers)]
                 total = found.total
                 for loss in losses:
                     total = total if loss is None else total + loss
@@ -113,12 +128,12 @@ class BatchGradients:
         parts: Sequence[Batch],
         totals: Totals,
         step: int,
-        observer: RoutingObserver,
+        auxiliary: AuxiliaryLosses,
         recording: LayerRecording | None,
     ) -> list[Terms]:
         terms: list[Terms] = []
 
-        def objective(model: LongcatFlash, output: TrunkOutput, rows: Rows) -> torch.Tensor:
+        def objective(model: LongcatFlash, output: BackboneOutput, rows: Rows) -> torch.Tensor:
             found = self.objective.terms(model, output, rows, totals, step)
             terms.append(Terms(found.total.detach(), found.figures))
             return found.total
@@ -130,15 +145,17 @@ class BatchGradients:
         with ExitStack() as stack:
             if recording is not None:
                 stack.enter_context(recording)
-            self._pipeline.step(rows, objective, observer)
+            self._pipeline.step(rows, objective, auxiliary)
         return terms
 
-    def _sums(self, terms: Sequence[Terms], observer: RoutingObserver, step: int) -> tuple[dict[str, float], Load]:
-        """Figures and load over all processes, in one message."""
+    def _sums(self, terms: Sequence[Terms], auxiliary: AuxiliaryLosses, step: int) -> tuple[dict[str, float], Load]:
+        """Reduce figures and load over all processes, in one message."""
+        observer = auxiliary.observer
         nothing = torch.zeros((), dtype=torch.float64, device=self.parallel.device)
         sums: dict[str, float | torch.Tensor] = {
             name: sum((part.figures[name].double() for part in terms), nothing) for name in self.objective.names(step)
         }
+        sums |= {name: auxiliary.of_mixers.get(name, nothing) for name in self.mixer_losses}
         if self.balance is not None:
             sums["balance_loss"] = observer.balance_loss
         layers = range(self.config.num_layers)
@@ -148,7 +165,7 @@ class BatchGradients:
         return {name: all_sums[name] for name in sums}, load
 
     def _measurements(self, largest: Mapping[int, torch.Tensor], gradients: RouterGradients | None) -> dict[str, Any]:
-        """The `stability` object of a record; an automatic coefficient is moved by it."""
+        """The `stability` object of a record; also updates an automatic coefficient."""
         layers = self.config.num_layers
         routers = {number: layer.get_submodule("mlp.router") for number, layer in self.held.layer_modules().items()}
         found: dict[str, Any] = layer_figures(routers, largest, layers, self._reduce(dist.ReduceOp.MAX))

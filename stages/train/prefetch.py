@@ -1,19 +1,19 @@
-"""Batches made ready while the step before them runs."""
+"""Prefetching of batches during the previous step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from longcat.stages.train.loader import Batch
+from longcat.stages.formats.windows import Batch
 
 AHEAD = 2
 
 
 class Prefetcher:
-    """Calls `make(first_sample)` in `workers` threads for the batches that come next; 0 workers make them when asked.
+    """Calls `make(first_sample)` in `workers` threads for the next batches; with 0 workers on demand.
 
-    A batch is a function of its first sample, so neither the number of threads nor their order changes anything.
+    A batch is a function of its first sample, so results do not depend on the number or order of threads.
     """
 
     def __init__(self, make: Callable[[int], Batch], batch_size: int, workers: int) -> None:
@@ -22,7 +22,7 @@ class Prefetcher:
         self._ready: dict[int, Future[Batch]] = {}
 
     def get(self, first_sample: int) -> Batch:
-        """The batch that begins at that sample; what `make` raises comes out here."""
+        """The batch that starts at a sample; re-raises exceptions of `make`."""
         if self._pool is None:
             return self._make(first_sample)
         wanted = [first_sample + number * self._batch_size for number in range(AHEAD + 1)]

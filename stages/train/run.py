@@ -1,4 +1,4 @@
-"""What stage `train` does around the training loop."""
+"""Body of stage `train`, around the training loop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.config import identity_values
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.stage import Context, Result
-from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
-from longcat.stages.train.checkpoint import (
+from longcat.stages.formats.checkpoint import (
     METRICS_FILE,
     DataPosition,
+    Start,
     TrainingState,
     check_same_tokenizer,
     new_architecture,
@@ -23,19 +23,20 @@ from longcat.stages.train.checkpoint import (
     read_state,
     write_checkpoint,
 )
+from longcat.stages.formats.metrics import unigram_loss
+from longcat.stages.formats.windows import open_tokens, training_windows, validation_windows
+from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
 from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
-from longcat.stages.train.group import control
-from longcat.stages.train.loader import open_tokens, training_windows, validation_windows
-from longcat.stages.train.metrics import unigram_loss
+from longcat.stages.train.determinism import reproducible
+from longcat.stages.train.optim.schedule import Schedule
+from longcat.stages.train.optim.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.config import check_fits
+from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
-from longcat.stages.train.plan import Counters, Plan, Start, Trained, Validation
-from longcat.stages.train.runtime import reproducible
-from longcat.stages.train.schedule import Schedule
+from longcat.stages.train.parallel.placement import checkpoint_weights, join, new_weights
 from longcat.stages.train.trainer import run_training
-from longcat.stages.train.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
-from longcat.stages.train.weights import checkpoint_weights, join, new_weights
+from longcat.stages.train.training_plan import Counters, Trained, TrainingPlan, Validation
 
 
 def train_checkpoint(context: Context[TrainConfig]) -> Result:
@@ -78,12 +79,12 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
 
 
 def read_validation(tokens: Artifact, sequence_length: int, windows: int) -> Validation:
-    """The validation windows of a tokens artifact."""
+    """Validation windows of a tokens artifact."""
     return Validation(*validation_windows(open_tokens(tokens.path, "validation"), sequence_length, windows))
 
 
 def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[TrainConfig, float, Transfer | None]:
-    """The configuration with what a proxy hands on, the width scale s, and the transfer if there is a proxy."""
+    """Configuration with transferred values, the width scale s, and the transfer if there is a proxy."""
     config, proxy = context.config, context.optional("proxy")
     if proxy is None:
         return config, state.width_scale, None
@@ -100,10 +101,10 @@ def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[T
 
 
 def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, scale: float) -> Distributed:
-    """What this process holds of the model to train.
+    """This process's part of the model to train.
 
     Raises:
-        ConfigError: neither a preset nor a checkpoint is given, or both, or the model cannot do what is asked.
+        ConfigError: neither a preset nor a checkpoint is given, or both, or the options do not fit the model.
     """
     check_model_is_named(config, continued=checkpoint is not None)
     if checkpoint is not None:
@@ -129,7 +130,7 @@ def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, sc
 
 
 def check_fills_a_batch(windows: int, sequence_length: int, batch_size: int, tokens: Artifact) -> None:
-    """Raises InputError when the tokens hold fewer sequences than one batch."""
+    """Raise InputError if the tokens have fewer sequences than one batch."""
     if windows < batch_size:
         raise InputError(
             f"the tokens fill {windows} sequences of {sequence_length} tokens, batch_size is {batch_size}",
@@ -139,22 +140,22 @@ def check_fills_a_batch(windows: int, sequence_length: int, batch_size: int, tok
 
 
 def start_of(options: TrainingOptions, checkpoint: Artifact | None) -> Start:
-    """What training begins with beside the weights."""
+    """Initial training state besides the weights."""
     start = Start({}, {}) if checkpoint is None else read_start(checkpoint)
     return replace(start, moments={}) if options.optimizer.state == "reset" else start
 
 
 def schedule_start(options: TrainingOptions, state: TrainingState) -> int:
-    """The position in the schedule that training begins at."""
+    """Schedule position at which training starts."""
     return state.schedule_position if options.schedule.position == "continue" else 0
 
 
 def _plan(
     config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float, parallel: Parallel
-) -> Plan:
+) -> TrainingPlan:
     steps = step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
     position = schedule_start(config, state)
-    return Plan(
+    return TrainingPlan(
         label="training",
         work=work / "training",
         steps=steps,
@@ -171,13 +172,13 @@ def _plan(
 
 def state_after(
     before: TrainingState,
-    plan: Plan,
+    plan: TrainingPlan,
     order: DataPosition,
     config: TrainingOptions,
     samples_skipped: int,
     end: Start,
 ) -> TrainingState:
-    """The training state once `plan` is done."""
+    """Training history after `plan`."""
     counters = plan.counters(plan.steps)
     position = plan.data_start + plan.steps * plan.batch_size + samples_skipped
     return TrainingState(
@@ -193,8 +194,8 @@ def state_after(
     )
 
 
-def counts_of(plan: Plan) -> dict[str, int]:
-    """Steps and tokens of this run and in all."""
+def counts_of(plan: TrainingPlan) -> dict[str, int]:
+    """Steps and tokens of this run and in total."""
     counters = plan.counters(plan.steps)
     return {
         "steps": plan.steps,
@@ -207,7 +208,7 @@ def counts_of(plan: Plan) -> dict[str, int]:
 def metrics_of(
     trained: Trained, architecture: ModelConfig, tokens: Artifact, validation: Validation
 ) -> dict[str, float | list[float]]:
-    """The figures of the manifest."""
+    """Metrics for the manifest."""
     last = trained.records[-1]
     metrics: dict[str, float | list[float]] = {
         "train_loss": trained.train_loss,
@@ -221,7 +222,7 @@ def metrics_of(
 
 
 def write_metrics(output: Path, *stretches: Trained) -> None:
-    """Write metrics.jsonl: the lines of every stretch, in order."""
+    """Write metrics.jsonl: the lines of all plans, in order."""
     from longcat.pipeline.files import atomic_write
 
     atomic_write(output / METRICS_FILE, b"".join(trained.metrics_path.read_bytes() for trained in stretches))

@@ -1,11 +1,11 @@
-"""The training loop, the same for every stage that trains and for any number of processes.
+"""Training loop, shared by all training stages, for any number of processes.
 
-A `Plan` is one stretch at one sequence length. Everything in it (which samples, which learning rate, which counters) is
-a closed form of the steps done and of the lines of metrics.jsonl, so a checkpoint holds tensors, that number and a mark
-in metrics.jsonl, and a run that was killed and taken up again ends with the bits of one that was not.
+A `TrainingPlan` is one phase at one sequence length. Samples, learning rate and counters are closed-form functions of
+the steps done and the lines of metrics.jsonl, so a checkpoint holds tensors, the step and a mark in metrics.jsonl, and
+a resumed run ends with the same bits as an uninterrupted one.
 
-All processes of a run make the same calls in the same order and take the same decisions, since every figure that a
-decision hangs on is a sum over all of them.
+All processes of a run make the same calls in the same order and the same decisions, since every figure used in a
+decision is a sum over all of them.
 """
 
 from __future__ import annotations
@@ -20,32 +20,35 @@ from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.stage import Context
-from longcat.stages.train.activation_checkpointing import checkpoint_activations
-from longcat.stages.train.average import WeightAverage
-from longcat.stages.train.balance import controller_of
-from longcat.stages.train.compilation import compile_blocks
+from longcat.stages.formats.checkpoint import Start
+from longcat.stages.formats.metrics import MetricsFile, read_metrics
+from longcat.stages.formats.windows import Batch, WindowSource, batch
+from longcat.stages.train.checkpoints.run import Saves
 from longcat.stages.train.config import TrainingOptions
-from longcat.stages.train.errors import DivergedError
 from longcat.stages.train.evaluation import Evaluator
 from longcat.stages.train.gradients import BatchGradients, Taken
-from longcat.stages.train.group import control, stop_everywhere
-from longcat.stages.train.loader import Batch, WindowSource, batch
-from longcat.stages.train.metrics import MetricsFile, read_metrics
-from longcat.stages.train.optimizer import build_optimizer, load_moments, set_learning_rate
+from longcat.stages.train.load_balance.controller import controller_of
+from longcat.stages.train.load_balance.expert_load import Balance
+from longcat.stages.train.optim.adamw import build_optimizer, load_moments, set_learning_rate
+from longcat.stages.train.optim.after_step import StepDone
+from longcat.stages.train.optim.average import WeightAverage
+from longcat.stages.train.optim.hooks import hooks_of
+from longcat.stages.train.optim.precision import ComputeModel
+from longcat.stages.train.optim.transfer import learning_rate_factors
+from longcat.stages.train.parallel.activation_checkpointing import checkpoint_activations
 from longcat.stages.train.parallel.build import Distributed
+from longcat.stages.train.parallel.compilation import compile_blocks
+from longcat.stages.train.parallel.control import control, stop_everywhere
 from longcat.stages.train.parallel.norms import clip_gradients
-from longcat.stages.train.plan import Plan, Start, Trained, Validation
-from longcat.stages.train.precision import ComputeModel
 from longcat.stages.train.prefetch import Prefetcher
-from longcat.stages.train.routing import Balance
-from longcat.stages.train.saves import Saves
+from longcat.stages.train.stability.errors import DivergedError
 from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded
-from longcat.stages.train.transfer import learning_rate_factors
+from longcat.stages.train.training_plan import Trained, TrainingPlan, Validation
 from longcat.stages.train.watch.watch import Watch, Watched
 
 
 def run_training(
-    plan: Plan,
+    plan: TrainingPlan,
     options: TrainingOptions,
     held: Distributed,
     start: Start,
@@ -53,14 +56,14 @@ def run_training(
     validation: Validation,
     context: Context[Any],
 ) -> Trained:
-    """Train the model in place by `plan`, going on from the newest whole checkpoint in `plan.work`.
+    """Train the model in place by `plan`, resuming from the newest intact checkpoint in `plan.work`.
 
     Raises:
-        InterruptedRunError: a stop was asked for; what was done is saved.
-        InputError: the data holds an id that the model does not know.
-        DivergedError: the loss or the gradient is no longer finite, or the run has diverged for good.
+        InterruptedRunError: a stop was requested; progress is saved.
+        InputError: the data contains an id outside the model's vocabulary.
+        DivergedError: the loss or the gradient is no longer finite, or the run has diverged without a possible rewind.
     """
-    run = Run(plan, options, held, start, data, validation, context)
+    run = TrainingRun(plan, options, held, start, data, validation, context)
     try:
         done = run.resume()
         with context.deferred_stop(), context.progress.task(plan.label, total=plan.steps, unit="steps") as bar:
@@ -73,9 +76,9 @@ def run_training(
                 stopping = stop_everywhere(context.stop_requested())
                 if stopping or done == plan.steps or done % options.checkpoint_every == 0:
                     run.save(done)
-                if stopping:  # a stop that came while saving waits for the next step, which will be saved too
+                if stopping:  # a stop during saving is handled after the next step, which is saved too
                     run.saves.wait()
-                    context.stop.requested = True  # it may have come to another process
+                    context.stop.requested = True  # it may have arrived in another process
                     context.check_stop()
             run.saves.wait()
     finally:
@@ -84,19 +87,19 @@ def run_training(
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a step: the figures for the progress bar, and the way back if the run has diverged."""
+class StepOutcome:
+    """Result of a step: figures for the progress bar, and the rewind if the run has diverged."""
 
     shown: dict[str, str]
     rewound: Rewound | None = None
 
 
-class Run:
-    """The parts of a run: one step of it, and its checkpoints."""
+class TrainingRun:
+    """Parts of a run: a step, and its checkpoints."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TrainingPlan,
         options: TrainingOptions,
         held: Distributed,
         start: Start,
@@ -116,6 +119,7 @@ class Run:
         decay = options.optimizer.average_decay
         self.average = None if decay is None else WeightAverage(held, decay, start.average)
         self.controller = controller_of(options, held.config)
+        self.hooks = hooks_of(held, self.controller, self.average)
         self.balance = Balance.of(options.balance_loss, self.controller)
         if self.balance is not None and start.balance_coefficient is not None:
             self.balance.coefficient.restore({"coefficient": start.balance_coefficient})
@@ -144,7 +148,7 @@ class Run:
         return Watch(self.options.watch, watched, self.context.log_path, self.context.logger)
 
     def _own(self, start: Start) -> Start:
-        """What of `start` belongs to the layers that this process holds."""
+        """Part of `start` for the layers of this process."""
         if self.held.parallel.sizes.pipeline == 1:
             return start
         names = {name for name, _ in self.held.named_parameters()}
@@ -153,18 +157,18 @@ class Run:
         return replace(start, moments=moments, average=average)
 
     def resume(self) -> int:
-        """Load the newest whole checkpoint, if there is one; returns the steps it has done."""
+        """Load the newest intact checkpoint, if any; returns its step."""
         saved = self.saves.newest(self.metrics, self.context.logger)
         if saved is None:
             self.metrics.cut(None)
             self._watch_from(0)
             return 0
         self._load(saved.step)
-        self.context.logger.info("going on from step %d of %d", saved.step, self.plan.steps)
+        self.context.logger.info("resuming from step %d of %d", saved.step, self.plan.steps)
         return saved.step
 
     def go_back(self, rewound: Rewound) -> int:
-        """Take up an older checkpoint after a divergence; returns the steps it has done."""
+        """Load an older checkpoint after a divergence; returns its step."""
         done = rewound.to_step - self.plan.before.step
         self.context.logger.warning(
             "the run has diverged: back from step %d to %d, over %d samples",
@@ -180,11 +184,11 @@ class Run:
     def _load(self, done: int) -> None:
         saved = self.saves.at(done)
         self.metrics.cut(saved.state["metrics"])
-        self.saves.load(saved, self.held, self.optimizer, self.average)
+        self.saves.load(saved, self.held, self.optimizer, self.hooks)
         if self.balance is not None:
             self.balance.coefficient.restore(saved.state["balance"])
         self.compute.refresh()
-        control().barrier()  # the leading process has cut the file that all read now
+        control().barrier()  # the leading process has truncated the file that all read now
         self.guard = SpikeGuard(self.options.stability.spikes, read_metrics(self.metrics.path))
         self._watch_from(done)
 
@@ -196,7 +200,7 @@ class Run:
         state: dict[str, Any] = {"metrics": self.metrics.mark()}
         if self.balance is not None:
             state["balance"] = self.balance.coefficient.state()
-        self.saves.save(done, self.held, self.optimizer, self.average, state)
+        self.saves.save(done, self.held, self.optimizer, self.hooks, state)
 
     def close(self) -> None:
         self.saves.close()
@@ -216,7 +220,7 @@ class Run:
 
         return Trained(whole, self.metrics.path, records, skipped, self.speed())
 
-    def step(self, done: int) -> Outcome:
+    def step(self, done: int) -> StepOutcome:
         """The optimizer step after `done` steps."""
         plan, began = self.plan, time.perf_counter()
         position, counters = plan.schedule_start + done, plan.counters(done + 1)
@@ -229,7 +233,7 @@ class Run:
             saves = [plan.before.step + save for save in self.saves.steps()]
             self._drop_gradients()
             rewound = self.guard.rewind(verdict, counters.step, saves, plan.batch_size)
-            return Outcome({}, rewound)
+            return StepOutcome({}, rewound)
         rate = plan.schedule.learning_rate(position)
         gain = self.controller.gain(plan.schedule.progress(position))
         if verdict.action == "take":
@@ -237,7 +241,7 @@ class Run:
             self._update(counters.step, rate, gain, taken)
         else:
             self._drop_gradients()
-            self.context.logger.warning("step %d is left out: %s", counters.step, verdict.reason)
+            self.context.logger.warning("step %d is skipped: %s", counters.step, verdict.reason)
         record = {
             "step": counters.step,
             "tokens": counters.tokens,
@@ -251,7 +255,7 @@ class Run:
         return self._finish(record, time.perf_counter() - began)
 
     def _first_sample(self, done: int) -> int:
-        """Where the batch after `done` steps begins; a rewind moves all that follow further along."""
+        """First sample of the batch after `done` steps; a rewind shifts all following batches."""
         skipped = self.guard.samples_skipped if self.rewound is None else self.rewound.samples_skipped
         return self.plan.data_start + done * self.plan.batch_size + skipped
 
@@ -269,21 +273,21 @@ class Run:
             figures |= {"expert_load": taken.load.counts_LE.tolist(), "stability": taken.stability}
         return figures
 
-    def _finish(self, record: dict[str, Any], seconds: float) -> Outcome:
-        """Write a record where it belongs."""
+    def _finish(self, record: dict[str, Any], seconds: float) -> StepOutcome:
+        """Write a record to metrics.jsonl and the spike guard."""
         if self.rewound is not None:
             record["rewound"], self.rewound = self.rewound.record(), None
         self.metrics.append(record)
         self.guard.add(record)
         self.steps_timed, self.seconds = self.steps_timed + 1, self.seconds + seconds
-        return Outcome({} if self.watch is None else self.watch.step(record, seconds))
+        return StepOutcome({} if self.watch is None else self.watch.step(record, seconds))
 
     def _log(self, line: dict[str, Any]) -> None:
         if control().leads:
             append_jsonl(self.context.log_path, line)
 
     def _batch(self, first_sample: int) -> Batch:
-        """This process's rows of the batch from there on; raises InputError for an id without a row in the model."""
+        """This process's rows of the batch; raises InputError for an id outside the vocabulary."""
         known, first = self.held.config.vocab_size, first_sample + self.share.start
         rows = batch(self.data, first, len(self.share))
         if (largest := int(rows.ids.max())) >= known or int(rows.ids.min()) < 0:
@@ -295,22 +299,21 @@ class Run:
         return rows
 
     def _update(self, step: int, rate: float, gain: float, taken: Taken) -> None:
-        """Move weights, their average and the router biases."""
+        """Update the weights, then call the hooks."""
         self.saves.before_update()
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self._drop_gradients()
-        if self.average is not None:
-            self.average.update(step - 1)
-        counts_LE = taken.load.counts_LE[self.held.layers]
-        self.controller.update(self.held.router_biases(), counts_LE, self.plan.tokens_per_step, gain)
+        done = StepDone(step, rate, gain, taken.load, self.plan.tokens_per_step)
+        for hook in self.hooks:
+            hook.after_step(done)
         self.compute.refresh()
 
     def _drop_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _check_finite(self, step: int, figures: Mapping[str, float]) -> None:
-        """Raises DivergedError for the first figure that is NaN or infinite."""
+        """Raise DivergedError for the first figure that is NaN or infinite."""
         for name, value in figures.items():
             if math.isfinite(value):
                 continue
@@ -340,7 +343,7 @@ class Run:
         return losses
 
     def speed(self) -> dict[str, float]:
-        """Clock-dependent figures of the steps that this process did; empty when it did none."""
+        """Clock-dependent figures of the steps of this process; empty if there were none."""
         if not self.steps_timed:
             return {}
         tokens = self.steps_timed * self.plan.tokens_per_step

@@ -1,7 +1,7 @@
-"""Running the first steps of a training again and comparing every figure of metrics.jsonl, to the bit.
+"""Repeats the first steps of a training and compares every figure of metrics.jsonl bit by bit.
 
-The schedule is the whole run's: only the number of steps is cut. The second run writes into a scratch folder and makes
-no artifact.
+The schedule is that of the whole run: only the number of steps is reduced. The second run writes to a scratch folder
+and makes no artifact.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from longcat.pipeline.environment import code_version, environment
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.runner import Session
 from longcat.pipeline.stage import Context, Stage, registry
-from longcat.stages.extend import ExtendConfig
-from longcat.stages.train.checkpoint import METRICS_FILE, read_state
-from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
-from longcat.stages.train.metrics import read_metrics
+from longcat.stages.formats.checkpoint import METRICS_FILE, read_state
+from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.train.config import TrainingOptions
 
 Records = Sequence[Mapping[str, Any]]
 SAME = "same"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StepsComparison:
     """Two runs of the same steps: `same`, or the step at which `field` first differs and its two values."""
 
     what: str
@@ -41,10 +40,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verification:
-    """The comparisons made of a checkpoint, and what may explain a difference."""
+    """Comparisons of a checkpoint, and possible explanations of a difference."""
 
     checkpoint: str
-    comparisons: list[Comparison]
+    comparisons: list[StepsComparison]
     explanations: list[str] = field(default_factory=list)
 
     @property
@@ -53,7 +52,7 @@ class Verification:
 
     @property
     def summary(self) -> str:
-        """The first difference in one sentence."""
+        """First difference in one sentence."""
         found = next((item for item in self.comparisons if item.result != SAME), None)
         if found is None:
             return "no figure differs"
@@ -69,7 +68,7 @@ class Verification:
 
 
 def verify_training(session: Session, checkpoint: Artifact, *, steps: int, twice: bool) -> Verification:
-    """Run the first `steps` steps (at most all) of the training that made `checkpoint` again; `twice`: two times.
+    """Repeat the first `steps` steps (at most all) of the training that made `checkpoint`; `twice`: two times.
 
     Raises:
         InputError: it was not made by a stage that trains, or its configuration is of another version.
@@ -87,7 +86,7 @@ def verify_training(session: Session, checkpoint: Artifact, *, steps: int, twice
     runs = [_run(session, stage, shortened, inputs) for _ in range(2 if twice else 1)]
     comparisons = [compare("recorded and now", recorded[:steps], runs[0])]
     if twice:
-        comparisons.append(compare("now and once more", runs[0], runs[1]))
+        comparisons.append(compare("now and again", runs[0], runs[1]))
     found = Verification(checkpoint.id, comparisons)
     if not found.same:
         found.explanations.extend(explain(checkpoint, config, comparisons))
@@ -96,9 +95,9 @@ def verify_training(session: Session, checkpoint: Artifact, *, steps: int, twice
 
 def _stage_of(checkpoint: Artifact) -> Stage:
     name = checkpoint.manifest.stage
-    if name not in ("train", "extend"):
+    stage = registry.get(name) if name in registry.names() else None
+    if stage is None or checkpoint.kind != "checkpoint" or not issubclass(stage.config, TrainingOptions):
         raise InputError(f"{checkpoint.kind}/{checkpoint.id} was made by {name}, not by train or extend")
-    stage = registry.get(name)
     if stage.revision != checkpoint.manifest.revision:
         raise InputError(
             f"{checkpoint.id} was made by revision {checkpoint.manifest.revision} of {name}, this is {stage.revision}",
@@ -109,27 +108,14 @@ def _stage_of(checkpoint: Artifact) -> Stage:
 
 def shorten(config: StageConfig, steps: int, inputs: Mapping[str, Sequence[Artifact]]) -> StageConfig:
     """`config` for the first `steps` steps only, in the schedule of all of them."""
-    assert isinstance(config, (TrainConfig, ExtendConfig))  # noqa: S101
-    total = config.schedule.total_steps or _position(config, inputs) + _steps(config)
-    changes: dict[str, Any] = {"schedule": config.schedule.model_copy(update={"total_steps": total})}
-    if isinstance(config, TrainConfig):
-        return config.model_copy(update=changes | {"steps": steps, "token_budget": None})
-    phases, left = [], steps
-    for phase in config.phases:
-        if left > 0:
-            phases.append(phase.model_copy(update={"steps": min(left, phase.step_count), "token_budget": None}))
-            left -= phase.step_count
-    return config.model_copy(update=changes | {"phases": tuple(phases)})
-
-
-def _steps(config: TrainConfig | ExtendConfig) -> int:
-    if isinstance(config, ExtendConfig):
-        return sum(phase.step_count for phase in config.phases)
-    return step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
+    assert isinstance(config, TrainingOptions)  # noqa: S101  `_stage_of` has seen to it
+    total = config.schedule.total_steps or _position(config, inputs) + config.all_steps
+    schedule = config.schedule.model_copy(update={"total_steps": total})
+    return config.model_copy(update={"schedule": schedule} | config.first_steps(steps))
 
 
 def _position(options: TrainingOptions, inputs: Mapping[str, Sequence[Artifact]]) -> int:
-    """Where in the schedule the run began."""
+    """Schedule position at which the run started."""
     from longcat.stages.train.run import schedule_start
 
     return schedule_start(options, read_state(next(iter(inputs.get("checkpoint", ())), None)))
@@ -138,7 +124,7 @@ def _position(options: TrainingOptions, inputs: Mapping[str, Sequence[Artifact]]
 def _run(
     session: Session, stage: Stage, config: StageConfig, inputs: Mapping[str, tuple[Artifact, ...]]
 ) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl of one run."""
+    """Records of metrics.jsonl of one run."""
     with tempfile.TemporaryDirectory(prefix="longcat-verify-") as name:
         folder = Path(name)
         for part in ("output", "work"):
@@ -158,11 +144,11 @@ def _run(
         return read_metrics(folder / "output" / METRICS_FILE)
 
 
-def compare(what: str, first: Records, second: Records) -> Comparison:
-    """The first step and field at which two runs differ; a field that only one of them has differs.
+def compare(what: str, first: Records, second: Records) -> StepsComparison:
+    """First step and field at which two runs differ; a field missing in one of them counts as different.
 
-    What is measured at the end of a run, as the validation loss, is only in the last line of a shortened one, and not
-    compared there.
+    Figures of the end of a run, such as the validation loss, are only in the last line of a shortened run, and not
+    compared.
     """
     for index, (before, after) in enumerate(zip(first, second, strict=True)):
         last = index == len(first) - 1
@@ -170,21 +156,21 @@ def compare(what: str, first: Records, second: Records) -> Comparison:
             if last and key not in before:
                 continue
             if before.get(key) != after.get(key):
-                return Comparison(
+                return StepsComparison(
                     what, len(first), f"step {before['step']}", key, *_first_difference(before.get(key), after.get(key))
                 )
-    return Comparison(what, len(first), SAME)
+    return StepsComparison(what, len(first), SAME)
 
 
 def _first_difference(before: Any, after: Any) -> tuple[Any, Any]:
-    """Of lists of equal length the first items that differ."""
+    """First differing items of lists of equal length."""
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         return next(_first_difference(a, b) for a, b in zip(before, after, strict=True) if a != b)
     return before, after
 
 
-def explain(checkpoint: Artifact, config: StageConfig, comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """What is not as it was when the checkpoint was made, and what that leaves."""
+def explain(checkpoint: Artifact, config: StageConfig, comparisons: Sequence[StepsComparison]) -> Iterator[str]:
+    """Differences from the environment of the checkpoint, and the remaining explanations."""
     manifest, now = checkpoint.manifest, environment()
     differs = False
     for key in sorted(manifest.environment.keys() | now.keys()):
@@ -197,19 +183,19 @@ def explain(checkpoint: Artifact, config: StageConfig, comparisons: Sequence[Com
         yield f"the code was {manifest.code_version}, is {code_version()}"
     again = [item for item in comparisons[1:] if item.result != SAME]
     if again:
-        yield "two runs here differ as well: an operation is not deterministic, or the hardware errs"
+        yield "two runs here differ as well: an operation is not deterministic, or the hardware is faulty"
     elif not differs:
         yield "nothing recorded differs" + (
-            "" if len(comparisons) > 1 else "; --twice tells whether two runs here agree"
+            "" if len(comparisons) > 1 else "; --twice checks whether two runs here agree"
         )
     if not again and len(comparisons) > 1:
-        yield "two runs here agree, so the cause is above or not recorded"
+        yield "two runs here agree, so the cause is listed above or not recorded"
 
 
 def _meaning(key: str) -> str:
     known = {
-        "cores": ": threads is null, so the number of threads changed, and with it the order of sums",
-        "processor": ": another processor runs other kernels",
-        "torch": ": another version sums in another order",
+        "cores": ": threads is null, so the number of threads changed, and thus the order of sums",
+        "processor": ": another CPU uses other kernels",
+        "torch": ": another version may sum in another order",
     }
     return known.get(key, "")

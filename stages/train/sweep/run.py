@@ -1,4 +1,4 @@
-"""What stage `train.sweep` does: its points as tasks of the engine, a table of their losses, and a plot."""
+"""Body of stage `train.sweep`: points as engine tasks, a table of losses, and a plot."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from longcat.pipeline.files import atomic_write, pretty_json, remove_tree
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.progress import SilentProgress
 from longcat.pipeline.stage import Context, Result
+from longcat.stages.formats.checkpoint import new_architecture
+from longcat.stages.formats.svg import Line, Panel, draw
 from longcat.stages.train.check import preset_of
-from longcat.stages.train.checkpoint import new_architecture
 from longcat.stages.train.config import TrainConfig
-from longcat.stages.train.errors import DivergedError
-from longcat.stages.train.plot import Curve, line_plot
+from longcat.stages.train.optim.transfer import PROXY_FILE
 from longcat.stages.train.stability.config import SpikeOptions
-from longcat.stages.train.sweep import INITIAL_STD, Point, SweepConfig, grid_axes, grid_points, point_configs
-from longcat.stages.train.transfer import PROXY_FILE
+from longcat.stages.train.stability.errors import DivergedError
+from longcat.stages.train.sweep.grid import INITIAL_STD, Point, SweepConfig, grid_axes, grid_points, point_configs
 from longcat.stages.train.watch.config import WatchOptions
 
 SWEEP_FILE = "sweep.json"
@@ -33,7 +33,7 @@ def run_sweep(context: Context[SweepConfig]) -> Result:
     """Run stage `train.sweep`; see `stages.train.sweep`."""
     config, tokens = context.config, context.input("tokens")
     points, trainings = grid_points(config), list(point_configs(config))
-    for training in trainings:  # with the tokenizer itself, of which the check knows the size at most
+    for training in trainings:  # with the tokenizer itself, of which the check knows only the size
         new_architecture(preset_of(training), training.model, tokens)
     tasks = [
         {
@@ -57,10 +57,10 @@ def run_sweep(context: Context[SweepConfig]) -> Result:
 
 
 def run_point(task: dict[str, Any]) -> dict[str, Any]:
-    """Train one point; what it leaves behind is only its figures.
+    """Train one point; only its figures are kept.
 
-    A killed point goes on from its last save. `loss` is the validation loss, or the training loss where there are no
-    validation tokens; null where the training diverged, which counts as infinite.
+    A killed point resumes from its last save. `loss` is the validation loss, or the training loss without validation
+    tokens; null if the training diverged, which counts as infinite.
     """
     from longcat.stages.train.run import train_checkpoint
 
@@ -78,13 +78,13 @@ def run_point(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _point(config: TrainConfig) -> TrainConfig:
-    """A point as it is trained: nobody watches it, and a divergence is a result and nothing to be mended."""
+    """Configuration of a point: no watching, and no handling of divergence, which is a valid result."""
     stability = config.stability.model_copy(update={"spikes": SpikeOptions(action="none")})
     return config.model_copy(update={"stability": stability, "watch": WatchOptions(tensorboard=False)})
 
 
 def point_context(config: TrainConfig, tokens: Artifact, folder: Path) -> Context[TrainConfig]:
-    """A context of stage `train` that writes into `folder` alone and says nothing."""
+    """Context of stage `train` that writes only into `folder` and is silent."""
     output, work = folder / "output", folder / "work"
     for path in (output, work):
         path.mkdir(parents=True, exist_ok=True)
@@ -105,13 +105,13 @@ def point_context(config: TrainConfig, tokens: Artifact, folder: Path) -> Contex
 
 
 def _best(figures: Sequence[dict[str, Any]]) -> int | None:
-    """The number of the point with the lowest loss, the first of equals; None when all diverged."""
+    """Index of the point with the lowest loss, the first of ties; None if all diverged."""
     finite = [number for number, found in enumerate(figures) if found["loss"] is not None]
     return min(finite, key=lambda number: figures[number]["loss"], default=None)
 
 
 def _proxy(best: int | None, trainings: Sequence[TrainConfig], tokens: Artifact) -> dict[str, Any] | None:
-    """`stages.train.transfer.Proxy` of the best point."""
+    """`stages.train.optim.transfer.Proxy` of the best point."""
     if best is None:
         return None
     training = trainings[best]
@@ -125,7 +125,7 @@ def _proxy(best: int | None, trainings: Sequence[TrainConfig], tokens: Artifact)
 
 
 def plot(points: Sequence[Point], figures: Sequence[dict[str, Any]], axes: dict[str, list[Any]]) -> str:
-    """Loss against the learning rate (or the first axis of numbers), a curve for every combination of the others."""
+    """Plot of loss against the learning rate (or the first numeric axis), one curve per combination of the others."""
     numeric = [key for key, values in axes.items() if all(isinstance(value, (int, float)) for value in values)]
     along = "learning_rate" if "learning_rate" in axes else next(iter(numeric), next(iter(axes)))
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -134,9 +134,9 @@ def plot(points: Sequence[Point], figures: Sequence[dict[str, Any]], axes: dict[
         place = point[along] if along in numeric else axes[along].index(point[along])
         loss = math.inf if found["loss"] is None else found["loss"]
         curves.setdefault(label, []).append((float(place), loss))
-    lines = [Curve(label or "loss", sorted(values)) for label, values in curves.items()]
+    lines = [Line.through(label or "loss", sorted(values)) for label, values in curves.items()]
     logarithmic = along in numeric and min(axes[along]) > 0
-    return line_plot(lines, title="loss by point", x_label=_short(along), y_label="loss", log_x=logarithmic)
+    return draw([Panel("loss by point", _short(along), lines, x_log=logarithmic)], width=560, height=360)
 
 
 def _short(key: str) -> str:

@@ -1,4 +1,4 @@
-"""A tiny model on a synthetic corpus: what all tests of training share."""
+"""A tiny model on a synthetic corpus: fixtures of all training tests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from longcat.pipeline.artifact import Artifact, Manifest
+from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.files import read_json
-from longcat.pipeline.store import Store
 from longcat.pipeline.tokens import TokenWriter
 
 VOCABULARY = 61
 MakeTokens = Callable[..., Artifact]
 
-# One layer of every part at batch 4 of 32 tokens: some milliseconds a step.
+# One layer with all parts, batch of 4 x 32 tokens: a few milliseconds per step.
 TINY: dict[str, Any] = {
     "preset": "smoke",
     "steps": 8,
@@ -42,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 
 def make_document(generator: np.random.Generator, length: int) -> np.ndarray:
-    """Mostly a walk `next = 5 * previous + 7`, which one look back predicts, and the end token."""
+    """Mostly the sequence `next = 5 * previous + 7`, predictable from the previous token, and the end token."""
     ids = np.empty(length, dtype=np.int64)
     ids[0] = generator.integers(4, VOCABULARY)
     jumps = generator.random(length) < 0.1
@@ -61,39 +60,23 @@ def write_tokenizer(path: Path, words: int) -> None:
 
 
 @pytest.fixture
-def make_tokens(store: Store) -> MakeTokens:
+def make_tokens(publish_artifact: MakeTokens) -> MakeTokens:
     """Publish a tokens artifact with training documents of the given lengths."""
 
     def make(
         lengths: Sequence[int], *, seed: int = 0, identifier: str = "70ce500000000001", words: int = VOCABULARY
     ) -> Artifact:
         generator = np.random.default_rng(seed)
-        with store.making(identifier) as staging:
+
+        def fill(output: Path) -> None:
             for split, chosen in {"train": lengths, "validation": [60] * 5}.items():
-                with TokenWriter(staging.output / split, VOCABULARY) as writer:
+                with TokenWriter(output / split, VOCABULARY) as writer:
                     for length in chosen:
                         writer.add_document(make_document(generator, length))
-            write_tokenizer(staging.output / "tokenizer.json", words)
-            (staging.output / "tokenizer_config.json").write_text("{}")
-            manifest = Manifest(
-                id=identifier,
-                kind="tokens",
-                stage="data.pack",
-                revision=1,
-                inputs={},
-                sources={},
-                config={},
-                files=store.seal(staging),
-                counts={},
-                metrics={},
-                performance={},
-                seed=0,
-                code_version="",
-                environment={},
-                started="2025-01-01T00:00:00Z",
-                duration_seconds=0.0,
-            )
-            return store.publish(staging, manifest)
+            write_tokenizer(output / "tokenizer.json", words)
+            (output / "tokenizer_config.json").write_text("{}")
+
+        return publish_artifact(identifier, "tokens", "data.pack", fill)
 
     return make
 
@@ -106,13 +89,13 @@ def tokens(make_tokens: MakeTokens) -> Artifact:
 
 @pytest.fixture
 def tiny() -> dict[str, Any]:
-    """A training configuration of some milliseconds a step."""
+    """Training configuration with a few milliseconds per step."""
     return json.loads(json.dumps(TINY))
 
 
 @pytest.fixture
 def contents() -> Callable[[Artifact], dict[str, str]]:
-    """The sha256 of every file of an artifact, by path."""
+    """Return the sha256 of every file of an artifact, by path."""
 
     def of(artifact: Artifact) -> dict[str, str]:
         return {entry["path"]: entry["sha256"] for entry in read_json(artifact.path / "manifest.json")["files"]}

@@ -1,4 +1,4 @@
-"""Runs stage `train` in a process of its own, for the test that kills it: `killed_run.py STORE TOKENS CONFIG`."""
+"""Run stage `train` in a separate process for the test that kills it: `killed_run.py STORE TOKENS CONFIG`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-import longcat.stages  # noqa: F401  declares the stages
+import longcat.stages  # noqa: F401  registers the stages
 from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.errors import LongcatError
 from longcat.pipeline.interrupt import StopSignal

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from longcat.kernels.router import route
-from longcat.stages.train.balance import BiasController
 from longcat.stages.train.config import BalanceOptions
-from longcat.stages.train.routing import Load
+from longcat.stages.train.load_balance.controller import BiasController
+from longcat.stages.train.load_balance.expert_load import Load
 
 
 def controller(**options: float) -> BiasController:
@@ -23,7 +23,7 @@ def test_the_published_rule() -> None:
     assert bias_E.tolist() == pytest.approx([0.5 * (0.375 - 0.45), 0.5 * (0.375 - 0.25), 0.0])
 
 
-def test_defaults_and_the_fall_of_the_gain() -> None:
+def test_defaults_and_the_decay_of_the_gain() -> None:
     rule = controller()
     assert rule.target == 2.0
     assert rule.mu == pytest.approx(3 / 12)
@@ -42,7 +42,7 @@ def test_a_target_out_of_reach(target: float) -> None:
 
 
 @pytest.mark.parametrize("target", [1.0, 2.0, 2.7])
-def test_brings_a_skewed_router_to_the_target(target: float) -> None:
+def test_a_skewed_router_reaches_the_target(target: float) -> None:
     rule = controller(target_active_experts=target)
     skew_E = torch.linspace(0.8, -0.8, 12)
     bias_E, tokens = torch.zeros(12), 512

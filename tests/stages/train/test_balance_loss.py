@@ -1,4 +1,4 @@
-"""The device-level balance loss against its equation, and the coefficient that follows R_g."""
+"""The device-level balance loss compared with its equation, and the coefficient that follows R_g."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from longcat.kernels.router import route
-from longcat.stages.train.balance_loss import BalanceCoefficient, ExpertGroups, balance_loss
+from longcat.stages.train.load_balance.device_loss import BalanceCoefficient, ExpertGroups, balance_loss
 from longcat.stages.train.stability.config import BalanceLossOptions
 
 TOKENS = 7
@@ -16,7 +16,7 @@ TOKENS = 7
 def by_the_equation(
     scores_TE: torch.Tensor, experts_TK: torch.Tensor, experts: int, target: float, groups: int
 ) -> torch.Tensor:
-    """Eq. 3 to 5, group by group and token by token."""
+    """Eq. 3 to 5, computed per group and token."""
     tokens, topk = experts_TK.shape
     size, total = experts // groups, torch.zeros((), dtype=scores_TE.dtype)
     bounds = [(group * size, (group + 1) * size) for group in range(groups)]
@@ -75,7 +75,7 @@ def test_groups() -> None:
         groups_of(6, 3, 2.0, 5)
 
 
-def test_the_coefficient_goes_to_its_target_and_follows() -> None:
+def test_the_coefficient_reaches_and_follows_its_target() -> None:
     coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
     assert coefficient.value == 0.0
     assert coefficient.wants_measurement
@@ -87,7 +87,7 @@ def test_the_coefficient_goes_to_its_target_and_follows() -> None:
     assert coefficient.value * 8 == pytest.approx(0.05, rel=1e-3)
 
 
-def test_one_move_is_a_factor_of_two_at_most() -> None:
+def test_one_update_is_at_most_a_factor_of_two() -> None:
     coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
     coefficient.update([1.0])
     coefficient.update([1e-3])
@@ -96,7 +96,7 @@ def test_one_move_is_a_factor_of_two_at_most() -> None:
 
 def test_no_layer_exceeds_the_limit() -> None:
     coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
-    coefficient.update([1.0] * 9 + [91.0])  # the mean of 10 asks for 0.005, at which the last layer is at 0.455
+    coefficient.update([1.0] * 9 + [91.0])  # the mean of 10 requires 0.005, for which the last layer has 0.455
     assert coefficient.value * 91 == pytest.approx(0.1)
 
 
@@ -108,7 +108,7 @@ def test_layers_without_a_gradient_do_not_count() -> None:
     assert coefficient.value == pytest.approx(0.005)
 
 
-def test_the_state_of_the_coefficient_returns() -> None:
+def test_the_state_of_the_coefficient_is_restored() -> None:
     first, second = (BalanceCoefficient(BalanceLossOptions(enabled=True)) for _ in range(2))
     first.update([3.0])
     second.restore(first.state())
@@ -117,7 +117,7 @@ def test_the_state_of_the_coefficient_returns() -> None:
     assert first.value == second.value > 0
 
 
-def test_a_coefficient_that_was_set_stays() -> None:
+def test_a_fixed_coefficient_does_not_change() -> None:
     coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True, coefficient=0.01))
     coefficient.update([100.0])
     coefficient.restore({"coefficient": 5.0})

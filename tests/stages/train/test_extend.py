@@ -10,10 +10,10 @@ import pytest
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.store import Store
-from longcat.stages.extend import ExtendConfig
+from longcat.stages.extend.config import ExtendConfig
+from longcat.stages.formats.checkpoint import read_model, read_state
+from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.train import trainer
-from longcat.stages.train.checkpoint import read_model, read_state
-from longcat.stages.train.metrics import read_metrics
 
 LENGTHS = [*range(20, 100), 300, 400, 700, 800, 1500]
 EXTENSION: dict[str, Any] = {
@@ -39,8 +39,8 @@ def base(run_stage: Any, long_tokens: Artifact, tiny: dict[str, Any]) -> Artifac
     return run_stage("train", tiny, {"tokens": long_tokens})
 
 
-class PulledPlugError(Exception):
-    """Stands for a loss of power."""
+class PowerFailureError(Exception):
+    """Simulates a power failure."""
 
 
 def test_published_phases_are_the_default() -> None:
@@ -77,10 +77,10 @@ def test_a_shorter_phase_does_not_shrink_the_context(run_stage: Any, base: Artif
     assert read_model(extended).config.max_position_embeddings == 512
 
 
-def test_a_quarter_of_the_sequences_is_long_documents(
+def test_a_quarter_of_the_sequences_are_long_documents(
     run_stage: Any, base: Artifact, long_tokens: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from longcat.stages.train import loader
+    from longcat.stages.formats import windows as loader
 
     lengths: list[int] = []
     original = loader.TokenWindows.sample
@@ -112,23 +112,25 @@ def test_resumes_in_the_middle_of_a_phase(
     undisturbed = run_stage("extend", EXTENSION, inputs)
     expected = contents(undisturbed), undisturbed.manifest.metrics
     store.remove(undisturbed)
-    original, calls = trainer.Run.step, [0]
+    original, calls = trainer.TrainingRun.step, [0]
 
     def step(self: Any, done: int) -> Any:
         calls[0] += 1
         if calls[0] == call:
-            raise PulledPlugError
+            raise PowerFailureError
         return original(self, done)
 
-    monkeypatch.setattr(trainer.Run, "step", step)
-    with pytest.raises(PulledPlugError):
+    monkeypatch.setattr(trainer.TrainingRun, "step", step)
+    with pytest.raises(PowerFailureError):
         run_stage("extend", EXTENSION, inputs)
     resumed = run_stage("extend", EXTENSION, inputs)
     assert (contents(resumed), resumed.manifest.metrics) == expected
     assert calls[0] <= 7 + 2  # finished phases are not trained again
 
 
-def test_too_few_long_documents_is_told_before_training(run_stage: Any, base: Artifact, long_tokens: Artifact) -> None:
+def test_too_few_long_documents_are_an_error_before_training(
+    run_stage: Any, base: Artifact, long_tokens: Artifact
+) -> None:
     phases = [*EXTENSION["phases"], {"sequence_length": 2000, "rope_theta": 1e7, "steps": 1, "batch_size": 1}]
     with pytest.raises(InputError) as caught:
         run_stage("extend", EXTENSION | {"phases": phases}, {"checkpoint": base, "tokens": long_tokens})

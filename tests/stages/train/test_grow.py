@@ -1,4 +1,4 @@
-"""Stage `grow`, and training that goes on from it."""
+"""Stage `grow`, and training that continues from it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from longcat.pipeline.artifact import Artifact
-from longcat.stages.train.checkpoint import read_model, read_start, read_state
-from longcat.stages.train.metrics import read_metrics
+from longcat.stages.formats.checkpoint import read_model, read_start, read_state
+from longcat.stages.formats.metrics import read_metrics
 
 
 @pytest.fixture
@@ -47,14 +47,14 @@ def test_moments_and_biases_are_copied(run_stage: Any, base: Artifact) -> None:
     assert torch.equal(biases[1], biases[3])
 
 
-def test_moments_and_biases_may_begin_anew(run_stage: Any, base: Artifact) -> None:
+def test_moments_and_biases_may_be_reset(run_stage: Any, base: Artifact) -> None:
     grown = run_stage("grow", {"optimizer": "zero", "router_biases": "zero"}, {"checkpoint": base})
     assert read_start(grown).moments == {}
     assert all(bias.abs().max() == 0 for bias in read_model(grown).router_biases())
 
 
 @pytest.mark.parametrize("optimizer", ["copy", "zero"])
-def test_training_goes_on(
+def test_training_continues(
     optimizer: str, run_stage: Any, base: Artifact, tokens: Artifact, tiny: dict[str, Any]
 ) -> None:
     grown = run_stage("grow", {"optimizer": optimizer}, {"checkpoint": base})

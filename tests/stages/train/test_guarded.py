@@ -1,4 +1,4 @@
-"""Spikes, ways back and checks of the hardware in a whole run."""
+"""Spikes, rewinds and checks of the hardware in a whole run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import LongcatError
 from longcat.pipeline.store import Store
+from longcat.stages.formats.checkpoint import read_state
+from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.windows import Batch, WindowSource, batch
 from longcat.stages.train import gradients, trainer
-from longcat.stages.train.checkpoint import read_state
-from longcat.stages.train.errors import DivergedError
-from longcat.stages.train.loader import Batch, WindowSource, batch
-from longcat.stages.train.metrics import read_metrics
+from longcat.stages.train.stability.errors import DivergedError
 
 Contents = Callable[[Artifact], dict[str, str]]
-NEVER = 63  # no token of the corpus
+NEVER = 63  # not a token of the corpus
 BAD = range(40, 52)  # the samples of steps 11 to 13
 
 
@@ -36,7 +36,7 @@ def guarded(tiny: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of the bad samples have a loss of 50."""
+    """Give batches of the bad samples a loss of 50."""
 
     def marked(source: WindowSource, first: int, size: int) -> Batch:
         rows = batch(source, first, size)
@@ -55,7 +55,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_divergence_goes_back_and_over_the_bad_samples(
+def test_a_divergence_rewinds_and_skips_the_bad_samples(
     run_stage: Any, tokens: Artifact, guarded: dict[str, Any]
 ) -> None:
     trained = run_stage("train", guarded, {"tokens": tokens})
@@ -71,7 +71,7 @@ def test_a_divergence_goes_back_and_over_the_bad_samples(
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("call", [10, 13, 14, 16])
-def test_killed_around_a_way_back_the_bits_are_the_same(
+def test_a_kill_around_a_rewind_gives_the_same_bits(
     call: int,
     store: Store,
     run_stage: Any,
@@ -83,15 +83,15 @@ def test_killed_around_a_way_back_the_bits_are_the_same(
     expected = run_stage("train", guarded, {"tokens": tokens})
     hashes = contents(expected)
     store.remove(expected)
-    original, calls = trainer.Run.step, [0]
+    original, calls = trainer.TrainingRun.step, [0]
 
-    def step(self: trainer.Run, done: int) -> Any:
+    def step(self: trainer.TrainingRun, done: int) -> Any:
         calls[0] += 1
         if calls[0] == call:
             raise KeyboardInterrupt
         return original(self, done)
 
-    monkeypatch.setattr(trainer.Run, "step", step)
+    monkeypatch.setattr(trainer.TrainingRun, "step", step)
     with pytest.raises(KeyboardInterrupt):
         run_stage("train", guarded, {"tokens": tokens})
     assert contents(run_stage("train", guarded, {"tokens": tokens})) == hashes
@@ -108,13 +108,13 @@ def test_skipped_steps_change_no_weight(run_stage: Any, tokens: Artifact, guarde
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_run_that_may_not_go_back_ends(run_stage: Any, tokens: Artifact, guarded: dict[str, Any]) -> None:
+def test_a_run_without_rewinds_ends(run_stage: Any, tokens: Artifact, guarded: dict[str, Any]) -> None:
     guarded["stability"]["spikes"] |= {"action": "skip"}
     with pytest.raises(DivergedError, match="all steps from 11 to 13 were bad, at the last the loss of 50 exceeds"):
         run_stage("train", guarded, {"tokens": tokens})
 
 
-def test_measurements_stand_in_their_lines(run_stage: Any, tokens: Artifact, guarded: dict[str, Any]) -> None:
+def test_measurements_are_in_their_lines(run_stage: Any, tokens: Artifact, guarded: dict[str, Any]) -> None:
     records = read_metrics(run_stage("train", guarded, {"tokens": tokens}).file("metrics.jsonl"))
     measured = [record for record in records if "stability" in record]
     assert [record["step"] for record in measured] == [1, 6, 11, 16]
@@ -135,15 +135,15 @@ def test_the_corruption_check_changes_nothing_and_finds_a_flipped_bit(
     for file in ("model.safetensors", "metrics.jsonl", "training/optimizer.safetensors"):
         assert contents(checked)[file] == contents(plain)[file]
 
-    from longcat.model.layer import ShortcutLayer
+    from longcat.model.layers.shortcut import ShortcutLayer
 
     forward, calls = ShortcutLayer.forward, [0]
 
     def flipped(self: Any, *arguments: Any) -> Any:
-        out, routing = forward(self, *arguments)
+        output = forward(self, *arguments)
         calls[0] += 1
-        return (out * (1 + 2**-20), routing) if calls[0] == 2 else (out, routing)
+        return output._replace(hidden_BTD=output.hidden_BTD * (1 + 2**-20)) if calls[0] == 2 else output
 
     monkeypatch.setattr(ShortcutLayer, "forward", flipped)
-    with pytest.raises(LongcatError, match=r"of layer 0 came out otherwise when it was computed again"):
+    with pytest.raises(LongcatError, match=r"of layer 0 differs when recomputed"):
         run_stage("train", guarded | {"seed": 1}, {"tokens": tokens})

@@ -1,4 +1,4 @@
-"""Training in several processes: one command, one result, and one error when something dies."""
+"""Training in several processes: one command, one result, and one error if a process dies."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from longcat.pipeline.errors import ConfigError, LongcatError
 from longcat.pipeline.files import read_json
 from longcat.pipeline.runner import Session, execute, plan_named
 from longcat.pipeline.store import Store
-from longcat.stages.train.launch_config import LaunchOptions
-from longcat.stages.train.launch_files import Launch, describe, rebuilt_error
-from longcat.stages.train.worker import check_agreement
+from longcat.stages.train.launch.config import LaunchOptions
+from longcat.stages.train.launch.files import Launch, describe, rebuilt_error
+from longcat.stages.train.launch.worker import check_agreement
 
-WORKER = "longcat.stages.train.worker"
+WORKER = "longcat.stages.train.launch.worker"
 Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def start(store: Store, tokens: Artifact, tiny: dict[str, Any], tmp_path: Path) -> Iterator[Start]:
-    """`longcat train` in two processes on the tiny corpus; whatever is left at the end is killed."""
+    """Start `longcat train` with two processes on the tiny corpus; remaining processes are killed after the test."""
     started = []
 
     def command(*options: str, **changes: Any) -> subprocess.Popen[str]:
@@ -54,7 +54,7 @@ def start(store: Store, tokens: Artifact, tiny: dict[str, Any], tmp_path: Path) 
 
 
 def workers(store: Store) -> list[psutil.Process]:
-    """The ranks at work in a store."""
+    """Running ranks of a store."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
@@ -66,7 +66,7 @@ def workers(store: Store) -> list[psutil.Process]:
 def until(condition: Callable[[], Any], seconds: float = 100) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
     return found
 
@@ -80,7 +80,7 @@ def of_rank(store: Store, rank: int) -> psutil.Process:
     return found
 
 
-def test_killed_stopped_and_resumed_it_makes_the_bytes_of_an_undisturbed_run(
+def test_a_killed_stopped_and_resumed_run_gives_the_bytes_of_an_undisturbed_run(
     store: Store, contents: Any, start: Start
 ) -> None:
     config = {"steps": 150, "checkpoint_every": 10}
@@ -98,14 +98,14 @@ def test_killed_stopped_and_resumed_it_makes_the_bytes_of_an_undisturbed_run(
     assert "rank 1 of 2 failed: it was killed by SIGKILL (out of memory?)" in err
     assert not workers(store)
 
-    second = start(**config)  # a stop is asked for
+    second = start(**config)  # a stop is requested
     reached = steps_done(store)
     until(lambda: len(workers(store)) == 2 and steps_done(store) > reached + 5)
     second.send_signal(signal.SIGTERM)
     _, err = second.communicate(timeout=60)
     assert second.returncode == 130, err
-    assert "going on from step" in err
-    assert "interrupted (run the same command again to go on from here)" in err
+    assert "resuming from step" in err
+    assert "interrupted (run the same command again to resume from here)" in err
     folders = sorted((store.root / ".staging").glob("*/work/training/checkpoints/*"))
     assert read_json(folders[-1] / "state.json")["step"] == steps_done(store)
     assert not workers(store)
@@ -120,7 +120,7 @@ def test_killed_stopped_and_resumed_it_makes_the_bytes_of_an_undisturbed_run(
 
 
 def finished(store: Store, run: subprocess.Popen[str]) -> Artifact:
-    """The checkpoint that a run makes."""
+    """Checkpoint made by a run."""
     _, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
     (folder,) = (store.root / "checkpoint").iterdir()
@@ -164,12 +164,12 @@ def test_a_rank_killed_on_one_node_is_named_on_both(store: Store, start: Start) 
     assert not workers(store)
 
 
-def test_a_node_with_other_options_or_without_node_0_says_so(
+def test_a_node_with_other_options_or_without_node_0_is_an_error(
     store: Store, tokens: Artifact, session: Session, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     given = tiny | {"nnodes": 2, "rendezvous": "localhost:1", "collective_timeout": 0.3}
     plan = plan_named(session, "train", given | {"node_rank": 1}, {"tokens": tokens})
-    with pytest.raises(LongcatError, match=r"node 0 has not begun within 0.3 s"):
+    with pytest.raises(LongcatError, match=r"node 0 did not start within 0.3 s"):
         execute(plan, session)
     leader = plan_named(session, "train", given | {"nproc_per_node": 2}, {"tokens": tokens})
     staging = store.staging(plan.id)
@@ -181,7 +181,7 @@ def test_a_node_with_other_options_or_without_node_0_says_so(
 
 
 def test_an_error_of_a_rank_keeps_its_kind(store: Store, start: Start) -> None:
-    failed = start(min_document_tokens=1_000_000)  # only who reads the tokens can tell
+    failed = start(min_document_tokens=1_000_000)  # only found when the tokens are read
     _, err = failed.communicate(timeout=100)
     assert failed.returncode == 3, err
     assert err.count("longcat: ") == 1
@@ -199,7 +199,7 @@ def test_an_error_of_a_rank_keeps_its_kind(store: Store, start: Start) -> None:
         {"node_rank": 1},
     ],
 )
-def test_launch_options_that_do_not_fit(values: dict[str, Any]) -> None:
+def test_inconsistent_launch_options(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"rendezvous|node_rank"):
         LaunchOptions(**values)
 
@@ -210,7 +210,7 @@ def test_ranks_that_do_not_agree() -> None:
     for name in facts:
         with pytest.raises(ConfigError, match=f"rank 1 has another {name} than rank 0"):
             check_agreement([facts, facts | {name: "x"}], announced=2, found=2)
-    with pytest.raises(ConfigError, match="2 processes came together"):
+    with pytest.raises(ConfigError, match="2 processes joined"):
         check_agreement([facts, facts], announced=4, found=2)
 
 

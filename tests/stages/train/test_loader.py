@@ -1,4 +1,4 @@
-"""Which tokens a sample holds."""
+"""Tokens of a sample."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.tokens import TokenFile, TokenWriter
-from longcat.stages.train.loader import IGNORED, MixedWindows, TokenWindows, Window, batch, validation_windows
+from longcat.stages.formats.windows import IGNORED, MixedWindows, TokenWindows, Window, batch, validation_windows
 
 LENGTHS = [3, 17, 1, 40, 8, 25, 2, 64, 5, 5, 31]
 
 
 def write(prefix: Path, lengths: list[int]) -> TokenFile:
-    """Documents in which every token of the file is another number."""
+    """Documents in which every token of the file is a different number."""
     total = sum(lengths)
     with TokenWriter(prefix, total) as writer:
         ids = iter(range(total))
@@ -31,7 +31,7 @@ def tokens(tmp_path: Path) -> TokenFile:
 
 
 @pytest.mark.parametrize("sequence_length", [1, 7, 16, 50, 200])
-def test_an_epoch_holds_every_target_once(tokens: TokenFile, sequence_length: int) -> None:
+def test_an_epoch_has_every_target_once(tokens: TokenFile, sequence_length: int) -> None:
     windows = TokenWindows(tokens, sequence_length=sequence_length, seed=3)
     for epoch in range(3):
         first = epoch * windows.windows_per_epoch
@@ -41,13 +41,13 @@ def test_an_epoch_holds_every_target_once(tokens: TokenFile, sequence_length: in
         assert len(set(targets)) == len(targets) == (sum(LENGTHS) - 1) // sequence_length * sequence_length
 
 
-def test_samples_of_a_batch_lie_far_apart(tmp_path: Path) -> None:
+def test_samples_of_a_batch_are_far_apart(tmp_path: Path) -> None:
     windows = TokenWindows(write(tmp_path / "one", [4001]), sequence_length=4, seed=0)
     places = sorted(int(row[0]) for row in batch(windows, 1234, 8).ids)
     assert min(np.diff(places)) > 4001 / 8 / 3
 
 
-def test_documents_stay_whole_and_in_one_piece(tokens: TokenFile) -> None:
+def test_documents_are_contiguous(tokens: TokenFile) -> None:
     windows = TokenWindows(tokens, sequence_length=sum(LENGTHS) - 1, seed=0)
     stream = windows.sample(0).ids
     breaks = [0, *(np.flatnonzero(np.diff(stream) != 1) + 1).tolist(), len(stream)]
@@ -56,7 +56,7 @@ def test_documents_stay_whole_and_in_one_piece(tokens: TokenFile) -> None:
     assert sorted(stream.tolist()) == list(range(sum(LENGTHS)))
 
 
-def test_a_sample_depends_on_its_number_alone(tokens: TokenFile) -> None:
+def test_a_sample_depends_only_on_its_number(tokens: TokenFile) -> None:
     one = TokenWindows(tokens, sequence_length=9, seed=5)
     other = TokenWindows(tokens, sequence_length=9, seed=5)
     numbers = [400, 3, 77, 0, 3, 12_345, 21]
@@ -66,7 +66,7 @@ def test_a_sample_depends_on_its_number_alone(tokens: TokenFile) -> None:
     assert batch(one, 75, 4).ids[2].tolist() == forwards[77]
 
 
-def test_epochs_and_seeds_have_their_own_order(tokens: TokenFile) -> None:
+def test_epochs_and_seeds_have_different_orders(tokens: TokenFile) -> None:
     windows = TokenWindows(tokens, sequence_length=200, seed=0)
     orders = [windows.sample(epoch).ids.tolist() for epoch in range(3)]
     orders.append(TokenWindows(tokens, sequence_length=200, seed=1).sample(0).ids.tolist())
@@ -80,7 +80,7 @@ def test_only_long_documents(tokens: TokenFile) -> None:
     assert set(np.concatenate([windows.sample(index).ids for index in range(60)])) <= set(kept)
 
 
-def test_no_long_documents_says_how_long_they_are(tokens: TokenFile) -> None:
+def test_without_long_documents_the_error_has_the_lengths(tokens: TokenFile) -> None:
     with pytest.raises(InputError) as caught:
         TokenWindows(tokens, sequence_length=10, seed=0, min_document_tokens=100)
     assert caught.value.what == (
@@ -100,7 +100,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 1 / 3, 0.999, 1.0])
-def test_mixture_takes_its_share_and_leaves_nothing_out(fraction: float) -> None:
+def test_mixture_uses_its_share_and_omits_no_sample(fraction: float) -> None:
     class Numbered:
         def __init__(self, sign: int) -> None:
             self.sign = sign
@@ -131,7 +131,7 @@ def test_validation_without_tokens(tmp_path: Path) -> None:
     assert len(validation_windows(write(tmp_path / "one", [1]), 8, 4)[0]) == 0
 
 
-def test_starts_at_once_on_a_billion_tokens(tmp_path: Path) -> None:
+def test_starts_immediately_with_a_billion_tokens(tmp_path: Path) -> None:
     documents, length = 1_000_000, 1000
     prefix = tmp_path / "large"
     writer = TokenWriter(prefix, 100)
@@ -146,7 +146,7 @@ def test_starts_at_once_on_a_billion_tokens(tmp_path: Path) -> None:
 
 
 def test_document_bounds_of_a_batch(tokens: TokenFile) -> None:
-    """The bounds cut the flattened rows exactly before the tokens that begin a document."""
+    """The bounds split the flattened rows exactly before tokens that start a document."""
     windows = TokenWindows(tokens, sequence_length=50, seed=3)
     rows = batch(windows, 2, 3)
     bounds = rows.cu_seqlens()

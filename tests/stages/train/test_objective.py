@@ -1,4 +1,4 @@
-"""What a step is trained on: the terms of the loss, what they count, and what may not change them."""
+"""The training objective: terms of the loss, their token counts, and options that must not change them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load_file
 
 from longcat.model.init import initialize
-from longcat.model.moe import LayerRouting
+from longcat.model.moe.mixture import LayerRouting
 from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import InputError
-from longcat.stages.train.average import WeightAverage
-from longcat.stages.train.checkpoint import changed_config, read_model, read_start
+from longcat.stages.formats.checkpoint import changed_config, read_model, read_start
+from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.windows import Batch, Window, batch
 from longcat.stages.train.config import ObjectiveOptions
-from longcat.stages.train.loader import Batch, Window
-from longcat.stages.train.metrics import read_metrics
+from longcat.stages.train.load_balance.expert_load import Load, RoutingObserver
 from longcat.stages.train.objective import Objective, Terms, Totals
+from longcat.stages.train.optim.average import WeightAverage
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.prefetch import Prefetcher
-from longcat.stages.train.routing import Load, RoutingObserver
 
 Contents = Callable[[Artifact], dict[str, str]]
 
@@ -53,7 +53,7 @@ def terms_of(objective: Objective, model: LongcatFlash, batch: Batch, totals: To
 
 
 def test_terms_add_up_over_micro_batches() -> None:
-    """Shares of the whole batch: two halves give its loss and its gradients."""
+    """Two halves add up to the loss and the gradients of the whole batch."""
     rows = [make_batch(5, 7, seed=seed) for seed in range(4)]
     whole = Batch(np.concatenate([row.ids for row in rows]), tuple(row.starts[0] for row in rows))
     model = make_model(num_nextn_predict_layers=1)
@@ -75,14 +75,75 @@ def test_terms_add_up_over_micro_batches() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_totals_leave_out_what_lies_beyond_a_document() -> None:
-    # Of 16 targets after next the last of the row has none, nor have the two before each inner end (5 and 12).
+def test_totals_exclude_targets_beyond_a_document() -> None:
+    # Of 16 targets two ahead, one is missing at the end of the row and two at each inner end (5 and 12).
     objective = objective_of(make_model(num_nextn_predict_layers=1))
     assert objective.totals(make_batch(5, 7), 1, 1) == Totals(targets=16, mtp_targets=16 - 1 - 2 - 2)
 
 
+def masked(batch: Batch, seed: int = 3) -> Batch:
+    return batch._replace(trained=np.random.default_rng(seed).random((len(batch.ids), batch.ids.shape[1] - 1)) < 0.6)
+
+
+def test_a_loss_mask_excludes_targets_from_every_term() -> None:
+    model = make_model(num_nextn_predict_layers=1)
+    objective, rows_in = objective_of(model, document_mask=True), masked(make_batch(5, 7))
+    assert rows_in.trained is not None
+    rows, trained = objective.rows(rows_in), torch.from_numpy(rows_in.trained)
+    totals = objective.totals(rows_in, 1, 1)
+    assert totals.targets == int(trained.sum()) < 16
+    with torch.no_grad():
+        found = terms_of(objective, model, rows_in, totals)
+        logits = model(rows.ids_BT, rows.cu_seqlens).logits
+    ids = torch.from_numpy(rows_in.ids)
+    expected = torch.nn.functional.cross_entropy(logits[trained], ids[:, 1:][trained])
+    torch.testing.assert_close(found.figures["loss"], expected)
+    assert totals.mtp_targets == int((rows.next_targets_BT != -100).sum()) < 11
+    assert (rows.next_targets_BT[:, :-1][~trained[:, 1:]] == -100).all()
+
+
+def test_masked_micro_batches_add_up() -> None:
+    parts = [masked(make_batch(5, 7, seed=seed), seed) for seed in range(2)]
+    whole = Batch(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "starts", "trained")))
+    model = make_model()
+    objective = objective_of(model)
+    totals = objective.totals(whole, 2, 1)
+    halves = sum(terms_of(objective, model, whole.rows(row, row + 1), totals).total for row in range(2))
+    torch.testing.assert_close(terms_of(objective, model, whole, totals).total, halves)
+
+
+def test_a_batch_without_targets_does_not_divide_by_zero() -> None:
+    model = make_model()
+    nothing = make_batch(16)._replace(trained=np.zeros((1, 16), dtype=np.bool_))
+    objective = objective_of(model)
+    terms = terms_of(objective, model, nothing, objective.totals(nothing, 1, 1))
+    assert terms.figures["loss"] == 0
+    assert terms.total.isfinite()
+
+
+def test_samples_pass_masks_and_budgets_to_the_attention() -> None:
+    class Source:
+        def sample(self, number: int) -> Window:
+            ids, starts = np.arange(17) + number, np.array([0])
+            return Window(ids, starts, np.arange(16) > 3, 5) if number else Window(ids, starts)
+
+    found = batch(Source(), 0, 2)
+    assert found.trained is not None
+    assert found.trained.sum(axis=1).tolist() == [16, 12]
+    assert found.targets()[1].tolist() == [-100] * 4 + [number + 1 for number in range(5, 17)]
+    assert found.rows(1, 2).budgets.tolist() == [5]
+    model = make_model()
+    rows = objective_of(model).rows(found)
+    seen: list[torch.Tensor | None] = []
+    layer = model.model.layers[0]
+    layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].budgets_B))
+    model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, budgets_B=rows.budgets_B)
+    assert seen[0] is not None
+    assert seen[0].tolist() == [16, 5]
+
+
 def test_documents_do_not_see_each_other() -> None:
-    """The logits of a document change with the tokens of the one before it only where there is no mask."""
+    """The logits of a document depend on the previous document only without a mask."""
     model, one, other = make_model(), make_batch(8), make_batch(8)
     other.ids[0, :7] = 63 - other.ids[0, :7]
 
@@ -94,7 +155,7 @@ def test_documents_do_not_see_each_other() -> None:
     assert (second(one, False) - second(other, False)).abs().max() > 1e-3
 
 
-def test_multi_token_prediction_begins_at_its_step(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+def test_multi_token_prediction_starts_at_its_step(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     config = tiny | {"model": {"num_nextn_predict_layers": 1}, "steps": 60, "batch_size": 8}
     late = run_stage("train", config | {"objective": {"mtp_start_step": 21}}, {"tokens": tokens})
     records = read_metrics(late.file("metrics.jsonl"))
@@ -114,8 +175,8 @@ def test_recomputing_changes_no_bit(
         assert contents(plain)[file] == contents(again)[file]
 
 
-def test_recomputing_keeps_less() -> None:
-    from longcat.stages.train.activation_checkpointing import checkpoint_activations
+def test_recomputing_saves_memory() -> None:
+    from longcat.stages.train.parallel.activation_checkpointing import checkpoint_activations
 
     def kept(what: Any) -> int:
         model, batch = make_model(), make_batch(length=64)
@@ -160,7 +221,7 @@ def test_averages_of_another_model_are_refused() -> None:
         WeightAverage(model, 0.9, {"nothing": torch.zeros(1)})
 
 
-def test_the_load_adds_up_and_spreads_over_tokens() -> None:
+def test_the_load_has_mean_and_deviation_over_tokens() -> None:
     """Two tokens with 3 and 1 FFN experts, seen twice: mean 2, standard deviation 1."""
     model = make_model(num_layers=1, n_routed_experts=4, zero_expert_num=3, moe_topk=4)
     experts_TK = torch.tensor([[0, 1, 2, 5], [3, 4, 5, 6]])
@@ -197,10 +258,8 @@ def test_workers_change_no_byte(run_stage: Any, tokens: Artifact, tiny: dict[str
     assert files[0] == files[1] == files[2]
 
 
-def test_an_id_that_the_model_does_not_know(
-    run_stage: Any, tokens: Artifact, tiny: dict[str, Any], monkeypatch: Any
-) -> None:
-    from longcat.stages.train import loader
+def test_an_id_outside_the_vocabulary(run_stage: Any, tokens: Artifact, tiny: dict[str, Any], monkeypatch: Any) -> None:
+    from longcat.stages.formats import windows as loader
 
     original = loader.TokenWindows.sample
 

@@ -1,4 +1,4 @@
-"""`longcat train` in several processes: the numbers of one, and checkpoints that any number of them reads."""
+"""`longcat train` in several processes: equal to one process, and checkpoints that any number of processes can read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from safetensors.torch import load_file
 
 from longcat.pipeline.artifact import Artifact
-from longcat.stages.train.metrics import read_metrics
+from longcat.stages.formats.metrics import read_metrics
 
-# Two micro batches of one row for each of two data ranks; eps keeps rounding from turning into Adam steps.
+# Two micro batches of one row for each of two data ranks; eps prevents rounding from becoming Adam steps.
 OPTIONS = (
     *("--preset", "smoke", "--steps", "6", "--batch-size", "4", "--micro-batch-size", "1", "--sequence-length", "32"),
     *("--threads", "1", "--device", "cpu", "--checkpoint-every", "2", "--set", "optimizer.eps=1e-6"),
@@ -25,9 +25,11 @@ OPTIONS = (
 )
 
 
-def train(root: Path, tokens: Artifact, *more: str, expect: int = 0) -> dict[str, Any]:
-    """Run the command in a store of its own that has the same tokens; returns what it printed."""
-    call = [*command(root, tokens), *more, "--json"]
+def train(
+    root: Path, tokens: Artifact, *more: str, expect: int = 0, options: tuple[str, ...] = OPTIONS
+) -> dict[str, Any]:
+    """Run the command in a separate store with the same tokens; return its output."""
+    call = [*command(root, tokens, options=options), *more, "--json"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == expect, done.stderr
     return dict(json.loads(done.stdout)) if not expect else {"error": done.stderr}
@@ -44,11 +46,11 @@ def sets(**options: Any) -> list[str]:
 
 
 def assert_close(one: dict[str, Any], other: dict[str, Any], relative: float = 1e-5) -> None:
-    """The same weights, moments and averages, and the same lines of metrics.jsonl, up to rounding."""
+    """Assert equal weights, moments, averages and lines of metrics.jsonl, up to rounding."""
     for file in ("model.safetensors", "training/optimizer.safetensors", "training/average.safetensors"):
         first, second = (load_file(Path(run["path"]) / file) for run in (one, other))
         assert first.keys() == second.keys()
-        # Moments are small differences of gradients, which round first.
+        # Moments are small differences of gradients, which are most affected by rounding.
         limit = relative if file == "model.safetensors" else 10 * relative
         for name, tensor in first.items():
             scale = tensor.float().norm().clamp(min=1e-6)
@@ -67,7 +69,7 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], relative: float = 1
 
 @pytest.fixture(scope="module")
 def store_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which the run of one process is made once."""
+    """Store with the run of one process, made once."""
     return tmp_path_factory.mktemp("one")
 
 
@@ -82,7 +84,7 @@ def store_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=["fsdp", "expert", "context", "pipeline", "expert and context"],
 )
-def test_any_share_of_the_work_gives_the_same(
+def test_any_distribution_gives_the_same(
     processes: int, options: dict[str, int], store_of_one: Path, tmp_path: Path, tokens: Artifact
 ) -> None:
     one = train(store_of_one, tokens)
@@ -92,7 +94,7 @@ def test_any_share_of_the_work_gives_the_same(
 
 
 def test_two_processes_then_one_then_four(store_of_one: Path, tmp_path: Path, tokens: Artifact) -> None:
-    """A run that is stopped goes on with any other number of processes: the same batches, the same weights."""
+    """A stopped run resumes with any other number of processes: the same batches and weights."""
     one = train(store_of_one, tokens)
     stopped_after(2, tmp_path, tokens, "2")
     stopped_after(4, tmp_path, tokens, "1")
@@ -101,7 +103,7 @@ def test_two_processes_then_one_then_four(store_of_one: Path, tmp_path: Path, to
 
 
 def stopped_after(step: int, root: Path, tokens: Artifact, processes: str) -> None:
-    """Run until that step is saved, then SIGKILL, which takes the workers along."""
+    """Run until this step is saved, then SIGKILL the whole process group."""
     run = subprocess.Popen([*command(root, tokens), "--nproc-per-node", processes], stderr=subprocess.DEVNULL)
     pattern = f".staging/*/work/training/checkpoints/step-{step:09d}"
     deadline = time.monotonic() + 60
@@ -113,10 +115,10 @@ def stopped_after(step: int, root: Path, tokens: Artifact, processes: str) -> No
 
 
 @pytest.mark.parametrize(("stage", "options"), [("train", {"expert": 2}), ("extend", {"context": 2})])
-def test_going_on_from_a_checkpoint(
+def test_continuing_from_a_checkpoint(
     stage: str, options: dict[str, int], store_of_one: Path, tmp_path: Path, tokens: Artifact
 ) -> None:
-    """Each process takes its part of the weights, moments and averages; extension hands them from phase to phase."""
+    """Each process loads its part of the weights, moments and averages; extension passes them between phases."""
     base = train(store_of_one, tokens)
     shutil.copytree(base["path"], tmp_path / "checkpoint" / base["id"])
     phases = "[{sequence_length: 32, rope_theta: 5e6, steps: 2, batch_size: 2}, "
@@ -137,7 +139,8 @@ def test_going_on_from_a_checkpoint(
     assert_close(*results)
 
 
-def test_a_batch_that_cannot_be_dealt_out(tmp_path: Path, tokens: Artifact) -> None:
-    options = ("--nproc-per-node", "2", "--batch-size", "3")
-    error = train(tmp_path, tokens, *options, expect=3)["error"]
-    assert "batch_size = 3 is no multiple of 2 data groups" in error
+def test_a_batch_that_cannot_be_divided(tmp_path: Path, tokens: Artifact) -> None:
+    at = OPTIONS.index("--batch-size") + 1
+    options = (*OPTIONS[:at], "3", *OPTIONS[at + 1 :])
+    error = train(tmp_path, tokens, "--nproc-per-node", "2", expect=3, options=options)["error"]
+    assert "batch_size = 3 is not a multiple of 2 data groups" in error

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or damaged ends with the bits of one that was not."""
+"""A run that was stopped, killed or damaged ends with the same bits as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.runner import Session
 from longcat.pipeline.store import Store
 from longcat.stages.train import trainer
-from longcat.stages.train.state import RunCheckpoints
+from longcat.stages.train.checkpoints.resumable import RunCheckpoints
 
 Contents = Callable[[Artifact], dict[str, str]]
 CHILD = Path(__file__).parent / "killed_run.py"
 
 
-class PulledPlugError(Exception):
-    """Stands for a loss of power."""
+class PowerFailureError(Exception):
+    """Simulates a power failure."""
 
 
 @pytest.fixture
 def undisturbed(store: Store, tokens: Artifact, tiny: dict[str, Any], run_stage: Any, contents: Contents) -> Any:
-    """The hashes of an undisturbed run, which is removed again."""
+    """Hashes of an undisturbed run, whose artifact is deleted afterwards."""
     artifact = run_stage("train", tiny, {"tokens": tokens})
     expected = contents(artifact), artifact.manifest.metrics, artifact.manifest.counts
     store.remove(artifact)
@@ -45,16 +45,16 @@ def check(artifact: Artifact, undisturbed: Any, contents: Contents) -> None:
 
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, *, before: bool) -> None:
-    """Let the `call`-th call of a method raise, before or after it does its work; later ones are as ever."""
+    """Let call number `call` of a method raise, before or after its work; later calls are unchanged."""
     original, calls = getattr(owner, name), [0]
 
     def wrapped(*arguments: Any, **keywords: Any) -> Any:
         calls[0] += 1
         if calls[0] == call and before:
-            raise PulledPlugError
+            raise PowerFailureError
         result = original(*arguments, **keywords)
         if calls[0] == call:
-            raise PulledPlugError
+            raise PowerFailureError
         return result
 
     monkeypatch.setattr(owner, name, wrapped)
@@ -62,7 +62,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int,
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("call", [1, 3, 4, 8])
-def test_pulled_plug_around_a_step(
+def test_power_failure_around_a_step(
     call: int,
     before: bool,
     undisturbed: Any,
@@ -72,8 +72,8 @@ def test_pulled_plug_around_a_step(
     contents: Contents,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fail_once(monkeypatch, trainer.Run, "step", call, before=before)
-    with pytest.raises(PulledPlugError):
+    fail_once(monkeypatch, trainer.TrainingRun, "step", call, before=before)
+    with pytest.raises(PowerFailureError):
         run_stage("train", tiny, {"tokens": tokens})
     check(run_stage("train", tiny, {"tokens": tokens}), undisturbed, contents)
 
@@ -81,15 +81,15 @@ def test_pulled_plug_around_a_step(
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        ("longcat.stages.train.state.fsync_file", "file", 2),
-        ("longcat.stages.train.state.fsync_file", "file", 5),
-        ("longcat.stages.train.state.fsync_folder", "folder", 3),
-        ("longcat.stages.train.state.fsync_folder", "folder", 4),
-        ("longcat.stages.train.checkpoint.save_pretrained", "output", 1),
-        ("longcat.stages.train.checkpoint.copy_tokenizer", "output", 1),
+        ("longcat.stages.train.checkpoints.resumable.fsync_file", "file", 2),
+        ("longcat.stages.train.checkpoints.resumable.fsync_file", "file", 5),
+        ("longcat.stages.train.checkpoints.resumable.fsync_folder", "folder", 3),
+        ("longcat.stages.train.checkpoints.resumable.fsync_folder", "folder", 4),
+        ("longcat.stages.formats.checkpoint.save_pretrained", "output", 1),
+        ("longcat.stages.formats.checkpoint.copy_tokenizer", "output", 1),
     ],
 )
-def test_pulled_plug_while_saving(
+def test_power_failure_while_saving(
     owner: str,
     name: str,
     call: int,
@@ -103,7 +103,7 @@ def test_pulled_plug_while_saving(
     module, _, function = owner.rpartition(".")
     __import__(module)
     fail_once(monkeypatch, sys.modules[module], function, call, before=False)
-    with pytest.raises(PulledPlugError):
+    with pytest.raises(PowerFailureError):
         run_stage("train", tiny, {"tokens": tokens})
     check(run_stage("train", tiny, {"tokens": tokens}), undisturbed, contents)
 
@@ -117,13 +117,13 @@ def test_several_interruptions(
     contents: Contents,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = trainer.Run.step
+    original = trainer.TrainingRun.step
 
     def stopped(self: Any, done: int) -> Any:
         session.stop.requested = True
         return original(self, done)
 
-    monkeypatch.setattr(trainer.Run, "step", stopped)
+    monkeypatch.setattr(trainer.TrainingRun, "step", stopped)
     for _ in range(3):
         session.stop = StopSignal()
         with pytest.raises(InterruptedRunError):
@@ -131,20 +131,20 @@ def test_several_interruptions(
     monkeypatch.undo()
     session.stop = StopSignal()
     done: list[int] = []
-    monkeypatch.setattr(trainer.Run, "step", lambda self, at: done.append(at) or original(self, at))
+    monkeypatch.setattr(trainer.TrainingRun, "step", lambda self, at: done.append(at) or original(self, at))
     check(run_stage("train", tiny, {"tokens": tokens}), undisturbed, contents)
-    assert done == [3, 4, 5, 6, 7]  # nothing is done twice after a clean stop
+    assert done == [3, 4, 5, 6, 7]  # no step is repeated after a clean stop
 
 
 def _interrupt_after(steps: int, run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        fail_once(patch, trainer.Run, "step", steps + 1, before=True)
-        with pytest.raises(PulledPlugError):
+        fail_once(patch, trainer.TrainingRun, "step", steps + 1, before=True)
+        with pytest.raises(PowerFailureError):
             run()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "state", "metrics"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     damage: str,
     undisturbed: Any,
     store: Store,
@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "step-000000006 is damaged" in caplog.text
 
 
-def test_keeps_the_last_checkpoints_only(
+def test_keeps_only_the_last_checkpoints(
     store: Store, tokens: Artifact, tiny: dict[str, Any], run_stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny | {"checkpoint_every": 1, "keep_last": 3}

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from longcat.stages.train.config import ScheduleOptions, step_count
-from longcat.stages.train.schedule import Schedule
+from longcat.stages.train.optim.schedule import Schedule
 
 
 def rates(total: int, **options: object) -> list[float]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: sharded over any number of processes, written beside training, whole or absent."""
+"""Checkpoints of a run: sharded over any number of processes, written in the background, complete or absent."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from longcat.model.presets import load_preset
 from longcat.pipeline.errors import IntegrityError, LongcatError, MachineError
 from longcat.pipeline.files import sha256_file
-from longcat.stages.train import group
+from longcat.stages.formats.checkpoint import _read_tensors
+from longcat.stages.train.checkpoints.resumable import RunCheckpoints, Saved, model_tensors
+from longcat.stages.train.checkpoints.shards import ShardReader, Slice, Snapshot, piece_of
 from longcat.stages.train.config import OptimizerOptions
-from longcat.stages.train.optimizer import build_optimizer, moments, moments_like, set_learning_rate
-from longcat.stages.train.shards import ShardReader, Slice, Snapshot, piece_of
-from longcat.stages.train.state import RunCheckpoints, Saved, model_tensors
+from longcat.stages.train.optim.adamw import build_optimizer, moments, moments_like, set_learning_rate
+from longcat.stages.train.parallel import control as group
 
 EXPERTS, WIDTH = 6, 4
 
 
 def quiet(message: str) -> None:
-    """A warning that is not looked at."""
+    """Ignore a warning."""
 
 
 def newest(checkpoints: RunCheckpoints, warn: Callable[[str], None] = quiet) -> Saved:
@@ -53,9 +55,11 @@ def in_processes(count: int, work: Callable[..., None], folder: Path, *arguments
 
 
 def small_model() -> nn.Module:
-    """Rows 7 and 3, which divide by neither 2 nor 4, and fewer than four processes."""
+    """Rows of 7 and 3, not divisible by 2 or 4, and one of them fewer than four processes."""
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3, bias=False), nn.Linear(3, 8))
+    model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3, bias=False), nn.Linear(3, 8))
+    model.config = load_preset("tiny")  # used by the optimizer for parameter kinds
+    return model
 
 
 def trained(model: nn.Module) -> torch.optim.Optimizer:
@@ -80,7 +84,7 @@ def sharded(model: nn.Module, replicas: int) -> nn.Module:
 
 
 def expert_rows(values: torch.Tensor) -> Slice:
-    """The rows of this process of a tensor that is held as plain slices."""
+    """Rows of this process of a tensor that is stored as plain slices."""
     rank, size = group.control().rank, group.control().size
     start, end = rank * EXPERTS // size, (rank + 1) * EXPERTS // size
     return Slice(values[start:end].clone(), tuple(values.shape), (start, 0))
@@ -93,7 +97,7 @@ def save_sharded(folder: Path, replicas: int) -> None:
     model = sharded(small_model(), replicas)
     optimizer = trained(model)
     checkpoints = RunCheckpoints(folder / "checkpoints", keep=2)
-    first_only = {"only": torch.tensor(7.0)} if group.control().leads else {}  # as on a stage of a pipeline
+    first_only = {"only": torch.tensor(7.0)} if group.control().leads else {}  # like on a stage of a pipeline
     parts = {**model_tensors(model), "experts": expert_rows(EXPERT_VALUES), **first_only}
     checkpoints.save(3, {"model": parts, "optimizer": moments(model, optimizer)}, {"rank": dist.get_rank()})
     checkpoints.wait()
@@ -101,7 +105,7 @@ def save_sharded(folder: Path, replicas: int) -> None:
 
 
 def write_expected(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """The whole tensors, for those who read the checkpoint to compare with."""
+    """Write whole tensors for comparison by readers of the checkpoint."""
     whole = {name: whole_tensor(tensor) for name, tensor in tensors.items()}
     if group.control().leads:
         save_file(whole, folder / "expected.safetensors")
@@ -112,7 +116,7 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def check_sharded(folder: Path, replicas: int) -> None:
-    """Load into a model of another layout; every tensor put together is that which was saved."""
+    """Load into a model of another layout; every gathered tensor must equal the saved one."""
     expected, other = load_file(folder / "expected.safetensors"), small_model()
     with torch.no_grad():
         for parameter in other.parameters():
@@ -136,20 +140,22 @@ def check_sharded(folder: Path, replicas: int) -> None:
 
 
 @pytest.mark.parametrize(("writers", "replicas"), [(2, 1), (4, 2)])
-def test_any_number_of_processes_reads_what_others_wrote(tmp_path: Path, writers: int, replicas: int) -> None:
+def test_any_number_of_processes_reads_a_checkpoint_of_another_number(
+    tmp_path: Path, writers: int, replicas: int
+) -> None:
     in_processes(writers, save_sharded, tmp_path, replicas)
     names = sorted(path.name for path in (tmp_path / "checkpoints/step-000000003").iterdir())
     files = [f"{kind}-{rank:05d}.safetensors" for kind in ("model", "optimizer") for rank in range(writers)]
     assert names == sorted([*files, "state.json"])
     written = sum(len(load_file(path)) for path in tmp_path.glob("checkpoints/*/optimizer-*"))
     pieces = {key for path in tmp_path.glob("checkpoints/*/optimizer-*") for key in load_file(path)}
-    assert written == len(pieces)  # what several hold is written once
+    assert written == len(pieces)  # replicated tensors are written once
     check_sharded(tmp_path, 1)
     for readers, copies in ((2, 1), (4, 2)):
         in_processes(readers, check_sharded, tmp_path, copies)
 
 
-def test_what_one_process_wrote_is_read_by_several(tmp_path: Path) -> None:
+def test_several_processes_read_a_checkpoint_of_one(tmp_path: Path) -> None:
     save_plain(tmp_path)
     in_processes(4, check_sharded, tmp_path, 1)
 
@@ -185,11 +191,35 @@ def test_the_files_are_safetensors_of_every_dtype_and_shape(tmp_path: Path) -> N
     for name, tensor in tensors.items():
         assert torch.equal(found[name], tensor)
         assert torch.equal(targets[name], tensor)
-    with pytest.raises(IntegrityError, match=r"whole: \(2, 2\) is needed, found \(4, 6\)"):
+    with pytest.raises(IntegrityError, match=r"whole: expected \(2, 2\), found \(4, 6\)"):
         ShardReader([tmp_path / "a.safetensors"]).load({"whole": torch.zeros(2, 2)})
 
 
-def test_training_goes_on_beside_the_writing_and_the_copy_is_not_torn(
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to open file </x> in read-only mode: Too many open files (24)"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError("Input/output error (os error 5)"),
+    ],
+)
+def test_a_shard_that_cannot_be_opened_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    path = tmp_path / "a.safetensors"
+    monkeypatch.setattr("safetensors.safe_open", failing)
+    monkeypatch.setattr("longcat.stages.formats.checkpoint.load_file", failing)
+    path.touch()
+    for read in (lambda: ShardReader([path]), lambda: _read_tensors(path)):
+        with pytest.raises(OSError, match="safetensors") as caught:
+            read()
+        assert (caught.value.errno, caught.value.filename) in [(n, str(path)) for n in (5, 13, 24)]
+
+
+def test_training_continues_during_writing_and_the_copy_is_consistent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copying, writing = threading.Event(), threading.Event()
@@ -226,7 +256,7 @@ def test_training_goes_on_beside_the_writing_and_the_copy_is_not_torn(
 
 
 def fail_writing(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    """The disk of one rank is full after some bytes."""
+    """Make the disk of one rank full after some bytes."""
     write = Snapshot.write
 
     def full(self: Snapshot, path: Path) -> str:
@@ -238,7 +268,7 @@ def fail_writing(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     monkeypatch.setattr(Snapshot, "write", full)
 
 
-def test_a_full_disk_is_told_by_the_next_call_and_the_one_before_stays(
+def test_a_full_disk_is_raised_by_the_next_call_and_the_previous_checkpoint_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = RunCheckpoints(tmp_path, keep=2)
@@ -307,7 +337,7 @@ def half_of_the_rows(folder: Path) -> None:
         checkpoints.wait()
 
 
-def test_pieces_that_do_not_make_a_whole_are_refused(tmp_path: Path) -> None:
+def test_incomplete_pieces_are_refused(tmp_path: Path) -> None:
     in_processes(2, half_of_the_rows, tmp_path)
 
 
@@ -326,7 +356,7 @@ def test_processes_agree_on_flags_and_values(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_not_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fails says nothing of the bytes, so the run ends instead of going back to an older checkpoint."""
+    """A disk error does not mean damaged bytes, so the run ends instead of using an older checkpoint."""
     states = RunCheckpoints(tmp_path, keep=2)
     states.save(1, {"model": {"weight": torch.zeros(3)}}, {})
     states.wait()
@@ -334,7 +364,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_dropped(tmp_path: Path, mon
     def fail(path: Path) -> str:
         raise MachineError("Input/output error", where=str(path))
 
-    monkeypatch.setattr("longcat.stages.train.state.sha256_file", fail)
+    monkeypatch.setattr("longcat.stages.train.checkpoints.resumable.sha256_file", fail)
     with pytest.raises(MachineError, match="Input/output error"):
         newest(states)
     monkeypatch.undo()

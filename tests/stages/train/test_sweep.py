@@ -18,8 +18,8 @@ from longcat.pipeline.files import read_json
 from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run
 from longcat.pipeline.store import Store
-from longcat.stages.train.checkpoint import read_state
-from longcat.stages.train.sweep import SweepConfig, grid_points
+from longcat.stages.formats.checkpoint import read_state
+from longcat.stages.train.sweep.grid import SweepConfig, grid_points
 
 GRID = ["learning_rate=1e-3,1e-2,1e30", "initial_std=0.01,0.04", "optimizer.beta2=0.9"]
 
@@ -34,7 +34,7 @@ def test_every_combination_is_a_point() -> None:
     assert points == [{"a.b": 1, "c": "x"}, {"a.b": 1, "c": None}, {"a.b": 2, "c": "x"}, {"a.b": 2, "c": None}]
 
 
-def test_points_are_the_trainings_they_name(
+def test_points_equal_separate_trainings(
     run_stage: Any, tokens: Artifact, tiny: dict[str, Any], sweep: dict[str, Any]
 ) -> None:
     report = run_stage("train.sweep", sweep, {"tokens": tokens})
@@ -55,7 +55,9 @@ def test_points_are_the_trainings_they_name(
     assert (tags.count("circle"), tags.count("polyline")) == (4, 2)
 
 
-def test_the_best_point_is_a_proxy(run_stage: Any, tokens: Artifact, tiny: dict[str, Any], sweep: Any) -> None:
+def test_the_best_point_can_be_used_as_a_proxy(
+    run_stage: Any, tokens: Artifact, tiny: dict[str, Any], sweep: Any
+) -> None:
     report = run_stage("train.sweep", sweep, {"tokens": tokens})
     del tiny["learning_rate"]
     trained = run_stage("train", tiny | {"steps": 1}, {"tokens": tokens, "proxy": report})
@@ -65,7 +67,9 @@ def test_the_best_point_is_a_proxy(run_stage: Any, tokens: Artifact, tiny: dict[
     assert trained.manifest.metrics["transfer"]["proxy"] == report.id
 
 
-def test_a_sweep_that_only_diverges_is_no_proxy(run_stage: Any, tokens: Artifact, tiny: Any, sweep: Any) -> None:
+def test_a_sweep_that_only_diverges_cannot_be_used_as_a_proxy(
+    run_stage: Any, tokens: Artifact, tiny: Any, sweep: Any
+) -> None:
     report = run_stage("train.sweep", sweep | {"grid": ["learning_rate=1e30,1e31"]}, {"tokens": tokens})
     assert report.manifest.metrics["best"] is None
     with pytest.raises(ConfigError, match=r"every point of the sweep .* diverged"):
@@ -85,24 +89,24 @@ def test_a_killed_sweep_does_not_repeat_points(
     store.remove(undisturbed)
     original, calls = longcat.stages.train.run.train_checkpoint, [0]
 
-    class PulledPlugError(Exception):
+    class PowerFailureError(Exception):
         pass
 
     def counted(context: Any) -> Any:
         calls[0] += 1
         if calls[0] == 3:
-            raise PulledPlugError
+            raise PowerFailureError
         return original(context)
 
     monkeypatch.setattr(longcat.stages.train.run, "train_checkpoint", counted)
-    with pytest.raises(PulledPlugError):
+    with pytest.raises(PowerFailureError):
         run_stage("train.sweep", sweep, {"tokens": tokens})
     again = run_stage("train.sweep", sweep, {"tokens": tokens})
     assert calls[0] == 3 + 4
     assert (contents(again), again.manifest.metrics) == expected
 
 
-def test_workers_leave_no_trace(
+def test_workers_do_not_change_the_bytes(
     store: Store, session: Session, tokens: Artifact, sweep: dict[str, Any], contents: Callable[[Artifact], Any]
 ) -> None:
     two = sweep | {"grid": ["learning_rate=1e-3,1e-2"]}
@@ -118,12 +122,12 @@ def test_workers_leave_no_trace(
     [
         (["learning_rate="], "needs values that differ"),
         (["learning_rate=1e-3,1e-3"], "needs values that differ"),
-        (["seed=1,2", "seed=3"], "seed stands twice"),
+        (["seed=1,2", "seed=3"], "seed is duplicated"),
         (["learning_rat=1e-3"], "did you mean 'learning_rate'"),
         (["model.num_layers=0"], "num_layers = 0"),
     ],
 )
-def test_a_wrong_grid_is_told_before_the_first_point(
+def test_a_wrong_grid_is_an_error_before_the_first_point(
     run_stage: Any, tokens: Artifact, sweep: dict[str, Any], grid: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

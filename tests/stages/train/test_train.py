@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, LongcatError
 from longcat.pipeline.runner import Session
-from longcat.stages.train.checkpoint import check_same_tokenizer, read_model, read_start, read_state
-from longcat.stages.train.metrics import read_metrics
+from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model, read_start, read_state
+from longcat.stages.formats.metrics import read_metrics
 
 Contents = Callable[[Artifact], dict[str, str]]
 
 
-def test_loss_falls_below_what_word_counts_give(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+def test_loss_falls_below_the_unigram_loss(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     trained = run_stage("train", tiny | {"steps": 150, "batch_size": 8}, {"tokens": tokens})
     metrics = trained.manifest.metrics
     records = read_metrics(trained.file("metrics.jsonl"))
@@ -56,8 +56,8 @@ def test_checkpoint_has_the_published_layout(run_stage: Any, tokens: Artifact, t
     assert set(trained.manifest.performance) == {"tokens_per_second", "step_seconds"}
 
 
-def test_multi_token_prediction_is_carried_along(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
-    """Training, going on and growing keep the layer's initial values while its loss has no weight."""
+def test_multi_token_prediction_is_kept(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    """Training, continuing and growing keep the initial values of the layer while its loss has no weight."""
     tiny = tiny | {"objective": {"mtp_weight": 0}}
     options = tiny | {"model": {"num_nextn_predict_layers": 1}}
     trained = run_stage("train", options, {"tokens": tokens})
@@ -91,7 +91,7 @@ def test_ablated_models_train(changes: dict[str, Any], run_stage: Any, tokens: A
     assert {key: getattr(config, key) for key in changes} == changes
 
 
-def test_metrics_hold_no_clock_and_the_log_does(
+def test_metrics_have_no_times_and_the_log_has(
     session: Session, run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
 ) -> None:
     trained = run_stage("train", tiny | {"evaluation": {"every": 3, "windows": 2}}, {"tokens": tokens})
@@ -118,9 +118,9 @@ def test_metrics_hold_no_clock_and_the_log_does(
     assert all(line["seconds"] > 0 and line["tokens_per_second"] > 0 for line in steps)
 
 
-def test_micro_batches_equal_the_big_batch(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
-    # A small step from the same start: differences are those of summation order.
-    # The balance loss is one of a micro batch, so it is left out.
+def test_micro_batches_equal_the_whole_batch(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    # A small step from the same start: differences come only from summation order.
+    # The balance loss is computed per micro batch, so it is disabled.
     config = tiny | {"steps": 3, "optimizer": {"eps": 1e-6}, "balance_loss": {"enabled": False}}
     whole = run_stage("train", config, {"tokens": tokens})
     parts = run_stage("train", config | {"micro_batch_size": 1}, {"tokens": tokens})
@@ -158,8 +158,8 @@ def test_bfloat16_keeps_float32_weights(run_stage: Any, tokens: Artifact, tiny: 
     assert coarse.manifest.metrics["train_loss"] == pytest.approx(exact.manifest.metrics["train_loss"], rel=5e-3)
 
 
-def test_going_on_equals_not_having_stopped(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
-    """Two runs that share one schedule end where one long run ends."""
+def test_continuing_equals_an_uninterrupted_run(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    """Two runs with one schedule give the same result as one long run."""
     schedule = {"schedule": {"total_steps": 10, "warmup_steps": 2}}
     whole = run_stage("train", tiny | schedule | {"steps": 10}, {"tokens": tokens})
     first = run_stage("train", tiny | schedule | {"steps": 6}, {"tokens": tokens})
@@ -185,7 +185,7 @@ def test_a_restarted_schedule_and_fresh_moments(run_stage: Any, tokens: Artifact
     assert (read_state(second).step, read_state(second).schedule_position) == (12, 4)
 
 
-def test_other_data_begins_at_its_first_sample(
+def test_other_data_starts_at_its_first_sample(
     run_stage: Any, tokens: Artifact, make_tokens: Any, tiny: dict[str, Any]
 ) -> None:
     first = run_stage("train", tiny, {"tokens": tokens})
@@ -221,7 +221,7 @@ def test_no_silent_nan(
     assert "learning_rate" in str(caught.value.hint)
 
 
-def test_a_rate_that_blows_up_is_an_error(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+def test_divergence_by_a_high_learning_rate_is_an_error(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     config = tiny | {"steps": 100, "learning_rate": 1e18, "optimizer": {"weight_decay": 0}}
     with pytest.raises(LongcatError, match=r"the run has diverged: .* the loss is (nan|inf), and no save is older"):
         run_stage("train", config, {"tokens": tokens})
@@ -258,7 +258,7 @@ def test_bad_configurations(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_where_there_is_none(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+def test_cuda_without_a_gpu(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="no CUDA device"):
         run_stage("train", tiny | {"device": "cuda"}, {"tokens": tokens})
 
@@ -277,13 +277,13 @@ def test_a_checkpoint_of_another_tokenizer(
         check_same_tokenizer(first, many)
 
 
-def test_a_preset_beside_a_checkpoint(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+def test_a_preset_together_with_a_checkpoint(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     first = run_stage("train", tiny, {"tokens": tokens})
     with pytest.raises(ConfigError, match="are for a new model"):
         run_stage("train", tiny, {"tokens": tokens, "checkpoint": first})
 
 
-def test_the_process_is_left_as_it_was(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+def test_the_state_of_the_process_is_restored(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     run_stage("train", tiny | {"steps": 1}, {"tokens": tokens})
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == 1
@@ -295,7 +295,7 @@ def test_budget_in_tokens(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
     assert trained.manifest.counts["steps"] == 2
 
 
-def test_declaring_the_stages_loads_nothing_heavy() -> None:
+def test_registering_the_stages_does_not_import_torch() -> None:
     code = (
         "import sys, longcat.stages.train, longcat.stages.grow, longcat.stages.extend\n"
         "sys.exit(bool({'torch', 'longcat.model'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""Hyperparameters of a narrow model for a wide one."""
+"""Transfer of hyperparameters from a narrow model to a wide one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from longcat.model.width import WIDTHS, widened
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.store import Store
-from longcat.stages.train.checkpoint import read_state
+from longcat.stages.formats.checkpoint import read_state
+from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.train.config import OptimizerOptions, TrainConfig
-from longcat.stages.train.metrics import read_metrics
-from longcat.stages.train.optimizer import build_optimizer, load_moments, moments, set_learning_rate
-from longcat.stages.train.transfer import factors, learning_rate_factors, read_proxy, transfer
+from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments, set_learning_rate
+from longcat.stages.train.optim.transfer import factors, learning_rate_factors, read_proxy, transfer
 
 FOUND = {
     "learning_rate": 5e-3,
@@ -40,7 +40,7 @@ def proxy(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> Artifact:
 
 @pytest.fixture
 def wide(tiny: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a model four times as wide, which says nothing of what a proxy decides."""
+    """Configuration of a model four times as wide, without the values taken from a proxy."""
     del tiny["learning_rate"]
     return tiny | {"model": dict(WIDE)}
 
@@ -53,7 +53,7 @@ def test_the_published_table() -> None:
 
 
 def test_learning_rates_and_decay_by_group() -> None:
-    """One step from the same gradients moves a hidden matrix by a quarter, and an embedding as ever."""
+    """One step with the same gradients changes a hidden matrix by a quarter, and an embedding by the full step."""
 
     def step(scale: float) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
@@ -70,7 +70,7 @@ def test_learning_rates_and_decay_by_group() -> None:
     for name, moved in plain.items():
         unchanged = "norm" in name or "embed_tokens" in name
         torch.testing.assert_close(scaled[name], moved * (1 if unchanged else 0.25), rtol=1e-4, atol=1e-6)
-        # AdamW's first step moves by the learning rate against the sign; the rest is weight decay.
+        # The first step of AdamW is the learning rate times the sign; the rest is weight decay.
         assert moved.abs().max().item() == pytest.approx(0.25 if "norm" in name else 0.25 * 1.3, rel=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_moments_do_not_depend_on_the_groups() -> None:
         assert torch.equal(moments(model, second)[name], tensor)
 
 
-def test_takes_what_is_not_given_and_scales_it(
+def test_missing_values_are_taken_from_the_proxy_and_scaled(
     run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -107,10 +107,10 @@ def test_takes_what_is_not_given_and_scales_it(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_initial_weights_are_those_of_the_table(
+def test_initial_weights_follow_the_table(
     run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]
 ) -> None:
-    """With a learning rate of nearly nothing the checkpoint holds the initial weights."""
+    """With a tiny learning rate the checkpoint has the initial weights."""
     still = wide | {"learning_rate": 1e-12, "steps": 1}
     trained = run_stage("train", still, {"tokens": tokens, "proxy": proxy})
     weights = load_file(trained.file("model.safetensors"))
@@ -119,21 +119,19 @@ def test_initial_weights_are_those_of_the_table(
     assert weights["model.layers.0.mlp.experts.1.up_proj.weight"].std().item() == pytest.approx(0.02, rel=0.03)
 
 
-def test_a_default_stays_where_it_is_named(
-    run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]
-) -> None:
+def test_keep_own_keeps_a_default(run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]) -> None:
     own = {"keep_own": ["learning_rate", "model.initializer_range"]}
     config = read_state(run_stage("train", wide | own, {"tokens": tokens, "proxy": proxy})).config
     assert (config["learning_rate"], config["model"]["initializer_range"]) == (1e-3, 0.02)
     assert config["optimizer"]["beta2"] == 0.9
-    with pytest.raises(ConfigError, match="keep_own: 'steps' is not taken from a proxy"):
+    with pytest.raises(ConfigError, match="keep_own: 'steps' is not transferred from a proxy"):
         run_stage("train", wide | {"keep_own": ["steps"]}, {"tokens": tokens, "proxy": proxy})
 
 
-def test_going_on_keeps_the_learning_rates_apart(
+def test_continuing_keeps_learning_rates_by_group(
     run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]
 ) -> None:
-    """Two runs end where one ends, though the second knows no proxy; and a proxy of a proxy multiplies."""
+    """Two runs equal one, though the second has no proxy; and factors of a proxy of a proxy multiply."""
     whole = run_stage("train", wide | {"schedule": {"total_steps": 8}}, {"tokens": tokens, "proxy": proxy})
     first = run_stage("train", wide | {"schedule": {"total_steps": 8}, "steps": 5}, {"tokens": tokens, "proxy": proxy})
     onward = read_state(whole).config | {"preset": None, "model": {}, "steps": 3}
@@ -144,7 +142,7 @@ def test_going_on_keeps_the_learning_rates_apart(
     assert read_state(again).width_scale == 4
 
 
-def test_what_else_differs_is_told(
+def test_other_differences_are_notes(
     run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = {"num_layers": 2, "zero_expert_num": 3, "kv_lora_rank": 32}
@@ -159,7 +157,7 @@ def test_what_else_differs_is_told(
     ]
 
 
-def test_a_proxy_that_cannot_be_one(run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]) -> None:
+def test_invalid_proxies(run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]) -> None:
     onward = wide | {"preset": None, "model": {}}
     with pytest.raises(InputError, match="a proxy is for a new model"):
         run_stage("train", onward, {"tokens": tokens, "proxy": proxy, "checkpoint": proxy})
@@ -169,7 +167,7 @@ def test_a_proxy_that_cannot_be_one(run_stage: Any, tokens: Artifact, proxy: Art
         transfer(TrainConfig(steps=1), model, old)
 
 
-def test_the_command_keeps_what_is_given_even_where_it_is_the_default(
+def test_the_command_keeps_given_values_that_equal_the_default(
     store: Store, tokens: Artifact, proxy: Artifact, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def command(*arguments: str) -> dict[str, Any]:
@@ -183,5 +181,5 @@ def test_the_command_keeps_what_is_given_even_where_it_is_the_default(
     assert taken["metrics"]["transfer"]["learning_rate"] == 5e-3
     assert not {"learning_rate", "optimizer.beta2"} & set(kept["metrics"]["transfer"])
     assert kept["metrics"]["by_kind"][0]["learning_rate"] == 1e-3
-    # Without a proxy it makes no difference whether a default is given.
+    # Without a proxy, giving a default explicitly has no effect.
     assert command("--learning-rate", "1e-3")["id"] == command()["id"]

@@ -1,4 +1,4 @@
-"""Running a training again and comparing it to the bit."""
+"""Verification of a training run by repeating it and comparing bitwise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def trained(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> Artifact:
 
 
 def change_loss(checkpoint: Artifact, step: int) -> None:
-    """Write another last bit of the loss into the record of a step."""
+    """Change the last bit of the loss in the record of a step."""
     path = checkpoint.path / "metrics.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     records[step - 1]["loss"] += 2e-16 * records[step - 1]["loss"] * 4
@@ -34,7 +34,7 @@ def test_the_same_steps_in_the_same_schedule(session: Session, trained: Artifact
     assert found.same
     assert [(item.what, item.steps) for item in found.comparisons] == [
         ("recorded and now", 5),
-        ("now and once more", 5),
+        ("now and again", 5),
     ]
     assert verify_training(session, trained, steps=100, twice=False).comparisons[0].steps == 8
     assert [artifact.id for artifact in session.store.artifacts()].count(trained.id) == 1
@@ -46,12 +46,14 @@ def test_names_the_first_step_and_field(session: Session, trained: Artifact, mon
     found = verify_training(session, trained, steps=6, twice=True)
     assert [(item.result, item.field) for item in found.comparisons] == [("step 4", "loss"), ("same", None)]
     assert found.comparisons[0].first != found.comparisons[0].second
-    agree = "two runs here agree, so the cause is above or not recorded"
+    agree = "two runs here agree, so the cause is listed above or not recorded"
     assert found.explanations == ["nothing recorded differs", agree]
     environment = trained.manifest.environment | {"torch": "0.1", "cores": "9000"}
     monkeypatch.setattr(module, "environment", lambda: environment)
     told = verify_training(session, trained, steps=6, twice=False).explanations
-    assert told == [f"torch was {trained.manifest.environment['torch']}, is 0.1: another version sums in another order"]
+    assert told == [
+        f"torch was {trained.manifest.environment['torch']}, is 0.1: another version may sum in another order"
+    ]
 
 
 def test_the_command_ends_with_the_code_for_integrity(
@@ -90,7 +92,7 @@ def test_a_continued_run_and_its_extension(
     assert verify_training(session, extended, steps=5, twice=False).comparisons[0].result == "step 16"
 
 
-def test_what_cannot_be_verified(session: Session, run_stage: Any, tokens: Artifact, trained: Artifact) -> None:
+def test_runs_that_cannot_be_verified(session: Session, run_stage: Any, tokens: Artifact, trained: Artifact) -> None:
     grown = run_stage("grow", {}, {"checkpoint": trained})
     with pytest.raises(InputError, match="was made by grow, not by train or extend"):
         verify_training(session, grown, steps=1, twice=False)

@@ -1,4 +1,4 @@
-"""Stage `train.coordinates`."""
+"""Stage `train.coord-check`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-import longcat.stages.train.coordinates.run
-from longcat.kernels.mla_project import mla_project
+import longcat.stages.train.coord_check.run
 from longcat.model.init import initialize
 from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError
 from longcat.pipeline.files import read_json
-from longcat.stages.train.coordinates.probe import Probe, rms
-from longcat.stages.train.coordinates.run import slopes_of, verdict
+from longcat.stages.train.coord_check.probe import Probe, rms
+from longcat.stages.train.coord_check.run import slopes_of, verdict
 
 CHECK: dict[str, Any] = {"preset": "smoke", "scales": [1, 4], "steps": 2, "sequence_length": 32, "device": "cpu"}
 
 
-def test_the_probe_reads_what_flows() -> None:
+def test_the_probe_reads_activations() -> None:
     model = LongcatFlash(load_preset("smoke"))
     initialize(model, 0)
     ids_BT = torch.arange(40).view(2, 20)
@@ -33,8 +32,7 @@ def test_the_probe_reads_what_flows() -> None:
         assert found["output logits"] == pytest.approx(rms(model(ids_BT).logits[0]), rel=1e-4)
         attention = model.model.layers[0].self_attn[0]
         x_BTD = model.model.layers[0].input_layernorm[0](model.model.embed_tokens(ids_BT))
-        angles_TP = model._angles(0, ids_BT)
-        q_BTHN, _, latent_BTC, _ = mla_project(x_BTD, angles_TP, attention._projections())
+        q_BTHN, _, latent_BTC, _ = attention.project(x_BTD, model.context(ids_BT))
         k_BTHN = attention.kv_b_proj(latent_BTC).unflatten(-1, (2, -1))[..., :16]
         logits = torch.einsum("thn,shn->hts", q_BTHN[0], k_BTHN[0]) * attention.softmax_scale
     assert found["layer 0 attention 0 logits"] == pytest.approx(rms(logits), rel=1e-5)
@@ -58,20 +56,20 @@ def test_slopes_and_their_verdict() -> None:
     assert verdict("without", {}, 0.25)["verdict"] == "diverged"
 
 
-def test_transfer_levels_what_grows_without(run_stage: Any, tokens: Artifact) -> None:
-    report = run_stage("train.coordinates", CHECK, {"tokens": tokens})
-    found = read_json(report.file("coordinates.json"))
+def test_transfer_makes_growing_activations_constant(run_stage: Any, tokens: Artifact) -> None:
+    report = run_stage("train.coord-check", CHECK, {"tokens": tokens})
+    found = read_json(report.file("coord_check.json"))
     with_transfer, without = found["slopes"]["with transfer"], found["slopes"]["without"]
-    # Initial logits sum over the width: their size grows with its root unless the variance falls with it.
+    # Initial logits are sums over the width: they grow with its root unless the variance is divided by it.
     assert without["output logits"][0] == pytest.approx(0.5, abs=0.15)
     assert with_transfer["output logits"][0] == pytest.approx(0, abs=0.15)
     assert [verdict["verdict"] for verdict in found["verdicts"]][1] == "grow"
     assert max(values[-1] for values in with_transfer.values()) < 0.25
     assert [len(run["steps"]) for run in found["runs"]] == [3] * 4
-    page = report.file("coordinates.html").read_text()
+    page = report.file("coord_check.html").read_text()
     assert page.count("<svg") == 2 * len(with_transfer)
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
-    with pytest.raises(ConfigError, match=r"is a report of train.coordinates, not of train.sweep"):
+    with pytest.raises(ConfigError, match=r"is a report of train.coord-check, not of train.sweep"):
         run_stage("train", {"preset": "smoke", "steps": 1}, {"tokens": tokens, "proxy": report})
 
 
@@ -83,24 +81,24 @@ def test_a_killed_check_ends_with_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     short = CHECK | {"steps": 1, "scales": [1, 2]}
-    report = run_stage("train.coordinates", short, {"tokens": tokens})
+    report = run_stage("train.coord-check", short, {"tokens": tokens})
     expected = contents(report)
     store.remove(report)
 
-    class PulledPlugError(Exception):
+    class PowerFailureError(Exception):
         pass
 
     def fail(runs: Any) -> Any:
-        raise PulledPlugError
+        raise PowerFailureError
 
-    with monkeypatch.context() as patch, pytest.raises(PulledPlugError):
-        patch.setattr(longcat.stages.train.coordinates.run, "page", fail)
-        run_stage("train.coordinates", short, {"tokens": tokens})
-    assert contents(run_stage("train.coordinates", short, {"tokens": tokens})) == expected
+    with monkeypatch.context() as patch, pytest.raises(PowerFailureError):
+        patch.setattr(longcat.stages.train.coord_check.run, "page", fail)
+        run_stage("train.coord-check", short, {"tokens": tokens})
+    assert contents(run_stage("train.coord-check", short, {"tokens": tokens})) == expected
 
 
-def test_a_width_that_cannot_be(run_stage: Any, tokens: Artifact) -> None:
-    with pytest.raises(ConfigError, match=r"num_attention_heads = 2 times 1.25 is no whole number"):
-        run_stage("train.coordinates", CHECK | {"scales": [1, 1.25]}, {"tokens": tokens})
+def test_invalid_widths(run_stage: Any, tokens: Artifact) -> None:
+    with pytest.raises(ConfigError, match=r"num_attention_heads = 2 times 1.25 is not an integer"):
+        run_stage("train.coord-check", CHECK | {"scales": [1, 1.25]}, {"tokens": tokens})
     with pytest.raises(ConfigError, match="differ from each other"):
-        run_stage("train.coordinates", CHECK | {"scales": [1, 1]}, {"tokens": tokens})
+        run_stage("train.coord-check", CHECK | {"scales": [1, 1]}, {"tokens": tokens})

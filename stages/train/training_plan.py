@@ -1,4 +1,4 @@
-"""What a stretch of training is told and what it leaves, apart from how it is done."""
+"""Inputs and results of a training phase."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from longcat.model.transformer import LongcatFlash
-from longcat.stages.train.loader import Ids
-from longcat.stages.train.schedule import Schedule
+from longcat.stages.formats.checkpoint import Start
+from longcat.stages.formats.windows import Ids
+from longcat.stages.train.optim.schedule import Schedule
 
 RECENT_STEPS = 20
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What a model has seen since it was initialised: optimizer steps, tokens, samples."""
+    """Totals since initialisation: optimizer steps, tokens, samples."""
 
     step: int = 0
     tokens: int = 0
@@ -29,11 +26,11 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One stretch of training at one sequence length.
+class TrainingPlan:
+    """One training phase at one sequence length.
 
-    `work` is where it keeps its checkpoints; `*_start` is where step 0 of it stands. `width_scale` is the s by which
-    learning rates differ among kinds of parameters (`stages.train.transfer`).
+    `work` is the folder of its checkpoints; `*_start` are positions at its step 0. `width_scale` is the s of learning
+    rates by parameter kind (`stages.train.optim.transfer`).
     """
 
     label: str
@@ -53,24 +50,12 @@ class Plan:
         return self.batch_size * self.sequence_length
 
     def counters(self, done: int) -> Counters:
-        """The counters after `done` steps of this plan."""
+        """Counters after `done` steps of this plan."""
         return Counters(
             self.before.step + done,
             self.before.tokens + done * self.tokens_per_step,
             self.before.samples + done * self.batch_size,
         )
-
-
-@dataclass(frozen=True)
-class Start:
-    """What training begins with beside the weights: optimizer moments and averaged weights, by name; empty: none.
-
-    `balance_coefficient` is that of the balance loss where it moves by itself; None: still to be found.
-    """
-
-    moments: Tensors
-    average: Tensors
-    balance_coefficient: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,12 +68,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished stretch: metrics.jsonl, the speed of this process, and what it leaves.
+    """A finished phase: metrics.jsonl, the speed of this process, and the resulting model.
 
-    `whole` gives the whole model and what goes on with it, in host memory; of several processes each that asks reads
+    `whole` returns the whole model and its training state in host memory; with several processes each caller reads
     them.
 
-    `samples_skipped` is how far the data ran ahead of the steps, because a rewind jumped over some.
+    `samples_skipped` is the number of samples skipped by rewinds.
     """
 
     whole: Callable[[], tuple[LongcatFlash, Start]]
@@ -104,12 +89,12 @@ class Trained:
 
     @property
     def active_experts(self) -> list[float]:
-        """Mean number of FFN experts a token used in the last steps, layer by layer."""
+        """Mean number of FFN experts per token in the last steps, by layer."""
         layers = zip(*(record["active_experts"] for record in self._recent()), strict=True)
         return [_mean(layer) for layer in layers]
 
     def _recent(self) -> list[dict[str, Any]]:
-        """The records of the last steps that were taken, or of all steps where none was."""
+        """Records of the last steps that were not skipped, or of all steps if all were skipped."""
         taken = [record for record in self.records if not record.get("skipped")]
         return (taken or self.records)[-RECENT_STEPS:]
 

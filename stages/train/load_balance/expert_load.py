@@ -1,6 +1,6 @@
-"""What a step looks at in how every layer routed: the load of its experts, and the balance loss.
+"""Routing statistics of a step: expert load, and the balance loss.
 
-Names: T tokens, K slots a token, L layers, E experts of both kinds, N experts with a network.
+Names: T tokens, K slots per token, L layers, E experts of both kinds, N FFN experts.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import torch
 import torch.distributed as dist
 
 from longcat.model.config import ModelConfig
-from longcat.model.moe import LayerRouting
-from longcat.stages.train.balance import BiasController
-from longcat.stages.train.balance_loss import BalanceCoefficient, ExpertGroups, balance_loss
+from longcat.model.moe.mixture import LayerRouting
+from longcat.stages.train.load_balance.controller import BiasController
+from longcat.stages.train.load_balance.device_loss import BalanceCoefficient, ExpertGroups, balance_loss
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.stability.config import BalanceLossOptions
 from longcat.stages.train.stability.router_gradients import RouterGradients
 
 
 class Load(NamedTuple):
-    """How the tokens of a step were spread over the experts, layer by layer, over all processes.
+    """Distribution of the tokens of a step over the experts, per layer, over all processes.
 
-    counts_LE: int64, the slots that every expert got. squares: for every layer, the sum over tokens of the squared
-    number of experts with a network that a token used.
+    counts_LE: int64, slots per expert. squares: per layer, the sum over tokens of the squared number of FFN experts
+        used.
     """
 
     counts_LE: torch.Tensor
@@ -32,29 +32,29 @@ class Load(NamedTuple):
     experts: int
 
     def mean(self, tokens: int) -> list[float]:
-        """Mean number of FFN experts a token used, layer by layer."""
+        """Mean number of FFN experts per token, by layer."""
         slots: list[int] = self.counts_LE[:, : self.experts].sum(dim=1).tolist()
         return [count / tokens for count in slots]
 
     def spread(self, tokens: int) -> list[float]:
-        """Standard deviation over the tokens of that number."""
+        """Standard deviation of that number over tokens."""
         means = self.mean(tokens)
         return [max(0.0, square / tokens - mean**2) ** 0.5 for square, mean in zip(self.squares, means, strict=True)]
 
 
 @dataclass(frozen=True)
 class Balance:
-    """The balance loss of a run: groups of experts, and the coefficient that the run moves."""
+    """Balance loss of a run: expert groups, and the coefficient."""
 
     groups: ExpertGroups
     coefficient: BalanceCoefficient
 
     @classmethod
     def of(cls, options: BalanceLossOptions, controller: BiasController) -> Balance | None:
-        """None where the options leave it out.
+        """Build it; None if the options disable it.
 
         Raises:
-            ValueError: the experts cannot be split into the groups asked for.
+            ValueError: the experts cannot be split into the requested groups.
         """
         if not options.enabled:
             return None
@@ -69,9 +69,9 @@ class Balance:
 
 
 class RoutingObserver:
-    """Called with the routing of every layer of every micro batch; returns the balance loss to be added, or None.
+    """Called with the routing of every layer of every micro batch; returns the balance loss to add, or None.
 
-    `micro_batches` are those of the step over all processes; `gradients` are told what they need if they are wanted.
+    `micro_batches` are those of the step over all processes; `gradients` collects router gradients, if measured.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class RoutingObserver:
     def _weighed(self, layer: int, routing: LayerRouting, balance: Balance) -> torch.Tensor:
         counts_E, context = routing.counts_E, self._parallel.sizes.context
         tokens = routing.experts_TK.shape[0] * context
-        if context > 1:  # a micro batch's tokens lie on several processes
+        if context > 1:  # the tokens of a micro batch are on several processes
             counts_E = counts_E.clone()
             dist.all_reduce(counts_E, group=self._parallel.rows_group("context"))
         frequencies_E = balance.groups.frequencies(counts_E, tokens)

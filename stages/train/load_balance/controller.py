@@ -1,12 +1,12 @@
-"""Router biases that keep the load of the experts even and the mean number of FFN experts a token at its target.
+"""Router biases that balance expert load and keep the mean number of FFN experts per token at its target.
 
-LongCat-Flash report, eq. 2, once an optimizer step, for the experts with a network only:
+LongCat-Flash report, eq. 2, once per optimizer step, only for FFN experts:
 
     delta b_i = mu * ( K_e/K * 1/N  -  T_i / (K * T_all) )      for i < N,   0 for the zero-computation experts
 
-T_all tokens of the step over all microbatches, T_i those routed to expert i, K slots a token, K_e the number of them
-that should go to experts with a network. At the target every expert of both kinds gets 1/(N+Z) of the slots when
-K_e = K*N/(N+Z), which is the published ratio (8 of 12 slots with 512 and 256 experts) and the default here.
+T_all tokens of the step over all microbatches, T_i those routed to expert i, K slots per token, K_e the target number
+of slots for FFN experts. At the target every expert of both kinds gets 1/(N+Z) of the slots when K_e = K*N/(N+Z), which
+is the published ratio (8 of 12 slots with 512 and 256 experts) and the default here.
 
 On the gain: a softmax router's scores are about 1/(N+Z), and at first their spread over tokens is a third of that. An
 expert's share of the slots then answers a change of its bias with a slope of about 0.8*(N+Z)/K, so the default
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BiasController:
-    """The rule with its constants: `experts` N, `zero_experts` Z, `topk` K, `target` K_e, and the gain's ends."""
+    """Controller with its constants: `experts` N, `zero_experts` Z, `topk` K, `target` K_e, and gains."""
 
     experts: int
     zero_experts: int
@@ -40,7 +40,7 @@ class BiasController:
 
     @classmethod
     def of(cls, options: BalanceOptions, *, experts: int, zero_experts: int, topk: int) -> BiasController:
-        """Fill in what the options leave open.
+        """Resolve options that are null.
 
         Raises:
             ValueError: the target cannot be reached with this many slots and experts.
@@ -53,17 +53,17 @@ class BiasController:
         if not least <= target <= most:
             raise ValueError(
                 f"balance.target_active_experts = {target:g} is out of reach: a token selects {topk} of {experts} FFN "
-                f"and {zero_experts} zero-computation experts, so the mean lies between {least} and {most}"
+                f"and {zero_experts} zero-computation experts, so the mean is between {least} and {most}"
             )
         mu = topk / everyone if options.mu is None else options.mu
         return cls(experts, zero_experts, topk, target, mu, options.final_mu_ratio)
 
     def gain(self, progress: float) -> float:
-        """mu at a share `progress` (0 to 1) of the schedule: a linear fall to `final_mu_ratio * mu`."""
+        """mu at a fraction `progress` (0 to 1) of the schedule: linear decay to `final_mu_ratio * mu`."""
         return self.mu * (1 - (1 - self.final_mu_ratio) * progress)
 
     def update(self, biases: Sequence[torch.Tensor], counts_LE: torch.Tensor, tokens: int, gain: float) -> None:
-        """Add delta b to the biases [E] of every layer, in place; `counts_LE` are the slots each expert got."""
+        """Add delta b to the biases [E] of every layer, in place; `counts_LE` are the slots per expert."""
         shares_LN = counts_LE[:, : self.experts].double() / (self.topk * tokens)
         delta_LN = gain * (self.target / self.topk / self.experts - shares_LN)
         for bias_E, delta_N in zip(biases, delta_LN, strict=True):
@@ -71,7 +71,7 @@ class BiasController:
 
 
 def controller_of(options: TrainingOptions, architecture: ModelConfig) -> BiasController:
-    """The controller of a run; raises as `BiasController.of`."""
+    """Controller of a run; raises as `BiasController.of`."""
     return BiasController.of(
         options.balance,
         experts=architecture.n_routed_experts,

@@ -1,4 +1,4 @@
-"""What stage `train.coordinates` does: a short training at every width, and the slopes of what was measured."""
+"""Body of stage `train.coord-check`: a short training at every width, and the slopes of the measurements."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from longcat.model.config import ModelConfig
 from longcat.pipeline.artifact import load_artifact
 from longcat.pipeline.files import atomic_write, pretty_json
 from longcat.pipeline.stage import Context, Result
-from longcat.stages.train.checkpoint import new_architecture
+from longcat.stages.device import choose_device
+from longcat.stages.formats.checkpoint import new_architecture
+from longcat.stages.formats.svg import Line, Panel, draw
+from longcat.stages.formats.windows import batch, training_windows
 from longcat.stages.train.config import TrainConfig
-from longcat.stages.train.coordinates import CoordinatesConfig, width_table
-from longcat.stages.train.coordinates.probe import Probe
-from longcat.stages.train.loader import batch, training_windows
-from longcat.stages.train.optimizer import build_optimizer, set_learning_rate
-from longcat.stages.train.plot import Curve, line_plot
-from longcat.stages.train.runtime import choose_device, reproducible
-from longcat.stages.train.transfer import initial_std, learning_rate_factors
-from longcat.stages.train.weights import new_model
+from longcat.stages.train.coord_check.config import CoordCheckConfig, width_table
+from longcat.stages.train.coord_check.probe import Probe
+from longcat.stages.train.determinism import reproducible
+from longcat.stages.train.optim.adamw import build_optimizer, set_learning_rate
+from longcat.stages.train.optim.transfer import initial_std, learning_rate_factors
+from longcat.stages.train.parallel.placement import new_model
 
-COORDINATES_FILE = "coordinates.json"
-PAGE_FILE = "coordinates.html"
+COORD_CHECK_FILE = "coord_check.json"
+PAGE_FILE = "coord_check.html"
 MODES = ("with transfer", "without")
 
 
-def check_coordinates(context: Context[CoordinatesConfig]) -> Result:
-    """Run stage `train.coordinates`; see `stages.train.coordinates`."""
+def run_coord_check(context: Context[CoordCheckConfig]) -> Result:
+    """Run stage `train.coord-check`; see `stages.train.coord_check`."""
     config, tokens = context.config, context.input("tokens")
     widths = width_table(config)
     choices = [(mode, row) for mode in MODES for row in widths]
@@ -46,22 +47,22 @@ def check_coordinates(context: Context[CoordinatesConfig]) -> Result:
     slopes = {mode: slopes_of([run for run in runs if run["mode"] == mode]) for mode in MODES}
     verdicts = [verdict(mode, slopes[mode], config.tolerance) for mode in MODES]
     report = {"widths": widths, "runs": runs, "slopes": slopes, "verdicts": verdicts}
-    atomic_write(context.output / COORDINATES_FILE, pretty_json(report))
+    atomic_write(context.output / COORD_CHECK_FILE, pretty_json(report))
     atomic_write(context.output / PAGE_FILE, page(runs).encode())
     return Result(counts={"runs": len(runs), "steps": config.steps}, metrics={"verdict": verdicts})
 
 
 def run_width(task: dict[str, Any]) -> dict[str, Any]:
-    """Train one width; `steps` holds the figures of every forward pass, the first before any step.
+    """Train one width; `steps` holds the figures of every forward pass, starting before the first step.
 
-    A training that diverges ends there; `diverged` says so.
+    A diverging training ends early with `diverged` set.
     """
-    config = CoordinatesConfig.model_validate(task["config"])
+    config = CoordCheckConfig.model_validate(task["config"])
     tokens = load_artifact(Path(task["tokens"]))
     options = TrainConfig(steps=1, device=config.device, dtype="float32")
     scale = task["widths"]["scale"] if task["mode"] == MODES[0] else 1.0
     with reproducible(config.threads):
-        device = choose_device(options)
+        device = choose_device(options.device)
         architecture = _architecture(config, task["widths"], tokens)
         model = new_model(architecture, config.seed, device, initial_std(architecture.initializer_range, scale))
         optimizer = build_optimizer(model, config.optimizer, learning_rate_factors(scale))
@@ -84,15 +85,15 @@ def run_width(task: dict[str, Any]) -> dict[str, Any]:
     return {"steps": steps, "diverged": False}
 
 
-def _architecture(config: CoordinatesConfig, widths: Mapping[str, Any], tokens: Any) -> ModelConfig:
+def _architecture(config: CoordCheckConfig, widths: Mapping[str, Any], tokens: Any) -> ModelConfig:
     changes = config.model | {name: value for name, value in widths.items() if name != "scale"}
     return new_architecture(config.preset, changes, tokens)
 
 
 def slopes_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Of every quantity, step by step, the slope of log RMS against log width; 0 is level, 1 in proportion.
+    """Slope of log RMS against log width, by quantity and step; 0 is constant, 1 proportional.
 
-    Steps that a width did not reach because it diverged are left out.
+    Steps that a diverged width did not reach are omitted.
     """
     widths = [math.log(run["hidden_size"]) for run in runs]
     found: dict[str, list[float]] = {}
@@ -104,17 +105,17 @@ def slopes_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def _slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Least squares."""
+    """Least-squares slope."""
     x_mean, y_mean = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
     covariance = math.fsum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
     return covariance / math.fsum((x - x_mean) ** 2 for x in xs)
 
 
 def verdict(mode: str, slopes: Mapping[str, Sequence[float]], tolerance: float) -> dict[str, Any]:
-    """What activations do with the width at the last step that all widths reached, and which are the steepest.
+    """Dependence of activations on the width at the last step that all widths reached, with the steepest ones.
 
-    Growth is what makes a learning rate too large on a wider model. What shrinks learns more slowly there: full
-    alignment divides by the most that an update can add up to, and real updates add up to less.
+    Growth makes a learning rate too large on a wider model. Shrinking activations learn more slowly there: full
+    alignment divides by the maximum size of an update, and real updates are smaller.
     """
     last = {quantity: values[-1] for quantity, values in slopes.items() if quantity != "loss"}
     if not last:
@@ -132,7 +133,7 @@ def verdict(mode: str, slopes: Mapping[str, Sequence[float]], tolerance: float) 
 
 
 def page(runs: Sequence[Mapping[str, Any]]) -> str:
-    """One HTML page without anything from outside: a row a quantity, the two modes side by side."""
+    """Self-contained HTML page: one row per quantity, the two modes side by side."""
     quantities = list(dict.fromkeys(key for run in runs for figures in run["steps"] for key in figures))
     rows = "".join(
         "<tr>"
@@ -144,15 +145,16 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot(quantity: str, mode: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    """The quantity against the width, a curve a step."""
+    """Plot of the quantity against the width, one curve per step."""
     steps = min(len(run["steps"]) for run in runs)
     shown = sorted({round(index * (steps - 1) / 5) for index in range(6)}) if steps else []
-    curves = [
-        Curve(
+    lines = [
+        Line.through(
             f"after {step} steps",
             [(run["hidden_size"], max(run["steps"][step][quantity], 1e-30)) for run in runs],
         )
         for step in shown
     ]
     label = "loss" if quantity == "loss" else "root mean square"
-    return line_plot(curves, title=f"{quantity}, {mode}", x_label="width", y_label=label, log_x=True, log_y=True)
+    panel = Panel(f"{quantity}, {mode}", "width", lines, y_label=label, x_log=True, y_log=True)
+    return draw([panel], width=480, height=320)

@@ -1,14 +1,14 @@
-"""What stage `extend` does: phases of training, each on longer sequences than the one before."""
+"""Body of stage `extend`: training phases with increasing sequence length."""
 
 from __future__ import annotations
 
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.stage import Context, Result
-from longcat.stages.extend import ExtendConfig, Phase
-from longcat.stages.train.check import check_options, micro_batch
-from longcat.stages.train.checkpoint import (
+from longcat.stages.extend.config import ExtendConfig, Phase
+from longcat.stages.formats.checkpoint import (
     DataPosition,
+    Start,
     TrainingState,
     check_same_tokenizer,
     read_model,
@@ -16,11 +16,14 @@ from longcat.stages.train.checkpoint import (
     rebuilt,
     write_checkpoint,
 )
-from longcat.stages.train.group import control
-from longcat.stages.train.loader import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
+from longcat.stages.formats.windows import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
+from longcat.stages.train.check import check_options, micro_batch
+from longcat.stages.train.determinism import reproducible
+from longcat.stages.train.optim.schedule import Schedule
 from longcat.stages.train.parallel.config import check_fits
+from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
-from longcat.stages.train.plan import Counters, Plan, Start, Trained
+from longcat.stages.train.parallel.placement import join, spread
 from longcat.stages.train.run import (
     check_fills_a_batch,
     read_validation,
@@ -29,10 +32,8 @@ from longcat.stages.train.run import (
     state_after,
     write_metrics,
 )
-from longcat.stages.train.runtime import reproducible
-from longcat.stages.train.schedule import Schedule
 from longcat.stages.train.trainer import run_training
-from longcat.stages.train.weights import join, spread
+from longcat.stages.train.training_plan import Counters, Trained, TrainingPlan
 
 
 def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
@@ -40,7 +41,8 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
     config, tokens, checkpoint = context.config, context.input("tokens"), context.input("checkpoint")
     check_same_tokenizer(checkpoint, tokens)
     with reproducible(config.threads):
-        # Every phase's data is looked at first, so that a lack of long documents is told before hours of training.
+        # The data of every phase is checked first, so that a lack of long documents is reported before hours of
+        # training.
         sources = [_source(config, phase, tokens) for phase in config.phases]
         state = read_state(checkpoint)
         model = read_model(checkpoint)
@@ -64,7 +66,7 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
 def _train_phase(
     context: Context[ExtendConfig],
     phase: Phase,
-    plan: Plan,
+    plan: TrainingPlan,
     parallel: Parallel,
     model: LongcatFlash,
     start: Start,
@@ -87,7 +89,7 @@ def _train_phase(
 
 
 def _source(config: ExtendConfig, phase: Phase, tokens: Artifact) -> WindowSource:
-    """The samples of a phase: all documents, and every so often long ones only."""
+    """Samples of a phase: all documents, mixed with a fraction of long ones."""
     everything = training_windows(tokens.path, sequence_length=phase.sequence_length, seed=config.seed)
     check_fills_a_batch(everything.windows_per_epoch, phase.sequence_length, phase.batch_size, tokens)
     if not config.long_document_fraction:
@@ -111,8 +113,8 @@ def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition
     )
 
 
-def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Parallel) -> list[Plan]:
-    """One plan a phase; each begins where the one before it ends, and all share one schedule."""
+def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Parallel) -> list[TrainingPlan]:
+    """One plan per phase; each starts where the previous one ends, and all share one schedule."""
     config = context.config
     position = schedule_start(config, state)
     last = position + sum(phase.step_count for phase in config.phases)
@@ -121,7 +123,7 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
     plans = []
     for number, phase in enumerate(config.phases, start=1):
         order = _order(config, phase, context.input("tokens"))
-        plan = Plan(
+        plan = TrainingPlan(
             label=f"extending to {phase.sequence_length}",
             work=context.work / f"phase-{number}",
             steps=phase.step_count,
@@ -140,7 +142,7 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
     return plans
 
 
-def _result(config: ExtendConfig, plans: list[Plan], done: list[Trained]) -> Result:
+def _result(config: ExtendConfig, plans: list[TrainingPlan], done: list[Trained]) -> Result:
     phases = []
     for phase, trained in zip(config.phases, done, strict=True):
         figures = {

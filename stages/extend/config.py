@@ -1,0 +1,68 @@
+"""Configuration of `extend`."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from longcat.pipeline.config import StageConfig
+from longcat.stages.train.config import TrainingOptions, check_one_length, step_count
+
+
+class Phase(StageConfig):
+    """One phase with a sequence length."""
+
+    sequence_length: int = Field(
+        ge=1, description="tokens per sequence; the model's context becomes at least this long"
+    )
+    rope_theta: float = Field(gt=1, description="base of the rotary frequencies")
+    steps: int | None = Field(default=None, ge=1, description="optimizer steps")
+    token_budget: int | None = Field(
+        default=None, ge=1, description="training tokens, instead of steps; rounded up to whole steps"
+    )
+    batch_size: int = Field(default=8, ge=1, description="sequences per optimizer step")
+    micro_batch_size: int | None = Field(
+        default=1, ge=1, description="sequences per forward pass; smaller needs less memory; null: the batch"
+    )
+    min_document_tokens: int | None = Field(
+        default=None, ge=1, description="a document of at least this many tokens is long; null: the sequence length"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        check_one_length(self.steps, self.token_budget)
+        return self
+
+    @property
+    def step_count(self) -> int:
+        return step_count(self.steps, self.token_budget, self.batch_size * self.sequence_length)
+
+
+class ExtendConfig(TrainingOptions):
+    """Configuration of `extend`. The schedule spans all phases."""
+
+    learning_rate: float = Field(default=2e-4, gt=0, description="peak learning rate")
+    long_document_fraction: float = Field(
+        default=0.25, ge=0, le=1, description="fraction of sequences taken only from long documents"
+    )
+    phases: tuple[Phase, ...] = Field(
+        default=(
+            Phase(sequence_length=32_768, rope_theta=5e6, token_budget=80_000_000_000, batch_size=32),
+            Phase(sequence_length=131_072, rope_theta=1e7, token_budget=20_000_000_000, batch_size=8),
+        ),
+        min_length=1,
+        description="phases in order; the default is the published one (80 B tokens at 32k, 20 B at 128k)",
+    )
+
+    @property
+    def all_steps(self) -> int:
+        return sum(phase.step_count for phase in self.phases)
+
+    def first_steps(self, steps: int) -> dict[str, Any]:
+        phases, left = [], steps
+        for phase in self.phases:
+            if left > 0:
+                phases.append(phase.model_copy(update={"steps": min(left, phase.step_count), "token_budget": None}))
+                left -= phase.step_count
+        return {"phases": tuple(phases)}

@@ -1,0 +1,1 @@
+"""Expert load balance: measurement, control by router biases, and balance loss."""

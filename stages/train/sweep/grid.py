@@ -1,0 +1,74 @@
+"""Configuration of `train.sweep`, and the points of its grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from longcat.pipeline.config import build_config, merge, parse_assignments
+from longcat.pipeline.errors import ConfigError
+from longcat.stages.train.config import TrainConfig
+
+INITIAL_STD = "model.initializer_range"
+Point = dict[str, Any]
+
+
+class SweepConfig(TrainConfig):
+    """Configuration of `train.sweep`: that of `train` for every point, and the grid."""
+
+    threads: int | None = Field(
+        default=1, ge=1, description="CPU threads per point; points run in parallel, one per worker; null: all cores"
+    )
+    grid: tuple[str, ...] = Field(
+        default=("learning_rate=1e-3,3e-3,1e-2,3e-2", f"{INITIAL_STD}=0.01,0.02,0.04"),
+        min_length=1,
+        description="key=value,value,... for any key of `train`, one entry per key; every combination is a point",
+    )
+
+
+def grid_axes(config: SweepConfig) -> dict[str, list[Any]]:
+    """Values of every key of the grid.
+
+    Raises:
+        ConfigError: a key has no values, is duplicated, or has duplicate values.
+    """
+    axes: dict[str, list[Any]] = {}
+    for entry in config.grid:
+        key, _, values = entry.partition("=")
+        key = key.strip()
+        nested = parse_assignments([f"{key}=[{values}]"])
+        for part in key.split("."):
+            nested = nested[part]
+        listed: list[Any] = list(nested)
+        if not listed or len({str(value) for value in listed}) < len(listed):
+            raise ConfigError(f"grid: {entry!r} needs values that differ, e.g. learning_rate=1e-3,3e-3")
+        if key in axes:
+            raise ConfigError(f"grid: {key} is duplicated", hint="put all its values in one entry")
+        axes[key] = listed
+    return axes
+
+
+def grid_points(config: SweepConfig) -> list[Point]:
+    """All combinations by key; the last key varies fastest."""
+    axes = grid_axes(config)
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def point_configs(config: SweepConfig) -> Iterator[TrainConfig]:
+    """The configuration of `train` at every point.
+
+    Raises:
+        ConfigError: a key or value of the grid does not fit; names it.
+    """
+    base = {key: value for key, value in config.model_dump().items() if key in TrainConfig.model_fields}
+    for point in grid_points(config):
+        values = base
+        for key, value in point.items():
+            nested: Any = value
+            for part in reversed(key.split(".")):
+                nested = {part: nested}
+            values = merge(values, nested)
+        yield build_config(TrainConfig, values, where=f"grid point {point}")
