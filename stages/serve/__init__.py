@@ -1,1 +1,1 @@
-"""Inference: an engine over one checkpoint, one-shot continuation, chat, and an OpenAI-compatible HTTP server."""
+"""An OpenAI-compatible HTTP server with a chat page, and the hand-over to other engines."""

@@ -1,15 +1,18 @@
-"""Errors of the HTTP interface, in the shape OpenAI's clients understand."""
+"""Errors of the HTTP interface, in OpenAI's format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
 INVALID = "invalid_request_error"
 
 
 class ApiError(Exception):
-    """An answer other than success: an HTTP status and OpenAI's error object."""
+    """Error response: an HTTP status and OpenAI's error object."""
 
     def __init__(
         self,
@@ -33,17 +36,23 @@ class ApiError(Exception):
         """`{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
+    def response(self, scope: Scope, *, close: bool = False) -> JSONResponse:
+        """The response for an ASGI scope, where `Observe` finds the error. `close` ends the connection after it."""
+        scope.setdefault("state", {})["refusal"] = self
+        headers = {**self.headers, "Connection": "close"} if close else self.headers
+        return JSONResponse(self.body(), self.status, headers)
+
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """A request that can never succeed as it stands."""
+    """An invalid request."""
     return ApiError(400, message, param=param, code=code)
 
 
 def too_busy(retry_seconds: int) -> ApiError:
-    """The queue is full; the client may try again."""
+    """The queue is full; the client may retry."""
     return ApiError(
         429,
-        "the server has as many requests waiting as it takes, try again later",
+        "the request queue is full, try again later",
         kind="rate_limit_error",
         code="queue_full",
         headers={"Retry-After": str(retry_seconds)},
@@ -51,10 +60,10 @@ def too_busy(retry_seconds: int) -> ApiError:
 
 
 def unavailable(message: str) -> ApiError:
-    """The server is going away or its worker is dead."""
+    """The server is shutting down or its worker has died."""
     return ApiError(503, message, kind="server_error", code="unavailable", headers={"Retry-After": "5"})
 
 
 def internal_error() -> ApiError:
-    """Whatever went wrong is in the server's log, not in the answer."""
-    return ApiError(500, "the server failed to answer, see its log", kind="server_error", code="internal_error")
+    """Internal error; details are in the server's log, not in the response."""
+    return ApiError(500, "internal server error, see the server's log", kind="server_error", code="internal_error")

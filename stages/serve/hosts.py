@@ -1,4 +1,4 @@
-"""Which names a server answers to: a web page whose own name is pointed at this machine must not get through to it."""
+"""Host header check: protects the server from web pages that use DNS rebinding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from longcat.pipeline.errors import UsageError
@@ -20,12 +19,12 @@ SHOWN_CHARACTERS = 100
 
 
 def served_hosts(bound: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """The hosts beside those of loopback that a server answers to, of those it is bound to and those the user allowed.
+    """Allowed hosts besides loopback names, from the bound address and the user's list.
 
-    Bound to every address and with nothing allowed it is any: such a server is reached by names it cannot know.
+    A server bound to every address without an allowed list accepts any host, since it cannot know its names.
 
     Raises:
-        UsageError: an allowed host is no host name or address.
+        UsageError: an allowed host is not a host name or address.
     """
     names = [_checked(name) for name in allowed]
     if not names and any(_is_unspecified(name) for name in bound):
@@ -38,11 +37,11 @@ def _checked(name: str) -> str:
     if plain == ANY or _PATTERN.fullmatch(plain) or _address(plain):
         return plain
     hint = "give a name such as models.example.com, *.example.com, an address, or * for any; no port"
-    raise UsageError(f"--allowed-host {one_line(name)!r} is no host", hint=hint)
+    raise UsageError(f"--allowed-host {one_line(name)!r} is not a host", hint=hint)
 
 
 def is_served(header: str, hosts: Iterable[str]) -> bool:
-    """Whether a server that answers to `hosts` and to the names of loopback is meant by a Host header."""
+    """Whether a Host header names loopback or one of `hosts`."""
     match = _HOST.fullmatch(header.strip().lower())
     if match is None:
         return False
@@ -80,9 +79,9 @@ def _is_unspecified(name: str) -> bool:
 
 
 class HostGuard:
-    """ASGI middleware: 403 for requests whose Host header names another server.
+    """ASGI middleware: 403 for requests with another host in the Host header.
 
-    A request without one, which only HTTP/1.0 may send and no browser does, passes.
+    Requests without the header are accepted; only HTTP/1.0 allows them and browsers do not send them.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
@@ -104,5 +103,4 @@ class HostGuard:
             f"the host {shown!r} is not served here; start the server with --allowed-host to allow it",
             code="host_not_allowed",
         )
-        scope.setdefault("state", {})["refusal"] = error
-        await JSONResponse(error.body(), error.status)(scope, receive, send)
+        await error.response(scope)(scope, receive, send)

@@ -1,114 +1,85 @@
-"""Counters, gauges and histograms in the Prometheus text format, version 0.0.4."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from longcat.stages.inference.snapshot import Monitored
 
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-Labels = tuple[str, ...]
 
-
-class Counter:
-    """A sum that only grows, one for each set of label values."""
-
-    kind = "counter"
-
-    def __init__(self, labels: Labels = ()) -> None:
-        self.labels = labels
-        self._lock = threading.Lock()
-        self._values: dict[Labels, float] = {} if labels else {(): 0.0}
-
-    def add(self, amount: float = 1, *values: str) -> None:
-        """Add to the sum of these label values, which must come from a bounded set."""
-        with self._lock:
-            self._values[values] = self._values.get(values, 0.0) + amount
-
-    def lines(self, name: str) -> list[str]:
-        with self._lock:
-            items = sorted(self._values.items())
-        return [f"{name}{_labels(self.labels, values)} {_number(value)}" for values, value in items]
-
-
-class Gauge:
-    """A value read at the moment of scraping."""
-
-    kind = "gauge"
-
-    def __init__(self, read: Callable[[], float]) -> None:
-        self._read = read
-
-    def lines(self, name: str) -> list[str]:
-        return [f"{name} {_number(self._read())}"]
-
-
-class Histogram:
-    """Observations counted by upper bound."""
-
-    kind = "histogram"
-
-    def __init__(self, buckets: Sequence[float] = LATENCY_BUCKETS) -> None:
-        self._bounds = tuple(buckets)
-        self._lock = threading.Lock()
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Take one observation, in the unit of the bounds."""
-        with self._lock:
-            self._counts[bisect_left(self._bounds, value)] += 1
-            self._sum += value
-
-    def lines(self, name: str) -> list[str]:
-        with self._lock:
-            counts, total = list(self._counts), self._sum
-        result, running = [], 0
-        for bound, count in zip([*map(_number, self._bounds), "+Inf"], counts, strict=True):
-            running += count
-            result.append(f'{name}_bucket{{le="{bound}"}} {running}')
-        return [*result, f"{name}_sum {_number(total)}", f"{name}_count {running}"]
-
-
-Metric = Counter | Gauge | Histogram
+# Field of `EngineSnapshot`, and its help.
+GAUGES = {
+    "longcat_requests_waiting": ("waiting", "Requests in the queue."),
+    "longcat_requests_running": ("running", "Requests being decoded."),
+    "longcat_cache_pages": ("pages", "Pages of the cache."),
+    "longcat_cache_pages_used": ("pages_used", "Pages that hold tokens of running requests."),
+}
+COUNTERS = {
+    "longcat_prefix_queried_tokens": ("queried_tokens", "Prompt tokens looked up in the prefix cache."),
+    "longcat_prefix_hit_tokens": ("hit_tokens", "Prompt tokens found in the prefix cache."),
+    "longcat_preemptions": ("preemptions", "Sequences that gave up their pages for others."),
+}
+BY_POSITION = {
+    "longcat_draft_tokens": ("drafted", "Drafted tokens, by position after the last certain one."),
+    "longcat_draft_accepted_tokens": ("accepted", "Drafted tokens that were accepted, by position."),
+}
 
 
 class ServerMetrics:
-    """What the server measures; names follow the Prometheus conventions."""
+    """Counters, gauges and histograms of one server; names follow the Prometheus conventions."""
 
-    def __init__(self) -> None:
-        self.requests = Counter(("route", "status"))
-        self.prompt_tokens = Counter()
-        self.generated_tokens = Counter()
-        self.cancelled = Counter()
-        self.request_seconds = Histogram()
-        self.first_token_seconds = Histogram()
-        self._metrics: list[tuple[str, str, Metric]] = [
-            ("longcat_http_requests_total", "Answered requests by route and status.", self.requests),
-            ("longcat_prompt_tokens_total", "Tokens of prompts that were read.", self.prompt_tokens),
-            ("longcat_generated_tokens_total", "Tokens that were generated.", self.generated_tokens),
-            ("longcat_requests_cancelled_total", "Requests given up by their clients.", self.cancelled),
-            ("longcat_request_seconds", "From the arrival of a request to its last byte.", self.request_seconds),
-            ("longcat_first_token_seconds", "From submission to the first token.", self.first_token_seconds),
-        ]
+    def __init__(self, engine: Monitored) -> None:
+        disable_created_metrics()  # otherwise each counter has a second series with its creation time
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(engine))
+        self.requests = self._counter(
+            "longcat_http_requests_total", "Answered requests by route and status.", "route", "status"
+        )
+        self.prompt_tokens = self._counter("longcat_prompt_tokens_total", "Prompt tokens processed.")
+        self.generated_tokens = self._counter("longcat_generated_tokens_total", "Tokens generated.")
+        self.cancelled = self._counter("longcat_requests_cancelled_total", "Requests cancelled by their clients.")
+        self.request_seconds = self._seconds(
+            "longcat_request_seconds", "Time from the arrival of a request to its last byte.", LATENCY_BUCKETS
+        )
+        self.first_token_seconds = self._seconds(
+            "longcat_first_token_seconds", "Time from submission to the first token.", LATENCY_BUCKETS
+        )
+        self.token_seconds = self._seconds(
+            "longcat_token_seconds", "Time per token after the first, mean of a request.", TOKEN_BUCKETS
+        )
 
-    def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """Add a gauge."""
-        self._metrics.append((name, help_text, Gauge(read)))
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(name, help_text, labels, registry=self._registry)
 
-    def render(self) -> str:
-        """The whole page."""
-        lines: list[str] = []
-        for name, help_text, metric in self._metrics:
-            lines += [f"# HELP {name} {help_text}", f"# TYPE {name} {metric.kind}", *metric.lines(name)]
-        return "\n".join(lines) + "\n"
+    def _seconds(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, help_text, buckets=buckets, registry=self._registry)
 
-
-def _labels(names: Labels, values: Labels) -> str:
-    pairs = ",".join(f'{name}="{value}"' for name, value in zip(names, values, strict=True))
-    return f"{{{pairs}}}" if pairs else ""
+    def render(self) -> bytes:
+        """Render all metrics in the text format, version 0.0.4."""
+        return generate_latest(self._registry)
 
 
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+class _EngineCollector(Collector):
+    """The engine's own counts, read once for each scrape."""
+
+    def __init__(self, engine: Monitored) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._engine.snapshot()
+        for name, (field, text) in GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=getattr(snapshot, field))
+        for name, (field, text) in COUNTERS.items():
+            yield CounterMetricFamily(name, text, value=getattr(snapshot, field))
+        for name, (field, text) in BY_POSITION.items():
+            family = CounterMetricFamily(name, text, labels=["position"])
+            for position, count in enumerate(getattr(snapshot, field)):
+                family.add_metric([str(position)], count)
+            yield family

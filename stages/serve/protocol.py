@@ -1,144 +1,186 @@
-"""Requests and responses of OpenAI's completions and chat completions, as far as this server speaks them.
+"""Requests of OpenAI's completions and chat completions, the subset supported by this server.
 
-Everything a client sends is bounded here; what depends on the checkpoint (context length, vocabulary) is checked
-against the engine later. Fields this server does not know are refused, so that nobody believes they had an effect.
+All client input is limited here; limits of the checkpoint (context length, vocabulary) are checked against the engine
+later. Unknown fields are rejected instead of silently ignored, except those that `NOT_OURS` lists.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    FailFast,
-    Field,
-    PlainValidator,
-    WithJsonSchema,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
 
-from longcat.stages.serve.settings import (
-    MAX_CHOICES,
-    MAX_LOGIT_BIAS,
-    MAX_MESSAGES,
-    MAX_PROMPTS,
-    MAX_STOP_LENGTH,
-    MAX_STOP_STRINGS,
-    MAX_TOKENS,
-    MAX_TOP_LOGPROBS,
-)
+from longcat.stages.serve.fields import Bias, Prompts, Stop, StopTokens, TokenIds, at_most, without_nulls
+from longcat.stages.serve.messages import Messages
+from longcat.stages.serve.settings import MAX_INTEGER
 
-Prompt = str | tuple[int, ...]
 
-_TEXT_OR_IDS = [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "integer"}, "minItems": 1}]
-_PROMPT_SCHEMA = {
-    "anyOf": [
-        *_TEXT_OR_IDS,
-        {"type": "array", "items": {"anyOf": _TEXT_OR_IDS}, "minItems": 1, "maxItems": MAX_PROMPTS},
-    ]
+@dataclass(frozen=True)
+class NotOurs:
+    """A field of OpenAI's platform or of another server.
+
+    A value in `neutral` asks nothing of the answer and is dropped; None stands for every value. Other values are
+    refused, because the answer would not be what they ask for.
+    """
+
+    neutral: tuple[Any, ...] | None = None
+    because: str = ""
+
+    def is_neutral(self, value: Any) -> bool:
+        """Whether `value` can be dropped."""
+        return self.neutral is None or any(_same(value, item) for item in self.neutral)
+
+
+def _same(value: Any, other: Any) -> bool:
+    # In Python, True equals 1 and False equals 0.
+    return isinstance(value, bool) is isinstance(other, bool) and bool(value == other)
+
+
+def _only(*neutral: Any, because: str) -> NotOurs:
+    return NotOurs(neutral, because)
+
+
+_IGNORED = NotOurs()
+_SAMPLER = "this sampler does not exist here"
+_TEXT_ONLY = "this model reads and writes text only"
+_TEMPLATE = "the chat template is the checkpoint's"
+_STORED = "nothing is stored here, send the whole conversation"
+_CHAT = "use /v1/chat/completions"
+_STRUCTURED = "use structured_outputs"
+_RETURNED = "prompts and tokens are returned as text"
+_BEGINNING = "the tokens at the beginning of a prompt are those that the text names"
+
+# The fields of others that clients send, whether or not their user asked for anything.
+NOT_OURS: Mapping[str, NotOurs] = {
+    # Notes to the platform, and hints on speed and price.
+    "cache_prompt": _IGNORED,
+    "keep_alive": _IGNORED,
+    "metadata": _IGNORED,
+    "prediction": _IGNORED,
+    "prompt_cache_key": _IGNORED,
+    "prompt_cache_options": _IGNORED,
+    "prompt_cache_retention": _IGNORED,
+    "request_id": _IGNORED,
+    "safety_identifier": _IGNORED,
+    "service_tier": _IGNORED,
+    "store": _IGNORED,
+    "user": _IGNORED,
+    "verbosity": _IGNORED,
+    # Stored state of OpenAI's platform.
+    "background": _only(False, because=_STORED),
+    "conversation": _only(because=_STORED),
+    "previous_response_id": _only(because=_STORED),
+    "truncation": _only("disabled", because="a prompt that is too long is refused"),
+    "include": _only([], ["reasoning.encrypted_content"], because="items have everything that they can have"),
+    "max_tool_calls": _only(because="the model's calls are run by the client"),
+    "context_management": _only([], because=_STORED),
+    # Tools.
+    "function_call": _only("auto", "none", because="use tool_choice"),
+    "functions": _only([], because="use tools"),
+    "parallel_tool_calls": _IGNORED,
+    "tool_choice": _only("auto", "none", because=_CHAT),
+    "tools": _only([], because=_CHAT),
+    "web_search_options": _only(because="this server searches nothing"),
+    # Answers in other forms.
+    "top_logprobs": _only(0, because="use /v1/chat/completions"),
+    "audio": _only(because=_TEXT_ONLY),
+    "modalities": _only(["text"], because=_TEXT_ONLY),
+    "mm_processor_kwargs": _only({}, because=_TEXT_ONLY),
+    "suffix": _only("", because="a prompt is continued at its end only"),
+    # Prompts.
+    "add_generation_prompt": _only(True, because=_TEMPLATE),
+    "add_special_tokens": _only(True, False, because=_BEGINNING),
+    "chat_template": _only(because=_TEMPLATE),
+    "continue_final_message": _only(False, because="an answer is a new message"),
+    "chat_template_kwargs": _only({}, because=_CHAT),
+    "documents": _only([], because=_TEMPLATE),
+    "prompt_logprobs": _only(0, because="use echo and logprobs of /v1/completions"),
+    "truncate_prompt_tokens": _only(because="a prompt that is too long is refused"),
+    # Forms of the text.
+    "detokenize": _only(True, because=_RETURNED),
+    "include_stop_str_in_output": _only(False, because="a stop string is never part of the answer"),
+    "return_token_ids": _only(False, because=_RETURNED),
+    "return_tokens_as_token_ids": _only(False, because=_RETURNED),
+    "skip_special_tokens": _only(True, because="special tokens have no text in an answer"),
+    "spaces_between_special_tokens": _only(True, False, because="special tokens have no text in an answer"),
+    # Older names of vLLM.
+    "guided_choice": _only(because=_STRUCTURED),
+    "guided_grammar": _only(because=_STRUCTURED),
+    "guided_json": _only(because=_STRUCTURED),
+    "guided_regex": _only(because=_STRUCTURED),
+    # Samplers.
+    "bad_words": _only([], because="use logit_bias"),
+    "dry_multiplier": _only(0, because=_SAMPLER),
+    "dynatemp_range": _only(0, because=_SAMPLER),
+    "length_penalty": _only(1, because=_SAMPLER),
+    "logits_processors": _only([], because="code from a request is never run"),
+    "mirostat": _only(0, because=_SAMPLER),
+    "tfs_z": _only(1, because=_SAMPLER),
+    "top_a": _only(0, because=_SAMPLER),
+    "typical_p": _only(1, because=_SAMPLER),
+    "use_beam_search": _only(False, because=_SAMPLER),
+    "xtc_probability": _only(0, because=_SAMPLER),
+    # The order of the queue is by key and request.
+    "priority": _only(0, because="requests are served in turn, by key"),
 }
-_STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
-_STOP_SCHEMA = {"anyOf": [_STOP_TEXT, {"type": "array", "items": _STOP_TEXT, "maxItems": MAX_STOP_STRINGS}]}
 
 
-def _text(value: str, what: str) -> str:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} holds half of a surrogate pair, which is no Unicode text") from None
-    return value
+def why_refused(field: str) -> str:
+    """Reason for which a value of a field in `NOT_OURS` is refused; empty for other fields."""
+    known = NOT_OURS.get(field)
+    return known.because if known else ""
 
 
-def _parse_one_prompt(value: Any) -> Prompt:
-    if isinstance(value, str):
-        if not value:
-            raise ValueError("an empty prompt gives the model nothing to continue")
-        return _text(value, "a prompt")
-    if not isinstance(value, list):
-        raise ValueError("a prompt is a string or a list of token ids")
-    if not value:
-        raise ValueError("an empty prompt gives the model nothing to continue")
-    if len(value) > MAX_TOKENS or not all(type(item) is int for item in value):
-        raise ValueError("a prompt of token ids holds integers only")
-    return tuple(value)
+class Body(BaseModel):
+    """A request. A null means that the field is absent, and fields that say nothing here are dropped."""
 
-
-def _parse_prompts(value: Any) -> tuple[Prompt, ...]:
-    """One prompt or a list of them; written by hand because a union would report every element of every branch."""
-    if not isinstance(value, list) or (value and type(value[0]) is int):
-        return (_parse_one_prompt(value),)
-    if not 1 <= len(value) <= MAX_PROMPTS:
-        raise ValueError(f"1 to {MAX_PROMPTS} prompts are taken, found {len(value)}")
-    return tuple(_parse_one_prompt(item) for item in value)
-
-
-def _parse_stop(value: Any) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or len(texts) > MAX_STOP_STRINGS:
-        raise ValueError(f"a string or a list of at most {MAX_STOP_STRINGS} strings is needed")
-    for text in texts:
-        if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_LENGTH:
-            raise ValueError(f"each stop string has 1 to {MAX_STOP_LENGTH} characters")
-        _text(text, "a stop string")
-    return tuple(texts)
-
-
-def _parse_bias(value: Any) -> dict[int, float]:
-    if not isinstance(value, dict) or len(value) > MAX_LOGIT_BIAS:
-        raise ValueError(f"a mapping of at most {MAX_LOGIT_BIAS} token ids is needed")
-    result = {}
-    for key, bias in value.items():
-        if not key.isdecimal() or len(key) > 10:
-            raise ValueError(f"{key[:20]!r} is not a token id")
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
-            raise ValueError("a bias is a number from -100 to 100")
-        result[int(key)] = float(bias)
-    return result
-
-
-Prompts = Annotated[tuple[Prompt, ...], PlainValidator(_parse_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
-Stop = Annotated[tuple[str, ...], PlainValidator(_parse_stop), WithJsonSchema(_STOP_SCHEMA)]
-Bias = Annotated[
-    dict[int, float],
-    PlainValidator(_parse_bias),
-    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}),
-]
-StopTokens = Annotated[list[int], Field(max_length=MAX_STOP_STRINGS), FailFast()]
-
-# Fields of other servers that clients send by themselves, with the values that ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "functions": ([],),
-    "metadata": ({},),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "tool_choice": ("auto", "none"),
-    "tools": ([],),
-}
-
-
-class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: item for key, item in value.items() if item is not None and not cls._says_nothing(key, item)}
 
-class StreamOptions(_Strict):
+    @classmethod
+    def _says_nothing(cls, key: str, value: Any) -> bool:
+        return key in NOT_OURS and key not in cls.model_fields and NOT_OURS[key].is_neutral(value)
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream; those of other servers do not change the text and are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+    _nulls = model_validator(mode="before")(without_nulls)
 
 
-class _Request(_Strict):
-    """What both endpoints share. A null means the default, as OpenAI has it."""
+def _all_tokens(value: Any) -> Any:
+    # Some servers write -1 for no limit.
+    return 0 if _same(value, -1) else value
+
+
+class Request(Body):
+    """Fields of every endpoint that generates."""
 
     model: str = Field(min_length=1, max_length=256)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    n: Annotated[int, Field(ge=1), at_most("choices")] = 1
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
-    top_k: int = Field(0, ge=0, le=MAX_TOKENS)
+    top_k: Annotated[
+        int,
+        Field(ge=0, le=MAX_INTEGER),
+        BeforeValidator(_all_tokens),
+        WithJsonSchema({"type": "integer", "minimum": -1, "maximum": MAX_INTEGER}),
+    ] = 0
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
@@ -147,211 +189,87 @@ class _Request(_Strict):
     stop: Stop = ()
     stop_token_ids: StopTokens = Field(default_factory=list)
     ignore_eos: bool = False
-    user: str | None = Field(None, max_length=1024)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_what_says_nothing(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {key: item for key, item in value.items() if item is not None and item not in NEUTRAL.get(key, ())}
-
-    @model_validator(mode="after")
-    def _options_need_a_stream(self) -> _Request:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is allowed only with stream")
-        return self
+    min_p: float = Field(0.0, ge=0, le=1)
+    min_tokens: int = Field(0, ge=0, le=MAX_INTEGER)
+    allowed_token_ids: TokenIds | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    return_expert_counts: bool = False
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def with_usage(self) -> bool:
+        """Whether the last chunk of a stream has the usage."""
+        return self.usage_always or (self.stream_options is not None and self.stream_options.include_usage)
+
+    @property
+    def usage_always(self) -> bool:
+        """Whether every chunk of a stream has the usage so far."""
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
 
 
-class CompletionRequest(_Request):
+class CompletionRequest(Request):
     """`POST /v1/completions`."""
 
     prompt: Prompts
-    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
+    parse_special: bool = True
+    max_tokens: int | None = Field(None, ge=0, le=MAX_INTEGER)
     echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    logprobs: Annotated[int | None, Field(ge=0), at_most("top_logprobs")] = None
+    best_of: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of != self.n:
             raise ValueError("best_of other than n is not supported")
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens 0 makes sense only with echo")
+            raise ValueError("max_tokens 0 is allowed only with echo")
         return self
 
 
-def _parse_content(value: Any) -> str:
-    """Text, given as such or as parts to be joined; a clear word about anything else, and nothing is ever fetched."""
-    if isinstance(value, str):
-        return _text(value, "a message")
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
-        raise ValueError(f"a message's content is a string or a list of 1 to {MAX_MESSAGES} text parts")
-    for part in value:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise ValueError(f"content parts of type {str(kind)[:40]!r} are not supported, this model reads text only")
-        if part.keys() != {"type", "text"} or not isinstance(part["text"], str):
-            raise ValueError("a text part has the fields type and text, and no others")
-    return _text("".join(part["text"] for part in value), "a message")
+# Names that the template gets from other fields.
+RESERVED = frozenset({"add_generation_prompt", "messages", "tools"})
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-_PART_SCHEMA = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-    "additionalProperties": False,
-}
-_CONTENT_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": _PART_SCHEMA, "minItems": 1, "maxItems": MAX_MESSAGES},
-    ]
-}
-Content = Annotated[str, PlainValidator(_parse_content), WithJsonSchema(_CONTENT_SCHEMA)]
+class ChatRequest(Request):
+    """`POST /v1/chat/completions`. The chat template is always the checkpoint's; a request cannot supply one."""
 
-
-class Message(_Strict):
-    """One turn."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content
-    name: str | None = Field(None, max_length=256)
-
-
-class ChatRequest(_Request):
-    """`POST /v1/chat/completions`. The template is always the checkpoint's; a request cannot bring one."""
-
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES), FailFast()]
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    messages: Messages
+    max_tokens: int | None = Field(None, ge=1, le=MAX_INTEGER)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_INTEGER)
     logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    top_logprobs: Annotated[int | None, Field(ge=0), at_most("top_logprobs")] = None
+    tools: Annotated[list[dict[str, Any]], FailFast(), at_most("tools")] = Field(default_factory=list)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs true")
-        if None not in (self.max_tokens, self.max_completion_tokens):
-            raise ValueError("give max_tokens or max_completion_tokens, not both")
+        if len({self.max_tokens, self.max_completion_tokens} - {None}) > 1:
+            raise ValueError("max_tokens and max_completion_tokens are two names of one limit, pass one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_template(self) -> ChatRequest:
+        for name in sorted(RESERVED & self.chat_template_kwargs.keys()):
+            raise ValueError(f"chat_template_kwargs cannot set {name}")
+        asked = self.chat_template_kwargs.get("enable_thinking")
+        if not isinstance(asked, bool | None):
+            raise ValueError("chat_template_kwargs.enable_thinking is true or false")
+        if None not in (asked, self.reasoning_effort) and asked is not (self.reasoning_effort != "none"):
+            raise ValueError("reasoning_effort contradicts chat_template_kwargs.enable_thinking")
         return self
 
     @property
     def limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
-
-FinishReason = Literal["stop", "length"]
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class LegacyLogprobs(BaseModel):
-    """Of a completion: four lists of one length; the first token of an echoed prompt has no log-probability."""
-
-    tokens: list[str] = Field(default_factory=list)
-    token_logprobs: list[float | None] = Field(default_factory=list)
-    top_logprobs: list[dict[str, float] | None] = Field(default_factory=list)
-    text_offset: list[int] = Field(default_factory=list)
-
-
-class CompletionChoice(BaseModel):
-    index: int
-    text: str
-    logprobs: LegacyLogprobs | None = None
-    finish_reason: FinishReason | None = None
-
-
-class Completion(BaseModel):
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: Usage | None = None
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class ChatLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob] = Field(default_factory=list)
-
-
-class ChatLogprobs(BaseModel):
-    content: list[ChatLogprob] = Field(default_factory=list)
-    refusal: None = None
-
-
-class ChatMessage(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(BaseModel):
-    index: int
-    message: ChatMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
-
-
-class ChatCompletion(BaseModel):
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-
-
-class ChatDelta(BaseModel):
-    """What a chunk adds; fields that hold nothing are left out."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-    @model_serializer
-    def _without_nothing(self) -> dict[str, str]:
-        fields = {"role": self.role, "content": self.content}
-        return {name: value for name, value in fields.items() if value is not None}
-
-
-class ChatChunkChoice(BaseModel):
-    index: int
-    delta: ChatDelta
-    logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
-
-
-class ChatChunk(BaseModel):
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | None = None
-
-
-class ModelCard(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: str = "longcat"
-    max_model_len: int
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
+    @property
+    def thinking(self) -> bool:
+        """Whether the answer begins with a thought. LongCat knows no degrees of effort: any but none is a thought."""
+        asked = self.chat_template_kwargs.get("enable_thinking")
+        return asked is True if asked is not None else self.reasoning_effort not in (None, "none")

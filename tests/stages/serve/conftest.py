@@ -1,9 +1,10 @@
-"""A tiny checkpoint with a real tokenizer, an engine on it, and a real server on a free loopback port."""
+"""A tiny checkpoint with a real tokenizer, an engine for it, and a real server on a free loopback port."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from torch import Tensor
 
 from longcat.model.checkpoint import save_pretrained
 from longcat.model.config import ModelConfig
@@ -22,10 +22,15 @@ from longcat.model.transformer import LongcatFlash
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
-from longcat.stages.serve.api import Service, create_app
-from longcat.stages.serve.engine import InferenceEngine, TokenCache
-from longcat.stages.serve.loading import load_engine
-from longcat.stages.serve.server import DrainingServer, bind, uvicorn_config
+from longcat.stages.inference.engine import InferenceEngine
+from longcat.stages.inference.loading import load_engine
+from longcat.stages.inference.options import EngineOptions
+from longcat.stages.serve.api import create_app
+from longcat.stages.serve.draining_server import DrainingServer
+from longcat.stages.serve.listen import bind
+from longcat.stages.serve.model_swap import Admin
+from longcat.stages.serve.server import uvicorn_config
+from longcat.stages.serve.service import Service
 from longcat.stages.serve.settings import ServerSettings
 
 CONTEXT = 192
@@ -43,7 +48,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder: random weights wide enough that greedy text varies, and a tokenizer of 320 tokens."""
+    """Checkpoint folder: random weights large enough that greedy text varies, and a tokenizer of 320 tokens."""
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny-longcat"
     folder.mkdir()
     tokenizer = train(TEXTS * 4, TokenizerConfig(vocab_size=320))
@@ -62,19 +67,22 @@ def engine(checkpoint: Path) -> InferenceEngine:
 
 
 class GatedEngine(InferenceEngine):
-    """An engine that decodes a token only when the test lets it, by `gate.release()`."""
+    """An engine that computes one step per `gate.release()` of the test, for one request at a time."""
 
     def __init__(self, engine: InferenceEngine) -> None:
-        super().__init__(engine.model, engine.tokenizer, engine.stop_token_ids)
+        super().__init__(engine.model, engine.tokenizer, engine.stop_token_ids, EngineOptions(max_sequences=1))
         self.gate = threading.Semaphore(0)
         self.steps = 0
+        self.compute = self.core.runner.forward
+        self.core.runner.forward = self.wait_and_compute  # type: ignore[method-assign]
 
-    def append(self, cache: TokenCache, ids: Sequence[int], cancelled: Callable[[], bool] = lambda: False) -> Tensor:
+    def wait_and_compute(self, pieces: Any) -> Any:
         while not self.gate.acquire(timeout=0.01):
-            if cancelled():
+            jobs = [sequence.group.job for sequence in self.core.scheduler.running]  # type: ignore[attr-defined]
+            if any(job.cancelled.is_set() or time.monotonic() > job.deadline for job in jobs):
                 break
         self.steps += 1
-        return super().append(cache, ids, cancelled)
+        return self.compute(pieces)
 
 
 @pytest.fixture
@@ -98,9 +106,11 @@ class Running:
 
 
 @contextmanager
-def running(engine: InferenceEngine, **settings: Any) -> Iterator[Running]:
-    chosen = ServerSettings(**{"model_name": "tiny", **settings})
-    app = create_app(engine, chosen)
+def running(
+    engine: InferenceEngine, worker: Any = None, admin: Admin | None = None, **settings: Any
+) -> Iterator[Running]:
+    chosen = ServerSettings(**{"model_name": "tiny", "drain": {"announce_seconds": 0}, **settings})
+    app = create_app(engine, chosen, worker, admin)
     service: Service = app.state.service
     ready, found = threading.Event(), []
 
@@ -108,7 +118,7 @@ def running(engine: InferenceEngine, **settings: Any) -> Iterator[Running]:
         found.append(url)
         ready.set()
 
-    server = DrainingServer(uvicorn_config(app, chosen), on_stop=service.drain, on_ready=on_ready)
+    server = DrainingServer(uvicorn_config(app, chosen), service=service, drain=chosen.drain, on_ready=on_ready)
     listener = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -129,14 +139,14 @@ Serve = Callable[..., Running]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start servers; they end with the test."""
+    """Start servers that are stopped after the test."""
     with ExitStack() as stack:
         yield lambda engine, **settings: stack.enter_context(running(engine, **settings))
 
 
 @pytest.fixture(scope="module")
 def shared(checkpoint: Path) -> Iterator[Running]:
-    """One ungated server for tests that only ask."""
+    """One ungated server for tests that only send requests."""
     with running(load_engine(checkpoint, device="cpu", threads=1)) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""Requests that must be refused: quickly, in OpenAI's shape, and without hurting the next one."""
+"""Requests that must be refused: quickly, in OpenAI's error format, and without affecting the next one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from longcat.stages.serve.engine import InferenceEngine
+from longcat.stages.inference.engine import InferenceEngine
 
 OK = {"model": "tiny", "prompt": "The", "max_tokens": 1}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
@@ -72,8 +72,16 @@ def refuse(client: httpx.Client, path: str, body: Any, *, content: bytes | None 
         ("prompt", [5] * 192),
         ("prompt", "word " * 100_000),
         ("echo", "yes"),
+        ("min_p", 2),
+        ("min_tokens", 5),
+        ("allowed_token_ids", []),
+        ("allowed_token_ids", [320]),
+        ("allowed_token_ids", [True]),
+        ("structured_outputs", {}),
+        ("structured_outputs", {"regex": "("}),
+        ("structured_outputs", {"regex": "a", "choice": ["b"]}),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("suffix", "end"),
-        ("stream_options", {"include_usage": True}),
         ("model", ["tiny"]),
         ("chat_template", "{{ 1 }}"),
     ],
@@ -101,21 +109,27 @@ def test_completion_fields_out_of_bounds(client: httpx.Client, field: str, value
         ("max_completion_tokens", 5),
         ("max_tokens", 0),
         ("chat_template", "{{ ''.__class__.__mro__ }}"),
-        ("chat_template_kwargs", {}),
+        ("chat_template_kwargs", {"messages": []}),
+        ("chat_template_kwargs", {"enable_thinking": 1}),
+        ("chat_template_kwargs", [1]),
+        ("reasoning_effort", "extreme"),
         ("tools", [{"type": "function"}]),
-        ("response_format", {"type": "json_object"}),
+        ("tools", [{"type": "function", "function": {"name": "f"}}] * 200),
+        ("tool_choice", "required"),
+        ("response_format", {"type": "yaml"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}}),
     ],
 )
 def test_chat_fields_out_of_bounds(client: httpx.Client, field: str, value: Any) -> None:
     refuse(client, "/v1/chat/completions", {**CHAT, field: value})
 
 
-def test_the_context_is_told_in_numbers(client: httpx.Client) -> None:
+def test_context_errors_contain_the_numbers(client: httpx.Client) -> None:
     error = refuse(client, "/v1/completions", {**OK, "prompt": [5] * 192})
     assert error["code"] == "context_length_exceeded"
-    assert error["message"] == "the prompt has 192 tokens and 1 are to follow, the context holds 192 in all"
+    assert error["message"] == "the prompt has 192 tokens and 1 were requested, the context holds 192 in all"
     error = refuse(client, "/v1/completions", {**OK, "max_tokens": 192})
-    assert "1 tokens and 192 are to follow" in error["message"]
+    assert "1 tokens and 192 were requested" in error["message"]
 
 
 def test_unknown_fields_are_named(client: httpx.Client) -> None:
@@ -143,7 +157,7 @@ def test_unknown_fields_are_named(client: httpx.Client) -> None:
         b'{"model":"tiny","stop_token_ids":[' + b",".join([b'"a"'] * 500_000) + b"]}",
     ],
 )
-def test_bodies_that_are_no_request(client: httpx.Client, content: bytes) -> None:
+def test_invalid_bodies(client: httpx.Client, content: bytes) -> None:
     refuse(client, "/v1/completions", None, content=content)
     refuse(client, "/v1/chat/completions", None, content=content)
 
@@ -171,7 +185,7 @@ def test_large_bodies_are_refused_with_and_without_a_declared_length(serve: Any,
         assert chunked.json()["error"]["code"] == "body_too_large"
 
 
-def test_a_body_that_does_not_come_is_given_up(serve: Any, engine: InferenceEngine) -> None:
+def test_a_missing_body_times_out(serve: Any, engine: InferenceEngine) -> None:
     import socket
 
     running = serve(engine, body_seconds=0.2)
@@ -184,8 +198,8 @@ def test_a_body_that_does_not_come_is_given_up(serve: Any, engine: InferenceEngi
         assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
-def test_the_key_is_asked_for_under_v1_only(serve: Any, engine: InferenceEngine) -> None:
-    with serve(engine, api_key="secret").client() as client:
+def test_the_key_is_required_only_under_v1(serve: Any, engine: InferenceEngine) -> None:
+    with serve(engine, api_keys=("secret",)).client() as client:
         assert client.get("/health").status_code == 200
         for given in (None, "Bearer wrong", "secret", "Bearer", "Basic secret", "Bearer secret2", "Bearer secre"):
             headers = {"Authorization": given} if given else {}

@@ -1,4 +1,4 @@
-"""Who is answered: Host headers against DNS rebinding, and the line that tells of a refused request."""
+"""Allowed hosts: Host headers against DNS rebinding, and the log line of a refused request."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("header", LOOPBACK)
-def test_names_of_loopback_are_always_answered(header: str) -> None:
+def test_loopback_names_are_always_allowed(header: str) -> None:
     assert is_served(header, ())
     assert is_served(header, ("models.example",))
 
 
 @pytest.mark.parametrize("header", OTHERS)
-def test_other_names_are_not(header: str) -> None:
+def test_other_names_are_not_allowed(header: str) -> None:
     assert not is_served(header, served_hosts(["127.0.0.1", "127.0.0.1"], ()))
 
 
@@ -63,11 +63,11 @@ def test_other_names_are_not(header: str) -> None:
         (["127.0.0.1"], ["[2001:db8::1]", "192.0.2.1"], "[2001:db8:0::1]:80", True),
     ],
 )
-def test_the_bound_host_and_those_allowed(bound: list[str], allowed: list[str], header: str, served: bool) -> None:
+def test_the_bound_host_and_allowed_hosts(bound: list[str], allowed: list[str], header: str, served: bool) -> None:
     assert is_served(header, served_hosts(bound, allowed)) is served
 
 
-def test_a_server_on_every_address_answers_to_any_name_unless_some_are_given() -> None:
+def test_a_server_on_all_addresses_allows_any_name_unless_hosts_are_given() -> None:
     for address in ("0.0.0.0", "::"):
         assert served_hosts([address, address], []) == ("*",)
         narrowed = served_hosts([address, address], ["models.example"])
@@ -79,14 +79,14 @@ def test_a_server_on_every_address_answers_to_any_name_unless_some_are_given() -
 @pytest.mark.parametrize(
     "name", ["", "http://a.example", "a.example:80", "a b", "*.*", "a/*", "**", "a..b", "\x1b[31m"]
 )
-def test_what_is_no_host_cannot_be_allowed(name: str) -> None:
-    with pytest.raises(UsageError, match="is no host") as caught:
+def test_invalid_hosts_cannot_be_allowed(name: str) -> None:
+    with pytest.raises(UsageError, match="is not a host") as caught:
         served_hosts(["127.0.0.1"], [name])
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/health", "/metrics", "/openapi.json", "/none"])
-def test_a_rebinding_page_gets_nothing(client: httpx.Client, path: str) -> None:
+def test_a_rebinding_page_is_refused(client: httpx.Client, path: str) -> None:
     for host in ("evil.example", "evil.example:8000", "169.254.169.254"):
         response = client.get(path, headers={"Host": host})
         assert response.status_code == 403
@@ -96,7 +96,7 @@ def test_a_rebinding_page_gets_nothing(client: httpx.Client, path: str) -> None:
     assert client.get("/health", headers={"Host": "localhost:1"}).status_code == 200
 
 
-def test_a_refused_host_is_not_generated_for(client: httpx.Client) -> None:
+def test_no_text_is_generated_for_a_refused_host(client: httpx.Client) -> None:
     assert client.post("/v1/completions", json=OK, headers={"Host": "evil.example"}).status_code == 403
     assert client.post("/v1/completions", json=OK).status_code == 200
 
@@ -128,7 +128,7 @@ def raw(url: str, data: bytes) -> bytes:
         return received
 
 
-def test_headers_as_no_client_sends_them(shared: Any) -> None:
+def test_malformed_headers(shared: Any) -> None:
     end = b"Connection: close\r\n\r\n"
     assert b" 200 " in raw(shared.url, b"GET /health HTTP/1.0\r\n" + end).splitlines()[0]
     assert b" 400 " in raw(shared.url, b"GET /health HTTP/1.1\r\n" + end).splitlines()[0]
@@ -143,7 +143,7 @@ def test_headers_as_no_client_sends_them(shared: Any) -> None:
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The lines so far; a line is written just after its answer, so as many are waited for as are wanted."""
+    """Wait for the given number of log lines; a line is written just after its response."""
     caplog.set_level(logging.INFO, logger="longcat.stages.serve")
     monkeypatch.setattr(logging.getLogger("longcat"), "propagate", True)
 
@@ -177,7 +177,7 @@ def test_every_refused_request_is_a_line(client: httpx.Client, lines: Any) -> No
     assert len(found) == 5
 
 
-def test_a_line_is_one_line_and_steers_no_terminal(client: httpx.Client, lines: Any) -> None:
+def test_a_log_line_is_one_line_without_control_characters(client: httpx.Client, lines: Any) -> None:
     client.get("/a%1b%5b31m%0ab")
     client.post("/v1/completions", json={**OK, "model": "x\x1b[31m\ny"})
     client.post("/v1/completions", json={**OK, "\x1b[31m\n": 1})
@@ -197,15 +197,15 @@ def test_an_error_within_a_stream_is_a_line(serve: Any, gated: Any, lines: Any) 
     assert lines(1) == ["504 POST /v1/completions: the request took longer than 0.2 s"]
 
 
-def test_on_the_command_line_an_allowed_host_that_is_none_is_a_usage_error(
+def test_an_invalid_allowed_host_on_the_command_line_is_a_usage_error(
     checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["serve", "--checkpoint", str(checkpoint), "--port", "0", "--allowed-host", "http://a.example"]) == 2
-    assert "--allowed-host 'http://a.example' is no host" in capfd.readouterr().err
+    assert "--allowed-host 'http://a.example' is not a host" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_the_command_answers_allowed_hosts_and_tells_of_refusals_unless_quiet(quiet: bool, checkpoint: Path) -> None:
+def test_the_command_answers_allowed_hosts_and_logs_refusals_unless_quiet(quiet: bool, checkpoint: Path) -> None:
     options = ["--quiet"] if quiet else []
     allowed = ["--allowed-host", "models.example", "--allowed-host", "*.corp.example", "--device", "cpu"]
     command = [*safe_python(), "-m", "longcat.cli", *options, "serve", "--checkpoint", str(checkpoint), "--port", "0"]
@@ -215,7 +215,8 @@ def test_the_command_answers_allowed_hosts_and_tells_of_refusals_unless_quiet(qu
         watchdog.start()
         try:
             assert process.stderr is not None
-            url = process.stderr.readline().rpartition(" at ")[2].strip().removesuffix("/v1")
+            first = next(line for line in process.stderr if line.startswith("serving "))
+            url = first.rpartition(" at ")[2].strip().removesuffix("/v1")
             with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
                 hosts = ("models.example", "a.corp.example:1", "localhost", "evil.example")
                 statuses = [client.get("/health", headers={"Host": host}).status_code for host in hosts]

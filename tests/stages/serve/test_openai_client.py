@@ -1,4 +1,4 @@
-"""The official OpenAI client, and the server as its own process."""
+"""The official OpenAI client, and the server as a separate process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import openai
 import pytest
 
 from longcat.pipeline.errors import InputError
-from longcat.stages.serve.server import bind, serve
+from longcat.stages.serve.listen import bind
+from longcat.stages.serve.server import Door, serve
 
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
 SCRIPT = """
 import functools, sys
 from pathlib import Path
-from longcat.stages.serve.server import serve
+from longcat.stages.serve.server import Door, serve
 ready = functools.partial(print, flush=True)
-serve(Path(sys.argv[1]), port=0, model_name="tiny", device="cpu", threads=1, on_ready=ready)
+serve(Path(sys.argv[1]), Door(port=0), values={"model_name": "tiny"}, device="cpu", threads=1, on_ready=ready)
 """
 
 
@@ -104,7 +105,7 @@ def test_sigterm_ends_the_process_with_success(checkpoint: Path) -> None:
                 lines = answer.iter_lines()
                 next(lines)
                 process.send_signal(signal.SIGTERM)
-                # The stream that is under way comes to its end.
+                # The running stream is completed.
                 assert [line for line in lines if line][-1] == "data: [DONE]"
         assert process.wait(20) == 0
     finally:
@@ -113,9 +114,9 @@ def test_sigterm_ends_the_process_with_success(checkpoint: Path) -> None:
         process.wait()
 
 
-def test_a_taken_port_is_told_before_the_checkpoint_is_read(tmp_path: Path) -> None:
+def test_a_used_port_is_an_error_before_the_checkpoint_is_read(tmp_path: Path) -> None:
     with bind("127.0.0.1", 0) as listener:
         listener.listen()
         port = listener.getsockname()[1]
         with pytest.raises(InputError, match="cannot listen"):
-            serve(tmp_path / "nowhere", port=port)
+            serve(tmp_path / "nowhere", Door(port=port))

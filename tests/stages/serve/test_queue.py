@@ -1,4 +1,4 @@
-"""Waiting, leaving and shutting down; decoding goes on only when the test lets it."""
+"""Queueing, disconnection and shutdown; decoding continues only when the test allows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BODY = {"model": "tiny", "prompt": "The", "max_tokens": 100, "temperature": 0, "
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)
 
 
@@ -54,7 +54,7 @@ def test_a_full_queue_answers_429(serve: Any, gated: Any, pool: ThreadPoolExecut
         assert post(running, max_tokens=2).status_code == 200
 
 
-def test_no_queue_still_takes_one(serve: Any, gated: Any, pool: ThreadPoolExecutor) -> None:
+def test_without_a_queue_one_request_is_accepted(serve: Any, gated: Any, pool: ThreadPoolExecutor) -> None:
     running = serve(gated, max_queue=0)
     asked = pool.submit(post, running, max_tokens=1)
     with running.client() as client:
@@ -65,7 +65,7 @@ def test_no_queue_still_takes_one(serve: Any, gated: Any, pool: ThreadPoolExecut
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_ends_its_generation(serve: Any, gated: Any, stream: bool) -> None:
+def test_a_disconnected_client_ends_its_generation(serve: Any, gated: Any, stream: bool) -> None:
     running = serve(gated)
     with running.client() as client:
         with httpx.Client(base_url=running.url, timeout=0.4, trust_env=False) as leaving:
@@ -74,13 +74,13 @@ def test_a_client_that_leaves_ends_its_generation(serve: Any, gated: Any, stream
                 leaving.post("/v1/completions", json={**BODY, "stream": stream})
         wait_for(lambda: metric(client, "longcat_requests_running") == 0)
         assert metric(client, "longcat_requests_cancelled_total") == 1
-        # Three steps were let through, the fourth was on its way; none was begun after that.
+        # Three steps were allowed, the fourth was running; none was started after that.
         assert gated.steps <= 4
         gated.gate.release(1000)
         assert client.post("/v1/completions", json={**BODY, "max_tokens": 2}).status_code == 200
 
 
-def test_a_client_that_leaves_the_queue_gives_its_place(serve: Any, gated: Any, pool: ThreadPoolExecutor) -> None:
+def test_a_client_that_leaves_the_queue_frees_its_slot(serve: Any, gated: Any, pool: ThreadPoolExecutor) -> None:
     running = serve(gated, max_queue=1)
     first = pool.submit(post, running, max_tokens=2)
     with running.client() as client:
@@ -120,7 +120,9 @@ def test_text_arrives_while_it_is_written(serve: Any, gated: Any) -> None:
         assert [line for line in lines if line][-1] == "data: [DONE]"
 
 
-def test_draining_finishes_what_runs_and_takes_nothing_new(serve: Any, gated: Any, pool: ThreadPoolExecutor) -> None:
+def test_draining_finishes_running_requests_and_refuses_new_ones(
+    serve: Any, gated: Any, pool: ThreadPoolExecutor
+) -> None:
     running = serve(gated)
     with running.client() as client:
         running_request = pool.submit(post, running, max_tokens=3)
@@ -137,13 +139,13 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(serve: Any, gated: An
     assert not running.thread.is_alive()
 
 
-def test_a_failure_is_told_without_its_details_and_does_not_last(
+def test_a_failure_is_reported_without_details_and_does_not_persist(
     serve: Any, gated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = serve(gated)
     gated.gate.release(1000)
     with monkeypatch.context() as patch:
-        patch.setattr(gated, "append", lambda *_: 1 / 0)
+        patch.setattr(gated.core.runner, "forward", lambda *_: 1 / 0)
         failed = post(running)
     assert failed.status_code == 500
     assert "division" not in failed.text

@@ -1,4 +1,4 @@
-"""Text that grows token by token."""
+"""Incremental decoding of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longcat.stages.serve.text import TextStream
+from longcat.stages.inference.detokenize import TextStream
 
 
 def stream_of(pieces: Sequence[bytes], stop: Sequence[str] = ()) -> tuple[list[str], TextStream]:
@@ -27,22 +27,22 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(bounds)]
 
 
-def test_half_a_character_waits_for_its_end() -> None:
+def test_an_incomplete_character_is_held_back() -> None:
     shown, _ = stream_of([b"a\xe2", b"\x82", b"\xac", b"b"])
     assert shown == ["a", "", "€", "b", ""]
 
 
-def test_an_unfinished_character_becomes_a_replacement_at_the_end() -> None:
+def test_an_incomplete_character_at_the_end_becomes_a_replacement() -> None:
     shown, _ = stream_of([b"a", b"\xf0\x9f"])
     assert shown == ["a", "", "�"]
 
 
-def test_bytes_that_are_no_utf8_do_not_block() -> None:
+def test_invalid_utf8_does_not_block() -> None:
     shown, _ = stream_of([b"\xff", b"a"])
     assert "".join(shown) == "�a"
 
 
-def test_the_start_of_a_stop_string_waits() -> None:
+def test_the_start_of_a_stop_string_is_held_back() -> None:
     shown, stream = stream_of([b"one\n", b"\nQ", b"uite", b"\n\nQ:", b"x"], ["\n\nQ:"])
     assert shown == ["one", "", "\n\nQuite", ""]
     assert stream.stopped
@@ -58,7 +58,7 @@ def test_the_earliest_stop_string_counts() -> None:
 
 
 @given(st.text(), st.lists(st.integers(min_value=0, max_value=10_000)))
-def test_pieces_make_the_text_however_it_is_cut(text: str, places: list[int]) -> None:
+def test_pieces_join_to_the_text_for_any_split(text: str, places: list[int]) -> None:
     shown, _ = stream_of(cut(text.encode("utf-8", "replace"), places))
     assert "".join(shown) == text.encode("utf-8", "replace").decode()
 
@@ -76,7 +76,7 @@ def test_any_bytes_decode_as_python_does(data: bytes, places: list[int]) -> None
 def test_nothing_of_a_stop_string_is_ever_shown(text: str, places: list[int], stop: list[str]) -> None:
     pieces = cut(text.encode(), places)
     shown, stream = stream_of(pieces, stop)
-    # Cut only at whole tokens, several stop strings may complete at once; then the earliest start counts.
+    # With pieces of several tokens, several stop strings may complete at once; then the earliest start counts.
     whole = "".join(shown)
     assert text.startswith(whole)
     assert not any(string in whole for string in stop)
