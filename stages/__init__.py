@@ -1,4 +1,4 @@
-"""The rooms: what the user runs. Each stage's module is imported when the stage is first asked for."""
+"""Stages that the user runs. The module of a stage is imported on first use."""
 
 from longcat.pipeline.stage import registry
 
@@ -17,8 +17,9 @@ registry.declare(
         "data.mix": "longcat.stages.data.mixture",
         "train": "longcat.stages.train",
         "train.sweep": "longcat.stages.train.sweep",
-        "train.coordinates": "longcat.stages.train.coordinates",
+        "train.coord-check": "longcat.stages.train.coord_check",
         "grow": "longcat.stages.grow",
+        "quantize": "longcat.stages.quantize",
         "extend": "longcat.stages.extend",
         "evaluate": "longcat.stages.evaluate",
         "import": "longcat.stages.convert",

@@ -1,4 +1,4 @@
-"""Checkpoints from and for other tools: stage `import`, and `export_checkpoint`, which writes a folder of its own."""
+"""Checkpoints from and for other tools: stage `import`, and `export_checkpoint`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from longcat.pipeline.files import atomic_path, fsync_folder
 from longcat.pipeline.progress import Progress
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.pipeline.verification import check_top_files
-from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.stages.formats.special_tokens import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from longcat.model.checkpoint import Conversion
+    from longcat.model.config import ModelConfig
 
 Layout = Literal["published", "transformers5"]
 Dtype = Literal["stored", "float32", "bfloat16", "float16"]
@@ -45,19 +46,19 @@ def _sources(config: ImportConfig) -> dict[str, str]:
 
 @stage("import", revision=1, inputs={}, output="checkpoint", sources=_sources, resumes=False)
 def import_checkpoint(context: Context[ImportConfig]) -> Result:
-    """Take a LongCat-Flash checkpoint of another tool into the store, with its tokenizer files.
+    """Import a LongCat-Flash checkpoint of another tool into the store, with its tokenizer files.
 
     Reads the published layout and the one of transformers 5, safetensors only, and keeps the bits of every weight. Code
-    that lies in the folder is neither run nor copied.
+    in the folder is neither run nor copied.
 
     Raises:
-        InputError: the folder is missing, incomplete or damaged, holds quantised or pickled weights only, or its
+        InputError: the folder is missing, incomplete or damaged, has only quantised or pickled weights, or its
             tokenizer has more tokens than the model.
         ConfigError: its config.json is of another architecture.
     """
     from longcat.model.accounting import count
     from longcat.model.checkpoint import Conversion
-    from longcat.stages.train.checkpoint import clear
+    from longcat.stages.formats.checkpoint import clear
 
     folder, started = _folder(context.config.folder), time.perf_counter()
     clear(context.output)
@@ -86,12 +87,12 @@ def export_checkpoint(
     dtype: Dtype = "stored",
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write the checkpoint in `source` and its tokenizer files into the new folder `output`; say what was written.
+    """Write the checkpoint in `source` and its tokenizer files to the new folder `output`; returns a summary.
 
     `output` appears by one rename when everything is on disk.
 
     Raises:
-        InputError: `output` is there and not empty, or `source` is no whole checkpoint.
+        InputError: `output` exists and is not empty, or `source` is not a complete checkpoint.
         IntegrityError: `source` is an artifact and differs from its manifest.
         ConfigError: its config.json is of another architecture.
     """
@@ -105,6 +106,9 @@ def export_checkpoint(
     wanted = None if dtype == "stored" else getattr(torch, dtype)
     with _told(), _beside(output) as aside:
         conversion = Conversion(source, layout=layout, dtype=wanted)
+        reason = conversion.config.unreadable_elsewhere()
+        if reason is not None:
+            raise InputError(f"cannot be exported: {reason}", where=str(source))
         _write(conversion, aside, progress, "exporting")
         _copy_tokenizer(source, aside)
     return {
@@ -116,6 +120,23 @@ def export_checkpoint(
     }
 
 
+def inspect_checkpoint(folder: Path) -> tuple[str, ModelConfig]:
+    """Layout of the weights in a folder, and the configuration.
+
+    Raises:
+        InputError: it is not a complete checkpoint, or one that other programs cannot run.
+        ConfigError: its config.json is of another architecture.
+    """
+    from longcat.model.checkpoint import Conversion
+
+    with _told():
+        conversion = Conversion(folder)
+    reason = conversion.config.unreadable_elsewhere()
+    if reason is not None:
+        raise InputError(f"cannot be used elsewhere: {reason}", where=str(folder))
+    return conversion.found, conversion.config
+
+
 def _folder(given: str) -> Path:
     folder = Path(given).expanduser()
     if not folder.is_dir():
@@ -125,14 +146,14 @@ def _folder(given: str) -> Path:
 
 def _check_free(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise InputError("is a file", where=str(output), hint="give the name of a new folder")
+        raise InputError("is a file", where=str(output), hint="use the name of a new folder")
     if output.is_dir() and any(output.iterdir()):
-        raise InputError("is not empty", where=str(output), hint="give the name of a new folder")
+        raise InputError("is not empty", where=str(output), hint="use the name of a new folder")
 
 
 @contextmanager
 def _beside(output: Path) -> Iterator[Path]:
-    """A folder that becomes `output` by one rename at the end, or vanishes."""
+    """Context with a temporary folder that is renamed to `output` at the end, or deleted on failure."""
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
     aside.mkdir()
@@ -148,7 +169,7 @@ def _beside(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What is wrong with a folder from elsewhere is the input's fault."""
+    """Convert errors of an external folder to InputError."""
     from longcat.model.errors import CheckpointError, ModelConfigError
 
     try:
@@ -165,7 +186,7 @@ def _write(conversion: Conversion, folder: Path, progress: Progress, description
 
 
 def _copy_tokenizer(source: Path, output: Path) -> list[str]:
-    """Copy the tokenizer files that `source` has, and name them."""
+    """Copy the tokenizer files of `source`; returns their names."""
     found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
     for name in found:
         with atomic_path(output / name) as aside:
@@ -174,9 +195,9 @@ def _copy_tokenizer(source: Path, output: Path) -> list[str]:
 
 
 def _check_tokenizer(context: Context[ImportConfig], folder: Path, rows: int) -> None:
-    """Warn where text cannot be made of the checkpoint, refuse where the tokenizer is that of another model."""
-    from longcat.stages.tokenizer import load_tokenizer
-    from longcat.stages.tokenizer_backend import read_vocabulary
+    """Warn if the checkpoint has no usable tokenizer, fail if the tokenizer belongs to another model."""
+    from longcat.stages.formats.tokenizer import load_tokenizer
+    from longcat.stages.formats.tokenizer_backend import read_vocabulary
 
     path = folder / "tokenizer.json"
     try:
@@ -190,5 +211,5 @@ def _check_tokenizer(context: Context[ImportConfig], folder: Path, rows: int) ->
         raise InputError(
             f"the tokenizer has {size} tokens, the model has vocab_size = {rows}",
             where=str(path),
-            hint="these are not of the same model",
+            hint="they are from different models",
         )

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: what a chain of checkpoints has learnt, measured on the same tokens."""
+"""Stage `evaluate`: metrics of one or more checkpoints on the same tokens."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _check(config: EvaluateConfig, inputs: Mapping[str, tuple[PlannedInput, ...]
 def evaluate(context: Context[EvaluateConfig]) -> Result:
     """Measure checkpoints: validation loss, bits per byte, needle in a haystack, samples.
 
-    Every checkpoint reads the same validation windows. The artifact holds report.md for people, evaluation.json with
-    all figures and samples.jsonl with continuations. An interrupted run goes on where it stopped.
+    Every checkpoint reads the same validation windows. The artifact holds report.md, evaluation.json with all figures
+    and samples.jsonl with continuations. An interrupted run resumes where it stopped.
     """
     from longcat.stages.evaluate.run import run_evaluation
 

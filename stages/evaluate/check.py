@@ -1,4 +1,4 @@
-"""What an evaluation cannot do, told before any checkpoint is made or read; no torch."""
+"""Checks of an evaluation before any checkpoint is made or read; no torch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.evaluate.config import EvaluateConfig
-from longcat.stages.train.architecture import architecture_of
+from longcat.stages.formats.architecture import architecture_of
 
 if TYPE_CHECKING:
     from longcat.pipeline.runner import PlannedInput
 
 
 def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]) -> dict[str, int]:
-    """Compare labels and lengths with the checkpoints as far as they are known; `needle_lengths_skipped`, if any are.
+    """Check labels and lengths against the known checkpoints; returns `needle_lengths_skipped`, if any are.
 
     Raises:
-        ConfigError: labels are missing or too many, a window is longer than a checkpoint's context, or all needle
-            lengths that were asked for are longer than that of every checkpoint.
+        ConfigError: labels are missing or too many, a window is longer than a checkpoint's context, or all requested
+            needle lengths exceed the context of every checkpoint.
     """
     check_labels(config, len(checkpoints))
     contexts = {}
@@ -35,21 +35,23 @@ def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]
     beyond = [length for length in config.needle.lengths if length > contexts[name]]
     if beyond and beyond == list(config.needle.lengths) and "lengths" in config.needle.model_fields_set:
         raise ConfigError(
-            f"needle.lengths: {min(beyond)} is beyond every checkpoint's context, {name} has the longest, "
+            f"needle.lengths: {min(beyond)} exceeds every checkpoint's context, the longest is {name}: "
             f"{contexts[name]}",
-            hint="give a shorter one, or evaluate a checkpoint with a longer context",
+            hint="use a shorter one, or evaluate a checkpoint with a longer context",
         )
     return {"needle_lengths_skipped": len(beyond)} if beyond else {}
 
 
 def check_labels(config: EvaluateConfig, checkpoints: int) -> None:
-    """Raises ConfigError unless there are no labels, or one for each checkpoint."""
+    """Raise ConfigError unless there are no labels, or one per checkpoint."""
     if config.labels and len(config.labels) != checkpoints:
-        raise ConfigError(f"labels: {len(config.labels)} names for {checkpoints} checkpoints", hint="give one for each")
+        raise ConfigError(
+            f"labels: {len(config.labels)} names for {checkpoints} checkpoints", hint="pass one per checkpoint"
+        )
 
 
 def check_window(length: int | None, shortest: str, context: int) -> None:
-    """Raises ConfigError when windows of that length do not fit the shortest context."""
+    """Raise ConfigError if windows of this length exceed the shortest context."""
     if length is not None and length > context:
         raise ConfigError(
             f"sequence_length = {length}, but {shortest} has a context of {context} tokens",

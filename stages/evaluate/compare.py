@@ -1,4 +1,4 @@
-"""Evaluations side by side: what was measured by row, the checkpoints by column."""
+"""Comparison of evaluations: metrics by row, checkpoints by column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = (
     "bits per byte",
     "perplexity",
     "needle accuracy",
-    "FFN experts a token",
+    "FFN experts per token",
     "parameters",
     "activated parameters",
     "context",
@@ -29,7 +29,7 @@ Figures = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class Column:
-    """A checkpoint as one evaluation measured it."""
+    """Results of one checkpoint in one evaluation."""
 
     title: str
     evaluation: str
@@ -39,7 +39,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every column, and how much more it is than in the first; None where there is none."""
+    """One figure per column, and its difference from the first column; None if missing."""
 
     metric: str
     values: list[float | int | None]
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows over columns, and what keeps figures from being compared."""
+    """Table of rows and columns, with warnings about figures that are not comparable."""
 
     columns: list[Column]
     rows: list[Row]
@@ -68,15 +68,15 @@ class Comparison:
 
 
 def read_evaluation(artifact: Artifact) -> dict[str, Any]:
-    """All figures of an evaluation.
+    """Read all figures of an evaluation.
 
     Raises:
-        UsageError: the artifact is none.
+        UsageError: the artifact is not an evaluation.
         IntegrityError: its file is missing or damaged.
     """
     if artifact.kind != "evaluation":
         hint = "see `longcat artifacts list --kind evaluation`"
-        raise UsageError(f"{artifact.kind}/{artifact.id} is no evaluation", hint=hint)
+        raise UsageError(f"{artifact.kind}/{artifact.id} is not an evaluation", hint=hint)
     path = artifact.file(FILE)
     try:
         found: dict[str, Any] = read_json(path)
@@ -88,7 +88,7 @@ def read_evaluation(artifact: Artifact) -> dict[str, Any]:
 
 
 def compare(evaluations: Sequence[tuple[str, Artifact]]) -> Comparison:
-    """Compare all checkpoints of evaluations, which come with what they were called.
+    """Compare all checkpoints of evaluations, given with their names.
 
     Raises:
         UsageError, IntegrityError: see `read_evaluation`.
@@ -120,7 +120,7 @@ def _rounded(value: float | int) -> float | int:
 
 
 def _place(metric: str) -> tuple[int, int]:
-    """Where a metric stands among the rows; those of needles by length."""
+    """Sort key of a metric among the rows; needles by length."""
     name, _, length = metric.partition(LENGTH)
     return ORDER.index(name), int(length.replace(",", "") or 0)
 
@@ -136,7 +136,7 @@ def _figures(result: dict[str, Any]) -> Iterator[tuple[str, float | int | None]]
     for length in dict.fromkeys(cell["length"] for cell in needle["cells"]):
         cells = [cell for cell in needle["cells"] if cell["length"] == length]
         yield f"needle accuracy{LENGTH}{length:,}", weighted_mean(cells, "top1")
-    yield "FFN experts a token", validation["ffn_experts"]
+    yield "FFN experts per token", validation["ffn_experts"]
     yield "parameters", result["parameters"]
     yield "activated parameters", result["activated_parameters"]
     yield "context", result["context"]
@@ -144,20 +144,20 @@ def _figures(result: dict[str, Any]) -> Iterator[tuple[str, float | int | None]]
 
 
 def weighted_mean(cells: Sequence[dict[str, Any]], name: str) -> float:
-    """Mean of a figure of needle cells over all their trials."""
+    """Mean of a figure over all trials of needle cells."""
     return float(sum(cell[name] * cell["trials"] for cell in cells) / sum(cell["trials"] for cell in cells))
 
 
 def _notes(read: Sequence[tuple[Artifact, dict[str, Any]]]) -> Iterator[str]:
-    """Why figures of different evaluations may not say the same thing."""
+    """Reasons why figures of different evaluations may not be comparable."""
     artifact, first = read[0]
     others = read[1:]
     if any(other["tokens"] != first["tokens"] for _, other in others):
-        yield "measured on different tokens: losses do not compare, bits per byte only as far as the texts do"
+        yield "measured on different tokens: losses are not comparable, bits per byte only if the texts are similar"
     elif any(other["validation"] != first["validation"] for _, other in others):
-        yield "measured on different windows of the same tokens: small differences of the losses mean nothing"
+        yield "measured on different windows of the same tokens: small differences in loss are not significant"
     if any(_needles(other) != _needles(artifact) for other, _ in others):
-        yield "asked for different needles: compare accuracies of the same length only"
+        yield "measured with different needles: compare accuracies of the same length only"
 
 
 def _needles(artifact: Artifact) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
-"""Validation loss, bits per byte and perplexity of a model on fixed windows, and of a model that only counts words.
+"""Validation loss, bits per byte and perplexity of a model on fixed windows, and of a unigram model.
 
-Names: n windows, L tokens a window, V vocabulary.
+Names: n windows, L tokens per window, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.errors import InputError, LongcatError
 from longcat.pipeline.tokens import TokenFile
-from longcat.stages.train.loader import IGNORED, Ids, validation_windows
-from longcat.stages.train.metrics import unigram_loss
+from longcat.stages.formats.metrics import unigram_loss
+from longcat.stages.formats.windows import IGNORED, Ids, validation_windows
 
-# Differences in the last bits, as between numbers of threads, should not show in a report.
+# Rounding hides differences in the last bits, for example between numbers of threads.
 DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Inputs and targets [n, L] that every checkpoint is measured on, and the bytes that each target stands for."""
+    """Inputs and targets [n, L] shared by all checkpoints, and the byte length of each target."""
 
     inputs: Ids
     targets: Ids
@@ -33,22 +33,22 @@ class Windows:
 
     @property
     def tokens(self) -> int:
-        """Scored tokens."""
+        """Number of scored tokens."""
         return int((self.targets != IGNORED).sum())
 
     @property
     def bytes(self) -> int:
-        """UTF-8 bytes of the scored tokens."""
+        """Number of Number of Number of UTF-8 bytes of the scored tokens."""
         return int(self.target_bytes.sum())
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Losses of one model on windows; every token counts alike.
+    """Losses of one model on windows; all tokens have equal weight.
 
-    `loss` is the mean negative log-likelihood in nats a scored token, `standard_error` its standard error with windows
-    as the units that were drawn, `bits_per_byte` the sum of it in bits over the UTF-8 bytes of the scored tokens.
-    Special tokens (end of document) are scored and stand for no bytes. `perplexity` is exp(loss).
+    `loss` is the mean negative log-likelihood in nats per scored token, `standard_error` its standard error with
+    windows as sampling units, `bits_per_byte` the total in bits divided by the UTF-8 bytes of the scored tokens.
+    Special tokens (end of document) are scored and count as zero bytes. `perplexity` is exp(loss).
     """
 
     loss: float
@@ -61,7 +61,8 @@ class Loss:
 
 
 def read_windows(tokens: TokenFile, sequence_length: int, count: int, token_bytes: Ids) -> Windows:
-    """At most `count` windows spread evenly over a token file; `token_bytes` [V] is the UTF-8 length of every token.
+    """Select at most `count` windows spread evenly over a token file; `token_bytes` [V] is the UTF-8 length of every
+    token.
 
     Raises:
         InputError: the file holds fewer than two tokens, or ids that the tokenizer does not have.
@@ -79,13 +80,13 @@ def read_windows(tokens: TokenFile, sequence_length: int, count: int, token_byte
     scored = targets != IGNORED
     windows = Windows(inputs, targets, np.where(scored, token_bytes[np.where(scored, targets, 0)], 0))
     if not windows.bytes:
-        raise InputError("the validation tokens stand for no text", where=str(tokens.prefix))
+        raise InputError("the validation tokens contain no text", where=str(tokens.prefix))
     return windows
 
 
 @dataclass(frozen=True)
 class ModelLoss:
-    """Loss of a model, and how many FFN experts it used a token and layer (zero-computation experts left out)."""
+    """Loss of a model, and mean number of FFN experts per token and layer (without zero-computation experts)."""
 
     loss: Loss
     ffn_experts: float
@@ -93,9 +94,9 @@ class ModelLoss:
 
 @torch.inference_mode()
 def model_loss(model: LongcatFlash, windows: Windows, on_window: Callable[[int], None]) -> ModelLoss:
-    """Measure a model window by window, so that nothing depends on how windows are batched.
+    """Measure a model window by window, so that results do not depend on batching.
 
-    `on_window` is told the tokens of every window that is done.
+    `on_window` is called with the number of tokens of every finished window.
 
     Raises:
         LongcatError: the loss is not finite.
@@ -104,7 +105,7 @@ def model_loss(model: LongcatFlash, windows: Windows, on_window: Callable[[int],
     sums, counts = np.zeros(len(windows.inputs)), np.zeros(len(windows.inputs), dtype=np.int64)
     ffn_slots, slots = 0, 0
     for row, (inputs, targets) in enumerate(zip(windows.inputs, windows.targets, strict=True)):
-        # Padding comes last, where no scored token sees it; without it, it is not routed either.
+        # Padding comes last and is not attended to by scored tokens; cutting it also keeps it from being routed.
         length = int((targets != IGNORED).sum())
         x_BT = torch.from_numpy(inputs[None, :length]).to(device)
         y_BT = torch.from_numpy(targets[None, :length]).to(device)
@@ -128,11 +129,11 @@ def _summarise(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], byt
 
 
 def bits_per_byte(nats: float, bytes_: int) -> float:
-    """A sum of nats as bits over bytes."""
+    """Bits per byte of a sum of nats."""
     return nats / math.log(2) / bytes_
 
 
 def baseline_loss(train: TokenFile, windows: Windows, vocab_size: int) -> Loss:
-    """What a model reaches that knows only how often each token occurs in training (add-one smoothing)."""
+    """Losses of a unigram model of the training tokens (add-one smoothing)."""
     loss = unigram_loss(train, windows.targets, vocab_size)
     return Loss(loss, 0.0, bits_per_byte(loss * windows.tokens, windows.bytes), math.exp(loss))

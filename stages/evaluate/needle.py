@@ -1,9 +1,9 @@
-"""Needle in a haystack: a fact hidden at a known depth of validation text, asked for at the end.
+"""Needle in a haystack: a fact hidden at a known depth of validation text, queried at the end.
 
     [haystack ... "The access code of Lisbon is" " 48213" "." ... haystack] "The access code of Lisbon is" -> " 48213"
 
-The answer is drawn from `candidates` numbers of equally many tokens, so a model that ignores the needle ranks it first
-with probability 1 / candidates; a model too weak to write it out can still be measured above or at that chance.
+The answer is drawn from `candidates` numbers with equal token counts, so a model that ignores the needle ranks it first
+with probability 1 / candidates; this also measures models too weak to write the answer.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from longcat.pipeline.tokens import TokenFile
-from longcat.stages.serve.tokenizer import EngineTokenizer
-from longcat.stages.train.loader import Ids
+from longcat.stages.formats.windows import Ids
+from longcat.stages.inference.tokenizer import EngineTokenizer
 
 PLACES = (
     *("Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Vienna", "Ottawa", "Lima", "Cairo", "Athens"),
@@ -24,15 +24,15 @@ PLACES = (
 )
 SEPARATOR = "\n\n"
 LARGEST_NUMBER = 100_000
-# A draw for a candidate of the right number of tokens is given up after this many tries for each.
+# Maximum draws per candidate for one with the right number of tokens.
 TRIES = 100
-# Enough for any length, and small in memory.
+# Enough for any length, and small in memory: maximum haystack tokens.
 HAYSTACK_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True)
 class Needle:
-    """A fact in tokens: `statement` + answer + `end` goes into the haystack, `question` to its end."""
+    """A fact in tokens: `statement` + answer + `end` is inserted into the haystack, `question` appended."""
 
     statement: list[int]
     end: list[int]
@@ -46,18 +46,18 @@ class Needle:
 
     @property
     def fact(self) -> list[int]:
-        """What is hidden."""
+        """Tokens of the hidden statement."""
         return [*self.statement, *self.answer_ids, *self.end]
 
     @property
     def tokens(self) -> int:
-        """Tokens of fact, question and answer."""
+        """Number of tokens of fact, question and answer."""
         return len(self.fact) + len(self.question) + len(self.answer_ids)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt; `position` counts the haystack's tokens before the needle."""
+    """One prompt; `position` is the number of haystack tokens before the needle."""
 
     prompt: list[int]
     needle: Needle
@@ -65,7 +65,7 @@ class Case:
 
 
 def read_haystack(tokens: TokenFile, tokenizer: EngineTokenizer) -> Ids:
-    """Validation text as one long text: special tokens dropped, documents parted by an empty line."""
+    """Validation documents as one text: special tokens removed, documents separated by an empty line."""
     special = np.array(sorted(tokenizer.special_ids), dtype=np.int64)
     separator = np.array(tokenizer.encode(SEPARATOR), dtype=np.int64)
     pieces, total = [], 0
@@ -79,7 +79,7 @@ def read_haystack(tokens: TokenFile, tokenizer: EngineTokenizer) -> Ids:
 
 
 def make_needle(tokenizer: EngineTokenizer, candidates: int, rng: random.Random) -> Needle:
-    """Draw a place and its code.
+    """Draw a place and its access code.
 
     Raises:
         ValueError: the tokenizer has fewer numbers of one length than `candidates` (never for digit tokens).
@@ -97,9 +97,9 @@ def make_needle(tokenizer: EngineTokenizer, candidates: int, rng: random.Random)
 
 
 def build_case(haystack: Ids, needle: Needle, length: int, depth: float, start: int) -> Case:
-    """A prompt that with its answer has exactly `length` tokens; its haystack begins at `start`.
+    """Build a prompt that with its answer has exactly `length` tokens; its haystack starts at `start`.
 
-    The needle stands after `round(depth * h)` of the h tokens of haystack that fit.
+    The needle is inserted after `round(depth * h)` of the h haystack tokens that fit.
     """
     room = length - needle.tokens
     position = round(depth * room)
@@ -110,10 +110,10 @@ def build_case(haystack: Ids, needle: Needle, length: int, depth: float, start: 
 def draw_cases(
     haystack: Ids, tokenizer: EngineTokenizer, *, length: int, depth: float, trials: int, candidates: int, seed: int
 ) -> Iterator[Case]:
-    """The cases of one length and depth; the same for every checkpoint, whatever other lengths are asked for.
+    """Cases of one length and depth; the same for every checkpoint and independent of other lengths.
 
     Raises:
-        TooShortError: the length has no room for needle and question, or the haystack is shorter than the length.
+        TooShortError: needle and question exceed the length, or the haystack is shorter than the length.
     """
     for trial in range(trials):
         rng = random.Random(f"{seed}:{length}:{depth!r}:{trial}")
@@ -127,12 +127,12 @@ def draw_cases(
 
 
 class TooShortError(Exception):
-    """No case of this length can be made."""
+    """The length is too short or the haystack too small."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a model did on one case: the rank of the answer among the candidates (1 is best), and what it wrote."""
+class NeedleOutcome:
+    """Result of one case: rank of the answer among the candidates (1 is best), and the generated text."""
 
     rank: int
     exact: bool

@@ -1,4 +1,4 @@
-"""Needles put to a model, and what comes out by length and depth."""
+"""Needle tests of a model, aggregated by length and depth."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from longcat.pipeline.errors import InputError
 from longcat.stages.evaluate.config import NeedleOptions
 from longcat.stages.evaluate.loss import DIGITS
-from longcat.stages.evaluate.needle import Case, Outcome, TooShortError, draw_cases, rank_of
-from longcat.stages.serve.engine import InferenceEngine
-from longcat.stages.serve.sampling import SamplingParams
-from longcat.stages.train.loader import Ids
+from longcat.stages.evaluate.needle import Case, NeedleOutcome, TooShortError, draw_cases, rank_of
+from longcat.stages.formats.windows import Ids
+from longcat.stages.inference.engine import InferenceEngine
+from longcat.stages.inference.sampling import SamplingParams
 
 
 def run_needles(
     engine: InferenceEngine, haystack: Ids, options: NeedleOptions, seed: int, on_case: Callable[[int], None]
 ) -> dict[str, Any]:
-    """All lengths and depths: `cells`, one a length and depth, and `skipped`, lengths with the reason.
+    """Run all lengths and depths: returns `cells`, one per length and depth, and `skipped` lengths with the reason.
 
-    `on_case` is told the tokens of every case that is done.
+    `on_case` is called with the number of tokens of every finished case.
 
     Raises:
         InputError: the tokenizer cannot write the candidates.
@@ -65,23 +65,19 @@ def _run_length(
     return cells
 
 
-def try_case(engine: InferenceEngine, case: Case) -> Outcome:
-    """Read the prompt once, score every candidate after it, then let the model write greedily."""
-    size = len(case.prompt)
-    answer = case.needle.answer_ids
-    cache = engine.new_cache(size + len(answer))
-    prompt_logits_V = engine.read(cache, case.prompt)
+def try_case(engine: InferenceEngine, case: Case) -> NeedleOutcome:
+    """Score every candidate after the prompt, then decode greedily; the prompt itself is computed once."""
+    size, answer = len(case.prompt), case.needle.answer_ids
+    params = SamplingParams(max_tokens=len(answer), temperature=0, ignore_eos=True)
+    written = [token for delta in engine.generate(case.prompt, params) for token in delta.token_ids]
     scores = []
     for candidate in case.needle.candidates:
-        scores.append(sum(entry.logprob or 0.0 for entry in engine.score(cache, candidate)))
-        cache.truncate(size, prompt_logits_V)
-    params = SamplingParams(max_tokens=len(answer), temperature=0, ignore_eos=True)
-    deltas = engine.generate(case.prompt, params, cache=cache)
-    written = [token for delta in deltas for token in delta.token_ids]
-    return Outcome(rank_of(scores, case.needle.answer), written == answer, scores[case.needle.answer])
+        entries = engine.score([*case.prompt, *candidate], start=size)
+        scores.append(sum(entry.logprob or 0.0 for entry in entries))
+    return NeedleOutcome(rank_of(scores, case.needle.answer), written == answer, scores[case.needle.answer])
 
 
-def _summarise(outcomes: Sequence[Outcome]) -> dict[str, float | int]:
+def _summarise(outcomes: Sequence[NeedleOutcome]) -> dict[str, float | int]:
     count = len(outcomes)
     return {
         "trials": count,
@@ -93,6 +89,6 @@ def _summarise(outcomes: Sequence[Outcome]) -> dict[str, float | int]:
 
 
 def _share(cells: Sequence[dict[str, Any]], name: str) -> float | None:
-    """Mean over all trials; None when there were none."""
+    """Mean over all trials; None if there were none."""
     trials = sum(cell["trials"] for cell in cells)
     return round(sum(cell[name] * cell["trials"] for cell in cells) / trials, DIGITS) if trials else None

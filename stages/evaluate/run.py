@@ -1,4 +1,4 @@
-"""What stage `evaluate` does: the same measures for every checkpoint, each remembered as soon as it is known."""
+"""Body of stage `evaluate`: the same metrics for every checkpoint, each saved as soon as it is computed."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from longcat.stages.evaluate.needle import read_haystack
 from longcat.stages.evaluate.needle_run import run_needles
 from longcat.stages.evaluate.report import render_report
 from longcat.stages.evaluate.samples import run_samples
-from longcat.stages.serve.engine import InferenceEngine
-from longcat.stages.serve.loading import load_engine
-from longcat.stages.serve.tokenizer import EngineTokenizer
-from longcat.stages.train.checkpoint import check_same_tokenizer, read_model_config, read_state
-from longcat.stages.train.loader import Ids, open_tokens
-from longcat.stages.train.runtime import reproducible
+from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model_config, read_state
+from longcat.stages.formats.windows import Ids, open_tokens
+from longcat.stages.inference.engine import InferenceEngine
+from longcat.stages.inference.loading import load_engine
+from longcat.stages.inference.tokenizer import EngineTokenizer
+from longcat.stages.train.determinism import reproducible
 
 # Logits of one window must fit in memory.
 LONGEST_DEFAULT = 4096
 DEFINITIONS = {
-    "loss": "mean negative log-likelihood of the scored tokens, nats a token; special tokens are scored",
-    "standard_error": "of the loss, with windows as the units that were drawn",
+    "loss": "mean negative log-likelihood of the scored tokens, nats per token; special tokens are scored",
+    "standard_error": "of the loss, with windows as sampling units",
     "bits_per_byte": "sum of the negative log-likelihood of all scored tokens / ln 2 / UTF-8 bytes of the scored "
-    "tokens; special tokens stand for 0 bytes",
+    "tokens; special tokens count as 0 bytes",
     "perplexity": "exp(loss)",
-    "unigram": "tokens drawn by their counts in the training tokens, one added to each",
-    "ffn_experts": "experts with a feed-forward network that a token used, mean over tokens and layers",
-    "top1": "share of needles whose answer has the highest log-probability among the candidates",
-    "exact_match": "share of needles whose answer the model writes out greedily, token by token",
+    "unigram": "unigram model of the training tokens with add-one smoothing",
+    "ffn_experts": "FFN experts used per token, mean over tokens and layers",
+    "top1": "fraction of needles whose answer has the highest log-probability among the candidates",
+    "exact_match": "fraction of needles whose answer the model generates by greedy decoding",
     "answer_logprob": "mean log-probability of the whole answer, nats",
 }
 
 
 @dataclass
 class Evaluated:
-    """One checkpoint and where its results are remembered."""
+    """One checkpoint and the folder of its saved results."""
 
     artifact: Artifact
     label: str
@@ -61,14 +61,14 @@ class Evaluated:
 
     @cached_property
     def engine(self) -> InferenceEngine:
-        """Loaded when the first result is missing."""
+        """Engine, loaded when the first result is missing."""
         options = self.options
         return load_engine(self.artifact.path, device=options.device, dtype=options.dtype)
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The result of that name: from an earlier, interrupted run, or computed and written down now."""
+        """Result `name`: saved by an earlier, interrupted run, or computed and saved now."""
         path = self.work / f"{name}.json"
-        with suppress(FileNotFoundError, ValueError):  # ValueError: damaged since
+        with suppress(FileNotFoundError, ValueError):  # ValueError: damaged file
             return read_json(path)
         started = time.monotonic()
         atomic_write(path, canonical_json(compute()))
@@ -123,7 +123,7 @@ def _checkpoints(context: Context[EvaluateConfig], tokens: Artifact) -> list[Eva
 
 
 def _sequence_length(config: EvaluateConfig, checkpoints: Sequence[Evaluated]) -> int:
-    """Raises ConfigError when a checkpoint cannot read windows of the length that was asked for."""
+    """Raise ConfigError if the requested window length exceeds a checkpoint's context."""
     shortest = min(checkpoints, key=lambda checkpoint: checkpoint.config.max_position_embeddings)
     context = shortest.config.max_position_embeddings
     check_window(config.sequence_length, shortest.label, context)
@@ -217,7 +217,7 @@ def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _performance(checkpoints: Sequence[Evaluated], windows: Windows) -> dict[str, Any]:
-    """Tokens a second of the validation windows, and seconds of each part, for what this process computed."""
+    """Tokens per second on the validation windows, and seconds per part, for results computed by this process."""
     rows: list[dict[str, Any]] = []
     for checkpoint in checkpoints:
         asked = {

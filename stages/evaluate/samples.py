@@ -1,16 +1,16 @@
-"""Continuations to read: every prompt once greedily and once by seeded sampling."""
+"""Sample continuations: every prompt once greedily and once by seeded sampling."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from longcat.stages.evaluate.config import SampleOptions
-from longcat.stages.serve.engine import InferenceEngine
-from longcat.stages.serve.sampling import SamplingParams
+from longcat.stages.inference.engine import InferenceEngine
+from longcat.stages.inference.sampling import SamplingParams
 
 
 def run_samples(engine: InferenceEngine, options: SampleOptions, seed: int) -> list[dict[str, Any]]:
-    """One record a continuation: prompt, mode, text, tokens, finish reason; or why a prompt was skipped."""
+    """One record per continuation: prompt, mode, text, tokens, finish reason; or why a prompt was skipped."""
     greedy: dict[str, Any] = {"temperature": 0.0}
     sampled: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p, "seed": seed}
     records: list[dict[str, Any]] = []

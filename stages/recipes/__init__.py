@@ -1,1 +1,1 @@
-"""Recipes that come with longcat, one YAML file each."""
+"""Bundled recipes, one YAML file each."""

@@ -1,5 +1,5 @@
-"""The page about training runs that `longcat report` writes: read, reduce, lay out, draw.
+"""HTML page about training runs, written by `longcat report`.
 
-`runs` finds what a word means, `metrics` reads its records into columns, `reduce` makes few points of many, `panels`
-says what is drawn, `summary` what stands in the tables, and `page` puts it all into one file that needs nothing else.
+`runs` resolves references, `metrics` reads records into columns, `reduce` downsamples curves, `panels` defines the
+plots, `summary` the tables, and `page` writes one self-contained file.
 """

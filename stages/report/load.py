@@ -1,4 +1,4 @@
-"""How the load of the experts changed over a run, in a bounded number of columns."""
+"""Expert load over a run, in a bounded number of columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# Cells of all layers together, one byte each, and the fewest and most moments that are kept of a run.
+# Maximum cells of all layers, one byte each, and minimum and maximum number of columns per run.
 CELLS = 250_000
 FEWEST, MOST = 24, 240
 # A load is stored in 64ths of the mean load of an expert, up to four times it.
@@ -15,7 +15,7 @@ SCALE = 64
 
 
 class LoadHistory:
-    """Slots that each expert got, summed over stretches that double in length whenever there are too many of them."""
+    """Slots per expert, summed over intervals whose length doubles whenever there are too many of them."""
 
     def __init__(self, first: list[list[int]]) -> None:
         self.layers, self.experts = len(first), len(first[0])
@@ -26,7 +26,7 @@ class LoadHistory:
         self.ends: list[int] = []
 
     def add(self, step: int, load_LE: list[list[int]]) -> None:
-        """Count the slots [L][E] of a step.
+        """Add the slot counts [L][E] of a step.
 
         Raises:
             ValueError: the shape is not that of the first step.
@@ -51,7 +51,7 @@ class LoadHistory:
         self._per_bin *= 2
 
     def ratios(self) -> np.ndarray[Any, Any]:
-        """Load over the mean of all experts of the layer: [L, E, moments]."""
+        """Load relative to the mean of the layer's experts: [L, E, columns]."""
         counts_TLE = np.stack(self._bins)
         mean_TL1 = counts_TLE.mean(axis=2, keepdims=True)
         return (counts_TLE / np.where(mean_TL1 > 0, mean_TL1, 1)).transpose(1, 2, 0)

@@ -18,7 +18,7 @@ from longcat.stages.report.load import LoadHistory
 Floats = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
 
-# Fields of metrics.jsonl that are drawn. Those of a layer hold a number for each.
+# Fields of metrics.jsonl that are plotted. Per-layer fields hold one number per layer.
 SCALARS = (
     "tokens",
     "loss",
@@ -39,14 +39,14 @@ OF_THE_LOG = ("tokens_per_second", "mfu", "memory_bytes", "seconds")
 
 @dataclass
 class Column:
-    """One curve, or `width` curves that share their steps; values [n, width], NaN where there is none."""
+    """One curve, or `width` curves with shared steps; values [n, width], NaN if missing."""
 
     width: int
     steps: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
 
     def arrays(self) -> tuple[Steps, Floats]:
-        """Steps [n], ascending and each once, and values [n, width]; of a step told twice the later stands."""
+        """Steps [n], ascending and unique, and values [n, width]; of duplicate steps the last one is kept."""
         steps = np.frombuffer(self.steps, dtype=np.int64)
         values = np.frombuffer(self.values, dtype=np.float64).reshape(-1, self.width)
         unique, from_the_end = np.unique(steps[::-1], return_index=True)
@@ -55,23 +55,23 @@ class Column:
 
 @dataclass
 class Metrics:
-    """What a run's files say: columns by field name, expert load by layer, and the steps where something happened."""
+    """Data of a run's files: columns by field name, expert load by layer, and steps with events."""
 
     columns: dict[str, Column] = field(default_factory=dict)
     load: LoadHistory | None = None
     skipped: list[int] = field(default_factory=list)
-    rewound: list[tuple[int, int, int]] = field(default_factory=list)  # step, back to, samples left out
+    rewound: list[tuple[int, int, int]] = field(default_factory=list)  # step, rollback step, samples skipped
 
     def add(self, name: str, step: int, value: Any) -> None:
         """Append one value, a number or a list of them.
 
         Raises:
-            TypeError: it is neither. ValueError: the list is not as long as before.
+            TypeError: it is neither. ValueError: the list length differs from before.
         """
         items = value if isinstance(value, list) else (value,)
         column = self.columns.setdefault(name, Column(len(items)))
         if column.width != len(items):
-            raise ValueError(f"{len(items)} values, {column.width} in the lines before")
+            raise ValueError(f"{len(items)} values, {column.width} in earlier lines")
         column.values.extend([float("nan") if item is None else item for item in items])
         column.steps.append(step)
 
@@ -81,9 +81,9 @@ class Metrics:
 
 
 def read_metrics_files(paths: Iterable[Path], *, growing: bool) -> Metrics:
-    """The records of one run, whose stretches lie in several files in order.
+    """Records of one run, stored in several consecutive files.
 
-    `growing` says that a process may be writing: an unfinished last line is no damage then.
+    `growing`: a process may be writing, so that an incomplete last line is not an error.
 
     Raises:
         IntegrityError: a line is damaged; names file, line and field.
@@ -144,9 +144,9 @@ def _add(metrics: Metrics, name: str, step: int, value: Any) -> None:
 
 
 def read_run_log(path: Path) -> tuple[Metrics, dict[str, Any]]:
-    """Speed and memory of a run by its log, and the log's line on what is watched (empty: none).
+    """Speed and memory from a run's log, and the log's line about watched quantities (empty: none).
 
-    Lines that cannot be read are left out: the log is no part of an artifact and may lose its last line in a crash.
+    Unreadable lines are skipped: the log is not part of an artifact and may lose its last line in a crash.
     """
     metrics, facts = Metrics(), dict[str, Any]()
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style, its script and its data inside, which loads nothing from anywhere."""
+"""The page: one self-contained HTML file with inline style, script and data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from longcat.pipeline.printable import printable
 from longcat.pipeline.store import Store
 from longcat.stages.report.panels import axes, loads, sections
-from longcat.stages.report.runs import Run
+from longcat.stages.report.runs import ReportedRun
 from longcat.stages.report.summary import (
     Table,
     configuration_table,
@@ -23,12 +23,12 @@ from longcat.stages.report.summary import (
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("scales.js", "lines.js", "heat.js", "page.js")
-# What the script draws on is inline; the policy makes sure that nothing else is asked for.
+# All data is inline; the policy blocks any other request.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def render_page(store: Store, runs: Sequence[Run]) -> str:
-    """The whole page about these runs."""
+def render_page(store: Store, runs: Sequence[ReportedRun]) -> str:
+    """Render the page about these runs."""
     found = sections(runs)
     data = {"runs": [axes(run) for run in runs], "steps": _shared_steps(found), "sections": found, "loads": loads(runs)}
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -53,12 +53,12 @@ def render_page(store: Store, runs: Sequence[Run]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as it may stand in the page: nothing in it is an element, and nothing in it turns what is read around."""
+    """Escape text for HTML, including bidirectional control characters."""
     return escape(printable(text))
 
 
 def _shown(value: Any) -> Any:
-    """Data of the script with every text in it made printable; the script puts them into the page as they are."""
+    """Data of the script with every text made printable; the script inserts texts verbatim."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
@@ -67,7 +67,7 @@ def _shown(value: Any) -> Any:
 
 
 def _shared_steps(found: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Put a number in the place of the steps of every curve; returns the lists of steps that the numbers stand for."""
+    """Replace the steps of every curve by an index; returns the indexed lists of steps."""
     numbers: dict[tuple[int, ...], int] = {}
     for panel in (panel for section in found for panel in section["panels"]):
         for line in panel.get("lines", ()):
@@ -76,12 +76,12 @@ def _shared_steps(found: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 
 def safe_json(value: Any) -> str:
-    """JSON that may stand inside a script element whatever its texts are: no `<`, `>` or `&` is left in it."""
+    """JSON that is safe inside a script element: `<`, `>` and `&` are escaped."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _table(rows: Table, runs: Sequence[Run], *, compare: bool = False) -> str:
+def _table(rows: Table, runs: Sequence[ReportedRun], *, compare: bool = False) -> str:
     head = ""
     if len(runs) > 1:
         cells = "".join(f'<th scope="col" class="run run-{i}">{_text(run.label)}</th>' for i, run in enumerate(runs))
@@ -94,7 +94,7 @@ def _table(rows: Table, runs: Sequence[Run], *, compare: bool = False) -> str:
     return f'<div class="table"><table>{head}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def _details(store: Store, runs: Sequence[Run]) -> str:
+def _details(store: Store, runs: Sequence[ReportedRun]) -> str:
     found = []
     trees = [_tree(node, None, set()) for node in lineages(store, runs) if node is not None]
     if trees:
@@ -106,7 +106,7 @@ def _details(store: Store, runs: Sequence[Run]) -> str:
 
 
 def _tree(node: Mapping[str, Any], role: str | None, seen: set[str]) -> str:
-    """The lineage of an artifact as nested lists, the artifact on top; what stands in it twice is unfolded once."""
+    """The lineage of an artifact as nested lists, the artifact on top; repeated subtrees are expanded once."""
     names = _text(", ".join(node.get("names", [])) or node["kind"])
     place = f"{_text(node['kind'])}/{_text(node['id'])}"
     lead = f'<span class="role">{_text(role)}</span> ' if role else ""

@@ -1,8 +1,7 @@
-"""What is drawn: sections of panels, each a set of curves over the steps of one or several runs.
+"""Plots: sections of panels, each a set of curves over the steps of one or several runs.
 
-A curve belongs to a run and has a hue: its run's colour, a place on the ramp of layers, or a colour of its own among
-the curves of the panel. With several runs the layers of each become one curve, their mean, with the span from the least
-to the greatest around it.
+A curve belongs to a run and has a hue: its run's colour, a position on the layer colour ramp, or a colour among the
+curves of the panel. With several runs the layers of each become one mean curve with a band from minimum to maximum.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ import numpy as np
 
 from longcat.stages.report.metrics import Floats, Metrics, Steps
 from longcat.stages.report.reduce import bends, reduced, rounded
-from longcat.stages.report.runs import Run
+from longcat.stages.report.runs import ReportedRun
 
 Panel = dict[str, Any]
 Line = dict[str, Any]
 
-# Points of all curves of a panel together, and the fewest and most of one.
+# Total points per panel, and minimum and maximum points per curve.
 PANEL_POINTS, FEWEST_POINTS, MOST_POINTS = 2400, 120, 480
 MOST_MARKS = 500
-# Up to so many heat maps stand side by side; with more there is one, with a choice of the layer.
+# Up to this many heat maps are shown side by side; beyond, one with a layer selector.
 MAPS_SIDE_BY_SIDE = 6
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A panel of one field: `unit` is how values are written, `bound` a line that the field should stay below."""
+    """A panel of one field: `unit` is the format of values, `bound` an upper limit drawn as a line."""
 
     field: str
     title: str
@@ -42,8 +41,8 @@ class Kind:
 
 
 LOSSES = (
-    Kind("loss", "Loss", note="nats a token", smooth=True, marks=True),
-    Kind("mtp_loss", "Loss of further tokens", note="multi-token prediction", smooth=True),
+    Kind("loss", "Loss", note="nats per token", smooth=True, marks=True),
+    Kind("mtp_loss", "MTP loss", note="multi-token prediction", smooth=True),
     Kind("hidden_z_loss", "Hidden z-loss", smooth=True, log=True),
     Kind("balance_loss", "Balance loss", smooth=True),
 )
@@ -55,32 +54,32 @@ OPTIMIZATION = (
 )
 EXPERTS = (
     Kind("active_experts", "Activated FFN experts", note="mean over tokens", smooth=True),
-    Kind("active_experts_std", "Spread of activated experts", note="deviation over tokens", smooth=True),
+    Kind("active_experts_std", "Spread of activated experts", note="standard deviation over tokens", smooth=True),
 )
 STABILITY = (
     Kind(
         "stability.balance_gradient_ratio",
-        "Gradient ratio, balance over loss",
+        "Gradient ratio, balance loss to loss",
         log=True,
         bound=(0.1, "should stay below 0.1"),
     ),
-    Kind("stability.router_cosine", "Router similarity", note="mean cosine of experts"),
+    Kind("stability.router_cosine", "Router similarity", note="mean cosine similarity of experts"),
     Kind("stability.largest_activation", "Largest activation", log=True),
 )
 GROUPS = (
-    Kind("stability.gradient_rms.", "Gradient RMS", note="by group of parameters", log=True),
-    Kind("stability.parameter_rms.", "Parameter RMS", note="by group of parameters", log=True),
+    Kind("stability.gradient_rms.", "Gradient RMS", note="by parameter group", log=True),
+    Kind("stability.parameter_rms.", "Parameter RMS", note="by parameter group", log=True),
 )
 SPEED = (
-    Kind("tokens_per_second", "Throughput", unit="si", note="tokens a second", smooth=True),
-    Kind("mfu", "Model FLOPs utilisation", unit="percent", note="of the peak of the devices", smooth=True),
+    Kind("tokens_per_second", "Throughput", unit="si", note="tokens per second", smooth=True),
+    Kind("mfu", "Model FLOPs utilisation", unit="percent", note="fraction of the devices' peak", smooth=True),
     Kind("memory_bytes", "Memory", unit="bytes"),
-    Kind("seconds", "Time of a step", unit="seconds", smooth=True),
+    Kind("seconds", "Time per step", unit="seconds", smooth=True),
 )
 
 
-def sections(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """All that is drawn of these runs, from top to bottom; a panel without data is not there."""
+def sections(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """All sections for these runs, from top to bottom; panels without data are omitted."""
     losses = [_scalar_panel(kind, runs) for kind in LOSSES]
     if losses[0] is not None:
         _add_validation(losses[0], runs)
@@ -101,8 +100,8 @@ def sections(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [{"title": title, "panels": panels} for title, panels in filled if panels]
 
 
-def axes(run: Run) -> dict[str, Any]:
-    """What the page knows of a run besides its curves: its name, tokens by step, and where something happened."""
+def axes(run: ReportedRun) -> dict[str, Any]:
+    """Run metadata for the page: name, tokens by step, and events."""
     column = run.metrics.get("tokens")
     steps, tokens = bends(column[0], column[1][:, 0]) if column else ([], [])
     return {
@@ -114,8 +113,8 @@ def axes(run: Run) -> dict[str, Any]:
     }
 
 
-def loads(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The load of the experts of every run that tells of it."""
+def loads(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """Expert load of every run that recorded it."""
     found = []
     for number, run in enumerate(runs):
         load = run.metrics.load
@@ -148,7 +147,7 @@ def _points(curves: int) -> int:
     return min(MOST_POINTS, max(FEWEST_POINTS, PANEL_POINTS // max(1, curves)))
 
 
-def _columns(runs: Sequence[Run], field: str, *, of_log: bool = False) -> list[tuple[int, Steps, Floats]]:
+def _columns(runs: Sequence[ReportedRun], field: str, *, of_log: bool = False) -> list[tuple[int, Steps, Floats]]:
     found = []
     for number, run in enumerate(runs):
         metrics: Metrics = run.speed if of_log else run.metrics
@@ -158,7 +157,7 @@ def _columns(runs: Sequence[Run], field: str, *, of_log: bool = False) -> list[t
     return found
 
 
-def _scalar_panel(kind: Kind, runs: Sequence[Run], *, of_log: bool = False) -> Panel | None:
+def _scalar_panel(kind: Kind, runs: Sequence[ReportedRun], *, of_log: bool = False) -> Panel | None:
     lines = []
     for number, steps, values in _columns(runs, kind.field, of_log=of_log):
         curve = reduced(steps, values[:, 0], MOST_POINTS)
@@ -166,7 +165,7 @@ def _scalar_panel(kind: Kind, runs: Sequence[Run], *, of_log: bool = False) -> P
     return _panel(kind, lines)
 
 
-def _add_validation(panel: Panel, runs: Sequence[Run]) -> None:
+def _add_validation(panel: Panel, runs: Sequence[ReportedRun]) -> None:
     for number, steps, values in _columns(runs, "validation_loss"):
         name = "validation" if len(runs) == 1 else f"{runs[number].label}, validation"
         curve = reduced(steps, values[:, 0], MOST_POINTS)
@@ -176,10 +175,10 @@ def _add_validation(panel: Panel, runs: Sequence[Run]) -> None:
         panel["lines"][0]["name"] = "training"
         artifact = runs[0].artifact
         if artifact is not None and (unigram := artifact.manifest.metrics.get("unigram_loss")) is not None:
-            panel["targets"] = [{"value": rounded(unigram), "name": "word frequency alone", "optional": True}]
+            panel["targets"] = [{"value": rounded(unigram), "name": "unigram", "optional": True}]
 
 
-def _layer_panel(kind: Kind, runs: Sequence[Run]) -> Panel | None:
+def _layer_panel(kind: Kind, runs: Sequence[ReportedRun]) -> Panel | None:
     lines: list[Line] = []
     for number, steps, values in _columns(runs, kind.field):
         layers = values.shape[1]
@@ -194,7 +193,7 @@ def _layer_panel(kind: Kind, runs: Sequence[Run]) -> Panel | None:
 
 
 def _span(steps: Steps, values: Floats) -> dict[str, Any]:
-    """One curve for all layers: their mean, between the least and the greatest."""
+    """One curve for all layers: mean, with minimum and maximum."""
     known = np.isfinite(values)
     count = known.sum(axis=1)
     total = np.where(known, values, 0.0).sum(axis=1)
@@ -205,7 +204,7 @@ def _span(steps: Steps, values: Floats) -> dict[str, Any]:
     return curve | {"low": least.get("low", least["y"]), "high": most.get("high", most["y"])}
 
 
-def _group_panel(kind: Kind, runs: Sequence[Run]) -> Panel | None:
+def _group_panel(kind: Kind, runs: Sequence[ReportedRun]) -> Panel | None:
     names = sorted({name for run in runs for name in run.metrics.columns if name.startswith(kind.field)})
     lines: list[Line] = []
     for place, name in enumerate(names):
@@ -217,13 +216,13 @@ def _group_panel(kind: Kind, runs: Sequence[Run]) -> Panel | None:
     return _panel(kind, lines)
 
 
-def _expert_targets(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _expert_targets(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
     targets = dict.fromkeys(rounded(run.target_active_experts) for run in runs if run.target_active_experts is not None)
     return [{"value": target, "name": f"target Kₑ = {target:.4g}"} for target in targets if target is not None]
 
 
-def _load_panels(runs: Sequence[Run]) -> list[Panel | None]:
-    """Heat maps: one a layer where there are few, else one a run."""
+def _load_panels(runs: Sequence[ReportedRun]) -> list[Panel | None]:
+    """Heat maps: one per layer if there are few, else one per run."""
     found = loads(runs)
     apart = sum(item["layers"] for item in found) <= MAPS_SIDE_BY_SIDE
     panels: list[Panel | None] = []

@@ -1,4 +1,4 @@
-"""Few points of many: stretches of a curve with their least, mean and greatest value, so that no spike is lost."""
+"""Downsampling of curves to intervals with minimum, mean and maximum, so that no spike is lost."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DIGITS, BAND_DIGITS = 5, 4
 
 
 def reduced(steps: Steps, values: Floats, points: int) -> dict[str, Any]:
-    """A curve of at most `points` points: `x`, `y`, and `low` and `high` where a point stands for several steps.
+    """A curve of at most `points` points: `x`, `y`, and `low` and `high` if a point covers several steps.
 
-    x is the last step of a stretch, y the mean of its values; values that are not finite are left out, and a stretch of
-    them is a gap (None).
+    x is the last step of an interval, y the mean of its values; non-finite values are skipped, and an interval of only
+    those is a gap (None).
     """
     if len(steps) <= points:
         return {"x": steps.tolist(), "y": [rounded(value) for value in values.tolist()]}
@@ -37,7 +37,7 @@ def reduced(steps: Steps, values: Floats, points: int) -> dict[str, Any]:
 
 
 def rounded(value: float, digits: int = DIGITS) -> float | int | None:
-    """A number with as many digits as a picture can show; None unless it is finite."""
+    """Round a number to plot precision; None unless it is finite."""
     if not math.isfinite(value):
         return None
     short = float(f"{value:.{digits}g}")
@@ -45,7 +45,7 @@ def rounded(value: float, digits: int = DIGITS) -> float | int | None:
 
 
 def bends(steps: Steps, tokens: Floats) -> tuple[list[int], list[int]]:
-    """The points between which tokens grow evenly with steps: ends, and where the tokens a step change."""
+    """Breakpoints of the piecewise linear tokens over steps: ends, and changes of tokens per step."""
     if len(steps) < 3:
         return steps.tolist(), tokens.astype(np.int64).tolist()
     slopes = np.diff(tokens) / np.diff(steps)

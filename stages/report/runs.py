@@ -1,4 +1,4 @@
-"""What a word on the command line means: a checkpoint, a run that is not finished, or a file of metrics."""
+"""Resolution of references: a checkpoint, an unfinished run, or a metrics file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run to draw. `artifact` is None until it is finished, `model` is its config.json, `facts` are of the log."""
+class ReportedRun:
+    """One run to plot. `artifact` is None until finished, `model` is its config.json, `facts` is from the log."""
 
     label: str
     identifier: str | None
@@ -33,7 +33,7 @@ class Run:
 
     @property
     def experts(self) -> tuple[int, int] | None:
-        """Experts with a network and zero-computation experts of a layer, if known."""
+        """Number of FFN experts and zero-computation experts per layer, if known."""
         if "n_routed_experts" in self.model:
             return self.model["n_routed_experts"], self.model.get("zero_expert_num") or 0
         if "experts" in self.facts:
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def target_active_experts(self) -> float | None:
-        """FFN experts a token should use on average, K_e, if known."""
+        """Target of FFN experts per token on average, K_e, if known."""
         config = self.artifact.manifest.config if self.artifact else {}
         target = config.get("balance", {}).get("target_active_experts") or self.facts.get("target_active_experts")
         if target is None and self.experts is not None and "moe_topk" in self.model:
@@ -50,12 +50,12 @@ class Run:
         return target
 
 
-def find_run(store: Store, reference: str) -> Run:
-    """The run that `reference` means: a metrics.jsonl, an artifact as elsewhere, or the id prefix or name of a run that
-    the store has in progress.
+def find_run(store: Store, reference: str) -> ReportedRun:
+    """Resolve a run: a metrics.jsonl, an artifact reference, or the id prefix or name of a run in progress in the
+    store.
 
     Raises:
-        MissingArtifactError: it means nothing. InputError: what it means was not trained. IntegrityError: see
+        MissingArtifactError: nothing matches. InputError: the artifact was not trained. IntegrityError: see
             `read_metrics_files`.
     """
     path = Path(reference).expanduser()
@@ -69,17 +69,18 @@ def find_run(store: Store, reference: str) -> Run:
         unfinished = _unfinished(store, reference)
         if unfinished is None:
             raise MissingArtifactError(
-                error.what, hint=f"{error.hint or 'see `longcat artifacts list`'}; a run in progress goes by its id too"
+                error.what,
+                hint=f"{error.hint or 'see `longcat artifacts list`'}; a run in progress can be given by its id",
             ) from None
         return unfinished
     return _of_artifact(store, artifact, reference)
 
 
-def _of_artifact(store: Store, artifact: Artifact, label: str) -> Run:
+def _of_artifact(store: Store, artifact: Artifact, label: str) -> ReportedRun:
     path = artifact.path / METRICS_FILE
     if not path.is_file():
         raise InputError(
-            f"the {artifact.kind} {artifact.id} has no {METRICS_FILE}: {artifact.manifest.stage} trains nothing",
+            f"the {artifact.kind} {artifact.id} has no {METRICS_FILE}: {artifact.manifest.stage} does not train",
             hint="name a checkpoint made by train or extend",
         )
     log = store.log_path(artifact.id)
@@ -89,7 +90,7 @@ def _of_artifact(store: Store, artifact: Artifact, label: str) -> Run:
     names = store.names_of(artifact.id)
     chosen = label if label in names or not names else names[-1]
     model = _model_config(artifact)
-    return Run(chosen, artifact.id, artifact, _read([path], growing=False), speed, model, facts)
+    return ReportedRun(chosen, artifact.id, artifact, _read([path], growing=False), speed, model, facts)
 
 
 def _model_config(artifact: Artifact) -> dict[str, Any]:
@@ -99,23 +100,23 @@ def _model_config(artifact: Artifact) -> dict[str, Any]:
     except ValueError as error:
         raise IntegrityError(f"cannot be read: {error}", where=str(path)) from None
     if not isinstance(found, dict):
-        raise IntegrityError("is no JSON object", where=str(path))
+        raise IntegrityError("is not a JSON object", where=str(path))
     return found
 
 
-def _of_files(label: str, identifier: str | None, paths: list[Path], log: Path | None) -> Run:
+def _of_files(label: str, identifier: str | None, paths: list[Path], log: Path | None) -> ReportedRun:
     speed, facts = read_run_log(log) if log else (Metrics(), {})
-    return Run(label, identifier, None, _read(paths, growing=True), speed, {}, facts)
+    return ReportedRun(label, identifier, None, _read(paths, growing=True), speed, {}, facts)
 
 
 def _read(paths: list[Path], *, growing: bool) -> Metrics:
     metrics = read_metrics_files(paths, growing=growing)
     if not metrics.columns:
-        raise InputError("no step is recorded yet", where=str(paths[0]), hint="try again once the run has done one")
+        raise InputError("no step is recorded yet", where=str(paths[0]), hint="try again after the first step")
     return metrics
 
 
-def _unfinished(store: Store, reference: str) -> Run | None:
+def _unfinished(store: Store, reference: str) -> ReportedRun | None:
     found = []
     for folder in sorted((store.root / ".staging").glob("*/work")):
         identifier = folder.parent.name
@@ -123,24 +124,24 @@ def _unfinished(store: Store, reference: str) -> Run | None:
         if reference == name or (len(reference) >= MIN_PREFIX and identifier.startswith(reference)):
             found.append((identifier, name, folder))
     if len(found) > 1:
-        raise UsageError(f"{reference!r} means several runs in progress: {', '.join(item[0] for item in found)}")
+        raise UsageError(f"{reference!r} matches several runs in progress: {', '.join(item[0] for item in found)}")
     if not found:
         return None
     identifier, name, folder = found[0]
     paths = sorted(folder.glob(f"*/{METRICS_FILE}"), key=_stretch)
     if not paths:
-        raise InputError(f"the run {identifier} has done no step yet", hint="try again once it has")
+        raise InputError(f"the run {identifier} has not finished a step yet", hint="try again after the first step")
     return _of_files(f"{name or identifier} (in progress)", identifier, paths, store.log_path(identifier))
 
 
 def _stretch(path: Path) -> tuple[int, str]:
-    """phase-2 comes before phase-10."""
+    """Sort key: phase-2 before phase-10."""
     number = re.search(r"\d+$", path.parent.name)
     return int(number[0]) if number else 0, path.parent.name
 
 
 def read_name(store: Store, identifier: str) -> str | None:
-    """The name that a run in progress will be published under, by its log."""
+    """Name under which a run in progress will be published, from its log."""
     path, name = store.log_path(identifier), None
     if path.is_file():
         with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""The tables of the page: what came of each run, how it was made, and from what."""
+"""Tables of the page: results, configuration and lineage of each run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from longcat.pipeline.lineage import flatten, lineage
 from longcat.pipeline.store import Store
 from longcat.pipeline.values import written
 from longcat.stages.report.metrics import Metrics
-from longcat.stages.report.runs import Run
+from longcat.stages.report.runs import ReportedRun
 
 RECENT_STEPS = 20
 
 Figures = dict[str, Any]
 
 
-def figures(run: Run) -> Figures:
-    """What came of a run, in plain units; only what its files tell."""
+def figures(run: ReportedRun) -> Figures:
+    """Results of a run, in plain units, as far as recorded."""
     found: Figures = {"name": run.label, "id": run.identifier}
     manifest = run.artifact.manifest if run.artifact else None
     if manifest is not None:
@@ -46,7 +46,7 @@ def _progress(metrics: Metrics) -> Figures:
     return found
 
 
-def _losses(run: Run) -> Figures:
+def _losses(run: ReportedRun) -> Figures:
     found: Figures = {}
     if (loss := run.metrics.get("loss")) is not None:
         found["train_loss"] = float(np.nanmean(loss[1][-RECENT_STEPS:]))
@@ -103,29 +103,29 @@ def _time(seconds: Any) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
 
 
-# Rows of the summary: key of `figures`, label, how it is written.
+# Rows of the summary: key of `figures`, label, format.
 ROWS: tuple[tuple[str, str, Format], ...] = (
     ("id", "Artifact", str),
     ("stage", "Stage", str),
     ("parameters", "Parameters", _count),
     ("steps", "Steps", _count),
-    ("last_step", "Last step in all", _count),
-    ("total_tokens", "Tokens in all", _count),
+    ("last_step", "Last step", _count),
+    ("total_tokens", "Total tokens", _count),
     ("train_loss", "Training loss, last 20 steps", _fixed),
     ("validation_loss", "Validation loss", _fixed),
     ("best_validation_loss", "Best validation loss", _fixed),
-    ("unigram_loss", "Loss of word frequency alone", _fixed),
-    ("perplexity", "Perplexity a token", lambda value: f"{value:,.2f}"),
-    ("bits_per_token", "Bits a token", _fixed),
+    ("unigram_loss", "Unigram loss", _fixed),
+    ("perplexity", "Perplexity per token", lambda value: f"{value:,.2f}"),
+    ("bits_per_token", "Bits per token", _fixed),
     ("active_experts", "Activated FFN experts", lambda value: f"{value:.3f}"),
-    ("target_active_experts", "Target of these, Kₑ", lambda value: f"{value:.3f}"),
-    ("skipped_steps", "Steps left out", _count),
+    ("target_active_experts", "Target FFN experts, Kₑ", lambda value: f"{value:.3f}"),
+    ("skipped_steps", "Steps skipped", _count),
     ("rewinds", "Rewinds", _count),
-    ("tokens_per_second", "Tokens a second, median", lambda value: f"{value:,.0f}"),
+    ("tokens_per_second", "Tokens per second, median", lambda value: f"{value:,.0f}"),
     ("mfu", "MFU, median", lambda value: f"{value:.1%}"),
-    ("peak_memory_bytes", "Memory, most", _gigabytes),
-    ("step_seconds", "Time of a step, median", _time),
-    ("duration_seconds", "Time of the stage", _time),
+    ("peak_memory_bytes", "Peak memory", _gigabytes),
+    ("step_seconds", "Time per step, median", _time),
+    ("duration_seconds", "Stage duration", _time),
     ("started", "Started", str),
     ("code_version", "Code", str),
 )
@@ -134,7 +134,7 @@ Table = list[tuple[str, list[str]]]
 
 
 def summary_table(found: Sequence[Figures]) -> Table:
-    """One row a figure, one cell a run; rows that no run has are not there."""
+    """One row per figure, one cell per run; empty rows are omitted."""
     rows: Table = []
     for key, label, write in ROWS:
         if any(key in item for item in found):
@@ -142,18 +142,18 @@ def summary_table(found: Sequence[Figures]) -> Table:
     return rows
 
 
-def configuration_table(runs: Sequence[Run]) -> Table:
-    """Every configuration key of the runs' stages and the architectures, one cell a run."""
+def configuration_table(runs: Sequence[ReportedRun]) -> Table:
+    """All configuration keys of the stages and architectures, one cell per run."""
     return _side_by_side([_configuration(run) for run in runs])
 
 
-def _configuration(run: Run) -> dict[str, Any]:
+def _configuration(run: ReportedRun) -> dict[str, Any]:
     stage = flatten(run.artifact.manifest.config) if run.artifact else {}
     return stage | {f"architecture.{key}": value for key, value in flatten(run.model).items()}
 
 
-def environment_table(runs: Sequence[Run]) -> Table:
-    """Versions and machine, one cell a run."""
+def environment_table(runs: Sequence[ReportedRun]) -> Table:
+    """Versions and machine, one cell per run."""
     found = []
     for run in runs:
         machine: dict[str, Any] = dict(run.artifact.manifest.environment) if run.artifact else {}
@@ -167,6 +167,6 @@ def _side_by_side(found: Sequence[Mapping[str, Any]]) -> Table:
     return [(key, [_plain(item[key]) if key in item else "" for item in found]) for key in keys]
 
 
-def lineages(store: Store, runs: Sequence[Run]) -> list[dict[str, Any] | None]:
-    """What each run was made from; None for one that is no artifact."""
+def lineages(store: Store, runs: Sequence[ReportedRun]) -> list[dict[str, Any] | None]:
+    """Lineage of each run; None for a run that is not an artifact."""
     return [lineage(store, run.artifact) if run.artifact else None for run in runs]

@@ -1,4 +1,4 @@
-"""Checkpoints from and for other tools: the same bits there and back, and what other tools make of them."""
+"""Import and export of checkpoints: bitwise round trip, and use by other tools."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.progress import SilentProgress
-from longcat.pipeline.runner import Session
 from longcat.pipeline.tokens import TokenWriter
 from longcat.stages.convert import export_checkpoint
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
-from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
-from longcat.stages.serve.generate import generate
-from longcat.stages.serve.sampling import SamplingParams
+from longcat.stages.formats.special_tokens import TOKENIZER_FILES
+from longcat.stages.inference.generate import generate
+from longcat.stages.inference.sampling import SamplingParams
 
 RunStage = Callable[..., Artifact]
 TEXT = "The quick brown fox jumps over the lazy dog. Größe und Maß: naïve café. 日本語のテキスト。"
@@ -42,7 +41,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What another tool left: two layers of weights in the published layout, a tokenizer, and code."""
+    """Folder of another tool: two layers of weights in the published layout, a tokenizer, and code."""
     folder = tmp_path_factory.mktemp("theirs") / "model"
     folder.mkdir()
     write_tokenizer(train([TEXT] * 8, TokenizerConfig(vocab_size=320)), folder)
@@ -72,7 +71,7 @@ def test_export_and_import_give_the_same_bytes(layout: Any, folder: Path, run_st
     assert not list(again.path.glob("*.py"))
 
 
-def test_the_same_folder_is_imported_once_and_a_changed_one_anew(
+def test_the_same_folder_is_imported_once_and_a_changed_one_again(
     folder: Path, run_stage: RunStage, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
@@ -101,21 +100,21 @@ def test_transformers_5_loads_the_export_with_its_tokenizer(dtype: Any, folder: 
     assert difference < 1e-5
 
 
-def test_the_configuration_has_what_vllm_asks_for_and_nothing_that_misleads(folder: Path, tmp_path: Path) -> None:
+def test_the_configuration_has_the_keys_required_by_vllm_and_no_misleading_ones(folder: Path, tmp_path: Path) -> None:
     export(folder, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["zero_expert_type"] == "identity"
     assert config["mla_scale_q_lora"] is config["mla_scale_kv_lora"] is True
     assert config["architectures"] == ["LongcatFlashForCausalLM"]
-    # vLLM takes the one for layers and transformers for attention modules, which are twice as many.
+    # vLLM reads it as the number of layers, transformers as that of attention modules, which is twice as large.
     assert "num_hidden_layers" not in config
 
 
-def test_an_import_generates_and_trains(folder: Path, run_stage: RunStage, tmp_path: Path, session: Session) -> None:
+def test_an_import_generates_and_trains(folder: Path, run_stage: RunStage, publish_artifact: RunStage) -> None:
     imported = run_stage("import", {"folder": str(folder)}, publish_as="theirs")
     greedy = SamplingParams(max_tokens=4, temperature=0.0)
     assert isinstance("".join(generate(imported.path, "The quick", greedy, device="cpu", threads=1)), str)
-    tokens = make_tokens(session, folder)
+    tokens = make_tokens(publish_artifact, folder)
     config = {"steps": 1, "sequence_length": 16, "batch_size": 2, "device": "cpu", "threads": 1}
     trained = run_stage("train", config, {"tokens": tokens, "checkpoint": imported})
     assert trained.manifest.inputs["checkpoint"][0].id == imported.id
@@ -124,40 +123,26 @@ def test_an_import_generates_and_trains(folder: Path, run_stage: RunStage, tmp_p
     assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
 
 
-def make_tokens(session: Session, tokenizer: Path) -> Artifact:
-    from longcat.pipeline.artifact import Manifest
+def make_tokens(publish_artifact: Callable[..., Artifact], tokenizer: Path) -> Artifact:
+    generator = np.random.default_rng(0)
 
-    generator, identifier = np.random.default_rng(0), "70ce500000000001"
-    with session.store.making(identifier) as staging:
+    def fill(output: Path) -> None:
         for split in ("train", "validation"):
-            with TokenWriter(staging.output / split, 320) as writer:
+            with TokenWriter(output / split, 320) as writer:
                 for _ in range(8):
                     writer.add_document(generator.integers(4, 320, size=60))
         for name in TOKENIZER_FILES:
-            shutil.copyfile(tokenizer / name, staging.output / name)
-        described = {name: {} for name in ("inputs", "sources", "config", "counts", "metrics", "performance")}
-        manifest = Manifest(
-            id=identifier,
-            kind="tokens",
-            stage="data.pack",
-            revision=1,
-            files=session.store.seal(staging),
-            seed=0,
-            code_version="",
-            environment={},
-            started="2025-01-01T00:00:00Z",
-            duration_seconds=0.0,
-            **described,
-        )
-        return session.store.publish(staging, manifest)
+            shutil.copyfile(tokenizer / name, output / name)
+
+    return publish_artifact("70ce500000000001", "tokens", "data.pack", fill)
 
 
-def test_nothing_is_overwritten_and_nothing_half_written(
+def test_nothing_is_overwritten_and_no_partial_output(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    export(folder, output)  # an empty folder is as good as none
+    export(folder, output)  # an empty folder is accepted
     before = (output / "config.json").read_bytes()
     with pytest.raises(InputError, match="is not empty"):
         export(folder, output, dtype="bfloat16")
@@ -223,6 +208,6 @@ def test_on_the_command_line(folder: Path, tmp_path: Path, capfd: pytest.Capture
     assert Path(exported["path"]) == tmp_path / "out"
     assert exported["weight_bytes"] < imported["metrics"]["weight_bytes"]
     assert run([*store, *arguments]) == 3
-    assert capfd.readouterr().err == f"longcat: {tmp_path / 'out'}: is not empty (give the name of a new folder)\n"
+    assert capfd.readouterr().err == f"longcat: {tmp_path / 'out'}: is not empty (use the name of a new folder)\n"
     assert run([*store, "model", "describe", "theirs", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["total"] == imported["counts"]["parameters"]

@@ -1,4 +1,4 @@
-"""Which fields of a stage's configuration are no part of an artifact's id; a new field must be decided here."""
+"""Which configuration fields are not part of the id of an artifact; a new field must be added here."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from longcat.stages import device
 LAUNCH = {"nproc_per_node", "nnodes", "node_rank", "rendezvous", "collective_timeout"}
 TRAINING = LAUNCH | {"parallel", "watch", "loader_workers", "checkpoint_every", "keep_last"}
 
-# What says how a stage runs and changes no byte of what it makes.
+# Fields that control how a stage runs and change no byte of its output.
 RUNTIME: dict[str, set[str]] = {
     "data.collect.urls": {"delay_seconds", "hosts_at_once"},
     "data.dedup": {"memory_mib"},
+    "data.pack": {"encoder"},
     "train": TRAINING,
     "train.sweep": TRAINING,
     "extend": TRAINING,
@@ -31,7 +32,7 @@ def runtime_fields(model: type[BaseModel]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_field_is_decided(name: str) -> None:
+def test_every_field_is_classified(name: str) -> None:
     assert runtime_fields(registry.get(name).config) == RUNTIME.get(name, set())
 
 
@@ -43,7 +44,7 @@ def test_every_field_is_decided(name: str) -> None:
         ("data.collect.urls", {"url_file": "x"}, {"hosts_at_once": 2, "delay_seconds": 0.0}),
     ],
 )
-def test_a_running_option_changes_no_id(stage: str, values: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_a_runtime_option_does_not_change_the_id(stage: str, values: dict[str, Any], changes: dict[str, Any]) -> None:
     kind = registry.get(stage).config
     plain, changed = (build_config(kind, each, "test") for each in (values, values | changes))
     assert identity_values(plain) == identity_values(changed)
@@ -51,7 +52,7 @@ def test_a_running_option_changes_no_id(stage: str, values: dict[str, Any], chan
 
 @pytest.mark.parametrize(
     ("stage", "values"),
-    [("train", {"preset": "tiny", "steps": 1}), ("evaluate", {}), ("train.coordinates", {"preset": "tiny"})],
+    [("train", {"preset": "tiny", "steps": 1}), ("evaluate", {}), ("train.coord-check", {"preset": "tiny"})],
 )
 @pytest.mark.parametrize(("cuda", "found"), [(False, "cpu"), (True, "cuda")])
 def test_auto_is_resolved_before_the_id(
@@ -69,7 +70,7 @@ def test_auto_is_resolved_before_the_id(
         assert identity_values(other) != identity_values(config)
 
 
-def test_what_was_asked_for_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explicit_values_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "has_cuda", lambda: True)
     config: Any = build_config(registry.get("evaluate").config, {"device": "cpu"}, "test").resolved()
     assert (config.device, config.dtype) == ("cpu", "float32")

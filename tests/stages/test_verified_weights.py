@@ -1,4 +1,4 @@
-"""Checkpoints of the store are compared with their manifests before anything is generated from or made of them."""
+"""Checkpoints of the store are compared with their manifests before use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from longcat.stages.convert import export_checkpoint
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
-from longcat.stages.serve.loading import load_engine, load_model
+from longcat.stages.inference.loading import load_engine, load_model
 
 RunStage = Callable[..., Artifact]
 
@@ -42,16 +42,16 @@ def artifact(run_stage: RunStage, tmp_path: Path) -> Artifact:
 
 
 def flip(path: Path) -> None:
-    """One bit in the last value: the file keeps its size, its header, and numbers that can be computed with."""
+    """Flip one bit of the last value: size and header stay the same, and values stay finite."""
     data = bytearray(path.read_bytes())
     data[-4] ^= 1
     path.write_bytes(data)
 
 
 DAMAGES: list[tuple[Callable[[Path], Any], str, str]] = [
-    (lambda folder: flip(folder / "model.safetensors"), "model.safetensors", "its sha256 is not the manifest's"),
-    (lambda folder: flip(folder / "tokenizer.json"), "tokenizer.json", "its sha256 is not the manifest's"),
-    (lambda folder: (folder / "chat_template.jinja").write_text("{{ 1 }}"), "chat_template.jinja", "of another size"),
+    (lambda folder: flip(folder / "model.safetensors"), "model.safetensors", "its sha256 differs from the manifest"),
+    (lambda folder: flip(folder / "tokenizer.json"), "tokenizer.json", "its sha256 differs from the manifest"),
+    (lambda folder: (folder / "chat_template.jinja").write_text("{{ 1 }}"), "chat_template.jinja", "its size differs"),
     (lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config.json", "is missing"),
     (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "index.json", "is not in the manifest"),
     (lambda folder: (folder / "new.json").symlink_to("/etc/hostname"), "new.json", "is a link"),
@@ -59,7 +59,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("damage", "name", "message"), DAMAGES, ids=range(len(DAMAGES)))
-def test_what_is_not_as_it_was_written_is_not_read(
+def test_changed_files_are_not_read(
     damage: Callable[[Path], Any], name: str, message: str, artifact: Artifact, tmp_path: Path
 ) -> None:
     damage(artifact.path)
@@ -74,7 +74,9 @@ def test_what_is_not_as_it_was_written_is_not_read(
     assert not (tmp_path / "out").exists()
 
 
-def test_every_command_says_so(artifact: Artifact, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_command_reports_changed_files(
+    artifact: Artifact, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     flip(artifact.path / "model.safetensors")
     store = ["--store", str(tmp_path / "store")]
     for command in (
@@ -87,10 +89,10 @@ def test_every_command_says_so(artifact: Artifact, tmp_path: Path, capfd: pytest
         out, err = capfd.readouterr()
         assert out == ""
         (line,) = err.splitlines()
-        assert line.startswith(f"longcat: {artifact.path}/model.safetensors: its sha256 is not the manifest's")
+        assert line.startswith(f"longcat: {artifact.path}/model.safetensors: its sha256 differs from the manifest")
 
 
-def test_what_is_whole_is_read_wherever_it_lies(artifact: Artifact, tmp_path: Path) -> None:
+def test_intact_checkpoints_are_read_from_any_path(artifact: Artifact, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(artifact.path, copy)
     assert load_engine(copy, device="cpu", threads=1).tokenizer.encode("a fox")
@@ -99,10 +101,10 @@ def test_what_is_whole_is_read_wherever_it_lies(artifact: Artifact, tmp_path: Pa
     check_top_files(copy)
     (copy / "manifest.json").unlink()
     flip(copy / "model.safetensors")
-    check_top_files(copy)  # no artifact, nothing to compare with
+    check_top_files(copy)  # not an artifact, so no manifest
 
 
-def test_large_files_are_shown_and_small_ones_are_not(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_only_for_large_files(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     class Seen(SilentProgress):
         def __init__(self) -> None:
             self.tasks: list[str] = []
@@ -119,11 +121,11 @@ def test_large_files_are_shown_and_small_ones_are_not(artifact: Artifact, monkey
     assert seen.tasks == ["checking"]
 
 
-def test_no_memory_is_one_line_and_no_fault_of_the_files(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_one_line_and_not_damage(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
-    monkeypatch.setattr("longcat.stages.serve.loading.load_pretrained", refuse)
+    monkeypatch.setattr("longcat.stages.inference.loading.load_pretrained", refuse)
     with pytest.raises(MachineError, match="not enough memory for the weights") as caught:
         load_model(artifact.path, device="cpu")
     assert caught.value.exit_code == 1
@@ -132,17 +134,17 @@ def test_no_memory_is_one_line_and_no_fault_of_the_files(artifact: Artifact, mon
 @pytest.mark.parametrize(
     "text", ["[]", "3", "[" * 100_000, "{", '{"eos_token_id": NaN}', '{"eos_token_id": 1, "eos_token_id": 2}']
 )
-def test_a_generation_config_that_is_none(text: str, artifact: Artifact, tmp_path: Path) -> None:
+def test_an_invalid_generation_config(text: str, artifact: Artifact, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(artifact.path, copy)
     (copy / "manifest.json").unlink()
     (copy / "generation_config.json").write_text(text)
-    with pytest.raises(IntegrityError, match=r"generation_config\.json: (is no JSON object|cannot be read)"):
+    with pytest.raises(IntegrityError, match=r"generation_config\.json: (is not a JSON object|cannot be read)"):
         load_engine(copy, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize("ids", [None, "2", [], [2, "x", -1, 1 << 70, True], {"a": 1}, 1 << 70, 2.5])
-def test_stop_tokens_that_are_none_are_passed_over(ids: Any, artifact: Artifact, tmp_path: Path) -> None:
+def test_invalid_stop_tokens_are_ignored(ids: Any, artifact: Artifact, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(artifact.path, copy)
     (copy / "manifest.json").unlink()

@@ -1,4 +1,4 @@
-// A panel of the load of the experts: time to the right, an expert a row, colour for the share it got.
+// A heat map of expert load: horizontal axis: steps or tokens, one row per expert, colour: load relative to the mean.
 
 const HEAT = {
   light: [[33, 90, 168], [118, 164, 214], [240, 239, 235], [233, 154, 92], [168, 52, 20]],
@@ -6,7 +6,7 @@ const HEAT = {
 };
 const NEVER = { light: [12, 34, 70], dark: [160, 200, 255] };
 
-// Colour of a load relative to the mean: a quarter to four times, on a logarithmic scale.
+// Colour for a load relative to the mean, from a quarter to four times, on a logarithmic scale.
 function heatColour(ratio) {
   const theme = view.dark ? "dark" : "light";
   if (ratio <= 0) return NEVER[theme];
@@ -47,7 +47,7 @@ class HeatPanel {
   key() {
     const key = element("div", "scale");
     this.bar = element("i");
-    key.append(element("span", "", "¼"), this.bar, element("span", "", "4 times the mean load of an expert"));
+    key.append(element("span", "", "¼"), this.bar, element("span", "", "4 times the mean load per expert"));
     return key;
   }
 
@@ -131,7 +131,7 @@ class HeatPanel {
     let expert = experts - 1;
     while (expert > 0 && this.top(expert) > this.pointer) expert--;
     const kind = expert < network ? `expert ${expert}` : `zero-computation expert ${expert - network}`;
-    this.tip.replaceChildren(element("div", "more", `to step ${this.load.x[bin].toLocaleString("en")}`));
+    this.tip.replaceChildren(element("div", "more", `up to step ${this.load.x[bin].toLocaleString("en")}`));
     const line = element("div", "", kind);
     line.append(element("b", "value", `${this.ratio(expert, bin).toFixed(2)} × mean`));
     this.tip.append(line);

@@ -1,4 +1,4 @@
-// A panel of curves: drawing, legend, read-outs, zoom.
+// A panel of curves: drawing, legend, tooltip, zoom.
 
 const SVG = "http://www.w3.org/2000/svg", PLOT_HEIGHT = 218, BOTTOM = 24, TOP = 8, MOST_BANDS = 8;
 const RAMP = { light: [[62, 36, 110], [44, 112, 176], [38, 160, 120], [196, 148, 22]], dark: [[158, 128, 235], [98, 166, 240], [84, 204, 160], [240, 208, 92]] };
@@ -40,7 +40,7 @@ class LinesPanel {
     head.append(element("h3", "", panel.title), element("span", "note", panel.note));
     const toggle = element("button", "", "log");
     toggle.type = "button";
-    toggle.title = "Logarithmic or linear values";
+    toggle.title = "Logarithmic or linear axis";
     toggle.onclick = () => { this.log = !this.log; this.draw(); };
     this.toggle = toggle;
     head.append(toggle);
@@ -48,8 +48,8 @@ class LinesPanel {
     this.legend = element("div", "legend");
     this.tip = element("div", "tip");
     this.tip.hidden = true;
-    this.leftOut = element("div", "left-out");
-    this.root.append(head, this.plot, this.leftOut, this.legend);
+    this.omitted = element("div", "omitted");
+    this.root.append(head, this.plot, this.omitted, this.legend);
     this.fillLegend();
     this.listen();
   }
@@ -62,7 +62,7 @@ class LinesPanel {
       swatch.style.background = colourOf(line);
       button.type = "button";
       button.append(swatch, document.createTextNode(line.name));
-      button.title = "Click: hide or show. Double click: this one alone.";
+      button.title = "Click: hide or show. Double-click: show only this one.";
       button.onclick = () => { this.hidden.has(index) ? this.hidden.delete(index) : this.hidden.add(index); this.draw(); };
       button.ondblclick = () => {
         const others = lines.map((_, i) => i).filter((i) => i !== index), alone = others.every((i) => this.hidden.has(i));
@@ -77,7 +77,7 @@ class LinesPanel {
     return this.panel.lines.filter((line, index) => !this.hidden.has(index) && !view.hiddenRuns.has(line.run));
   }
 
-  // What is drawn of a line: positions, the strong curve, and the pale one behind it.
+  // The parts of a line to draw: positions, the strong curve, and the pale curve behind it.
   prepare(line) {
     const span = this.panel.smooth && !line.points ? (view.smooth / 100) ** 2 * 0.1 * line.x.length : 0;
     const strong = span < 0.5 ? line.y : smoothed(line.y, span);
@@ -127,7 +127,7 @@ class LinesPanel {
     this.drawMarks(inside);
     for (const item of this.prepared) this.drawLine(inside, item);
     this.drawTargets(svg, range);
-    this.tellLeftOut(domain);
+    this.showOmitted(domain);
     this.over = make("g", {}, svg);
     this.plot.replaceChildren(svg, this.tip);
   }
@@ -158,9 +158,9 @@ class LinesPanel {
     }
   }
 
-  tellLeftOut([left, right]) {
+  showOmitted([left, right]) {
     const count = this.prepared.reduce((sum, { line, at }) => sum + line.y.filter((value, i) => value !== null && !this.drawable(value) && at[i] >= left && at[i] <= right).length, 0);
-    this.leftOut.textContent = count ? `${count.toLocaleString("en")} ${count > 1 ? "values" : "value"} of 0 or less: no place on a logarithmic axis` : "";
+    this.omitted.textContent = count ? `${count.toLocaleString("en")} ${count > 1 ? "values" : "value"} of 0 or less cannot be shown on a logarithmic axis` : "";
   }
 
   drawMarks(group) {
@@ -170,16 +170,16 @@ class LinesPanel {
       if (view.hiddenRuns.has(number)) return;
       for (const step of run.skipped) {
         const x = this.x(position(run, step));
-        make("title", {}, make("line", { class: "skip", x1: x, x2: x, y1: floor - 9, y2: floor }, group)).textContent = `step ${step} was left out`;
+        make("title", {}, make("line", { class: "skip", x1: x, x2: x, y1: floor - 9, y2: floor }, group)).textContent = `step ${step} was skipped`;
       }
       for (const [from, to, samples] of run.rewound) {
         const x = this.x(position(run, from)), line = make("line", { class: "rewind", x1: x, x2: x, y1: TOP, y2: floor }, group);
-        make("title", {}, line).textContent = `rewound from step ${from} to ${to}, ${samples} samples left out`;
+        make("title", {}, line).textContent = `rewound from step ${from} to ${to}, ${samples} samples skipped`;
       }
     });
   }
 
-  // Whether there is a place for a value: none for null, nor for 0 and less on a logarithmic axis.
+  // Whether a value can be drawn: null cannot, and values of 0 or less cannot on a logarithmic axis.
   drawable(value) {
     return value !== null && value !== undefined && !(this.log && value <= 0);
   }
@@ -190,7 +190,7 @@ class LinesPanel {
       .join("");
   }
 
-  // A stretch of one point has no length: without a dot nothing of it would be seen.
+  // A path of a single point has no length and would be invisible, so it is drawn as a dot.
   drawAlone(group, at, values, attributes) {
     for (const [i, ...more] of stretches(values, (value) => this.drawable(value)))
       if (!more.length) make("circle", { cx: this.x(at[i]).toFixed(1), cy: this.y(values[i]).toFixed(1), ...attributes }, group);
@@ -204,14 +204,14 @@ class LinesPanel {
       });
       return;
     }
-    // The bands of many curves would hide each other.
+    // With many curves the bands would cover each other.
     if (line.low && this.prepared.length <= MOST_BANDS) make("path", { class: "band", d: this.band(at, line), style: `fill:${colour};stroke:${colour}` }, group);
     else if (pale) make("path", { class: "line raw", d: this.path(at, pale), style }, group);
     make("path", { class: "line", d: this.path(at, strong), style }, group);
     this.drawAlone(group, at, strong, { class: "alone", r: 3, style: `fill:${colour}` });
   }
 
-  // The band breaks off where the line does.
+  // The band has gaps where the line has gaps.
   band(at, line) {
     const floor = this.y.invert(PLOT_HEIGHT - BOTTOM), both = line.high.map((high, i) => (line.low[i] === null ? null : high));
     return stretches(both, (value) => this.drawable(value))
@@ -243,7 +243,7 @@ class LinesPanel {
     make("rect", { class: "brush", x: Math.min(from, to), y: TOP, width: Math.abs(to - from), height: PLOT_HEIGHT - BOTTOM - TOP }, this.over);
   }
 
-  // The cross hair at a place of the horizontal axis (null: none), and what stands there when the mouse is here.
+  // The cross hair at a position of the horizontal axis (null: none), and the tooltip if the mouse is over this panel.
   point(place, here) {
     if (!this.over) return;
     this.over.replaceChildren();
@@ -261,10 +261,10 @@ class LinesPanel {
       found.push({ line, i, value: strong[i] });
       if (this.drawable(strong[i])) make("circle", { class: "dot", cx: this.x(at[i]), cy: this.y(strong[i]), r: 4, style: `fill:${colourOf(line)}` }, this.over);
     }
-    if (found.length) this.tell(found, x);
+    if (found.length) this.showTip(found, x);
   }
 
-  tell(found, x) {
+  showTip(found, x) {
     const first = found[0], step = first.line.x[first.i], tokens = tokensAt(data.runs[first.line.run], step);
     this.tip.replaceChildren(element("div", "more", `step ${step.toLocaleString("en")} · ${si(tokens, 4)} tokens`));
     found.sort((a, b) => b.value - a.value);

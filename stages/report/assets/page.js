@@ -1,4 +1,4 @@
-// The page: what is looked at, and the panels that show it.
+// The page: view state and panels.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const view = { axis: "step", domain: null, smooth: 25, dark: false, hiddenRuns: new Set() };
@@ -14,7 +14,7 @@ function extent(runs) {
   return high > low ? [low, high] : [low - 1, high + 1];
 }
 
-// For metrics that tell of no tokens.
+// For metrics without token counts.
 function wholeOfLines() {
   const steps = data.sections.flatMap((section) => section.panels).flatMap((panel) => panel.lines || []).flatMap((line) => [line.x[0], line.x[line.x.length - 1]]);
   const low = Math.min(...steps), high = Math.max(...steps);
@@ -50,7 +50,7 @@ function wireControls() {
   document.getElementById("unzoom").onclick = () => zoom(null);
   document.getElementById("theme").onclick = () => {
     setTheme(!view.dark);
-    try { localStorage.setItem("longcat-report-theme", view.dark ? "dark" : "light"); } catch { /* a page from disk may have no storage */ }
+    try { localStorage.setItem("longcat-report-theme", view.dark ? "dark" : "light"); } catch { /* a page opened from disk may have no storage */ }
   };
 }
 
@@ -85,7 +85,7 @@ function fillSections() {
   }
 }
 
-// On paper: light, as wide as the sheet, nothing folded. What was seen on the screen comes back.
+// For print: light colours, page width, all sections expanded. The previous state is restored afterwards.
 function wirePrint() {
   let before = null;
   addEventListener("beforeprint", () => {

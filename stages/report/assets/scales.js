@@ -1,5 +1,5 @@
 "use strict";
-// Scales, ticks and the writing of numbers.
+// Scales, ticks and number formatting.
 
 function niceStep(span, count) {
   const rough = span / Math.max(1, count), power = 10 ** Math.floor(Math.log10(rough)), part = rough / power;
@@ -64,7 +64,7 @@ function seconds(value, digits) {
 const WRITERS = { number: plain, si, bytes, seconds, percent: (value, digits) => `${Number((value * 100).toPrecision(digits))} %` };
 const written = (unit, value, digits = 4) => (value === null || value === undefined ? "none" : WRITERS[unit](value, digits));
 
-// Tokens at a step of a run: exact, since tokens grow evenly between the points that the page holds.
+// Tokens at a step of a run: exact, because tokens increase linearly between the points stored in the page.
 function tokensAt(run, step) {
   const { steps, tokens } = run;
   if (steps.length < 2) return tokens.length ? tokens[0] : step;
@@ -77,13 +77,13 @@ function tokensAt(run, step) {
   return tokens[low] + ((tokens[high] - tokens[low]) * (step - steps[low])) / (steps[high] - steps[low]);
 }
 
-// Mean of the points around each, with weights that fall to 1/e over `span` points on both sides: no lag behind the data.
+// Moving average with weights that decay to 1/e over `span` points on both sides, so the result does not lag.
 function smoothed(values, span) {
   const keep = Math.exp(-1 / span), count = values.length, sums = new Float64Array(count), weights = new Float64Array(count);
   const pass = (from, step) => {
     let sum = 0, weight = 0;
     for (let i = from; i >= 0 && i < count; i += step) {
-      // A point counts itself in one of the two passes only.
+      // A point is counted in only one of the two passes.
       if (step < 0) { sums[i] += sum * keep; weights[i] += weight * keep; }
       sum = sum * keep + (values[i] ?? 0);
       weight = weight * keep + (values[i] === null ? 0 : 1);
@@ -95,7 +95,7 @@ function smoothed(values, span) {
   return values.map((value, i) => (value === null ? null : sums[i] / weights[i]));
 }
 
-// The places of values that follow each other without a gap.
+// Indices of consecutive drawable values, one list per run of values without a gap.
 function stretches(values, drawable) {
   const found = [];
   let open = null;

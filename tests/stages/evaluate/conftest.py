@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from longcat.pipeline.artifact import Artifact, Manifest
-from longcat.pipeline.store import Store
+from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.tokens import TokenWriter
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
-from longcat.stages.serve.tokenizer import EngineTokenizer
+from longcat.stages.inference.tokenizer import EngineTokenizer
 
 VALIDATION = tuple(
     f"Section {number}. Installing größere packages is easy – see 日本語 notes. Run pip, then read on: {number * 7}.\n"
@@ -28,32 +27,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def publish(store: Store, identifier: str, kind: str, fill: Any) -> Artifact:
-    with store.making(identifier) as staging:
-        fill(staging.output)
-        manifest = Manifest(
-            id=identifier,
-            kind=kind,  # type: ignore[arg-type]
-            stage="data.pack",
-            revision=1,
-            inputs={},
-            sources={},
-            config={},
-            files=store.seal(staging),
-            counts={},
-            metrics={},
-            performance={},
-            seed=0,
-            code_version="",
-            environment={},
-            started="2025-01-01T00:00:00Z",
-            duration_seconds=0.0,
-        )
-        return store.publish(staging, manifest)
-
-
 @pytest.fixture
-def make_tokens(store: Store) -> Any:
+def make_tokens(publish_artifact: Any) -> Any:
     """Publish the texts under a tokenizer of `vocab_size` tokens."""
 
     def make(identifier: str, vocab_size: int) -> Artifact:
@@ -65,7 +40,8 @@ def make_tokens(store: Store) -> Any:
                     for text in texts:
                         writer.add_document([*tokenizer.encode(text), tokenizer.eos_id])
 
-        return publish(store, identifier, "tokens", fill)
+        made: Artifact = publish_artifact(identifier, "tokens", "data.pack", fill)
+        return made
 
     return make
 

@@ -1,4 +1,4 @@
-"""`longcat eval` and what stands below it, as users meet them."""
+"""`longcat eval` and its subcommands."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def words(text: str) -> list[list[str]]:
 
 
 @pytest.mark.usefixtures("named")
-def test_checkpoints_are_called_as_typed_and_results_come_first(longcat: Any, store: Store, short: Artifact) -> None:
+def test_checkpoints_have_their_given_names_and_results_are_first(longcat: Any, store: Store, short: Artifact) -> None:
     out, err = longcat(*evaluate("base", "extended@1", short.id[:8]))
     metrics = store.resolve("ev").manifest.metrics
     assert [found["label"] for found in metrics["checkpoints"]] == ["base", "extended@1", short.id[:8]]
@@ -67,13 +67,13 @@ def test_checkpoints_are_called_as_typed_and_results_come_first(longcat: Any, st
 
 
 @pytest.mark.usefixtures("named")
-def test_labels_that_are_given_stand(longcat: Any, store: Store) -> None:
+def test_given_labels_are_used(longcat: Any, store: Store) -> None:
     longcat(*evaluate("base"), "--labels", "mine")
     assert store.resolve("ev").manifest.metrics["checkpoints"][0]["label"] == "mine"
 
 
 @pytest.mark.usefixtures("named")
-def test_without_needles_nothing_is_said_of_them(longcat: Any, store: Store) -> None:
+def test_without_needles_they_are_not_in_the_output(longcat: Any, store: Store) -> None:
     out, _ = longcat(*evaluate("base", lengths="[]"))
     assert "needle" not in out.rpartition("/store/")[0].replace(str(store.root.parent), "")
     assert "None" not in out
@@ -82,7 +82,7 @@ def test_without_needles_nothing_is_said_of_them(longcat: Any, store: Store) -> 
 
 
 @pytest.mark.usefixtures("named")
-def test_a_recipe_calls_them_as_it_does_and_ends_with_the_results(longcat: Any, store: Store, tmp_path: Path) -> None:
+def test_a_recipe_uses_names_of_steps_and_ends_with_the_results(longcat: Any, store: Store, tmp_path: Path) -> None:
     recipe = tmp_path / "chain.yaml"
     config = "{windows: 3, needle: {lengths: []}, samples: {prompts: []}, device: cpu, threads: 1}"
     recipe.write_text(
@@ -166,13 +166,15 @@ def test_a_difference_of_evaluations_is_readable(longcat: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("show", "base"), 2, "is no evaluation (see `longcat artifacts list --kind evaluation`)"),
+        (("show", "base"), 2, "is not an evaluation (see `longcat artifacts list --kind evaluation`)"),
         (("compare", "ev", "nobody"), 4, "nobody"),
         (("show",), 2, "Missing argument"),
     ],
 )
 @pytest.mark.usefixtures("named")
-def test_what_is_no_evaluation_is_one_line(longcat: Any, arguments: tuple[str, ...], code: int, message: str) -> None:
+def test_an_artifact_that_is_not_an_evaluation_is_one_line(
+    longcat: Any, arguments: tuple[str, ...], code: int, message: str
+) -> None:
     longcat(*evaluate("base", lengths="[]"))
     out, err = longcat("eval", *arguments, code=code)
     assert out == ""
@@ -181,13 +183,13 @@ def test_what_is_no_evaluation_is_one_line(longcat: Any, arguments: tuple[str, .
 
 
 @pytest.mark.usefixtures("named")
-def test_a_damaged_evaluation_is_told(longcat: Any, store: Store) -> None:
+def test_a_damaged_evaluation_is_an_error(longcat: Any, store: Store) -> None:
     longcat(*evaluate("base", lengths="[]"))
     store.resolve("ev").file("evaluation.json").write_text('{"checkpoints": []}')
     assert "evaluation.json: not an evaluation" in longcat("eval", "compare", "ev", code=5)[1]
 
 
-def test_the_commands_below_are_in_the_help(longcat: Any) -> None:
+def test_the_subcommands_are_in_the_help(longcat: Any) -> None:
     out, _ = longcat("eval", "--help")
     assert "longcat eval show" in out
     assert "longcat eval compare" in out

@@ -1,4 +1,4 @@
-"""Stage `evaluate` against figures computed by hand."""
+"""Stage `evaluate` compared with figures computed by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def backend(folder: Path) -> Any:
 
 
 def scored_pairs(tokens: Artifact, length: int, count: int) -> list[tuple[list[int], list[int]]]:
-    """Windows as documented, by hand: evenly spread, each `length` inputs and the tokens that follow them."""
+    """Windows as documented: evenly spread, each with `length` inputs and the tokens that follow them."""
     stream = np.fromfile(tokens.file("validation.bin"), dtype=np.uint16).tolist()
     available = math.ceil((len(stream) - 1) / length)
     starts = sorted({index * available // count * length for index in range(count)})
@@ -62,7 +62,7 @@ def test_loss_and_bits_per_byte_by_hand(
     made = evaluate([short], sequence_length=length, windows=windows)
     evaluation = read_json(made.file("evaluation.json"))
     pairs = scored_pairs(tokens, length, windows)
-    # With more windows asked for than there are, the last one is short.
+    # With more windows requested than available, the last one is short.
     assert (len(pairs[-1][0]) < length) == (windows == 1000)
     model, tokenizer = load_pretrained(short.path), backend(tokens.path)
     nats, text = 0.0, b""
@@ -88,7 +88,7 @@ def test_loss_and_bits_per_byte_by_hand(
 
 @cache
 def byte_names() -> dict[str, int]:
-    """GPT-2's rule, checked against the library: printable bytes stand for themselves, the others come after 255."""
+    """GPT-2's rule, checked against the library: printable bytes are themselves, the others are mapped above 255."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     alphabet = set(ByteLevel.alphabet())
@@ -122,7 +122,7 @@ def test_unigram_by_hand(evaluate: Evaluate, tokens: Artifact, short: Artifact) 
     assert evaluation["unigram"]["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, abs=1e-5)
 
 
-def test_a_chain_is_measured_on_the_same_windows(evaluate: Evaluate, short: Artifact, long: Artifact) -> None:
+def test_all_checkpoints_are_measured_on_the_same_windows(evaluate: Evaluate, short: Artifact, long: Artifact) -> None:
     both = evaluate([short, long], sequence_length=None, labels=["base", "grown"])
     evaluation = read_json(both.file("evaluation.json"))
     assert evaluation["validation"]["sequence_length"] == 96
@@ -165,13 +165,13 @@ def test_samples_and_report(evaluate: Evaluate, short: Artifact) -> None:
     assert "Chance is 0.250" in report
     assert "holds 96 tokens" in report
     tables = [part.splitlines() for part in report.split("\n\n") if part.startswith("| checkpoint")]
-    assert [head.split(" | ")[1] for head, *_ in tables] == ["loss", "id"], "what came out stands first"
+    assert [head.split(" | ")[1] for head, *_ in tables] == ["loss", "id"], "the results are first"
     for head, _, *rows in tables:
         assert rows[0].startswith("| my\\|base |")
         assert {row.replace("\\|", "").count("|") for row in rows} == {head.count("|")}
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
+def test_an_interrupted_run_resumes_and_gives_the_same_bytes(
     evaluate: Evaluate, short: Artifact, long: Artifact, monkeypatch: pytest.MonkeyPatch, session: Any
 ) -> None:
     loaded: list[Path] = []
@@ -193,7 +193,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
             evaluate([short, long])
     assert loaded == [short.path, long.path]
     resumed = evaluate([short, long])
-    # The first checkpoint was done; the second lacked its samples only.
+    # The first checkpoint was finished; only the samples of the second were missing.
     assert loaded == [short.path, long.path, long.path]
     contents = {entry.path: entry.sha256 for entry in resumed.manifest.files}
     assert set(contents) == {"evaluation.json", "report.md", "samples.jsonl"}
@@ -202,7 +202,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
     assert {entry.path: entry.sha256 for entry in whole.manifest.files} == contents
 
 
-def test_what_cannot_be_evaluated_is_refused(
+def test_unsuitable_checkpoints_are_refused(
     evaluate: Evaluate, short: Artifact, make_tokens: Any, run_stage: Any
 ) -> None:
     with pytest.raises(ConfigError, match="context of 96 tokens"):
@@ -214,7 +214,7 @@ def test_what_cannot_be_evaluated_is_refused(
         run_stage("evaluate", CONFIG, {"checkpoints": [short], "tokens": other})
 
 
-def test_the_configuration_refuses_nonsense() -> None:
+def test_invalid_configurations_are_refused() -> None:
     for values in ({"windows": 0}, {"needle": {"depths": [1.5]}}, {"samples": {"prompts": [""]}}, {"sequences": 3}):
         with pytest.raises(ValueError, match="validation error"):
             EvaluateConfig.model_validate(values)

@@ -1,4 +1,4 @@
-"""Needles: where they stand, what they ask, and that a model which finds them is seen to."""
+"""Needles: position, question, and the score of a model that finds them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from longcat.model.step import StepOutput
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.evaluate.config import NeedleOptions
@@ -21,9 +22,9 @@ from longcat.stages.evaluate.needle import (
     read_haystack,
 )
 from longcat.stages.evaluate.needle_run import run_needles, try_case
-from longcat.stages.serve.engine import InferenceEngine
-from longcat.stages.serve.loading import load_engine
-from longcat.stages.serve.tokenizer import EngineTokenizer
+from longcat.stages.inference.engine import InferenceEngine
+from longcat.stages.inference.loading import load_engine
+from longcat.stages.inference.tokenizer import EngineTokenizer
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_the_haystack_is_the_text_without_special_tokens(
 
 @pytest.mark.parametrize("depth", [0.0, 0.1, 0.5, 0.73, 1.0])
 @pytest.mark.parametrize("length", [90, 200])
-def test_the_needle_stands_at_the_depth_asked_for(
+def test_the_needle_is_at_the_requested_depth(
     haystack: Any, tokenizer: EngineTokenizer, length: int, depth: float
 ) -> None:
     needle = make_needle(tokenizer, 4, random.Random(0))
@@ -71,7 +72,7 @@ def test_candidates_are_distinct_numbers_of_one_length(tokenizer: EngineTokenize
     assert fact.startswith(tokenizer.literal_text(needle.question))
 
 
-def test_cases_depend_on_seed_length_and_depth_alone(haystack: Any, tokenizer: EngineTokenizer) -> None:
+def test_cases_depend_only_on_seed_length_and_depth(haystack: Any, tokenizer: EngineTokenizer) -> None:
     def prompts(**changes: Any) -> list[list[int]]:
         options = {"length": 100, "depth": 0.5, "trials": 3, "candidates": 4, "seed": 0, **changes}
         return [case.prompt for case in draw_cases(haystack, tokenizer, **options)]
@@ -82,7 +83,7 @@ def test_cases_depend_on_seed_length_and_depth_alone(haystack: Any, tokenizer: E
     assert len({tuple(prompt) for prompt in prompts()}) == 3
 
 
-def test_lengths_that_cannot_be_made(tokenizer: EngineTokenizer) -> None:
+def test_impossible_lengths(tokenizer: EngineTokenizer) -> None:
     def draw(size: int, length: int) -> None:
         list(draw_cases(np.full(size, 50), tokenizer, length=length, depth=0, trials=1, candidates=2, seed=0))
 
@@ -100,25 +101,35 @@ def test_rank() -> None:
 
 
 class Reader(InferenceEngine):
-    """A model that looks the answer up: it predicts what followed the last tokens when they stood here before."""
+    """A model that looks up the answer: it predicts the token after the previous occurrence of the last tokens."""
 
-    def _pieces(self, cache: Any, ids: Any, cancelled: Any, logits_to_keep: int | None = None) -> Any:
+    def __init__(self, engine: InferenceEngine) -> None:
+        super().__init__(engine.model, engine.tokenizer)
+        self.held: dict[int, int] = {}
+        self.core.runner.forward = self.look_up  # type: ignore[method-assign]
+
+    def look_up(self, pieces: Any) -> StepOutput:
         rows = []
-        for token in ids:
-            cache.ids.append(token)
-            row = torch.zeros(self.vocab_size)
-            for back in range(len(cache.ids) - 2, 4, -1):
-                if cache.ids[back - 4 : back + 1] == cache.ids[-5:]:
-                    row[cache.ids[back + 1]] = 20.0
-                    break
-            rows.append(row)
-        cache.latents.length = len(cache.ids)
-        yield torch.stack(rows)
+        for piece in pieces:
+            size, end = self.options.page_size, piece.start + len(piece.ids)
+            places = [piece.pages[position // size] * size + position % size for position in range(end)]
+            self.held |= zip(places[piece.start :], piece.ids, strict=True)
+            ids = [self.held[place] for place in places]
+            rows += [self.predict(ids[: end - back]) for back in range(piece.logits - 1, -1, -1)]
+        hidden = torch.zeros(1, 1)
+        return StepOutput(torch.stack(rows) if rows else torch.zeros(0, self.vocab_size), hidden, ())
+
+    def predict(self, ids: list[int]) -> torch.Tensor:
+        row = torch.zeros(self.vocab_size)
+        for back in range(len(ids) - 2, 4, -1):
+            if ids[back - 4 : back + 1] == ids[-5:]:
+                row[ids[back + 1]] = 20.0
+                break
+        return row
 
 
 def test_a_model_that_finds_every_needle(short: Artifact, haystack: Any) -> None:
-    engine = load_engine(short.path, device="cpu")
-    reader = Reader(engine.model, engine.tokenizer)
+    reader = Reader(load_engine(short.path, device="cpu"))
     options = NeedleOptions(lengths=(90,), depths=(0.0, 0.5, 1.0), trials=3, candidates=6)
     done: list[int] = []
     result = run_needles(reader, haystack, options, 0, done.append)

@@ -1,4 +1,4 @@
-"""A run that never was, with every field that a run may write."""
+"""A synthetic run with every field that a run may write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longcat.pipeline.artifact import Artifact, Manifest
+from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.store import Store
 
 Records = Callable[..., Iterator[dict[str, Any]]]
@@ -24,7 +24,7 @@ TOKENS_PER_STEP = 4096
 def records(
     steps: int, *, layers: int = 3, seed: int = 0, rich: bool = True, load_every: int = 10
 ) -> Iterator[dict[str, Any]]:
-    """Lines of metrics.jsonl: a falling loss, a controller that finds its target, one spike with its consequences."""
+    """Lines of metrics.jsonl: falling loss, a controller that reaches its target, one spike with its consequences."""
     random = np.random.default_rng(seed)
     experts = EXPERTS + ZERO_EXPERTS
     target = TOPK * EXPERTS / experts
@@ -126,7 +126,7 @@ def metrics_file(tmp_path: Path) -> Callable[[Iterable[dict[str, Any]]], Path]:
 
 @pytest.fixture
 def start_run(store: Store) -> StartRun:
-    """Put a run in progress into the store; returns its metrics file."""
+    """Put a run in progress into the store; return its metrics file."""
 
     def start(identifier: str, lines: Iterable[dict[str, Any]], *, name: str, stretch: str = "training") -> Path:
         log = [{"event": "start", "name": name, "stage": "train"}, *list(run_log(20))[1:]]
@@ -137,34 +137,27 @@ def start_run(store: Store) -> StartRun:
 
 
 @pytest.fixture
-def make_checkpoint(store: Store) -> MakeCheckpoint:
-    """Publish a checkpoint that holds nothing but a config.json and, unless None is given, these metrics."""
+def make_checkpoint(store: Store, publish_artifact: Callable[..., Artifact]) -> MakeCheckpoint:
+    """Publish a checkpoint with only a config.json and, unless None, these metrics."""
 
     def make(lines: Iterable[dict[str, Any]] | None, *, name: str, identifier: str = "c0ffee0000000001") -> Artifact:
-        with store.making(identifier) as staging:
+        def fill(output: Path) -> None:
             model = {"n_routed_experts": EXPERTS, "zero_expert_num": ZERO_EXPERTS, "moe_topk": TOPK}
-            (staging.output / "config.json").write_text(json.dumps(model))
+            (output / "config.json").write_text(json.dumps(model))
             if lines is not None:
-                write_lines(staging.output / "metrics.jsonl", lines)
-            manifest = Manifest(
-                id=identifier,
-                kind="checkpoint",
-                stage="grow" if lines is None else "train",
-                revision=1,
-                inputs={},
-                sources={},
-                config={"balance": {"target_active_experts": None}, "note": "</script><b>&"},
-                files=store.seal(staging),
-                counts={"parameters": 1234},
-                metrics={"unigram_loss": 6.0},
-                performance={},
-                seed=0,
-                code_version="",
-                environment={"python": "3.12"},
-                started="2025-01-01T00:00:00Z",
-                duration_seconds=75.0,
-            )
-            made = store.publish(staging, manifest)
+                write_lines(output / "metrics.jsonl", lines)
+
+        made = publish_artifact(
+            identifier,
+            "checkpoint",
+            "grow" if lines is None else "train",
+            fill,
+            config={"balance": {"target_active_experts": None}, "note": "</script><b>&"},
+            counts={"parameters": 1234},
+            metrics={"unigram_loss": 6.0},
+            environment={"python": "3.12"},
+            duration_seconds=75.0,
+        )
         write_lines(store.log_path(identifier), run_log(20))
         store.refs.publish(name, identifier, "checkpoint", "2025-01-01T00:00:00Z")
         return made
