@@ -1,1 +1,1 @@
-"""The door: Typer commands that parse, call a stage or the runner, and render. No logic, no torch at import."""
+"""Command line: Typer commands that parse options, call a stage or the runner, and print; no torch at import."""

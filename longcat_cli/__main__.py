@@ -1,4 +1,4 @@
-"""`python -m longcat.cli` is `longcat`."""
+"""Entry point of `python -m longcat.cli`, the same as `longcat`."""
 
 from longcat.cli.entry import main
 

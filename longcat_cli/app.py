@@ -1,4 +1,4 @@
-"""The `longcat` command: the commands in their order, and how every error becomes one line and an exit code."""
+"""The `longcat` command: registers all commands and turns every error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -9,27 +9,13 @@ import signal
 import sys
 import traceback
 from functools import lru_cache
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from longcat.cli import (
-    artifacts,
-    convert,
-    data,
-    doctor,
-    evaluate,
-    extend,
-    generate,
-    grow,
-    model,
-    recipes,
-    report,
-    serve,
-    train,
-)
 from longcat.cli.common_options import add_common_options
-from longcat.cli.entry import broken_installation
+from longcat.cli.installation import broken_installation
 from longcat.cli.pipes import BROKEN_PIPE, drop_stdout, stdout_closed
 from longcat.cli.settings import Settings
 
@@ -42,17 +28,22 @@ app = typer.Typer(
     help="From raw web crawl to a served LongCat-Flash model: every stage writes a versioned artifact.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  [cyan]longcat run demo[/cyan]                     the whole chain on this machine\n\n"
-    "  [cyan]longcat run demo --dry-run[/cyan]           what would run, what is there already\n\n"
+    "  [cyan]longcat run demo --dry-run[/cyan]           what would run, what exists already\n\n"
     "  [cyan]longcat artifacts lineage extended[/cyan]   where a model came from\n\n"
     "  [cyan]longcat serve --checkpoint extended[/cyan]  an OpenAI-compatible server",
 )
 
-COMPLETION = "_LONGCAT_COMPLETE"  # what the shell sets when it asks for completions
-# The commands in the order of the chain, and the panels of the help that they stand in.
+COMPLETION = "_LONGCAT_COMPLETE"  # set by the shell when it requests completions
+# The modules with commands: each has a function `register`.
+GROUPS = (
+    *("data", "train", "grow", "extend", "quantize", "report", "evaluate", "generate", "chat", "serve", "bench"),
+    *("model", "convert", "recipes", "artifacts", "doctor"),
+)
+# Commands in pipeline order, with the help panel of each.
 PANELS = {
     "Data": ("data",),
-    "Model": ("model", "train", "grow", "extend", "eval", "report"),
-    "Use": ("generate", "chat", "serve", "import", "export"),
+    "Model": ("model", "train", "grow", "extend", "quantize", "eval", "report"),
+    "Use": ("generate", "chat", "serve", "bench", "import", "export"),
     "Recipes and store": ("run", "recipes", "artifacts"),
     "This machine": ("doctor",),
 }
@@ -70,33 +61,20 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", "-V", is_eager=True, callback=_print_version, help="Print the version and end.")
+        bool,
+        typer.Option("--version", "-V", is_eager=True, callback=_print_version, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Options are read by `common_options`."""
+    """Root command; `common_options` reads its options."""
 
 
-for module in (
-    data,
-    train,
-    grow,
-    extend,
-    report,
-    evaluate,
-    generate,
-    serve,
-    model,
-    convert,
-    recipes,
-    artifacts,
-    doctor,
-):
-    module.register(app)
+for group in GROUPS:
+    import_module(f"longcat.cli.{group}").register(app)
 
 
 @lru_cache(maxsize=1)
 def command() -> Any:
-    """The tree of commands, in order, each with the common options."""
+    """Build the command tree, in order, and add the common options to each command."""
     tree: Any = typer.main.get_command(app)
     for panel, names in PANELS.items():
         for name in names:
@@ -108,21 +86,21 @@ def command() -> Any:
 
 
 def _order(group: Any, first: tuple[str, ...]) -> None:
-    """The commands named come first, the others after them as they were."""
+    """Move the named commands to the front; the others keep their order."""
     known = group.commands
     group.commands = {name: known[name] for name in (*first, *(name for name in known if name not in first))}
 
 
 def main() -> None:
-    """Run the command line and end the process with its exit code."""
-    # Threads of torch that spin while they wait lose most of their time as soon as another process wants a core.
+    """Run the command line and exit the process with its exit code."""
+    # Torch threads that busy-wait waste most of their time as soon as another process needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is written out
+            stream.reconfigure(errors="backslashreplace")  # escape characters that the terminal's encoding lacks
     code = run(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(code))  # all is said; what is left is taking the interpreter down
+        signal.signal(number, lambda *_: os._exit(code))  # output is complete; only interpreter shutdown remains
     try:
         sys.stdout.flush()
     except OSError:
@@ -135,14 +113,14 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 usage, 3 bad config or input,
-    4 artifact missing, 5 integrity, 130 interrupted, 141 the reader of the output went away."""
+    4 artifact missing, 5 integrity, 130 interrupted, 141 stdout closed by its reader."""
     from longcat.pipeline.errors import InterruptedRunError, LongcatError
     from longcat.pipeline.interrupt import StopSignal
 
     if COMPLETION in os.environ:
         return _complete(arguments)
     if "--no-color" in arguments:
-        os.environ["NO_COLOR"] = "1"  # before --help is heeded, wherever it stands
+        os.environ["NO_COLOR"] = "1"  # before --help is handled, wherever it is given
     stop = StopSignal()
     settings = Settings(stop=stop)
     try:
@@ -155,7 +133,7 @@ def run(arguments: list[str]) -> int:
             _print_traceback()
         return _fail(str(error), error.exit_code)
     except Exception as error:
-        if stop.requested:  # libraries put errors of their own around what a signal raises within them
+        if stop.requested:  # libraries wrap the exception that a signal raises inside them
             return _fail("interrupted", InterruptedRunError.exit_code)
         return _unforeseen(error, settings.debug)
     finally:
@@ -165,7 +143,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _unforeseen(error: Exception, debug: bool) -> int:
-    """The exit code for an error that is no LongcatError; raises again what is a fault of the program."""
+    """Exit code for an error that is not a LongcatError; re-raises programming errors."""
     from longcat.pipeline.faults import writing_failed
 
     if isinstance(error, BrokenPipeError) and stdout_closed():
@@ -188,7 +166,7 @@ def _print_traceback() -> None:
 
 
 def _complete(arguments: list[str]) -> int:
-    """Answer the shell. Whatever goes wrong, the line that is being typed stays as it is."""
+    """Answer a completion request of the shell; errors leave the typed line unchanged."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             command().main(args=arguments, prog_name="longcat", obj=Settings())
@@ -200,7 +178,7 @@ def _complete(arguments: list[str]) -> int:
 
 
 def _exit_code(ended: SystemExit) -> int:
-    # Typer and rich end the process themselves when a pipe breaks, from within the handler of the error.
+    # Typer and rich exit the process themselves on a broken pipe, from within their error handler.
     if isinstance(ended.__context__, BrokenPipeError):
         if stdout_closed():
             drop_stdout()

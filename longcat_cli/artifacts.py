@@ -1,4 +1,4 @@
-"""`longcat artifacts ...`: look at the store, check it, and clear what nothing stands on."""
+"""`longcat artifacts ...`: inspect and verify the store, and remove unused artifacts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from longcat.cli.settings import settings_of
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, show, trace, compare, check, move and clear artifacts.\n\n"
+    help="List, show, trace, compare, verify, copy and remove artifacts.\n\n"
     "Example: [cyan]longcat artifacts lineage extended[/cyan]",
 )
 
 
 def register(root: typer.Typer) -> None:
-    """Add the group to the command line."""
+    """Register the command group."""
     artifacts_change.register(app)
     artifacts_transfer.register(app)
     root.add_typer(app, name="artifacts")
@@ -37,7 +37,7 @@ def list_artifacts(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """All artifacts of the store, oldest first.
+    """List all artifacts of the store, oldest first.
 
     Example: [cyan]longcat artifacts list --kind checkpoint[/cyan]
     """
@@ -47,7 +47,7 @@ def list_artifacts(
     from longcat.pipeline.errors import UsageError
 
     if kind is not None and kind not in KINDS:
-        raise UsageError(f"no kind of artifact is called {kind!r}", hint=f"kinds: {', '.join(KINDS)}")
+        raise UsageError(f"unknown artifact kind {kind!r}", hint=f"kinds: {', '.join(KINDS)}")
     store = settings_of(ctx).open_store().require()
     artifacts, broken = store.scan()
     print_artifacts(store, [a for a in artifacts if kind in (None, a.kind)], as_json=as_json)
@@ -56,7 +56,7 @@ def list_artifacts(
 
 @app.command()
 def show(ctx: typer.Context, reference: Reference, as_json: Json = False) -> None:
-    """The manifest of one artifact: inputs, configuration, files, counts, metrics.
+    """Show the manifest of an artifact: inputs, configuration, files, counts, metrics.
 
     Example: [cyan]longcat artifacts show filtered@2[/cyan]
     """
@@ -73,7 +73,7 @@ def show(ctx: typer.Context, reference: Reference, as_json: Json = False) -> Non
 
 @app.command()
 def path(ctx: typer.Context, reference: Reference) -> None:
-    """Print the folder of an artifact, for scripts.
+    """Print the path of an artifact, for scripts.
 
     Example: [cyan]ls $(longcat artifacts path tokens)[/cyan]
     """
@@ -87,11 +87,11 @@ def lineage(
     ctx: typer.Context,
     reference: Reference,
     counts: Annotated[
-        bool, typer.Option("--counts", help="A table instead: documents in, out and dropped at each stage.")
+        bool, typer.Option("--counts", help="Print a table of documents in, out and dropped per stage instead.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """What an artifact was made from, down to the crawl, as a tree.
+    """Show what an artifact was made from, down to the crawl, as a tree.
 
     Examples:
 
@@ -118,7 +118,7 @@ def lineage(
 
 @app.command()
 def diff(ctx: typer.Context, before: Reference, after: Reference, as_json: Json = False) -> None:
-    """What differs between two artifacts: configuration, inputs, counts, metrics, files.
+    """Compare two artifacts: configuration, inputs, counts, metrics, files.
 
     Example: [cyan]longcat artifacts diff filtered@1 filtered@2[/cyan]
     """
@@ -141,15 +141,15 @@ def verify(
         list[str] | None,
         typer.Argument(
             metavar="[REF]...",
-            help="Artifacts to check; the whole store without any.",
+            help="Artifacts to verify (default: the whole store).",
             autocompletion=completion.references(),
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare every file with its manifest, every manifest with its id, and every name with what it stands for.
+    """Verify every file against its manifest, every manifest against its id, and every name against its artifact.
 
-    Ends with exit code 5 if something is damaged or gone.
+    Exits with code 5 if something is damaged or missing.
 
     Example: [cyan]longcat artifacts verify[/cyan]
     """
@@ -166,13 +166,11 @@ def verify(
     damage = [finding for finding in findings if not finding.note]
     if damaged or damage:
         what = [f"{damaged} of {len(checked)} artifacts are damaged"] if damaged else []
-        what += (
-            [f"{len(damage)} other things are wrong, the first: {damage[0].where}: {damage[0].what}"] if damage else []
-        )
+        what += [f"{len(damage)} other problems, the first: {damage[0].where}: {damage[0].what}"] if damage else []
         raise IntegrityError(
             "; ".join(what),
             where=str(store.root),
-            hint="`longcat artifacts fsck --repair` mends what it can; `gc --damaged --yes` moves damaged artifacts "
+            hint="`longcat artifacts fsck --repair` repairs what it can; `gc --damaged --yes` moves damaged artifacts "
             "aside, and the next run makes them again",
         )
 
@@ -180,13 +178,13 @@ def verify(
 @app.command()
 def fsck(
     ctx: typer.Context,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check the whole store as `verify` does and, with --repair, mend it.
+    """Check the whole store as `verify` does and, with --repair, repair it.
 
-    Manifests are written again from their second copies, names from the run logs; what `gc` moved aside and something
-    still needs is taken back; what does not belong into an artifact is moved aside. No artifact is deleted.
+    Restores manifests from their second copies, names from the run logs, and artifacts that are still needed from
+    quarantine. Foreign files in an artifact are moved aside. No artifact is deleted.
 
     Example: [cyan]longcat artifacts fsck --repair[/cyan]
     """
@@ -198,7 +196,7 @@ def fsck(
         verify(ctx, None, as_json)
         return
     store = settings_of(ctx).open_store().require()
-    # Twice: what is read again may name what is gone.
+    # Twice: a restored manifest may name an input that is missing.
     done = mend(check_structure(store))
     done += mend(f for item in check_artifacts(store.artifacts()) if item.problems for f in repairs_of(store, item))
     done += mend(check_structure(store)) if done else []

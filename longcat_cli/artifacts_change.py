@@ -1,4 +1,4 @@
-"""`longcat artifacts gc|restore|remove|rename|pin|unpin`: what changes which artifacts a store keeps."""
+"""`longcat artifacts gc|restore|remove|rename|pin|unpin`: commands that change which artifacts a store keeps."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from longcat.cli.settings import settings_of
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the group."""
+    """Register the commands in the group."""
     for command in (gc, restore, remove, rename, pin, unpin):
         app.command()(command)
 
 
 def gc(
     ctx: typer.Context,
-    keep: Annotated[int | None, typer.Option("--keep", min=1, help="Keep this many versions of each name.")] = None,
-    damaged: Annotated[bool, typer.Option("--damaged", help="Only artifacts whose files fail their checks.")] = False,
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, help="Keep only the newest N versions of each name.")
+    ] = None,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Collect only artifacts whose files fail verification.")
+    ] = False,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Also the progress of runs that ended early.")
+        bool, typer.Option("--unfinished", help="Also collect the progress of unfinished runs.")
     ] = False,
-    now: Annotated[
-        bool, typer.Option("--now", help="Delete for good at once, what lies in quarantine included.")
-    ] = False,
+    now: Annotated[bool, typer.Option("--now", help="Delete permanently, including everything in quarantine.")] = False,
     grace: Annotated[
-        float, typer.Option("--grace", min=0, metavar="DAYS", help="How long things can be restored.")
+        float, typer.Option("--grace", min=0, metavar="DAYS", help="Days for which collected items can be restored.")
     ] = 7,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it the list is only shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Apply; without it the list is only shown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Artifacts that no name and no pin leads to; shown first, moved into quarantine with --yes.
+    """List artifacts that no name and no pin references; with --yes, move them into quarantine.
 
-    What a live process makes, reads or has just published stays. Unfinished runs are named and stay unless
-    --unfinished. From the quarantine `artifacts restore` takes back; a later `gc --yes` deletes for good what has lain
-    there for --grace days.
+    Artifacts that a live process makes, reads or has just published are kept. Unfinished runs are listed and kept
+    unless --unfinished is given. `artifacts restore` restores from quarantine; a later `gc --yes` permanently deletes
+    what has been there for --grace days.
 
     Examples:
 
@@ -57,18 +59,19 @@ def gc(
     print_collection(found, done=yes, now=now, as_json=as_json)
     if found.problems:
         raise IntegrityError(
-            found.problems[0], where=str(store.root), hint="`longcat artifacts fsck` says what is wrong"
+            found.problems[0], where=str(store.root), hint="`longcat artifacts fsck` shows what is wrong"
         )
 
 
 def restore(
     ctx: typer.Context,
     references: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids or their first digits; lists all without any.")
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Ids or id prefixes; without any, the quarantine is listed."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take artifacts or progress back from the quarantine; without an id, list what lies there.
+    """Restore artifacts or progress from quarantine; without an id, list its contents.
 
     Example: [cyan]longcat artifacts restore 3f0c91[/cyan]
     """
@@ -86,9 +89,9 @@ def restore(
     for reference in references:
         chosen = [item for item in items if item.entry.id.startswith(reference)]
         if not chosen or len({item.entry.id for item in chosen}) > 1:
-            problem = "nothing" if not chosen else "more than one thing"
+            problem = "nothing" if not chosen else "more than one entry"
             raise MissingArtifactError(
-                f"{problem} in quarantine is called {reference!r}", hint="see `longcat artifacts restore`"
+                f"{problem} in quarantine matches {reference!r}", hint="see `longcat artifacts restore`"
             )
         item = chosen[-1]
         with locked(store.lock_path(item.entry.id), wait=False):
@@ -110,9 +113,9 @@ def remove(
     ],
     as_json: Json = False,
 ) -> None:
-    """Take names away, and with its last name the artifact, unless something was made from it.
+    """Remove names; an artifact is removed with its last name unless another artifact was made from it.
 
-    A name means all its versions. Artifacts go into quarantine, from where `artifacts restore` takes them back.
+    A name means all its versions. Removed artifacts go into quarantine; `artifacts restore` restores them.
 
     Examples:
 
@@ -132,11 +135,11 @@ def rename(
     ctx: typer.Context,
     old: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="The name as it is.", autocompletion=completion.references()),
+        typer.Argument(metavar="NAME", help="Current name.", autocompletion=completion.references()),
     ],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The name as it shall be.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="New name.")],
 ) -> None:
-    """Give all versions of a name another name.
+    """Rename all versions of a name.
 
     Example: [cyan]longcat artifacts rename base first-base[/cyan]
     """
@@ -146,9 +149,9 @@ def rename(
 def pin(
     ctx: typer.Context,
     reference: Reference,
-    why: Annotated[str, typer.Option("--why", help="What it is kept for.")] = "",
+    why: Annotated[str, typer.Option("--why", help="Reason for keeping it.")] = "",
 ) -> None:
-    """Keep an artifact and what it was made from, whether a name leads to it or not.
+    """Keep an artifact and its inputs, whether or not a name references it.
 
     Example: [cyan]longcat artifacts pin 3f0c91 --why "the run of the report"[/cyan]
     """
@@ -162,7 +165,7 @@ def pin(
 
 
 def unpin(ctx: typer.Context, reference: Reference) -> None:
-    """Take a pin away.
+    """Remove a pin.
 
     Example: [cyan]longcat artifacts unpin 3f0c91[/cyan]
     """
@@ -172,4 +175,4 @@ def unpin(ctx: typer.Context, reference: Reference) -> None:
     store = settings_of(ctx).open_store().require()
     artifact = store.resolve(reference)
     if not release(store, artifact.id):
-        raise MissingArtifactError(f"{artifact.kind}/{artifact.id} has no pin")
+        raise MissingArtifactError(f"{artifact.kind}/{artifact.id} is not pinned")

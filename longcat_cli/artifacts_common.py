@@ -1,4 +1,4 @@
-"""Parameters that several commands on artifacts share."""
+"""Parameters shared by the artifact commands."""
 
 from __future__ import annotations
 

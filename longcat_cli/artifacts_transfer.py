@@ -1,4 +1,4 @@
-"""`longcat artifacts copy|push|pull`: artifacts from one store to another."""
+"""`longcat artifacts copy|push|pull`: copy artifacts between stores."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ if TYPE_CHECKING:
     from longcat.pipeline.artifact import Artifact
     from longcat.pipeline.store import Store
 
-WithInputs = Annotated[bool, typer.Option("--with-inputs", help="Also everything it was made from.")]
-Name = Annotated[
-    str | None, typer.Option("--name", help="Its name there (default: the name given here, if it was one).")
-]
+WithInputs = Annotated[bool, typer.Option("--with-inputs", help="Also transfer everything it was made from.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name in the target (default: the name given here, if any).")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the group."""
+    """Register the commands in the group."""
     for command in (copy, push, pull):
         app.command()(command)
 
@@ -29,12 +27,12 @@ def register(app: typer.Typer) -> None:
 def copy(
     ctx: typer.Context,
     reference: Reference,
-    target: Annotated[Path, typer.Argument(metavar="STORE", help="The folder of the other store.")],
+    target: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the target store.")],
     name: Name = None,
     with_inputs: WithInputs = False,
     as_json: Json = False,
 ) -> None:
-    """Copy an artifact into the store of another folder, every byte checked on the way.
+    """Copy an artifact into a store in another folder and verify every byte.
 
     Example: [cyan]longcat artifacts copy tokens /shared/longcat-store[/cyan]
     """
@@ -52,7 +50,7 @@ def push(
     with_inputs: WithInputs = False,
     as_json: Json = False,
 ) -> None:
-    """Bring an artifact to another store: a folder, or an object store (`s3://`, `gs://`; install the extra s3 or gs).
+    """Copy an artifact to another store: a folder, or an object store (`s3://`, `gs://`; install the extra s3 or gs).
 
     Example: [cyan]longcat artifacts push extended s3://bucket/store --with-inputs[/cyan]
     """
@@ -87,7 +85,7 @@ def pull(
     with_inputs: WithInputs = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch an artifact from another store, every byte checked on the way.
+    """Fetch an artifact from another store and verify every byte.
 
     Example: [cyan]longcat artifacts pull s3://bucket/store extended[/cyan]
     """
@@ -146,6 +144,6 @@ def _copy(
 
 
 def _typed_name(store: Store, reference: str) -> str | None:
-    """The name that a reference is, without its version; None for an id or a folder."""
+    """Name in a reference, without its version; None for an id or a folder."""
     named = store.refs.lookup(reference)
     return named.name if named is not None else None

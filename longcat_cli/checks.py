@@ -1,4 +1,4 @@
-"""The checks of `longcat doctor`, each a function that returns what it found."""
+"""Checks of `longcat doctor`: one function per check, returning its findings."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def run_checks(store: Store) -> list[Check]:
         _language_model,
         _isolation,
         _processor,
+        _packed_weights,
         _memory,
         lambda: _disk(store),
     )
@@ -55,7 +56,7 @@ def _python() -> Check:
 
 
 def _ownership() -> Check:
-    """Which distributions own files of our one import name, and what older versions of ours left behind."""
+    """Check which distributions own files below the import name, and for leftovers of older versions."""
     known = ownership()
     home = import_root() / PACKAGE
     found = f"{home}, owned by {', '.join(map(str, known.owners)) or 'no distribution'}"
@@ -64,10 +65,12 @@ def _ownership() -> Check:
         return Check("import name", "problem", found, f"pip uninstall {names}, then reinstall {DISTRIBUTION}")
     if known.former:
         found = f"{known.former[0]} in {known.former[0].place} owns names such as kernels and model"
-        return Check("import name", "problem", found, f"pip uninstall {DISTRIBUTION}, until none is left; reinstall it")
+        return Check(
+            "import name", "problem", found, f"run pip uninstall {DISTRIBUTION} until none is left, then reinstall"
+        )
     if known.left:
         found = f"an older {DISTRIBUTION} left {', '.join(str(path) for path in known.left)}"
-        return Check("import name", "problem", found, "remove these folders: other packages bear the same names")
+        return Check("import name", "problem", found, "remove these folders: other packages have the same names")
     if not known.owners:
         return Check("import name", "note", found, f"not installed: pip install {DISTRIBUTION}")
     return Check("import name", "ok", found)
@@ -88,7 +91,7 @@ def _accelerator() -> Check:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         return Check("accelerator", "ok", names)
-    return Check("accelerator", "note", "none, training and serving run on the processor")
+    return Check("accelerator", "note", "none, training and serving run on the CPU")
 
 
 def _triton() -> Check:
@@ -120,7 +123,7 @@ def _fasttext() -> Check:
 
 def _language_model() -> Check:
     from longcat.pipeline.errors import LongcatError
-    from longcat.stages.data.language import ensure_language_model
+    from longcat.stages.data.text.language import ensure_language_model
 
     try:
         return Check("language model", "ok", str(ensure_language_model()))
@@ -129,14 +132,14 @@ def _language_model() -> Check:
 
 
 def _isolation() -> Check:
-    """Whether modules that are rendered for a crawl can be kept from the network."""
+    """Check whether modules rendered for a crawl can be isolated from the network."""
     from longcat.stages.data.collect.render import SCRIPT
 
     done = subprocess.run([*safe_python(), str(SCRIPT), "--isolated"], capture_output=True, check=False, timeout=60)
     if done.returncode == 0:
-        return Check("isolation", "ok", "modules are imported without a network")
+        return Check("isolation", "ok", "modules are imported without network access")
     remedy = "allow user namespaces (sysctl kernel.unprivileged_userns_clone), or collect only packages you trust"
-    return Check("isolation", "note", "modules that `data collect local` imports have the network", remedy)
+    return Check("isolation", "note", "modules that `data collect local` imports have network access", remedy)
 
 
 def _processor() -> Check:
@@ -148,6 +151,20 @@ def _processor() -> Check:
         flags = " ".join(flag for flag in wanted if flag in line.split())
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return Check("processor", "ok", f"{available_cores()} cores {flags}{load}")
+
+
+def _packed_weights() -> Check:
+    """Forms of weights for inference on this processor, and their rate."""
+    try:
+        from longcat.model.packed.machine import rates
+    except ImportError:
+        return Check("packed weights", "note", "torch is missing", "")
+    known = rates()
+    usable = {form: rate for form, rate in known.items() if not isinstance(rate, str)}
+    listed = ", ".join(f"{form} {'/'.join(map(str, rate))}" for form, rate in usable.items())
+    found = f"1/8 rows, times the rate of torch's float32: {listed}"
+    absent = [f"{form}: {rate}" for form, rate in known.items() if isinstance(rate, str)]
+    return Check("packed weights", "note" if absent else "ok", found, "; ".join(absent))
 
 
 def _memory() -> Check:

@@ -1,4 +1,4 @@
-"""The options that every command takes, before it or after it: declared once, given to the whole tree of commands."""
+"""Options that every command accepts, before or after its name; declared once for the whole command tree."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from longcat.cli.given_once import refuse_repeats
 from longcat.cli.settings import DEFAULT_STORE, EngineName, settings_of
 
 PANEL = "Common options"
-# What only the commands that run stages heed; the others take it and do not list it.
+# Used only by commands that run stages; the others accept these options but do not list them.
 RUNNING = frozenset({"workers", "engine", "ray_address"})
 _PREFIX = "common__"
 
 
 def _take(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
-    """Keep a value that was given in the settings of this call; the last one given stands."""
+    """Store an option's value in the settings of this call; one given nearer to the end of the line wins."""
     source = ctx.get_parameter_source(str(param.name))
     if source is None or source.name not in ("COMMANDLINE", "ENVIRONMENT"):
         return value
@@ -44,11 +45,11 @@ _Verbose = Annotated[bool, _option("Debug messages too.", "--verbose", "-v", met
 _Debug = Annotated[bool, _option("Debug messages, and tracebacks of errors.", "--debug", metavar="")]
 _NoColor = Annotated[bool, _option("No colours; NO_COLOR does the same.", "--no-color", metavar="")]
 _Workers = Annotated[
-    int | None, _option("Processes of data stages; unset: one a core.", "--workers", min=1, metavar="N")
+    int | None, _option("Processes of data stages (default: one per core).", "--workers", min=1, metavar="N")
 ]
 _Engine = Annotated[EngineName, _option("Where data stages run.", "--engine")]
 _RayAddress = Annotated[
-    str | None, _option("auto or HOST:PORT; unset: starts Ray here.", "--ray-address", metavar="ADDRESS")
+    str | None, _option("auto or HOST:PORT (default: start Ray on this machine).", "--ray-address", metavar="ADDRESS")
 ]
 
 
@@ -63,7 +64,7 @@ def _declared(
     common__engine: _Engine = EngineName.LOCAL,
     common__ray_address: _RayAddress = None,
 ) -> None:
-    """Only its parameters count."""
+    """Template whose parameters are the common options."""
 
 
 @lru_cache(maxsize=1)
@@ -74,10 +75,11 @@ def _parameters() -> tuple[Any, ...]:
 
 
 def add_common_options(command: Any, *, root: bool = False, runs_stages: bool = False) -> None:
-    """Let `command` and all commands below it take the common options.
+    """Add the common options to `command` and all its subcommands, and make them refuse options given twice.
 
-    An option of the command's own under the same name wins. Only the root reads the environment.
+    An option of the command with the same name takes precedence. Only the root reads environment variables.
     """
+    refuse_repeats(command)
     own = {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
     group = isinstance(command, TyperGroup)
     for declared in _parameters():
@@ -89,7 +91,7 @@ def add_common_options(command: Any, *, root: bool = False, runs_stages: bool = 
             param.envvar = None
             param.show_default = False
         if name == "json" and not group:
-            # A command that prints JSON has the option itself, the others take it to say that they have none.
+            # Commands that print JSON declare --json themselves; the others accept it only to report that they do not.
             param.callback, param.hidden = _refuse_json, True
         if param.opts:
             command.params.append(param)
@@ -108,12 +110,12 @@ def _refuse_json(ctx: typer.Context, _: Any, value: Any) -> Any:
     from longcat.pipeline.errors import UsageError
 
     if (value or settings_of(ctx).json) and not ctx.resilient_parsing:
-        raise UsageError(f"`{ctx.command_path}` prints no JSON", hint="leave out --json")
+        raise UsageError(f"`{ctx.command_path}` does not print JSON", hint="remove --json")
     return value
 
 
 def leading_common_options(arguments: Sequence[str]) -> int:
-    """How many arguments at the front are common options and their values."""
+    """Number of leading arguments that are common options or their values."""
     takes_value = {flag: not param.is_flag for param in _parameters() for flag in param.opts}
     position = 0
     while position < len(arguments):

@@ -1,6 +1,6 @@
-"""What the shell offers when Tab is pressed on a value: artifacts, recipes, presets, configuration keys.
+"""Shell completion of values: artifacts, recipes, presets, configuration keys.
 
-Nothing here writes, fails loudly or takes long: a store that cannot be read has nothing to offer.
+Completion never writes or prints errors and is bounded in time; an unreadable store gives no candidates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Item = tuple[str, str]
 Completer = Callable[[typer.Context, str], list[Item]]
 
-# A store on a slow disk is not read to its end: what was found so far is offered.
+# A store on a slow disk is read only partly; the candidates found so far are offered.
 SECONDS = 0.5
 MOST = 500
 START_OF_ID = re.compile(r"[0-9a-f]{1,16}")
@@ -38,7 +38,7 @@ def _quietly(find: Callable[[typer.Context, str], Iterable[Item]]) -> Completer:
                     found.append(item)
                 if len(found) >= MOST or time.monotonic() > deadline:
                     break
-        except Exception:  # Tab never shows an error
+        except Exception:  # completion never shows an error
             return found
         return found
 
@@ -46,7 +46,7 @@ def _quietly(find: Callable[[typer.Context, str], Iterable[Item]]) -> Completer:
 
 
 def references(*kinds: str) -> Completer:
-    """Names, `name@version` and ids of the artifacts of these kinds; of all kinds if none is given."""
+    """Names, `name@version` and ids of the artifacts of these kinds; of all kinds if none are given."""
 
     @_quietly
     def complete(ctx: typer.Context, incomplete: str) -> Iterator[Item]:
@@ -85,10 +85,10 @@ def _references(store: Path, kinds: tuple[str, ...], incomplete: str) -> Iterato
 
 @_quietly
 def recipes(_: typer.Context, incomplete: str) -> Iterator[Item]:
-    """Recipes that come with longcat, and YAML files."""
-    from longcat.cli.recipes import shipped_folder
+    """Bundled recipes, and YAML files."""
+    from longcat.cli.recipe_files import shipped_folder
 
-    yield from ((path.stem, "comes with longcat") for path in sorted(shipped_folder().glob("*.yaml")))
+    yield from ((path.stem, "bundled with longcat") for path in sorted(shipped_folder().glob("*.yaml")))
     folder = incomplete.rpartition("/")[0]
     for path in sorted(Path(folder or ".").glob("*.yaml")):
         yield f"{folder}/{path.name}" if folder else path.name, "file"
@@ -118,12 +118,12 @@ def kinds_of_artifacts(_: typer.Context, incomplete: str) -> Iterator[Item]:
 
 
 def words(*offered: str) -> Completer:
-    """A fixed choice."""
+    """Completer for a fixed set of words."""
     return _quietly(lambda _, __: ((word, "") for word in offered))
 
 
 def settings_of_stage(stage: str) -> Completer:
-    """`key=` for every configuration key of a stage, and `key=value` where the values are few."""
+    """`key=` for every configuration key of a stage, and `key=value` for keys with few values."""
 
     @_quietly
     def complete(_: typer.Context, incomplete: str) -> Iterator[Item]:
@@ -134,7 +134,7 @@ def settings_of_stage(stage: str) -> Completer:
 
 def _assignments(stage: str, incomplete: str, prefix: str = "") -> Iterator[Item]:
     import longcat.stages  # noqa: F401  declares the stages
-    from longcat.cli.stage_options import choices
+    from longcat.cli.choices import choices
     from longcat.pipeline.stage import registry
 
     key, is_assigned, _ = incomplete.partition("=")
@@ -159,14 +159,41 @@ def _keys(config: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 @_quietly
+def filter_rules(ctx: typer.Context, incomplete: str) -> Iterator[Item]:
+    """Filter rules enabled in the artifact given on the command line, or in the default configuration."""
+    from longcat.stages.data.rules.config import families, rules_on
+
+    config = _filter_config(ctx)
+    described = {
+        f"{name}.{key}": info.description or ""
+        for name, family in families(config)
+        for key, info in type(family).model_fields.items()
+    }
+    yield from ((rule, described[rule]) for rule in rules_on(config))
+
+
+def _filter_config(ctx: typer.Context) -> Any:
+    from longcat.pipeline.errors import LongcatError
+    from longcat.pipeline.store import Store
+    from longcat.stages.data.rules.config import FilterConfig
+
+    reference = ctx.params.get("reference") or next(iter(ctx.args), None)
+    try:
+        found = Store(settings_of(ctx).store).resolve(reference).manifest.config if reference else {}
+        return FilterConfig.model_validate(found)
+    except (LongcatError, OSError, ValueError):
+        return FilterConfig()
+
+
+@_quietly
 def steps(ctx: typer.Context, incomplete: str) -> Iterator[Item]:
-    """The steps of the recipe on the command line."""
+    """Steps of the recipe given on the command line."""
     yield from ((name, step.stage) for name, step in _recipe(ctx).steps.items())
 
 
 @_quietly
 def settings_of_recipe(ctx: typer.Context, incomplete: str) -> Iterator[Item]:
-    """`step.key=` for the recipe on the command line; the steps first, the keys of one when it is named."""
+    """`step.key=` for the recipe on the command line: first its steps, then the keys of the named step."""
     recipe = _recipe(ctx)
     step, dot, _ = incomplete.partition(".")
     if dot and step in recipe.steps:
@@ -177,8 +204,8 @@ def settings_of_recipe(ctx: typer.Context, incomplete: str) -> Iterator[Item]:
 
 
 def _recipe(ctx: typer.Context) -> Any:
-    from longcat.cli.recipes import find_recipe
+    from longcat.cli.recipe_files import find_recipe
     from longcat.pipeline.recipe import load_recipe
 
-    # Where the last option still lacks its value, arguments are left as they were read.
+    # If the last option still lacks its value, arguments are left unparsed.
     return load_recipe(find_recipe(ctx.params.get("recipe") or ctx.args[0]))

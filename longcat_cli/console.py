@@ -1,4 +1,4 @@
-"""What people see: data on stdout, everything else on stderr; bars on a terminal, plain lines elsewhere."""
+"""Output: data on stdout, everything else on stderr; progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from longcat.pipeline.progress import Bar, Progress
 
 PLAIN_INTERVAL_SECONDS = 10.0
-# The time left is worked out from what was done in so many seconds: long enough for steps of minutes.
+# Window in seconds for estimating the remaining time: long enough for steps that take minutes.
 RATE_SECONDS = 600.0
 GIGA = 1024**3
 
 
 @lru_cache(maxsize=1)
 def out() -> PlainConsole:
-    """The console on stdout. Without a terminal nothing is wrapped, so that output can be parsed."""
+    """The console on stdout. Without a terminal lines are not wrapped, so that output can be parsed."""
     from longcat.cli.terminal import UNBOUNDED, PlainConsole
 
     return PlainConsole(width=None if sys.stdout.isatty() else UNBOUNDED)
@@ -38,26 +38,26 @@ def err() -> PlainConsole:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout: exact, with what would steer a terminal as the escapes of JSON."""
+    """Print one JSON document on stdout; characters that control a terminal are JSON-escaped."""
     from longcat.pipeline.printable import STEERING
 
-    # In another encoding a letter that it lacks would be lost, or no JSON any more.
+    # Another encoding would lose characters, or produce invalid JSON.
     text = json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() not in ("utf-8", "utf8"))
-    # Line breaks of the document itself are no match, and everything else that is one stands inside a string.
+    # The document's own line breaks do not match; every other match is inside a string.
     sys.stdout.write(STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     from longcat.pipeline.printable import one_line
 
     sys.stderr.write(one_line(text) + "\n")
 
 
 class StderrHandler(logging.Handler):
-    """Log records as printable lines on what is stderr at that moment: above a live bar, while there is one.
+    """Log handler that writes printable lines to the current stderr, above a live progress bar.
 
-    Messages hold names, addresses and pieces of documents.
+    Messages may contain untrusted text: names, addresses and parts of documents.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -65,7 +65,7 @@ class StderrHandler(logging.Handler):
 
         try:
             sys.stderr.write(printable(self.format(record)) + "\n")
-        except Exception:  # as the handlers of the library do
+        except Exception:  # as the standard library's handlers do
             self.handleError(record)
 
 
@@ -83,7 +83,7 @@ def make_logger(*, quiet: bool, debug: bool) -> logging.Logger:
 
 
 def make_progress(*, quiet: bool) -> Progress:
-    """Bars on a terminal, a line every ten seconds elsewhere, nothing with `--quiet`."""
+    """Progress bars on a terminal, a line every ten seconds elsewhere, nothing with `--quiet`."""
     from longcat.pipeline.progress import SilentProgress
 
     if quiet:
@@ -92,7 +92,7 @@ def make_progress(*, quiet: bool) -> Progress:
 
 
 class RichProgress:
-    """A live bar with count and time left, and below it the figures, so that both fit on a narrow terminal."""
+    """Live bar with count and remaining time; figures go on a second line to fit narrow terminals."""
 
     @contextmanager
     def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Bar]:
@@ -135,7 +135,7 @@ class RichProgress:
 
 
 class PlainProgress:
-    """Lines for logs: at most one every ten seconds, and one at the end."""
+    """Progress as log lines: at most one every ten seconds, and one at the end."""
 
     @contextmanager
     def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Bar]:
@@ -150,11 +150,11 @@ class _PlainBar:
         self.done = 0.0
         self.fields: dict[str, float | str] = {}
         self.started = self.said = time.monotonic()
-        self.first: tuple[float, float] | None = None  # when the first amount came, and how much it was
+        self.first: tuple[float, float] | None = None  # time and size of the first increment
 
     def advance(self, amount: float = 1) -> None:
         self.done += amount
-        if self.first is None:  # a run that goes on begins with all that was done before, in no time
+        if self.first is None:  # a resumed run starts with everything done before
             self.first = time.monotonic(), amount
         if time.monotonic() - self.said > PLAIN_INTERVAL_SECONDS:
             self.say()
@@ -190,7 +190,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people: `1.3 MB`."""
+    """Format a number of bytes: `1.3 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -11,7 +11,8 @@ import typer
 from longcat.cli import completion
 from longcat.cli.inference_options import checkpoint_folder
 from longcat.cli.settings import settings_of
-from longcat.cli.stage_command import Spec, add_stage_command
+from longcat.cli.stage_command import add_stage_command
+from longcat.cli.stage_spec import Spec
 
 
 class LayoutName(StrEnum):
@@ -22,7 +23,7 @@ class LayoutName(StrEnum):
 
 
 class DtypeName(StrEnum):
-    """The dtype of everything but the routers."""
+    """Dtype of all weights except the routers."""
 
     STORED = "stored"
     FLOAT32 = "float32"
@@ -31,10 +32,10 @@ class DtypeName(StrEnum):
 
 
 def register(root: typer.Typer) -> None:
-    """Add the commands."""
+    """Register the commands."""
     spec = Spec(
         "import",
-        "Take a checkpoint of another tool into the store.",
+        "Import a checkpoint of another tool into the store.",
         ("longcat import ~/models/LongCat-Flash-Chat --name flash", "longcat import exported/ --name back --json"),
         positional="folder",
     )
@@ -52,19 +53,19 @@ def export(
             autocompletion=completion.references("checkpoint"),
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="New folder to write.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder to create.")],
     layout: Annotated[
         LayoutName,
         typer.Option("--layout", help="published: vLLM, SGLang, transformers 4.57. transformers5: transformers 5."),
     ] = LayoutName.PUBLISHED,
     dtype: Annotated[
-        DtypeName, typer.Option("--dtype", help="Dtype of the weights; routers stay float32 or better.")
+        DtypeName, typer.Option("--dtype", help="Dtype of the weights; routers stay at least float32.")
     ] = DtypeName.STORED,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Write a checkpoint and its tokenizer into a folder that other tools load.
+    """Write a checkpoint and its tokenizer to a folder that other tools can load.
 
-    The folder appears when it is complete. What it holds can be imported again, bit by bit the same.
+    The folder appears only when complete. Importing it again gives identical bits.
 
     Examples:
 

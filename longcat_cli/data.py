@@ -8,7 +8,8 @@ import typer
 
 from longcat.cli import completion
 from longcat.cli.settings import settings_of
-from longcat.cli.stage_command import Spec, add_stage_command
+from longcat.cli.stage_command import add_stage_command
+from longcat.cli.stage_spec import Spec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,13 +23,13 @@ collect = typer.Typer(
 
 
 def register(root: typer.Typer) -> None:
-    """Add the group to the command line."""
+    """Register the command group."""
     add_stage_command(
         collect,
         "local",
         Spec(
             "data.collect.local",
-            "A crawl of the documentation this machine has; needs no network.",
+            "Make a crawl of the documentation installed on this machine; needs no network.",
             ("longcat data collect local --limit 500 --name crawl",),
         ),
     )
@@ -61,21 +62,28 @@ def inspect_filtered(
     ],
     rules: Annotated[
         list[str] | None,
-        typer.Option("--rule", metavar="FAMILY.RULE", help="Only this rule; without it all that dropped something."),
+        typer.Option(
+            "--rule",
+            metavar="FAMILY.RULE",
+            help="Show only this rule (default: all rules that dropped documents).",
+            autocompletion=completion.filter_rules,
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="family.threshold=value: what would change; nothing is written.",
+            help="family.threshold=value: show show show what would change; nothing is written.",
             autocompletion=completion.settings_of_stage("data.filter"),
         ),
     ] = None,
-    examples: Annotated[int, typer.Option("--examples", min=0, max=50, help="Examples on each side of a rule.")] = 2,
-    bins: Annotated[int, typer.Option("--bins", min=2, max=50, help="Bars of each histogram.")] = 10,
+    examples: Annotated[
+        int, typer.Option("--examples", min=0, max=50, help="Number of examples on each side of a threshold.")
+    ] = 2,
+    bins: Annotated[int, typer.Option("--bins", min=2, max=50, help="Number of bars per histogram.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """What the filter dropped and why: counts, a histogram a rule, examples nearest to each threshold.
+    """Show what the filter dropped and why: counts, a histogram per rule, examples nearest to each threshold.
 
     Example: [cyan]longcat data inspect filtered --set gopher_quality.min_words=80[/cyan]
     """
@@ -86,15 +94,14 @@ def inspect_filtered(
     from longcat.stages.data.inspect.report import report
 
     store = settings_of(ctx).open_store()
-    artifact = store.take(reference)
-    source = None
-    given = artifact.manifest.inputs.get("documents", [])
-    try:
-        source = store.resolve(given[0].id) if given else None
-    except MissingArtifactError:
-        err().print("the filter's input is no longer in the store; examples come without their texts")
     changes = parse_assignments(assignments or [])
-    found = report(artifact, source, changes=changes, rules=tuple(rules or ()), examples=examples, bins=bins)
+    artifact = store.take(reference)
+    sources = []
+    try:
+        sources = [store.resolve(given.id) for given in artifact.manifest.inputs.get("documents", [])]
+    except MissingArtifactError:
+        err().print("the filter's input is no longer in the store; examples are shown without text")
+    found = report(artifact, sources, changes=changes, rules=tuple(rules or ()), examples=examples, bins=bins)
     if as_json:
         print_json(found)
     else:
@@ -114,11 +121,14 @@ SPECS = {
     ),
     "filter": Spec(
         "data.filter",
-        "Keep documents by language and quality rules.",
+        "Keep documents that pass language and quality rules.",
         (
             "longcat data filter --documents extracted --name filtered",
+            "longcat data filter --documents web --documents books --name filtered",
+            "longcat data filter --documents extracted --blocklist domains.txt --name filtered",
             "longcat data filter --documents extracted --set gopher_quality.min_words=30 --name filtered",
         ),
+        options={"blocklists": "--blocklist"},
     ),
     "train-quality": Spec(
         "data.train-quality",
@@ -132,11 +142,15 @@ SPECS = {
     "dedup": Spec(
         "data.dedup",
         "Drop exact and near duplicates (MinHash-LSH).",
-        ("longcat data dedup --documents filtered --name deduped",),
+        (
+            "longcat data dedup --documents filtered --name deduped",
+            "longcat data dedup --documents filtered --against published --name new",
+        ),
+        roles={"against": "Earlier documents artifact whose duplicates are dropped; it is not written again"},
     ),
     "decontaminate": Spec(
         "data.decontaminate",
-        "Take out benchmark items: exact, re-wrapped, short and paraphrased ones.",
+        "Remove benchmark items: exact, re-wrapped, short and paraphrased ones.",
         ("longcat data decontaminate --documents deduped --benchmark gsm8k_test.jsonl:question,answer --name clean",),
         options={"benchmarks": "--benchmark"},
     ),
@@ -160,7 +174,7 @@ SPECS = {
     ),
     "mix": Spec(
         "data.mix",
-        "Mix token files of several sources in given shares, stage by stage.",
+        "Mix token files of several sources in given proportions, stage by stage.",
         (
             "longcat data mix --tokens web --tokens code --set weights='[7, 3]' --name mixture",
             "longcat data mix --tokens web --tokens code --config curriculum.yaml --name mixture",

@@ -1,4 +1,4 @@
-"""`longcat doctor`: is this machine ready, and what is in the way."""
+"""`longcat doctor`: check whether this machine is ready."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from longcat.cli.settings import settings_of
 
 
 def register(root: typer.Typer) -> None:
-    """Add the command."""
+    """Register the command."""
     root.command("doctor")(doctor)
 
 
 def doctor(
     ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
 ) -> None:
-    """Check Python, packages, the language model, the processor, accelerators, memory and the store.
+    """Check Python, packages, the language model, CPU, accelerators, memory and the store.
 
-    Ends with exit code 1 if something would keep a stage from running.
+    Exits with code 1 if something would prevent a stage from running.
 
     Example: [cyan]longcat doctor[/cyan]
     """

@@ -1,4 +1,4 @@
-"""Where the process starts: children run nothing of the user's folder, and a broken installation is one line."""
+"""Process entry point: keeps children from importing the user's folder, reports a broken installation in one line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import traceback
 from types import FrameType
 from typing import NoReturn
 
+from longcat.cli.installation import broken_installation
+
 
 def main() -> None:
-    """Run the command line and end the process with its exit code."""
+    """Run the command line and exit the process with its exit code."""
     os.environ["PYTHONSAFEPATH"] = "1"
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -25,12 +27,6 @@ def main() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End while the program is still being loaded; in the midst of an import nothing can be raised safely."""
+    """Exit while the program is still loading; raising in the middle of an import is not safe."""
     os.write(2, b"longcat: interrupted\n")
     os._exit(130)
-
-
-def broken_installation(error: Exception) -> str:
-    """One line for a module that should be there and is not, or is another's."""
-    what = " ".join(str(error).split())
-    return f"the installation is broken: {what} (`longcat doctor` tells more; or reinstall longcat-cli)"

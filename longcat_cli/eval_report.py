@@ -1,4 +1,4 @@
-"""How evaluations are printed: what was measured first, what it stands against below; side by side."""
+"""Printing of evaluations: measured checkpoints first, baselines below, and side-by-side comparisons."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def results_table(metrics: Mapping[str, Any]) -> PlainTable:
-    """The checkpoints of an evaluation (its metrics), then the baselines."""
+    """Print the checkpoints of an evaluation (its metrics), then the baselines."""
     needles = any(found.get("needle_top1") is not None for found in metrics["checkpoints"])
     columns = ("checkpoint", ">loss", ">bits per byte", ">perplexity", *((">needle accuracy",) if needles else ()))
     rows = table(*columns)
@@ -41,7 +41,7 @@ def _figure(value: float) -> str:
 
 
 def print_report(text: str) -> None:
-    """A report in Markdown: laid out on a terminal, as it is into a pipe."""
+    """Print a Markdown report: rendered on a terminal, raw into a pipe."""
     from rich.markdown import Markdown
 
     console = out()
@@ -52,7 +52,7 @@ def print_report(text: str) -> None:
 
 
 def print_comparison(found: Comparison) -> None:
-    """Metrics by row; every checkpoint with its difference from the first one."""
+    """Print metrics by row, every checkpoint with its difference from the first."""
     first, *others = found.columns
     rows = table("metric", f">{first.title}", *(name for column in others for name in (f">{column.title}", ">change")))
     for row in found.rows:

@@ -1,4 +1,4 @@
-"""`longcat eval`: losses, needles and samples of one or more checkpoints, and what came of them side by side."""
+"""`longcat eval`: losses, needle retrieval and samples of one or more checkpoints, and comparisons."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import typer
 from longcat.cli import completion
 from longcat.cli.artifacts_common import Json
 from longcat.cli.settings import settings_of
-from longcat.cli.stage_command import Spec, add_stage_group
+from longcat.cli.stage_command import add_stage_group
+from longcat.cli.stage_spec import Spec
 
 app = typer.Typer()
 HELP = "An evaluation: name, name@version, id prefix or folder."
 
 
 def register(root: typer.Typer) -> None:
-    """Add the command and those below it."""
+    """Register the command and its subcommands."""
     app.command("show")(show)
     app.command("compare")(compare)
     add_stage_group(root, app, "eval", EVALUATE)
@@ -29,7 +30,7 @@ def show(
     ],
     as_json: Json = False,
 ) -> None:
-    """The report of an evaluation, to read; Markdown in a pipe.
+    """Show the report of an evaluation; Markdown in a pipe.
 
     Example: [cyan]longcat eval show evaluation[/cyan]
     """
@@ -55,7 +56,7 @@ def compare(
     ],
     as_json: Json = False,
 ) -> None:
-    """The checkpoints of evaluations side by side, each with its difference from the first.
+    """Compare the checkpoints of evaluations, each with its difference from the first.
 
     Example: [cyan]longcat eval compare evaluation@1 evaluation@2[/cyan]
     """

@@ -1,4 +1,4 @@
-"""How `longcat data inspect` prints its report."""
+"""Printing of the `longcat data inspect` report."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ BAR = 40
 
 
 def print_report(found: Mapping[str, Any]) -> None:
-    """Counts, what other thresholds would change, then every rule with its histogram and examples."""
+    """Print counts, the effect of other thresholds, then every rule with its histogram and examples."""
     documents = styled(f"{found['documents']:,} documents", "bold")
-    out().print(line(documents, f" came into the filter of documents/{found['id']}"))
+    out().print(line(documents, f" entered the filter of documents/{found['id']}"))
     _print_counts(found["counts"], found.get("counts_before"))
     if "counts_before" in found:
         _print_changes(found["changes"])

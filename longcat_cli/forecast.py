@@ -1,4 +1,4 @@
-"""What `--dry-run` tells of models that are not made yet: their size, the length of their training, its memory."""
+"""Estimates that `--dry-run` prints for models not trained yet: size, training length, memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def forecast_figures(plan: Plan) -> dict[str, Any]:
-    """The figures that the configuration alone determines; empty for stages that foretell none.
+    """Estimates that follow from the configuration alone; empty for stages without estimates.
 
-    `memory_bytes` are float32 weights, gradients and moments of AdamW; activations come on top.
+    `memory_bytes` counts float32 weights, gradients and AdamW moments, without activations.
     """
     found = {key: value for key, value in plan.forecast.items() if isinstance(value, int)}
     model = plan.forecast.get("model")

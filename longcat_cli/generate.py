@@ -1,219 +1,193 @@
-"""`longcat generate` and `longcat chat`: text from a checkpoint."""
+"""`longcat generate`: texts and conversations continued by a checkpoint, one or a file of them."""
 
 from __future__ import annotations
 
-import signal
-import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from longcat.cli.inference_options import (
     Checkpoint,
+    Deterministic,
     Device,
+    Drafts,
     Dtype,
     Seed,
     Temperature,
     Threads,
     TopK,
     TopP,
+    Weights,
     checkpoint_folder,
+    engine_values,
+)
+from longcat.cli.sampling_options import (
+    Choices,
+    FrequencyPenalty,
+    JsonSchema,
+    MinP,
+    MinTokens,
+    PresencePenalty,
+    RepetitionPenalty,
+    Stop,
+    read_schema,
+    sampling_values,
 )
 from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from longcat.stages.inference.engine import InferenceEngine
+    from longcat.stages.inference.sampling import SamplingParams
 
-    from longcat.pipeline.interrupt import StopSignal
-    from longcat.stages.serve.chat import ChatSession
-    from longcat.stages.serve.sampling import SamplingParams
-
-MAX_PROMPT_BYTES = 1 << 20
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
+DEFAULT_TOKENS = 128
 
 
 def register(root: typer.Typer) -> None:
-    """Add the commands."""
+    """Register the command."""
     root.command("generate")(generate)
-    root.command("chat")(chat)
 
 
 def generate(
     ctx: typer.Context,
     checkpoint: Checkpoint,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Text to continue; stdin when left out.")] = None,
-    max_tokens: MaxTokens = 128,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Text to continue (default: stdin).")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="Continue the text of a file; one newline at its end is dropped."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", metavar="JSONL", help="A file of prompts: objects with prompt or messages, id, and own values."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="JSONL", help="File for the answers to --input; a rerun continues it."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens", min=1, help=f"Maximum length, in tokens (default: {DEFAULT_TOKENS}, or what fits)."
+        ),
+    ] = None,
     temperature: Temperature = 0.8,
     top_p: TopP = 0.95,
     top_k: TopK = None,
+    min_p: MinP = 0.0,
     seed: Seed = None,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text.")] = None,
+    stop: Stop = None,
+    choices: Choices = 1,
+    json_schema: JsonSchema = None,
+    min_tokens: MinTokens = 0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    presence_penalty: PresencePenalty = 0.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
+    weights: Weights = None,
+    drafts: Drafts = None,
+    deterministic: Deterministic = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print prompt and text as JSON.")] = False,
 ) -> None:
-    """Continue a text.
+    """Continue a text, or every line of a JSONL file.
 
     Examples:
 
       [cyan]longcat generate --checkpoint extended --prompt "The function returns"[/cyan]
 
       [cyan]echo "A list is" | longcat generate --checkpoint extended --temperature 0 --json[/cyan]
+
+      [cyan]longcat generate --checkpoint extended --input prompts.jsonl --output answers.jsonl[/cyan]
     """
-    from longcat.cli.console import make_progress, print_json
-    from longcat.cli.terminal import write_text
-
-    text = _from_stdin() if prompt is None else prompt
-    _check_unicode(text, "stdin" if prompt is None else "--prompt")
-    from longcat.stages.serve.generate import generate as continuation
-
-    params = _params(max_tokens, temperature, top_p, top_k, seed, tuple(stop or ()))
-    pieces = continuation(
-        checkpoint_folder(ctx, checkpoint),
-        text,
-        params,
-        device=_word(device),
-        dtype=_word(dtype),
-        threads=threads,
-        progress=make_progress(quiet=settings_of(ctx).quiet),
-    )
-    if as_json:
-        print_json({"checkpoint": checkpoint, "prompt": text, "text": "".join(pieces)})
-        return
-    write_text(text)
-    _stream(pieces)
-
-
-def chat(
-    ctx: typer.Context,
-    checkpoint: Checkpoint,
-    system: Annotated[str | None, typer.Option("--system", help="Instruction that precedes the conversation.")] = None,
-    max_tokens: MaxTokens = 512,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
-    top_k: TopK = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    threads: Threads = None,
-) -> None:
-    """Talk with a model; /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends the answer.
-
-    Example: [cyan]longcat chat --checkpoint extended --system "Answer briefly."[/cyan]
-    """
+    from longcat.cli import generate_file
     from longcat.cli.console import make_progress
-    from longcat.pipeline.interrupt import StopSignal
+    from longcat.cli.prompts import prompt_text
+    from longcat.pipeline.errors import UsageError
+    from longcat.stages.inference.options import EngineOptions
 
-    _check_unicode(system or "", "--system")
-    from longcat.stages.serve.chat import ChatSession
-
-    folder = checkpoint_folder(ctx, checkpoint)
+    _check_sources({"--prompt": prompt, "--file": file, "--input": source}, output)
+    penalties = (repetition_penalty, presence_penalty, frequency_penalty)
+    sampling = sampling_values(temperature, top_p, top_k, min_p, min_tokens, penalties, seed, stop)
     progress = make_progress(quiet=settings_of(ctx).quiet)
-    session = ChatSession(folder, system, device=_word(device), dtype=_word(dtype), threads=threads, progress=progress)
-    params = _params(max_tokens, temperature, top_p, top_k, seed)
-    stop = settings_of(ctx).stop or StopSignal()
-    while (text := _ask()) is not None and text != "/exit":
-        if text == "/reset":
-            session.reset()
-        elif text:
-            _answer(session, text, params, stop)
+    options = EngineOptions.model_validate(engine_values(weights, drafts, deterministic=deterministic))
+    words: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "options": options}
+    words["progress"] = progress
+    asked = _Asked(sampling, max_tokens, choices, read_schema(json_schema))
+    if source is not None:
+        folder = checkpoint_folder(ctx, checkpoint)
+        defaults = {**asked.defaults(), "numbers": {"dtype": dtype, "weights": options.weights}}
+        generate_file.run(folder, source, output, defaults, words, as_json=as_json)
+        return
+    if choices > 1 and not as_json:
+        raise UsageError(f"{choices} answers cannot be told apart as text", hint="add --json")
+    text = prompt_text(prompt, file)
+    _one(checkpoint, checkpoint_folder(ctx, checkpoint), text, asked, words, as_json=as_json)
 
 
-def _ask() -> str | None:
-    """What is said next, None at the end of the input. Ctrl-C here ends the program."""
-    from longcat.cli.console import say
-    from longcat.pipeline.errors import InputError, InterruptedRunError
+@dataclass(frozen=True)
+class _Asked:
+    """What to generate, for every prompt. `sampling` holds fields of `SamplingParams`, without `max_tokens`."""
 
-    try:
-        if sys.stdin.isatty():
-            sys.stderr.write("> ")
-            sys.stderr.flush()
-            return input().strip()
-        line = sys.stdin.buffer.readline(MAX_PROMPT_BYTES + 1)
-        if len(line) > MAX_PROMPT_BYTES:
-            raise InputError(f"a line is longer than {MAX_PROMPT_BYTES:,} bytes", where="stdin")
-        return line.decode().strip() if line else None
-    except EOFError:
-        return None
-    except UnicodeDecodeError:
-        if not sys.stdin.isatty():
-            raise InputError("this is not UTF-8", where="stdin") from None
-        say("longcat: this is not UTF-8")
-        return ""
-    except InterruptedRunError:
-        sys.stderr.write("\n")
-        raise
+    sampling: dict[str, Any]
+    max_tokens: int | None
+    choices: int
+    schema: dict[str, Any] | None
 
+    def defaults(self) -> dict[str, Any]:
+        """Fields of `BatchDefaults`."""
+        limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
+        return {"sampling": {**self.sampling, **limit}, "choices": self.choices, "json_schema": self.schema}
 
-def _answer(session: ChatSession, text: str, params: SamplingParams, stop: StopSignal) -> None:
-    """One answer; Ctrl-C ends it and keeps the conversation."""
-    from longcat.cli.console import say
-    from longcat.pipeline.errors import InputError, InterruptedRunError
-    from longcat.stages.serve.engine import CancelledError
+    def params(self, engine: InferenceEngine) -> SamplingParams:
+        """Sampling parameters of one prompt.
 
-    with stop.noted():
-        try:
-            _check_unicode(text, "stdin")
-            _stream(session.send(text, params, lambda: stop.requested))
-        except InputError as error:
-            say(f"longcat: {error}")
-        except (CancelledError, InterruptedRunError):
-            if stop.received is not signal.SIGINT:
-                raise
-            say("(answer ended; Ctrl-C once more, /exit or Ctrl-D ends the conversation)")
+        Raises:
+            InputError: a value is outside its range, or the schema is not valid.
+        """
+        from longcat.stages.inference.grammar_spec import schema_spec
+        from longcat.stages.inference.sampling import SamplingParams
+        from longcat.stages.inference.structured import GrammarCompiler
+
+        values = {**self.sampling, "max_tokens": self.max_tokens or DEFAULT_TOKENS}
+        if self.schema is not None:
+            compiler = GrammarCompiler(engine.tokenizer, engine.stop_token_ids)
+            values["grammar"] = compiler.compile(schema_spec(self.schema, "--json-schema"))
+        return SamplingParams(**values)
 
 
-def _stream(pieces: Iterator[str]) -> None:
-    """Write what comes as it comes, and a newline, which a terminal needs after half an answer as well."""
-    from longcat.cli.terminal import write_text
-
-    ended = False
-    try:
-        for piece in pieces:
-            write_text(piece)
-            sys.stdout.flush()
-        ended = True
-    finally:
-        if ended or sys.stdout.isatty():
-            write_text("\n")
-            sys.stdout.flush()
-
-
-def _from_stdin() -> str:
-    from longcat.pipeline.errors import InputError
-
-    read = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
-    if len(read) > MAX_PROMPT_BYTES:
-        raise InputError(f"the prompt is longer than {MAX_PROMPT_BYTES:,} bytes", where="stdin")
-    return read.decode("utf-8", "surrogateescape")
-
-
-def _check_unicode(text: str, where: str) -> None:
-    """Bytes that are no UTF-8 stand for no tokens.
+def _check_sources(prompts: dict[str, object], output: Path | None) -> None:
+    """Check that at most one source of prompts is given, and an output only with a file of them.
 
     Raises:
-        InputError: there are some in a text.
+        UsageError: otherwise.
     """
-    from longcat.pipeline.errors import InputError
+    from longcat.pipeline.errors import UsageError
 
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        hint = "convert it, with iconv for example"
-        raise InputError(f"the text is not UTF-8 from character {error.start + 1} on", where=where, hint=hint) from None
-
-
-def _params(
-    max_tokens: int, temperature: float, top_p: float, top_k: int | None, seed: int | None, stop: tuple[str, ...] = ()
-) -> SamplingParams:
-    from longcat.stages.serve.sampling import SamplingParams
-
-    return SamplingParams(
-        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k or 0, seed=seed, stop=stop
-    )
+    given = [flag for flag, value in prompts.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} are both given", hint="give one of them")
+    if output is not None and prompts["--input"] is None:
+        raise UsageError("--output needs --input", hint="redirect the text of one prompt with >")
 
 
-def _word(value: str) -> Any:
-    """The engine checks these words itself, with an error of its own."""
-    return value
+def _one(checkpoint: str, folder: Path, text: str, asked: _Asked, words: dict[str, Any], *, as_json: bool) -> None:
+    from longcat.cli.console import print_json
+    from longcat.cli.terminal import write_stream, write_text
+    from longcat.stages.inference.generate import complete, continue_text
+    from longcat.stages.inference.loading import load_engine
+
+    engine = load_engine(folder, **words)
+    params, clip = asked.params(engine), asked.max_tokens is None
+    if as_json:
+        tokens, found = complete(engine, text, params, choices=asked.choices, clip=clip)
+        answers = [{"text": one.text, "finish_reason": one.finish_reason} for one in found]
+        usage = {"prompt_tokens": tokens, "completion_tokens": sum(one.tokens for one in found)}
+        print_json({"checkpoint": checkpoint, "prompt": text, **answers[0], "choices": answers, "usage": usage})
+        return
+    pieces = continue_text(engine, text, params, clip=clip)
+    write_text(text)
+    write_stream(pieces)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from longcat.cli.stage_command import Spec, add_stage_command
+from longcat.cli.stage_command import add_stage_command
+from longcat.cli.stage_spec import Spec
 
 
 def register(root: typer.Typer) -> None:
-    """Add the command."""
+    """Register the command."""
     add_stage_command(
         root,
         "grow",

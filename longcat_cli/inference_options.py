@@ -1,9 +1,9 @@
-"""Options that generate, chat and serve share."""
+"""Options shared by generate, chat and serve."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,31 +19,50 @@ Checkpoint = Annotated[
         autocompletion=completion.references("checkpoint"),
     ),
 ]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto: cuda where there is one.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto: cuda if available.")]
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option("--dtype", help="Of the weights; auto: bfloat16 on cuda.")
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option("--dtype", help="Dtype of the weights; auto: bfloat16 on cuda."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
-TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Sample within this probability mass.")]
-TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample among this many tokens.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the sampling.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Maximum length of an answer, in tokens.")]
+Weights = Annotated[
+    Literal["auto", "plain", "fp32", "fp16", "bf16", "int8", "int4"] | None,
+    typer.Option("--weights", help="Form of the weights on a CPU; int8 is the fastest. [default: auto, lossless]"),
+]
+Drafts = Annotated[
+    Literal["auto", "off", "mtp", "ngram"] | None,
+    typer.Option("--drafts", help="Source of draft tokens, verified in one step. [default: auto: mtp if any]"),
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="The same bits whatever else is computed; slower.")
+]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always picks the most likely token.")]
+TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus sampling: keep this probability mass.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample from this many most likely tokens.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Sampling seed.")]
 
 
 def checkpoint_folder(ctx: typer.Context, reference: str) -> Path:
-    """The folder of a checkpoint that a reference means.
+    """Resolve a reference to the folder of a checkpoint.
 
     Raises:
-        MissingArtifactError: it means nothing.
-        UsageError: it means an artifact of another kind.
+        MissingArtifactError: it matches no artifact.
+        UsageError: it is an artifact of another kind.
     """
     from longcat.pipeline.errors import UsageError
 
     folder = Path(reference).expanduser()
-    # A folder that another tool wrote has weights and no manifest.
+    # A folder written by another tool has weights but no manifest.
     if (folder / "config.json").is_file() and not (folder / "manifest.json").is_file():
         return folder
     artifact = settings_of(ctx).open_store().take(reference)
     if artifact.kind != "checkpoint":
-        raise UsageError(f"{reference} is a {artifact.kind} artifact, a checkpoint is needed")
+        raise UsageError(f"{reference} is a {artifact.kind} artifact, expected a checkpoint")
     return artifact.path
+
+
+def engine_values(weights: str | None, drafts: str | None, *, deterministic: bool) -> dict[str, Any]:
+    """Values of `EngineOptions` that were given as options."""
+    given = {"weights": weights, "drafts": drafts, "deterministic": deterministic or None}
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""`longcat model ...`: what an architecture holds and what it costs."""
+"""`longcat model ...`: size and cost of an architecture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List the architectures that come with longcat, and account for any.\n\n"
+    help="List the bundled architectures, and describe any architecture.\n\n"
     "Example: [cyan]longcat model describe longcat-flash[/cyan]",
 )
 
@@ -21,13 +21,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def register(root: typer.Typer) -> None:
-    """Add the group to the command line."""
+    """Register the command group."""
     root.add_typer(app, name="model")
 
 
 @app.command("list")
 def list_presets(as_json: Json = False) -> None:
-    """The architectures that come with longcat.
+    """List the bundled architectures.
 
     Example: [cyan]longcat model list[/cyan]
     """
@@ -61,11 +61,14 @@ def describe(
     ],
     context: Annotated[
         int | None,
-        typer.Option("--context", min=1, help="Tokens of context for FLOPs and cache (default: 8192, or the model's)."),
+        typer.Option(
+            "--context", min=1, help="Context length in tokens for FLOPs and KV cache (default: 8192, or the model's)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Parameters by part and by token, FLOPs, cache and memory, from the configuration alone.
+    """Describe a model: parameters by part, active parameters, FLOPs, KV cache and memory, from the configuration
+    alone.
 
     Examples:
 
@@ -90,7 +93,7 @@ def describe(
 
 
 def _find(ctx: typer.Context, model: str) -> tuple[ModelConfig, str]:
-    """The configuration that a word means, and what is said of it: a preset first, then a folder, then the store.
+    """Resolve a word to a configuration and its description: a preset, else a folder, else an artifact.
 
     Raises:
         MissingArtifactError: it means nothing.
@@ -110,6 +113,6 @@ def _find(ctx: typer.Context, model: str) -> tuple[ModelConfig, str]:
         hint = f"presets: {', '.join(preset_names())}; checkpoints: `longcat artifacts list`"
         raise MissingArtifactError(error.what, hint=hint) from None
     try:
-        return load_config(folder), ""
+        return load_config(folder, quantized="read"), ""
     except ModelError as error:
         raise ConfigError(str(error)) from None

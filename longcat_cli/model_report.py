@@ -1,4 +1,4 @@
-"""How the account of a model is printed."""
+"""Printing of the model description."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PART_NAMES = {
     "embedding": "embedding",
     "output": "output projection",
     "attention": "attention",
-    "dense_ffn": "dense networks",
+    "dense_ffn": "dense feed-forward",
     "experts": "experts",
     "router": "routers",
     "norms": "norms",
@@ -30,8 +30,8 @@ PART_NAMES = {
 
 
 def print_presets(found: Iterable[tuple[str, str, Accounting]]) -> None:
-    """Every preset with its size and what it is for."""
-    rows = table("preset", ">total", ">a token uses", "~what it is")
+    """Print every preset with its size and purpose."""
+    rows = table("preset", ">total", ">active", "~description")
     for name, description, sizes in found:
         first_sentence = description.partition(". ")[0].removesuffix(".")
         rows.add_row(name, number(sizes.total), number(sizes.activated_mean), first_sentence)
@@ -39,15 +39,15 @@ def print_presets(found: Iterable[tuple[str, str, Accounting]]) -> None:
 
 
 def print_accounting(name: str, description: str, config: ModelConfig, sizes: Accounting) -> None:
-    """One model for people."""
+    """Print the description of one model."""
     console = out()
     console.print(line(styled(name, "bold"), f"  {_shape(config)}"))
     if description:
         console.print(description)
     for columns, rows in (
         (("parameters", ">count", ">share", ">exactly"), _parameter_rows(sizes)),
-        (("a token uses", ">parameters", ""), _activation_rows(config, sizes)),
-        ((f"work a token, context {sizes.context:,}", ">FLOPs", "~"), _flop_rows(sizes)),
+        (("active per token", ">parameters", ""), _activation_rows(config, sizes)),
+        ((f"FLOPs per token, context {sizes.context:,}", ">FLOPs", "~"), _flop_rows(sizes)),
         (("cache, bfloat16", ">a token", f">{sizes.context:,} tokens", "~"), _cache_rows(sizes)),
         (("memory", ">size", "~"), _memory_rows(sizes)),
     ):
@@ -76,7 +76,7 @@ def _parameter_rows(sizes: Accounting) -> Iterable[Row]:
 
 def _activation_rows(config: ModelConfig, sizes: Accounting) -> Iterable[Row]:
     chosen, zero = config.moe_topk, min(config.moe_topk, config.zero_expert_num)
-    yield "least", number(sizes.activated_min), f"{chosen - zero} of {chosen} selected experts have a network"
+    yield "least", number(sizes.activated_min), f"{chosen - zero} of {chosen} selected experts are feed-forward experts"
     yield "mean", number(sizes.activated_mean), f"{sizes.mean_ffn_experts:.3g} of {chosen}"
     yield "most", number(sizes.activated_max), f"{min(chosen, config.n_routed_experts)} of {chosen}"
 
@@ -84,15 +84,15 @@ def _activation_rows(config: ModelConfig, sizes: Accounting) -> Iterable[Row]:
 def _flop_rows(sizes: Accounting) -> Iterable[Row]:
     yield "training", flops(sizes.flops_per_token_train), "forward and backward, causal attention over the context"
     if sizes.mtp_flops_per_token_train:
-        yield "multi-token prediction", flops(sizes.mtp_flops_per_token_train), "comes on top of training"
+        yield "multi-token prediction", flops(sizes.mtp_flops_per_token_train), "in addition to training"
     yield "prefill", flops(sizes.flops_per_token_prefill), "the forward pass of training"
-    yield "decode", flops(sizes.flops_per_token_decode), "one token after a full context, on the latents"
+    yield "decode", flops(sizes.flops_per_token_decode), "one token after a full context, computed on the latents"
 
 
 def _cache_rows(sizes: Accounting) -> Iterable[Row]:
     latent, expanded = sizes.kv_bytes_per_token, sizes.expanded_kv_bytes_per_token
-    yield "latents", f"{latent:,} B", size(latent * sizes.context), "what is kept"
-    of_heads = f"keys and values of every head, {expanded / latent:.1f} times as much"
+    yield "latents", f"{latent:,} B", size(latent * sizes.context), "cached"
+    of_heads = f"keys and values of every head, {expanded / latent:.1f} times the size"
     yield "expanded", f"{expanded:,} B", size(expanded * sizes.context), of_heads
 
 
@@ -100,14 +100,14 @@ def _memory_rows(sizes: Accounting) -> Iterable[Row]:
     memory = sizes.memory
     yield "weights, float32", size(memory.weights_fp32)
     yield "weights, bfloat16", size(memory.weights_bf16), "routers float32"
-    yield "weights, fp8", size(memory.weights_fp8), "matrices of attention, networks, experts, in 128 x 128 blocks"
+    yield "weights, fp8", size(memory.weights_fp8), "matrices of attention, feed-forward, experts, in 128 x 128 blocks"
     yield "AdamW", size(memory.optimizer), "two moments, float32"
     yield "training, float32", size(memory.training_fp32), "weights, gradients, moments"
     yield "training, bfloat16", size(memory.training_bf16), "weights, gradients; float32 master weights, moments"
 
 
 def number(value: float, decimals: int = 2, units: str = "kMBT") -> str:
-    """A count for people: `27.15 B`."""
+    """Format a count: `27.15 B`."""
     for power, unit in zip((12, 9, 6, 3), reversed(units), strict=True):
         if value >= 10**power:
             return f"{value / 10**power:.{decimals}f} {unit}"
@@ -115,5 +115,5 @@ def number(value: float, decimals: int = 2, units: str = "kMBT") -> str:
 
 
 def flops(value: float) -> str:
-    """FLOPs for people: `191.08 G`."""
+    """Format FLOPs: `191.08 G`."""
     return number(value, units="kMGT")

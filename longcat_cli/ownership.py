@@ -1,4 +1,4 @@
-"""Who owns the import name `longcat`, and what former versions left under names that were too common."""
+"""Owners of the import name `longcat`, and leftovers of older versions under other top-level names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 DISTRIBUTION, PACKAGE = "longcat-cli", "longcat"
-# Versions before the one name installed these at the top; a file of each tells them from others' packages of that name.
+# Older versions installed these at top level; one file of each identifies them among other packages of that name.
 FORMER = {
     "kernels": "kernels/mla_attention/__init__.py",
     "longcat_cli": "longcat_cli/app.py",
@@ -34,7 +34,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Ownership:
-    """`owners` of `longcat`; `former`: ours that own one of the former names; `left`: those names without an owner."""
+    """`owners` of `longcat`; `former`: our distributions that own an old name; `left`: old names without an owner."""
 
     owners: tuple[Owner, ...]
     former: tuple[Owner, ...]
@@ -46,7 +46,7 @@ class Ownership:
 
 
 def ownership(path: Iterable[str] | None = None) -> Ownership:
-    """Look at every distribution on the module path, or on `path`."""
+    """Inspect every distribution on the module path, or on `path`."""
     places = [Path(entry) for entry in (sys.path if path is None else path) if entry]
     owners, former, owned = [], [], set()
     for found in distributions(path=[str(place) for place in places]):
@@ -65,7 +65,7 @@ def ownership(path: Iterable[str] | None = None) -> Ownership:
 
 
 def is_ours(name: str) -> bool:
-    """Whether this is our distribution's name, however it is spelt."""
+    """Whether this is our distribution's name, after normalization."""
     return re.sub(r"[-_.]+", "-", name).lower() == DISTRIBUTION
 
 

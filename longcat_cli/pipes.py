@@ -1,4 +1,4 @@
-"""What to do when the reader of stdout goes away, as in `longcat artifacts list | head -1`: end without a word."""
+"""Handling of a closed stdout, as in `longcat artifacts list | head -1`: exit silently."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import select
 import sys
 from pathlib import Path
 
-BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell shows for a program that the signal ended
+BROKEN_PIPE = 141  # 128 + SIGPIPE, the exit status of a program killed by that signal
 
 
 def stdout_closed() -> bool:
-    """Whether stdout is a pipe that nobody reads any more, or one that was replaced by the null device for that."""
+    """Whether stdout is a pipe without a reader, or was replaced by the null device for that reason."""
     try:
         descriptor = sys.stdout.fileno()
         if Path(os.devnull).samefile(f"/dev/fd/{descriptor}"):
@@ -24,7 +24,7 @@ def stdout_closed() -> bool:
 
 
 def drop_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter does not complain of it at its end."""
+    """Discard buffered output, so that the interpreter does not report an error at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

@@ -1,4 +1,4 @@
-"""`longcat run` and `longcat recipes ...`: whole chains from one YAML file."""
+"""`longcat run` and `longcat recipes ...`: run whole pipelines from one YAML file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longcat.cli import completion
+from longcat.cli.recipe_files import find_recipe, shipped_folder
 from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, show and copy the recipes that come with longcat.\n\n"
-    "Example: [cyan]longcat recipes copy demo mine.yaml[/cyan]",
+    help="List, show and copy the bundled recipes.\n\nExample: [cyan]longcat recipes copy demo mine.yaml[/cyan]",
 )
 
 SCHEMA_FILE = "longcat-recipe.schema.json"
@@ -28,14 +28,14 @@ RecipeName = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A recipe that comes with longcat, or a YAML file.",
+        help="A bundled recipe, or a YAML file.",
         autocompletion=completion.recipes,
     ),
 ]
 
 
 def register(root: typer.Typer) -> None:
-    """Add `run` and the group `recipes`."""
+    """Register `run` and the group `recipes`."""
     root.command("run")(run)
     root.add_typer(app, name="recipes")
 
@@ -43,10 +43,12 @@ def register(root: typer.Typer) -> None:
 def run(
     ctx: typer.Context,
     recipe: RecipeName,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is in the store already.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is already in the store.")] = False,
     first: Annotated[
         str | None,
-        typer.Option("--from", help="First step to run; those before must be there.", autocompletion=completion.steps),
+        typer.Option(
+            "--from", help="First step to run; earlier steps must be in the store.", autocompletion=completion.steps
+        ),
     ] = None,
     last: Annotated[
         str | None, typer.Option("--until", help="Last step to run.", autocompletion=completion.steps)
@@ -55,13 +57,13 @@ def run(
         list[str] | None,
         typer.Option(
             "--set",
-            help="step.key=value, nested with dots; may be given several times.",
+            help="step.key=value, nested with dots; repeatable.",
             autocompletion=completion.settings_of_recipe,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe: what is missing is made, what is in the store is reused.
+    """Run a recipe: make missing artifacts, reuse those in the store.
 
     Examples:
 
@@ -94,7 +96,7 @@ def run(
 
 @app.command("list")
 def list_recipes(as_json: Json = False) -> None:
-    """The recipes that come with longcat.
+    """List the bundled recipes.
 
     Example: [cyan]longcat recipes list[/cyan]
     """
@@ -105,7 +107,7 @@ def list_recipes(as_json: Json = False) -> None:
     if as_json:
         print_json([{"name": r.name, "description": r.description, "steps": list(r.steps)} for r in found])
         return
-    rows = table("recipe", ">steps", "~what it does")
+    rows = table("recipe", ">steps", "~description")
     for item in found:
         rows.add_row(item.name, str(len(item.steps)), item.description)
     out().print(rows)
@@ -129,10 +131,8 @@ def show(recipe: RecipeName, as_json: Json = False) -> None:
 
 
 @app.command()
-def copy(
-    recipe: RecipeName, target: Annotated[Path, typer.Argument(help="Where to write the copy (a YAML file).")]
-) -> None:
-    """Copy a recipe to change it, with its JSON schema beside it for editors.
+def copy(recipe: RecipeName, target: Annotated[Path, typer.Argument(help="YAML file to write.")]) -> None:
+    """Copy a recipe for editing, with its JSON schema for editors in the same folder.
 
     Example: [cyan]longcat recipes copy demo mine.yaml[/cyan]
     """
@@ -145,7 +145,7 @@ def copy(
     if target.is_dir():
         target = target / source.name
     if target.exists():
-        raise InputError("the file is there already", where=str(target), hint="choose another name")
+        raise InputError("the file already exists", where=str(target), hint="choose another name")
     if not target.parent.is_dir():
         raise InputError("no such folder", where=str(target.parent))
     write_schema(target.with_name(SCHEMA_FILE))
@@ -155,9 +155,9 @@ def copy(
 
 @app.command()
 def schema(
-    as_json: Annotated[bool, typer.Option("--json", help="It is JSON anyway.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Accepted; the output is always JSON.")] = False,
 ) -> None:
-    """Print the JSON schema of recipes, which tells editors the stages, their keys and what they mean.
+    """Print the JSON schema of recipes: stages, their keys and descriptions.
 
     Example: [cyan]longcat recipes schema[/cyan]
     """
@@ -174,10 +174,10 @@ def _schema() -> dict[str, Any]:
 
 
 def write_schema(path: Path) -> None:
-    """Write the schema of recipes, over an older one.
+    """Write the recipe schema, replacing an older one.
 
     Raises:
-        InputError: there is a file of that name that is something else.
+        InputError: the file exists and is not a recipe schema.
     """
     from longcat.pipeline.errors import InputError
     from longcat.pipeline.files import atomic_write, pretty_json
@@ -187,43 +187,16 @@ def write_schema(path: Path) -> None:
         with path.open("rb") as stream:
             start = stream.read(1000)
         if json.dumps(made["title"]).encode() not in start:
-            raise InputError(
-                "the file is there already, and no schema of recipes", where=str(path), hint="move it away"
-            )
+            raise InputError("the file already exists and is not a recipe schema", where=str(path), hint="move it away")
     atomic_write(path, pretty_json(made))
 
 
 def with_schema(content: bytes) -> bytes:
-    """A recipe whose first line tells YAML language servers, which editors ask, where its schema lies."""
+    """Recipe text whose first line gives YAML language servers the path of its schema."""
     lines = content.splitlines(keepends=True)
     if lines and lines[0].startswith(MODELINE):
         lines = lines[1:]
     return b"".join([MODELINE, b"$schema=./", SCHEMA_FILE.encode(), b"\n", *lines])
-
-
-def shipped_folder() -> Path:
-    """Where the recipes of the distribution lie."""
-    from longcat.stages import recipes
-
-    return Path(next(iter(recipes.__path__)))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a shipped recipe or a path.
-
-    Raises:
-        InputError: there is neither.
-    """
-    from longcat.pipeline.errors import InputError
-
-    shipped = shipped_folder() / f"{name}.yaml"
-    if "/" not in name and shipped.is_file():
-        return shipped
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    known = ", ".join(sorted(found.stem for found in shipped_folder().glob("*.yaml")))
-    raise InputError(f"no recipe {name!r}", hint=f"a YAML file, or one of: {known}")
 
 
 def _load(path: Path) -> Recipe:

@@ -1,4 +1,4 @@
-"""How plans, outcomes, artifacts and configurations are printed."""
+"""Printing of plans, outcomes, artifacts and configurations."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 40
 MOST_RECORDS = 60
-# Names of an artifact are all shown up to so many characters, then the newest and how many more there are.
+# Up to this many characters all names of an artifact are shown; beyond, the newest and the number of others.
 NAMES_ROOM = 40
 TREE_INDENT, MIN_COUNTS = 4, 12
 
 
 def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
-    """One finished stage: its artifact, name, what it found, counts and metrics."""
+    """Print a finished stage: artifact, name, findings, counts and metrics."""
     if as_json:
         print_json(outcome.summary())
         return
@@ -45,13 +45,13 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
         if speed := manifest.performance.get("checkpoints"):
             out().print(records_table("speed", speed))
     else:
-        _print_values(("what", ">value"), {**manifest.counts, **manifest.metrics})
+        _print_values(("what", ">value"), {**named_counts(manifest), **manifest.metrics})
         _print_values(("speed", ">value"), manifest.performance)
     out().print(line(styled(outcome.artifact.path, "dim")))
 
 
 def _print_values(columns: tuple[str, str], values: Mapping[str, Any]) -> None:
-    """The plain values of a mapping as a table, then each of its lists of records as one."""
+    """Print the scalar values of a mapping as a table, then each of its lists of records as a table."""
     records = {key: value for key, value in values.items() if is_records(value)}
     rows = table(*columns)
     _add_values(rows, {key: value for key, value in values.items() if key not in records})
@@ -70,7 +70,7 @@ def _add_values(rows: PlainTable, values: Mapping[str, Any], indent: str = "") -
 
 
 def records_table(title: str, records: Sequence[Mapping[str, Any]]) -> PlainTable:
-    """A list of records as a table, a column a key; values that are missing or none are left empty."""
+    """Print a list of records as a table, one column per key; missing or None values are empty."""
     flat = [{key: value for key, value in leaves(record) if value is not None} for record in records]
     keys = list(dict.fromkeys(key for record in flat for key in record))
     right = {key for key in keys if all(isinstance(record.get(key, 0), (int, float)) for record in flat)}
@@ -86,7 +86,7 @@ def records_table(title: str, records: Sequence[Mapping[str, Any]]) -> PlainTabl
 def print_plan(
     store: Store, plan: Plan, *, as_json: bool, preview: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
 ) -> None:
-    """One planned stage, not run; `preview` holds records about it by title."""
+    """Print a planned stage; `preview` holds records about it by title."""
     from longcat.pipeline.recipe import state_of
 
     steps = [(plan.name or plan.stage.name, plan, state_of(store, plan))]
@@ -94,7 +94,7 @@ def print_plan(
 
 
 def print_recipe_plan(store: Store, recipe: Recipe, steps: Sequence[PlannedStep], *, as_json: bool) -> None:
-    """The steps of a recipe and which of them are in the store already."""
+    """Print the steps of a recipe and which of them are already in the store."""
     print_steps(store, [(step.name, step.plan, step.state) for step in steps], as_json=as_json, recipe=recipe.name)
 
 
@@ -114,7 +114,7 @@ def print_steps(
 
     rows = table("step", "stage", "artifact", "state", "inputs", leaves=("inputs…", "stage"))
     style = {"cached": "green", "partial": "yellow", "missing": "cyan"}
-    says = {"cached": "in the store", "partial": "goes on", "missing": "would run"}
+    says = {"cached": "in the store", "partial": "resumes", "missing": "would run"}
     for name, plan, state in steps:
         inputs = ", ".join(item.name or item.id for items in plan.inputs.values() for item in items)
         artifact, shown = f"{plan.stage.output}/{plan.id}", styled(says[state], style[state])
@@ -155,7 +155,7 @@ def _plan_json(store: Store, name: str, plan: Plan, state: str) -> dict[str, Any
 
 
 def print_outcomes(store: Store, outcomes: Sequence[Outcome], *, as_json: bool, recipe: str) -> None:
-    """The artifacts of a finished recipe, and what became of the documents."""
+    """Print the artifacts of a finished recipe, and its document counts."""
     if as_json:
         print_json({"recipe": recipe, "artifacts": [outcome.summary() for outcome in outcomes]})
         return
@@ -185,7 +185,7 @@ def print_outcomes(store: Store, outcomes: Sequence[Outcome], *, as_json: bool, 
 
 
 def print_artifacts(store: Store, artifacts: Sequence[Artifact], *, as_json: bool) -> None:
-    """The list of a store."""
+    """Print the artifacts of a store."""
     if as_json:
         print_json([artifact_json(store, artifact) for artifact in artifacts])
         return
@@ -207,7 +207,7 @@ def print_artifacts(store: Store, artifacts: Sequence[Artifact], *, as_json: boo
 
 
 def _result(manifest: Manifest) -> str:
-    """What an artifact came to, in a few words."""
+    """Summary of an artifact in a few words."""
     return headline(manifest.metrics) if manifest.kind == "evaluation" else numbers(manifest.metrics)
 
 
@@ -217,13 +217,13 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _minute(moment: str) -> str:
-    """`2025-01-31T08:15:42Z` as `2025-01-31 08:15Z`; whatever else stays as it is."""
+    """`2025-01-31T08:15:42Z` as `2025-01-31 08:15Z`; anything else is unchanged."""
     date, _, time = moment.partition("T")
     return f"{date} {time[:5]}Z" if time.endswith("Z") else moment
 
 
 def artifact_json(store: Store, artifact: Artifact) -> dict[str, Any]:
-    """The manifest with the artifact's names and place."""
+    """Manifest with the artifact's names and path."""
     return {
         "names": store.names_of(artifact.id),
         "path": str(artifact.path),
@@ -231,8 +231,18 @@ def artifact_json(store: Store, artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def named_counts(manifest: Manifest) -> dict[str, Any]:
+    """Counts of a manifest; those by input are under the names that the user gave."""
+    names = {item.id: item.name or item.id for item in manifest.ancestors()}
+    inputs = [
+        {"name": names.get(record["id"], record["id"]), **{key: value for key, value in record.items() if key != "id"}}
+        for record in manifest.counts.get("inputs", [])
+    ]
+    return {**manifest.counts, **({"inputs": inputs} if inputs else {})}
+
+
 def print_lineage(node: Mapping[str, Any]) -> None:
-    """The lineage of an artifact as a tree, the artifact on top; what stands in it twice is unfolded once."""
+    """Print the lineage of an artifact as a tree, the artifact on top; repeated subtrees are expanded once."""
     console = out()
     console.print(Unbroken(_lineage_tree(node, None, set(), console.width)))
 
@@ -257,7 +267,7 @@ def _lineage_tree(node: Mapping[str, Any], role: str | None, seen: set[str], roo
 
 
 def print_flows(store: Store, flows: Sequence[DocumentFlow], *, as_json: bool) -> None:
-    """Documents in, out and dropped, stage by stage."""
+    """Print documents in, out and dropped per stage."""
     if as_json:
         print_json([_flow_json(store, flow) for flow in flows])
         return
@@ -290,7 +300,7 @@ def _flow_json(store: Store, flow: DocumentFlow) -> dict[str, Any]:
 
 
 def print_settings(stage: Stage, given: Mapping[str, Any], *, as_json: bool) -> None:
-    """Every configuration key of a stage: its value as given or by default, and what it means."""
+    """Print every configuration key of a stage: its given or default value, and its description."""
     from longcat.pipeline.lineage import flatten
 
     fields = _fields(stage.config)
@@ -321,7 +331,7 @@ def _fields(config: type[Any], prefix: str = "") -> list[tuple[str, Any, str]]:
 
 
 def print_manifest(store: Store, artifact: Artifact) -> None:
-    """One artifact for people."""
+    """Print one artifact."""
     manifest = artifact.manifest
     console = out()
     names = ", ".join(store.names_of(artifact.id)) or "no name"
@@ -333,7 +343,7 @@ def print_manifest(store: Store, artifact: Artifact) -> None:
     sections: list[tuple[str, Mapping[str, Any]]] = [
         ("inputs", inputs),
         ("configuration", manifest.config),
-        ("counts", manifest.counts),
+        ("counts", named_counts(manifest)),
         ("metrics", manifest.metrics),
         ("performance", manifest.performance),
         ("files", {entry.path: size(entry.size) for entry in manifest.files}),
@@ -348,7 +358,7 @@ def print_manifest(store: Store, artifact: Artifact) -> None:
 
 
 def print_difference(changes: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
-    """What changed from one artifact to another."""
+    """Print the differences between two artifacts."""
     if not changes:
         out().print("no difference")
         return
@@ -361,7 +371,7 @@ def print_difference(changes: Mapping[str, Mapping[str, Sequence[Any]]]) -> None
 
 
 def _plain_changes(key: str, before: Any, after: Any) -> Iterable[tuple[str, str, str]]:
-    """A changed value; of mappings and lists of records only the values inside that changed."""
+    """Print a changed value; in mappings and lists of records only the changed values inside."""
     old, new = (dict(leaves({key: value})) for value in (before, after))
     for name in dict.fromkeys((*old, *new)):
         first, second = (written(side[name], exact=True) if name in side else "" for side in (old, new))

@@ -1,4 +1,4 @@
-"""`longcat report`: one page about training runs."""
+"""`longcat report`: one HTML page about training runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from longcat.cli.settings import settings_of
 
 
 def register(root: typer.Typer) -> None:
-    """Add the command."""
+    """Register the command."""
     root.command("report")(report)
 
 
@@ -23,17 +23,17 @@ def report(
         typer.Argument(
             metavar="RUN...",
             help="A checkpoint (name, name@version, id prefix, folder), a run in progress (its name or id prefix) "
-            "or a metrics.jsonl; several are laid over each other.",
+            "or a metrics.jsonl; several are overlaid.",
             autocompletion=completion.references("checkpoint"),
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.html", help="Where the page goes; replaced if it is there.")
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="Output file; replaced if it exists.")
     ] = Path("report.html"),
-    open_page: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures of each run as JSON on stdout.")] = False,
 ) -> None:
-    """Write one HTML page of the curves and figures of training runs; it needs no network and no server.
+    """Write one self-contained HTML page with the curves and figures of training runs.
 
     Examples:
 

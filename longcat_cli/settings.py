@@ -1,4 +1,4 @@
-"""The common options of a call, and the session they make."""
+"""Common options of a call, and the session built from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_STORE = Path("longcat-store")
 
 
 class EngineName(StrEnum):
-    """Where the data stages run."""
+    """Engine of the data stages."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -27,7 +27,7 @@ class EngineName(StrEnum):
 
 @dataclass
 class Settings:
-    """The common options of one call, `--store DIR --workers 4 --json ...`, wherever they stood."""
+    """The common options of one call, `--store DIR --workers 4 --json ...`, wherever they were given."""
 
     store: Path = DEFAULT_STORE
     workers: int | None = None
@@ -42,7 +42,7 @@ class Settings:
     opened: Store | None = None
 
     def open_store(self) -> Store:
-        """The store of this call; it is one object, since what it has announced to `gc` ends with it."""
+        """Store of this call; a single object, since its announcements to `gc` end with it."""
         from longcat.pipeline.store import Store
 
         if self.opened is None:
@@ -50,10 +50,10 @@ class Settings:
         return self.opened
 
     def open_engine(self) -> Engine:
-        """The engine asked for.
+        """Engine selected by the options.
 
         Raises:
-            UsageError: Ray was asked for and is not installed, or its address is given to another engine.
+            UsageError: Ray was requested but is not installed, or its address is given for another engine.
         """
         from longcat.pipeline.engine import LocalEngine
         from longcat.pipeline.errors import UsageError
@@ -63,11 +63,11 @@ class Settings:
 
             return RayEngine(self.workers, self.ray_address)
         if self.ray_address is not None:
-            raise UsageError("--ray-address is for --engine ray", hint="add --engine ray")
+            raise UsageError("--ray-address needs --engine ray", hint="add --engine ray")
         return LocalEngine(self.workers)
 
     def open_session(self) -> Session:
-        """A session with progress on stderr and signals handled."""
+        """Session with progress on stderr and signal handling."""
         import longcat.stages  # noqa: F401  declares the stages
         from longcat.cli.console import make_logger, make_progress
         from longcat.pipeline.interrupt import StopSignal
@@ -83,6 +83,6 @@ class Settings:
 
 
 def settings_of(ctx: typer.Context) -> Settings:
-    """The common options of this call."""
+    """Common options of this call."""
     found = ctx.find_object(Settings)
     return found if found is not None else Settings()

@@ -1,10 +1,9 @@
-"""Stage commands: options made from the stage's configuration and inputs when the command is first asked for."""
+"""Stage commands: options are built from the stage's configuration and inputs when the command is first used."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,34 +12,17 @@ from typer.core import TyperCommand, TyperGroup
 
 from longcat.cli import completion
 from longcat.cli.common_options import add_common_options, leading_common_options
+from longcat.cli.given_once import refuse_both_ways
 from longcat.cli.settings import settings_of
-from longcat.cli.stage_options import field_parameters, given_fields, keyword, role_parameters
+from longcat.cli.stage_options import field_parameters, flag_of, given_fields, keyword, role_parameters
+from longcat.cli.stage_spec import Spec
 
 if TYPE_CHECKING:
     from longcat.pipeline.stage import Stage
 
 
-@dataclass(frozen=True)
-class Spec:
-    """How a stage appears on the command line.
-
-    `positional` names a configuration field given without a flag (a field of several values with one too); `options`
-    renames flags (role or field -> flag).
-    `prepare` takes the configuration and the inputs as given and returns the configuration to use. `preview` gives the
-    records that `--dry-run` shows of a configuration, by title.
-    """
-
-    stage: str
-    summary: str
-    examples: tuple[str, ...]
-    positional: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    prepare: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
-    preview: Callable[[Any], dict[str, list[dict[str, Any]]]] | None = None
-
-
 def add_stage_command(app: typer.Typer, name: str, spec: Spec) -> None:
-    """Register `name` so that listing it costs nothing; its stage is imported only when it is called."""
+    """Register `name` lazily; its stage is imported only when the command is called."""
 
     class Lazy(TyperCommand):
         def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -50,9 +32,9 @@ def add_stage_command(app: typer.Typer, name: str, spec: Spec) -> None:
 
 
 def add_stage_group(root: typer.Typer, app: typer.Typer, name: str, spec: Spec) -> None:
-    """Register `name` as `add_stage_command` does, with the commands of `app` below it.
+    """Register `name` as `add_stage_command` does, with the commands of `app` as subcommands.
 
-    They are called where their name is the first argument but for common options; every other call is of the stage.
+    A subcommand is called if its name is the first argument besides common options; every other call runs the stage.
     """
 
     class LazyGroup(TyperGroup):
@@ -73,9 +55,9 @@ def _never_called() -> None:
 
 
 def build_command(name: str, spec: Spec, commands: Mapping[str, str] | None = None) -> Any:
-    """The real command of a stage: one option a role, one a plain configuration field, and the common ones.
+    """Build the command of a stage: one option per role, one per plain configuration field, and the common ones.
 
-    Its help lists `commands` (name -> summary), those that stand below it.
+    Its help lists `commands` (name -> summary), its subcommands.
     """
     import longcat.stages  # noqa: F401  declares the stages
     from longcat.pipeline.stage import registry
@@ -99,7 +81,7 @@ def build_command(name: str, spec: Spec, commands: Mapping[str, str] | None = No
 
 
 def _completing(commands: Mapping[str, str]) -> type[TyperCommand]:
-    """A command that offers its options where nothing is typed yet, and before them the commands below it."""
+    """Command whose completion offers its subcommands, then its options."""
 
     class Completing(TyperCommand):
         def shell_complete(self, ctx: Any, incomplete: str) -> Any:
@@ -112,9 +94,13 @@ def _completing(commands: Mapping[str, str]) -> type[TyperCommand]:
     return Completing
 
 
+def _shown(key: str, spec: Spec) -> str:
+    return "an argument" if key == spec.positional else flag_of(key, spec)
+
+
 def _help_text(stage: Stage, spec: Spec, commands: Mapping[str, str]) -> str:
     examples = "\n\n".join(f"  [cyan]{line}[/cyan]" for line in spec.examples)
-    # What a stage raises is for those who call it from Python.
+    # The "Raises" section is for Python callers only.
     text = (inspect.getdoc(stage.function) or spec.summary).partition("\n\nRaises:")[0]
     below = "\n\n".join(f"  [cyan]longcat {key}[/cyan]  {summary}" for key, summary in commands.items())
     below = f"\n\n[bold]Commands[/bold]\n\n{below}" if below else ""
@@ -140,12 +126,14 @@ def _running_parameters(stage: Stage) -> list[inspect.Parameter]:
             "assignments",
             Annotated[
                 list[str] | None,
-                option("--set", "key=value for any configuration key, nested with dots.", autocompletion=keys),
+                option(
+                    "--set", "key=value for any configuration key, nested with dots. Repeatable.", autocompletion=keys
+                ),
             ],
         ),
-        keyword("dry_run", Annotated[bool, option("--dry-run", "Show what would run.")], False),
+        keyword("dry_run", Annotated[bool, option("--dry-run", "Show what would run, without running it.")], False),
         keyword(
-            "show_config", Annotated[bool, option("--show-config", "Print all configuration keys and end.")], False
+            "show_config", Annotated[bool, option("--show-config", "Print all configuration keys and exit.")], False
         ),
         keyword("as_json", Annotated[bool, option("--json", "JSON on stdout.", metavar="")], False),
     ]
@@ -157,8 +145,9 @@ def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -
     from longcat.pipeline.runner import execute, plan_named
 
     config = load_mapping(values["config_file"]) if values["config_file"] else {}
-    config = merge(config, given_fields(values))
-    config = merge(config, parse_assignments(values["assignments"] or []))
+    given, assigned = given_fields(values), parse_assignments(values["assignments"] or [])
+    refuse_both_ways(given, assigned, {key: _shown(key, spec) for key in given})
+    config = merge(merge(config, given), assigned)
     if values["show_config"]:
         print_settings(stage, config, as_json=values["as_json"])
         return
@@ -170,6 +159,8 @@ def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -
     where = str(values["config_file"]) if values["config_file"] else f"{stage.name} options"
     parsed = build_config(stage.config, config, where=where)
     session = settings_of(ctx).open_session()
+    if spec.complete:
+        inputs = spec.complete(session.store, inputs)
     plan = plan_named(session, stage.name, parsed, inputs, values["name"])
     if values["dry_run"]:
         preview = spec.preview(parsed) if spec.preview else {}

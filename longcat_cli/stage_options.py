@@ -1,4 +1,4 @@
-"""The options of a stage's command: one for each input role, one for each plain field of its configuration."""
+"""Options of a stage's command: one per input role, one per plain field of its configuration."""
 
 from __future__ import annotations
 
@@ -11,44 +11,48 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 
 from longcat.cli import completion
+from longcat.cli.choices import choices
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from longcat.cli.stage_command import Spec
+    from longcat.cli.stage_spec import Spec
     from longcat.pipeline.stage import Stage
 
-# A value that stands without a flag comes in under this prefix, beside the one with a flag.
+# Parameter name prefix of a positional value, in addition to the one with a flag.
 POSITIONAL = "positional__"
 
 
 def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
-    """A parameter as Typer reads them."""
+    """Parameter in the form Typer reads."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
 def role_parameters(stage: Stage, spec: Spec) -> list[inspect.Parameter]:
-    """`input__ROLE`: a reference, or several."""
+    """Parameter `input__ROLE`: one or several references; an argument for the positional role."""
     parameters = []
     for role in stage.roles:
         kinds = " or ".join(role.kinds)
-        text = f"The {kinds} artifact to read: a name, name@version, an id prefix or a folder."
-        text += " May be given several times." if role.several else ""
-        option = typer.Option(
-            _flag(role.name, spec),
-            help=text,
-            metavar="REF",
-            rich_help_panel="Inputs",
-            show_default=False,
-            autocompletion=completion.references(*role.kinds),
-        )
+        text = spec.roles.get(role.name, f"The {kinds} artifact to read")
+        text += ": a name, name@version, an id prefix or a folder."
+        text += " Repeatable." if role.several else ""
+        more: dict[str, Any] = {
+            "help": text,
+            "metavar": "REF",
+            "show_default": False,
+            "autocompletion": completion.references(*role.kinds),
+        }
+        if role.name == spec.positional:
+            option = typer.Argument(**more)
+        else:
+            option = typer.Option(flag_of(role.name, spec), rich_help_panel="Inputs", **more)
         kind = list[str] if role.several else str
         parameters.append(keyword(f"input__{role.name}", Annotated[kind | None, option]))
     return parameters
 
 
 def field_parameters(stage: Stage, spec: Spec) -> list[inspect.Parameter]:
-    """`config__FIELD`, and `positional__FIELD` for what stands without a flag."""
+    """`config__FIELD`, and `positional__FIELD` for positional values."""
     taken = {role.name for role in stage.roles}
     parameters = []
     for name, info in stage.config.model_fields.items():
@@ -61,7 +65,7 @@ def field_parameters(stage: Stage, spec: Spec) -> list[inspect.Parameter]:
                 continue
         option = typer.Option(
             *_flags(name, kind, spec),
-            help=_describe(info),
+            help=_describe(info, kind),
             rich_help_panel="Configuration",
             show_default=False,
             autocompletion=_completer(name),
@@ -79,7 +83,7 @@ def _argument(name: str, info: FieldInfo, kind: Any) -> inspect.Parameter:
 
 
 def given_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that the options and arguments give: what was given, lists of both ways together."""
+    """Configuration values from options and arguments; lists given both ways are concatenated."""
     given: dict[str, Any] = {}
     for prefix in (POSITIONAL, "config__"):
         for name, value in values.items():
@@ -95,17 +99,19 @@ def _completer(field: str) -> Any:
     return {"preset": completion.presets, "grid": completion.settings_of_stage("train")}.get(field)
 
 
-def _flag(name: str, spec: Spec) -> str:
+def flag_of(name: str, spec: Spec) -> str:
+    """Option of a role or a configuration field."""
     return spec.options.get(name, "--" + name.replace("_", "-"))
 
 
 def _flags(name: str, kind: Any, spec: Spec) -> list[str]:
-    flag = _flag(name, spec)
+    flag = flag_of(name, spec)
     return [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
 
 
-def _describe(info: FieldInfo) -> str:
+def _describe(info: FieldInfo, kind: Any) -> str:
     text = (info.description or "").replace("[", "\\[")
+    text += " Repeatable." if get_origin(kind) is list else ""
     if info.is_required():
         return f"{text} [dim](required)[/dim]"
     shown = _shown(info.get_default(call_default_factory=True))
@@ -113,7 +119,7 @@ def _describe(info: FieldInfo) -> str:
 
 
 def _shown(default: Any) -> str:
-    """A default as it would be written after `--set key=`: `null` is no value, `none` the word."""
+    """Format a default as written after `--set key=`: `null` is no value, `none` the word."""
     if default is None:
         return "null"
     if isinstance(default, (tuple, list)):
@@ -123,22 +129,8 @@ def _shown(default: Any) -> str:
     return str(default)
 
 
-def choices(annotation: Any) -> tuple[str, ...] | None:
-    """The words of a field that takes these and nothing else (or null), None for any other field."""
-    origin = get_origin(annotation)
-    if origin is Literal:
-        values = get_args(annotation)
-        return values if all(isinstance(value, str) for value in values) else None
-    if origin is Annotated:
-        return choices(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        members = [choices(member) for member in get_args(annotation) if member is not type(None)]
-        return tuple(word for member in members for word in member or ()) if all(members) else None
-    return None
-
-
 def option_type(annotation: Any) -> Any:
-    """The type of the option for a configuration field; None for fields that only a file or --set can give."""
+    """Option type for a configuration field; None for fields that only a file or --set can set."""
     if words := choices(annotation):
         return Literal[words]
     origin = get_origin(annotation)
@@ -154,7 +146,7 @@ def option_type(annotation: Any) -> Any:
     if origin in (list, tuple):
         members = [option_type(member) for member in get_args(annotation) if member is not ...]
         words = choices(members[0]) if len(members) == 1 else None
-        if words:  # Typer takes lists of an Enum and none of a Literal
+        if words:  # Typer supports lists of an Enum but not of a Literal
             members = [StrEnum("Choice", {f"word_{number}": word for number, word in enumerate(words)})]
         if words or members == [str]:
             return list[members[0]]  # type: ignore[valid-type]

@@ -1,4 +1,4 @@
-"""What is printed of a store as a whole: checks, repairs, collection, transfers."""
+"""Printing of operations on a store: checks, repairs, collection, transfers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def warn_of_broken(broken: Sequence[Broken]) -> None:
-    """A line on stderr for every folder that should be an artifact and cannot be read."""
+    """Print a line on stderr for every artifact folder that cannot be read."""
     for item in broken:
         say(f"longcat: {item.error}")
 
 
 def print_checks(store: Store, checked: Sequence[Checked], findings: Sequence[Finding], *, as_json: bool) -> None:
-    """The outcome of checking artifacts against their manifests, and what else is wrong."""
+    """Print the result of verifying artifacts against their manifests, and other problems."""
     if as_json:
         artifacts = [
             {"id": c.artifact.id, "kind": c.artifact.kind, "whole": not c.problems, "problems": c.problems}
@@ -54,7 +54,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 
 
 def print_repairs(done: Sequence[tuple[Finding, str, bool]], *, as_json: bool) -> None:
-    """What was repaired, and what could not be."""
+    """Print what was repaired, and what could not be."""
     if as_json:
         print_json([{**finding_json(f), "repaired": ok, "says": says} for f, says, ok in done])
         return
@@ -65,7 +65,7 @@ def print_repairs(done: Sequence[tuple[Finding, str, bool]], *, as_json: bool) -
 
 
 def print_collection(found: Survey, *, done: bool, now: bool, as_json: bool) -> None:
-    """What `gc` found or did, the unfinished runs it keeps, and what it could not judge."""
+    """Print what `gc` found or did, the unfinished runs it keeps, and what it could not decide."""
     gone = [item for item in found.garbage if item.kept is None]
     total = sum(item.size for item in gone)
     if as_json:
@@ -104,21 +104,19 @@ def print_collection(found: Survey, *, done: bool, now: bool, as_json: bool) -> 
 
 def _verdict(done: bool, now: bool) -> str:
     if not done:
-        return "would go with --yes"
-    return (
-        "deleted" if now else "gone: artifacts and progress lie in quarantine (`artifacts restore`), --now frees them"
-    )
+        return "would be collected with --yes"
+    return "deleted" if now else "moved into quarantine (`artifacts restore`); --now deletes permanently"
 
 
 def print_quarantine(items: Sequence[Trashed], *, as_json: bool) -> None:
-    """What can be restored."""
+    """Print what can be restored."""
     if as_json:
         print_json([{**item.entry.model_dump(mode="json"), "folder": str(item.folder)} for item in items])
         return
     from datetime import UTC, datetime
 
     if not items:
-        out().print("nothing lies in quarantine")
+        out().print("the quarantine is empty")
         return
     rows = table("id", "what", "removed", "~reason")
     for item in items:
@@ -128,7 +126,7 @@ def print_quarantine(items: Sequence[Trashed], *, as_json: bool) -> None:
 
 
 def print_removed(store: Store, removed: Removed, *, as_json: bool) -> None:
-    """The names that were taken away and what became of their artifacts."""
+    """Print the removed names and what happened to their artifacts."""
     if as_json:
         print_json(
             {
@@ -139,21 +137,21 @@ def print_removed(store: Store, removed: Removed, *, as_json: bool) -> None:
         )
         return
     for named in removed.names:
-        out().print(f"{named.name}@{named.number} is no name any more")
+        out().print(f"{named.name}@{named.number} was removed")
     for artifact in removed.artifacts:
         total = size(artifact.manifest.total_bytes)
-        out().print(f"{artifact.kind}/{artifact.id} ({total}) lies in quarantine; `artifacts restore {artifact.id}`")
+        out().print(f"{artifact.kind}/{artifact.id} ({total}) is in quarantine; `artifacts restore {artifact.id}`")
     for artifact, why in removed.kept:
         out().print(f"{artifact.kind}/{artifact.id} stays: {why}")
 
 
 def print_moved(moved: Sequence[Moved], target: str, name: str | None, *, as_json: bool) -> None:
-    """What was brought to another store."""
+    """Print what was copied to another store."""
     if as_json:
         items = [{"kind": item.kind, "id": item.id, "bytes": item.size, "present": item.present} for item in moved]
         print_json({"target": target, "name": name, "artifacts": items})
         return
     for item in moved:
-        says = "is there already" if item.present else size(item.size)
+        says = "already exists" if item.present else size(item.size)
         out().print(f"{item.kind}/{item.id}  {says}")
     out().print(f"{target}{f': {name}' if name else ''}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Tables that fit the terminal: a word that somebody may want to copy is never broken, the least needed gives way."""
+"""Tables that fit the terminal: copyable words are never broken, the least important columns are dropped first."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CUT = "…"
 
 
 class PlainTable:
-    """Rows of cells without rules; a cell given as a string is shown as it is, styles come as `styled` cells.
+    """Table without rules; string cells are shown verbatim, styled text is given as `styled` cells.
 
-    Every row is one line, except that prose is broken between words. On a terminal that is too narrow the columns of
-    `leaves` are left out, in that order; what is still too long the terminal breaks itself.
+    Every row is one line, except that prose is wrapped between words. On a narrow terminal the columns in `leaves` are
+    dropped in order; the terminal wraps what is still too long.
     """
 
     def __init__(self, columns: Sequence[str], leaves: Sequence[str] = ()) -> None:
@@ -40,7 +40,7 @@ class PlainTable:
         return len(self.rows)
 
     def add_row(self, *cells: str | Text) -> None:
-        """A row; cells that are not given are empty."""
+        """Add a row; missing cells are empty."""
         made = [cell.copy() if isinstance(cell, Text) else styled(cell) for cell in cells]
         for cell in made:  # the column decides
             cell.no_wrap = cell.overflow = None
@@ -67,7 +67,7 @@ class PlainTable:
             yield styled(self.note, "dim")
 
     def _fitting(self, room: int) -> tuple[list[int], dict[int, int]]:
-        """The columns to show in so many characters, and the widths of those that are cut."""
+        """Columns to show in a given width, and the widths of the truncated ones."""
         shown = list(range(len(self.names)))
         for place in self.leaves:
             if self._width(shown, {}) <= room:
@@ -80,7 +80,7 @@ class PlainTable:
         return shown, {}
 
     def _width(self, shown: Sequence[int], cut: dict[int, int]) -> int:
-        """Characters that a row takes at least."""
+        """Minimum width of a row in characters."""
         widths = [cut.get(place, self._natural(place)) for place in shown]
         least = [min(w, MIN_PROSE) if self.prose[place] else w for place, w in zip(shown, widths, strict=True)]
         return sum(least) + GAP * (len(least) - 1)
@@ -90,7 +90,7 @@ class PlainTable:
 
 
 class Unbroken:
-    """Something whose lines may be longer than the terminal, which then breaks them itself."""
+    """Renderable whose lines may be longer than the terminal, which then wraps them itself."""
 
     def __init__(self, inner: RenderableType) -> None:
         self.inner = inner
@@ -100,7 +100,7 @@ class Unbroken:
 
 
 def _stripped(segments: Iterable[Segment]) -> Iterable[Segment]:
-    """Lines without the blanks at their ends, which a terminal would break as well."""
+    """Strip trailing blanks from lines, which a terminal would wrap too."""
     for line in Segment.split_lines(segments):
         while line and not line[-1].text.rstrip():
             line.pop()
@@ -112,9 +112,9 @@ def _stripped(segments: Iterable[Segment]) -> Iterable[Segment]:
 
 
 def table(*columns: str, leaves: Sequence[str] = ()) -> PlainTable:
-    """A table of these columns: `>` in front of a name makes it one of numbers, `~` one of prose.
+    """Make a table: a prefix `>` marks a column of numbers, `~` a column of prose.
 
-    `leaves` names the columns that a narrow terminal can do without, the first to go first; one that ends in `…` is cut
-    before it goes.
+    `leaves` names the columns to drop on a narrow terminal, in order; one that ends in `…` is truncated before it is
+    dropped.
     """
     return PlainTable(columns, leaves)

@@ -1,4 +1,4 @@
-"""`longcat train`: pretraining, from scratch or from a checkpoint, and what helps to set it up and to check it."""
+"""`longcat train`: pretraining from scratch or from a checkpoint, and commands to tune and verify it."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ import typer
 
 from longcat.cli import completion
 from longcat.cli.settings import settings_of
-from longcat.cli.stage_command import Spec, add_stage_command, add_stage_group
+from longcat.cli.stage_command import add_stage_command, add_stage_group
+from longcat.cli.stage_spec import Spec
 
 app = typer.Typer()
 
 
 def register(root: typer.Typer) -> None:
-    """Add the command and those below it."""
+    """Register the command and its subcommands."""
     add_stage_command(app, "sweep", SWEEP)
-    add_stage_command(app, "coordinates", COORDINATES)
+    add_stage_command(app, "coord-check", COORD_CHECK)
     app.command("verify")(verify)
     add_stage_group(root, app, "train", TRAIN)
 
 
 def _keep_what_is_given(config: dict[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """With a proxy: what the user gave stays, even where it is the default."""
+    """With a proxy, keep values given by the user, even if they equal the default."""
     if "proxy" not in inputs:
         return config
-    from longcat.stages.train.transfer import given_settings
+    from longcat.stages.train.optim.transfer import given_settings
 
     return config | {"keep_own": sorted({*config.get("keep_own", ()), *given_settings(config)})}
 
 
 def _grid(config: Any) -> dict[str, list[dict[str, Any]]]:
-    from longcat.stages.train.sweep import grid_points
+    from longcat.stages.train.sweep.grid import grid_points
 
     return {"grid": [dict(point) for point in grid_points(config)]}
 
 
 def _widths(config: Any) -> dict[str, list[dict[str, Any]]]:
-    from longcat.stages.train.coordinates import width_table
+    from longcat.stages.train.coord_check.config import width_table
 
     return {"widths": width_table(config)}
 
@@ -49,17 +50,19 @@ def verify(
         str,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A trained or extended one: name, id prefix or folder.",
+            help="A trained or extended checkpoint: name, id prefix or folder.",
             autocompletion=completion.references("checkpoint"),
         ),
     ],
     steps: Annotated[
-        int, typer.Option("--steps", min=1, help="How many steps to run again; all if it has fewer.")
+        int, typer.Option("--steps", min=1, help="Number of steps to repeat (all if the run has fewer).")
     ] = 10,
-    twice: Annotated[bool, typer.Option("--twice", help="Run them twice and compare these runs as well.")] = False,
+    twice: Annotated[
+        bool, typer.Option("--twice", help="Repeat them twice and also compare the two repetitions.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Run the first steps of a training again and compare every figure, to the bit.
+    """Repeat the first steps of a training run and compare every figure bit by bit.
 
     Example: [cyan]longcat train verify base --steps 20[/cyan]
     """
@@ -99,16 +102,16 @@ TRAIN = Spec(
 )
 SWEEP = Spec(
     "train.sweep",
-    "Train a small model at every point of a grid, to find its learning rate and initial weights.",
+    "Train a small model at every point of a grid, to find its learning rate and initialization scale.",
     (
         "longcat train sweep --tokens tokens --preset tiny --steps 200 --name proxy",
         "longcat train sweep --tokens tokens --preset tiny --steps 200 --grid learning_rate=1e-3,3e-3,1e-2 --dry-run",
     ),
     preview=_grid,
 )
-COORDINATES = Spec(
-    "train.coordinates",
-    "Check that activations keep their size as a model gets wider, with and without transfer.",
-    ("longcat train coordinates --tokens tokens --preset tiny --name coordinates",),
+COORD_CHECK = Spec(
+    "train.coord-check",
+    "Check that activation sizes do not change with model width, with and without transfer.",
+    ("longcat train coord-check --tokens tokens --preset tiny --name coord-check",),
     preview=_widths,
 )

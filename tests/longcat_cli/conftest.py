@@ -1,4 +1,4 @@
-"""The command in a child process, behind a real terminal."""
+"""The command in a child process on a real terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 60.0
 
 
 class Terminal:
-    """A command whose stdin, stdout and stderr are a terminal of so many columns."""
+    """A command whose stdin, stdout and stderr are a terminal with the given number of columns."""
 
     def __init__(self, arguments: Sequence[str], columns: int, code: str | None) -> None:
         self.parent, child = pty.openpty()
@@ -44,7 +44,7 @@ class Terminal:
         self.shown = ""
 
     def read(self, seconds: float = 0.2) -> bool:
-        """Take what has come; false once the command has closed the terminal."""
+        """Read available output; false once the command has closed the terminal."""
         if not select.select([self.parent], [], [], seconds)[0]:
             return True
         try:
@@ -55,19 +55,19 @@ class Terminal:
         return bool(got)
 
     def wait_for(self, text: str, *, after: int = 0) -> int:
-        """Read until `text` has been shown at or after a place; returns the place behind it."""
+        """Read until `text` has been shown at or after a position; return the position after it."""
         deadline = time.monotonic() + SECONDS
         while text not in self.shown[after:]:
-            assert time.monotonic() < deadline, f"{text!r} never came: {self.shown[after:]!r}"
-            assert self.read() or text in self.shown[after:], f"it ended before {text!r}: {self.shown!r}"
+            assert time.monotonic() < deadline, f"{text!r} was not shown: {self.shown[after:]!r}"
+            assert self.read() or text in self.shown[after:], f"the command exited before {text!r}: {self.shown!r}"
         return self.shown.index(text, after) + len(text)
 
     def send(self, text: str) -> None:
-        """Type; `\\x03` is Ctrl-C."""
+        """Send input; `\\x03` is Ctrl-C."""
         os.write(self.parent, text.encode())
 
     def end(self) -> int:
-        """Read to the end; the exit code."""
+        """Read to the end; return the exit code."""
         deadline = time.monotonic() + SECONDS
         while self.read() and time.monotonic() < deadline:
             pass
@@ -75,7 +75,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What was shown, without the styles."""
+        """Shown text without styles."""
         return re.sub(r"\x1b\[[0-9;]*m", "", self.shown.replace("\r\n", "\n"))
 
     @property
@@ -91,7 +91,7 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    # Only the terminal that a session calls its own turns Ctrl-C into a signal.
+    # Only the controlling terminal of a session turns Ctrl-C into a signal.
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -100,7 +100,7 @@ StartTerminal = Callable[..., Terminal]
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[StartTerminal]:
-    """Start `longcat ARGUMENTS...` (or Python code) on a terminal 100 columns wide; it ends with the test."""
+    """Start `longcat ARGUMENTS...` (or Python code) on a terminal 100 columns wide; it is killed after the test."""
     started: list[Terminal] = []
 
     def start(*arguments: str, columns: int = 100, code: str | None = None) -> Terminal:
@@ -110,3 +110,24 @@ def terminal(tmp_path: Path) -> Iterator[StartTerminal]:
     yield start
     for one in started:
         one.close()
+
+
+def tiny_checkpoint(folder: Path, context: int) -> Path:
+    """Write a checkpoint with random weights, whose greedy text varies, and a tokenizer of 320 tokens."""
+    from longcat.model.checkpoint import save_pretrained
+    from longcat.model.config import ModelConfig
+    from longcat.model.init import initialize
+    from longcat.model.presets import load_preset
+    from longcat.model.transformer import LongcatFlash
+    from longcat.stages.data.tokenizer.bpe import train
+    from longcat.stages.data.tokenizer.config import TokenizerConfig
+    from longcat.stages.data.tokenizer.files import write_tokenizer
+
+    folder.mkdir()
+    text = 'The quick brown fox jumps over the lazy dog, again and again. {"a": [1, 2, true]} '
+    write_tokenizer(train((text,) * 8, TokenizerConfig(vocab_size=320)), folder)
+    changes = {"vocab_size": 320, "max_position_embeddings": context, "initializer_range": 0.3}
+    model = LongcatFlash(ModelConfig(**{**load_preset("smoke").model_dump(), **changes}))
+    initialize(model, 5)
+    save_pretrained(model, folder)
+    return folder

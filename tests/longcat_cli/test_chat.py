@@ -1,4 +1,4 @@
-"""Chat and generate on a terminal and in a pipe: Ctrl-C, what is written where, text that steers."""
+"""Chat and generate on a terminal and in a pipe: Ctrl-C, output streams, escape sequences."""
 
 from __future__ import annotations
 
@@ -7,39 +7,59 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from longcat.cli import terminal as console_input
+from longcat.cli.chat import LEAVE
 from longcat.model.checkpoint import save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.init import initialize
 from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
+from longcat.pipeline.errors import InterruptedRunError
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
 
-# The command with a model that takes its time and never ends an answer by itself.
+# The command with a slow model that never ends an answer by itself.
 SLOW = """
-import dataclasses, time
-from longcat.cli import generate
+import time
 from longcat.cli.app import main
-from longcat.stages.serve.engine import InferenceEngine
-append, params = InferenceEngine.append, generate._params
-def slow(*arguments, **options):
+from longcat.stages.inference.engine import InferenceEngine
+step = InferenceEngine.step
+def slow(engine):
     time.sleep({seconds})
-    return append(*arguments, **options)
-InferenceEngine.append = slow
-generate._params = lambda *given: dataclasses.replace(params(*given), ignore_eos=True)
+    step(engine)
+InferenceEngine.step = slow
+InferenceEngine.stop_token_ids = property(lambda engine: frozenset(), lambda engine, value: None)
 main()
 """
-# The command with a model that says what an enemy would like it to say.
+# The same with a step that does not end by itself; it says when the step has begun and when a signal was handled.
+STUCK = """
+import os
+from longcat.pipeline.interrupt import StopSignal
+handle = StopSignal._handle
+def told(signal, number, frame):
+    try:
+        handle(signal, number, frame)
+    finally:
+        os.write(2, b"[handled]")
+StopSignal._handle = told
+""" + SLOW.format(seconds=30).replace("time.sleep", "os.write(2, b'[begun]'); time.sleep")
+# The terminal is asked to mark pasted text.
+PASTES = "\x1b[?2004h"
+# The command with a model whose text contains escape sequences.
 HOSTILE = """
 from longcat.cli.app import main
-from longcat.stages.serve import generate
-generate.continue_text = lambda *given: iter(["\\x1b[2J", "\\x1b]0;t\\x07 [/b] \\u202e", " end"])
+from longcat.stages.inference import generate
+from longcat.stages.inference.batch import Choice
+pieces = ["\\x1b[2J", "\\x1b]0;t\\x07 [/b] \\u202e", " end"]
+generate.continue_text = lambda *given, **more: iter(pieces)
+generate.complete = lambda *given, **more: (1, [Choice("".join(pieces), 1, "stop")])
 main()
 """
 
@@ -64,10 +84,10 @@ def words(checkpoint: str, *more: str) -> list[str]:
 
 @pytest.fixture
 def chat(terminal: Any, checkpoint: str) -> Any:
-    """A chat that answers with a token every so many seconds, at its prompt."""
+    """Start a chat that generates one token in 20 ms; return it at its prompt."""
 
-    def start(seconds: float = 0.02) -> Any:
-        shown = terminal("chat", *words(checkpoint, "--max-tokens", "400"), code=SLOW.format(seconds=seconds))
+    def start() -> Any:
+        shown = terminal("chat", *words(checkpoint, "--max-tokens", "400"), code=SLOW.format(seconds=0.02))
         shown.wait_for("> ")
         return shown
 
@@ -75,7 +95,7 @@ def chat(terminal: Any, checkpoint: str) -> Any:
 
 
 def answering(shown: Any, message: str, *, after: int) -> int:
-    """Say something and wait until an answer is on its way."""
+    """Send a message and wait until an answer starts."""
     shown.send(f"{message}\n")
     begun = shown.wait_for(f"{message}\r\n", after=after)
     while len(shown.shown) < begun + 10:
@@ -87,23 +107,66 @@ def test_ctrl_c_ends_the_answer_and_keeps_the_conversation(chat: Any) -> None:
     shown = chat()
     at = answering(shown, "Hello", after=0)
     shown.send("\x03")
-    at = shown.wait_for("answer ended", after=at)
+    at = shown.wait_for("answer stopped", after=at)
     at = shown.wait_for("> ", after=at)
     at = answering(shown, "Again", after=at)
     shown.send("\x03")
-    at = shown.wait_for("> ", after=shown.wait_for("answer ended", after=at))
+    at = shown.wait_for("> ", after=shown.wait_for("answer stopped", after=at))
+    shown.send("\x03")
+    at = shown.wait_for("> ", after=shown.wait_for(LEAVE, after=at))
     shown.send("\x03")
     assert shown.end() == 130
     assert "longcat: interrupted\r\n" in shown.shown
-    assert "go on from here" not in shown.shown
+    assert "resume from here" not in shown.shown
     assert "Traceback" not in shown.shown
 
 
-def test_what_was_said_before_ctrl_c_is_remembered(terminal: Any, checkpoint: str) -> None:
-    """The turns are printed instead of being answered the third time."""
+def test_ctrl_c_at_the_prompt_clears_the_line_and_shows_how_to_leave(chat: Any) -> None:
+    shown = chat()
+    at = 0
+    for _ in range(2):
+        shown.send("half a line")
+        at = shown.wait_for("half a line", after=at)
+        shown.send("\x03")
+        hinted = shown.wait_for(f"({LEAVE})\r\n", after=at)
+        at = shown.wait_for("> ", after=hinted)
+        assert shown.shown[hinted:at].removeprefix(PASTES) == "> "
+        at = answering(shown, "Hello", after=at)
+        shown.send("\x03")
+        at = shown.wait_for("> ", after=shown.wait_for("answer stopped", after=at))
+    shown.send("\x03")
+    at = shown.wait_for("> ", after=shown.wait_for(LEAVE, after=at))
+    shown.send("/exit\n")
+    assert shown.end() == 0
+    assert "interrupted" not in shown.shown
+
+
+def test_two_ctrl_c_at_the_prompt_leave(chat: Any) -> None:
+    shown = chat()
+    shown.send("\x03")
+    at = shown.wait_for("> ", after=shown.wait_for(LEAVE))
+    shown.send("\n")
+    at = shown.wait_for("> ", after=at)
+    shown.send("\x03")
+    at = shown.wait_for("> ", after=shown.wait_for(LEAVE, after=at))
+    shown.send("\x03")
+    assert shown.end() == 130
+    assert shown.shown.count(LEAVE) == 2
+    assert shown.shown.endswith("longcat: interrupted\r\n")
+
+
+def test_sigterm_at_the_prompt_ends_a_chat(chat: Any) -> None:
+    shown = chat()
+    os.kill(shown.process.pid, signal.SIGTERM)
+    assert shown.end() == 130
+    assert LEAVE not in shown.shown
+
+
+def test_messages_before_ctrl_c_are_kept(terminal: Any, checkpoint: str) -> None:
+    """The third message prints the messages instead of an answer."""
     code = SLOW.format(seconds=0.02).replace(
         "main()",
-        "from longcat.stages.serve.chat import ChatSession\n"
+        "from longcat.stages.inference.chat import ChatSession\n"
         "send = ChatSession.send\n"
         "def told(self, text, *given):\n"
         "    if text == 'Tell':\n"
@@ -115,7 +178,7 @@ def test_what_was_said_before_ctrl_c_is_remembered(terminal: Any, checkpoint: st
     shown = terminal("chat", *words(checkpoint, "--system", "Be brief."), code=code)
     at = answering(shown, "Hello", after=shown.wait_for("> "))
     shown.send("\x03")
-    at = shown.wait_for("> ", after=shown.wait_for("answer ended", after=at))
+    at = shown.wait_for("> ", after=shown.wait_for("answer stopped", after=at))
     shown.send("Tell\n")
     at = shown.wait_for("turns: system Be br / user Hello / assistant ", after=at)
     shown.wait_for("> ", after=at)
@@ -123,16 +186,15 @@ def test_what_was_said_before_ctrl_c_is_remembered(terminal: Any, checkpoint: st
     assert shown.end() == 0
 
 
-def test_a_second_ctrl_c_breaks_off_what_does_not_look_and_keeps_the_conversation(chat: Any) -> None:
-    shown = chat(seconds=30)
+def test_a_second_ctrl_c_stops_a_long_step_and_keeps_the_conversation(terminal: Any, checkpoint: str) -> None:
+    shown = terminal("chat", *words(checkpoint), code=STUCK)
+    shown.wait_for("> ")
     shown.send("Hello\n")
-    at = shown.wait_for("Hello\r\n")
-    shown.read(1.0)
+    at = shown.wait_for("[begun]")
     shown.send("\x03")
-    shown.wait_for("^C", after=at)
-    shown.read(0.5)
+    at = shown.wait_for("[handled]", after=at)
     shown.send("\x03")
-    shown.wait_for("> ", after=shown.wait_for("answer ended", after=at))
+    shown.wait_for("> ", after=shown.wait_for("answer stopped", after=at))
     shown.send("\x04")
     assert shown.end() == 0
 
@@ -145,7 +207,7 @@ def test_sigterm_ends_a_chat_at_once(chat: Any) -> None:
     assert "longcat: interrupted\r\n" in shown.shown
 
 
-def test_an_interrupted_continuation_says_nothing_of_going_on(terminal: Any, checkpoint: str) -> None:
+def test_an_interrupted_continuation_does_not_mention_resuming(terminal: Any, checkpoint: str) -> None:
     arguments = words(checkpoint, "--prompt", "Hello", "--max-tokens", "400")
     shown = terminal("generate", *arguments, code=SLOW.format(seconds=0.02))
     at = shown.wait_for("Hello")
@@ -187,17 +249,56 @@ def test_a_prompt_that_cannot_be_read_is_one_line(checkpoint: str, given: bytes,
     assert done.stderr.decode() == f"longcat: {message}\n"
 
 
-def test_bytes_on_the_command_line_that_are_no_utf_8_are_one_line(checkpoint: str) -> None:
+def test_invalid_utf_8_on_the_command_line_is_one_line(checkpoint: str) -> None:
     for name, command in (("--prompt", "generate"), ("--system", "chat")):
         done = run(command, *words(checkpoint), name, b"na\xefve")
         assert (done.returncode, done.stdout) == (3, b"")
         assert done.stderr.decode().startswith(f"longcat: {name}: the text is not UTF-8 from character 3 on")
 
 
-def test_a_chat_in_a_pipe_writes_answers_alone(checkpoint: str, tmp_path: Path) -> None:
+def test_a_chat_in_a_pipe_writes_only_answers(checkpoint: str, tmp_path: Path) -> None:
     done = run("chat", *words(checkpoint, "--max-tokens", "3"), given=b"Hello\n\n/reset\nAgain\n/exit\nnot said\n")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b"\n") >= 2
     assert b"> " not in done.stdout[:2]
     done = run("chat", *words(checkpoint), given=b"na\xefve\n")
     assert (done.returncode, done.stderr) == (3, b"longcat: stdin: this is not UTF-8\n")
+
+
+class _RaisesAt:
+    """A trace function that raises at line event `number` of `longcat_cli/terminal.py`, like a signal handler."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, frame: Any, event: str, _argument: Any) -> Any:
+        if not frame.f_code.co_filename.endswith("terminal.py"):
+            return None
+        if event == "line":
+            self.left -= 1
+            if not self.left:
+                raise InterruptedRunError("interrupted")
+        return self
+
+
+@pytest.mark.parametrize("number", range(1, 16))
+def test_an_interrupt_at_any_line_of_a_wait_does_not_break_the_next_wait(number: int) -> None:
+    before = signal.set_wakeup_fd(-1)
+    reading, writing = os.pipe()
+    os.write(writing, b"a line\n")
+    traced = sys.gettrace()
+    try:
+        sys.settrace(_RaisesAt(number))
+        with suppress(InterruptedRunError):
+            console_input.wait_for_input(reading)
+        sys.settrace(traced)
+        console_input.wait_for_input(reading)
+        wakeup = signal.set_wakeup_fd(-1)
+        if wakeup >= 0:
+            os.fstat(wakeup)
+    finally:
+        sys.settrace(traced)
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+        console_input.signal_descriptor.cache_clear()

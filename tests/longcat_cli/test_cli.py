@@ -1,4 +1,4 @@
-"""The command line as users meet it: help, JSON, exit codes, one-line errors."""
+"""The command line: help, JSON, exit codes, one-line errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def notes(tmp_path: Path) -> Path:
     return folder
 
 
-def test_help_needs_no_heavy_library() -> None:
+def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys\nfrom longcat.cli.app import run\n"
         "for args in (['--help'], ['data', '--help'], ['artifacts', 'list', '--help']):\n    run(args)\n"
@@ -51,7 +51,9 @@ def test_help_needs_no_heavy_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
 
 
-def test_train_and_what_stands_below_it_load_when_called(capfd: pytest.CaptureFixture[str], store_path: Path) -> None:
+def test_train_and_its_subcommands_are_imported_when_called(
+    capfd: pytest.CaptureFixture[str], store_path: Path
+) -> None:
     code = (
         "import sys\nfrom longcat.cli.app import run\n"
         "for args in (['train', '-h'], ['train', 'sweep', '-h'], ['train', 'verify', '-h']):\n    run(args)\n"
@@ -59,7 +61,7 @@ def test_train_and_what_stands_below_it_load_when_called(capfd: pytest.CaptureFi
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
     _, out, _ = longcat(capfd, store_path, "train", "--help")
-    assert all(f"longcat train {name}" in out for name in ("sweep", "coordinates", "verify"))
+    assert all(f"longcat train {name}" in out for name in ("sweep", "coord-check", "verify"))
     assert "--preset" in out
     arguments = ("train", "sweep", "--tokens", "tokens", "--preset", "tiny", "--steps", "5")
     assert longcat(capfd, store_path, *arguments)[0] == 4
@@ -83,7 +85,7 @@ def test_train_and_what_stands_below_it_load_when_called(capfd: pytest.CaptureFi
         "data mix",
         "train",
         "train sweep",
-        "train coordinates",
+        "train coord-check",
         "train verify",
         "grow",
         "extend",
@@ -111,7 +113,7 @@ def test_every_command_has_help_with_an_example(
     assert not store_path.exists()
 
 
-def test_a_stage_prints_the_promised_json(capfd: pytest.CaptureFixture[str], store_path: Path, notes: Path) -> None:
+def test_a_stage_prints_the_documented_json(capfd: pytest.CaptureFixture[str], store_path: Path, notes: Path) -> None:
     arguments = ("data", "extract", "--input", str(notes), "--name", "notes", "--json")
     code, out, _ = longcat(capfd, store_path, *arguments)
     assert code == 0
@@ -155,7 +157,7 @@ def test_configuration_is_listed(capfd: pytest.CaptureFixture[str], store_path: 
         (["model", "describe", "longcat-flsh"], 4, "presets: demo, lc-100m"),
         (["import", "/no/such/folder"], 3, "/no/such/folder: no such folder"),
         (["export", "nothing", "--output", "/no/such/folder"], 4, "no artifact 'nothing'"),
-        (["data", "extract", "--input", ".", "--name", "../evil"], 2, "cannot name an artifact"),
+        (["data", "extract", "--input", ".", "--name", "../evil"], 2, "is not a valid artifact name"),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(
@@ -167,6 +169,20 @@ def test_bad_input_is_one_line_and_an_exit_code(
     assert err.count("\n") == 1
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "gc", "fsck"])
+def test_a_folder_that_is_not_a_store_is_an_error(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    for name, message in (("absent", "there is no store here"), ("other", "this folder is not a store")):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "notes.txt").touch()
+        code, out, err = longcat(capfd, tmp_path / name, "artifacts", command)
+        assert (code, out) == (4, "")
+        assert err.startswith(f"longcat: {tmp_path / name}: {message} (")
+    (tmp_path / "empty").mkdir()
+    assert longcat(capfd, tmp_path / "empty", "artifacts", command)[0] == 0
 
 
 def test_an_unknown_command_is_a_usage_error(capfd: pytest.CaptureFixture[str], store_path: Path) -> None:
@@ -210,7 +226,7 @@ def test_recipes_can_be_copied_but_nothing_is_overwritten(
 
 @pytest.fixture
 def chain(notes: Path, tmp_path: Path) -> Path:
-    """A recipe over the notes, of which one is empty and two are alike."""
+    """A recipe over the notes, of which one is empty and two are equal."""
     (notes / "0.txt").write_text("")
     (notes / "2.txt").write_bytes((notes / "1.txt").read_bytes())
     recipe = tmp_path / "chain.yaml"
@@ -222,7 +238,7 @@ def chain(notes: Path, tmp_path: Path) -> Path:
     return recipe
 
 
-def test_a_run_ends_with_what_became_of_the_documents(
+def test_a_run_ends_with_the_counts_of_documents(
     capfd: pytest.CaptureFixture[str], store_path: Path, chain: Path
 ) -> None:
     code, out, _ = longcat(capfd, store_path, "run", str(chain))
@@ -245,7 +261,7 @@ def test_lineage_counts_the_documents_of_every_stage(
     assert "not accounted for" not in longcat(capfd, store_path, "artifacts", "lineage", "deduped", "--counts")[1]
 
 
-def test_lineage_says_when_counts_do_not_add_up(
+def test_lineage_reports_counts_that_do_not_add_up(
     capfd: pytest.CaptureFixture[str], store_path: Path, chain: Path
 ) -> None:
     longcat(capfd, store_path, "run", str(chain))
@@ -259,7 +275,7 @@ def test_lineage_says_when_counts_do_not_add_up(
     assert "1 not accounted for" in out
 
 
-def test_a_report_is_one_page_and_its_figures(
+def test_a_report_is_one_page_and_prints_its_figures(
     capfd: pytest.CaptureFixture[str], store_path: Path, tmp_path: Path
 ) -> None:
     metrics, page = tmp_path / "run" / "metrics.jsonl", tmp_path / "page.html"
@@ -290,12 +306,12 @@ def test_a_report_is_one_page_and_its_figures(
         ),
         (OSError("28000 requested and 22496 written"), "the disk is full (free some space and run again; "),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full (free some space and "),
-        (OSError(errno.EIO, "Input/output error", "/a"), "/a: Input/output error (look at the disk (`dmesg` tells of"),
+        (OSError(errno.EIO, "Input/output error", "/a"), "/a: Input/output error (check the disk (see `dmesg`"),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: Permission denied"),
         (OSError("words"), "words"),
     ],
 )
-def test_a_fault_of_the_machine_is_one_line(
+def test_a_system_error_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, line: str
 ) -> None:
     def fail(*given: Any, **options: Any) -> None:
@@ -308,7 +324,7 @@ def test_a_fault_of_the_machine_is_one_line(
     assert told.count("\n") == 1
 
 
-def test_a_signal_that_a_library_makes_an_error_of_its_own_of_is_still_one(
+def test_a_signal_that_a_library_wraps_in_an_error_is_still_a_signal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def wrap(*given: Any, **options: Any) -> None:

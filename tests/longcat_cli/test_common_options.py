@@ -1,4 +1,4 @@
-"""The common options: before the command, after it and in between, with one meaning."""
+"""The common options: before, after and between commands, with equal meaning."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_command_lists_the_common_options_once(capfd: Capture, path: tuple
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_help_holds_an_example(capfd: Capture, path: tuple[str, ...]) -> None:
+def test_every_help_has_an_example(capfd: Capture, path: tuple[str, ...]) -> None:
     assert run([*path, "-h"]) == 0
     text = " ".join(capfd.readouterr().out.partition("Usage:")[2].partition("\n")[2].split())
     assert " ".join(("longcat", *path)) in text
@@ -79,7 +79,9 @@ def test_every_help_holds_an_example(capfd: Capture, path: tuple[str, ...]) -> N
         "artifacts list --store {0} --json -q -v --debug --no-color --workers 2 --engine local",
     ],
 )
-def test_the_store_and_json_may_stand_anywhere(capfd: Capture, store: Path, tmp_path: Path, arguments: str) -> None:
+def test_store_and_json_options_may_be_at_any_position(
+    capfd: Capture, store: Path, tmp_path: Path, arguments: str
+) -> None:
     (tmp_path / "note.txt").write_text("A note about the river. " * 20)
     assert run(["data", "extract", "--input", str(tmp_path / "note.txt"), "--store", str(store), "-q"]) == 0
     capfd.readouterr()
@@ -100,7 +102,7 @@ def test_the_store_and_json_may_stand_anywhere(capfd: Capture, store: Path, tmp_
         "data collect --store {0} local --limit 0",
     ],
 )
-def test_stages_groups_and_recipes_take_them_too(capfd: Capture, store: Path, arguments: str) -> None:
+def test_stages_groups_and_recipes_accept_them(capfd: Capture, store: Path, arguments: str) -> None:
     code = run(arguments.format(store).split())
     err = capfd.readouterr().err
     assert code in (2, 3, 4)
@@ -111,7 +113,7 @@ def test_stages_groups_and_recipes_take_them_too(capfd: Capture, store: Path, ar
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_no_common_option_is_unknown_after_a_command(capfd: Capture, store: Path, path: tuple[str, ...]) -> None:
-    """The last option does not exist: it must be the only one complained of."""
+    """The last option does not exist and must be the only one in the error."""
     flags = ("-q", "-v", "--debug", "--no-color", "--workers", "3", "--engine", "local", "--ray-address", "auto")
     code = run([*path, "--store", str(store), *flags, "--no-such-option"])
     assert code == 2
@@ -119,19 +121,19 @@ def test_no_common_option_is_unknown_after_a_command(capfd: Capture, store: Path
     assert not store.exists()
 
 
-def test_a_stages_own_option_of_the_same_name_wins() -> None:
+def test_an_option_of_a_stage_with_the_same_name_has_priority() -> None:
     built = build_command("train", TRAIN)
     flags = [flag for param in built.params for flag in (*param.opts, *param.secondary_opts)]
     assert len(flags) == len(set(flags))
 
 
-def test_what_prints_no_json_says_so(capfd: Capture, store: Path) -> None:
+def test_json_for_a_command_without_json_is_an_error(capfd: Capture, store: Path) -> None:
     for arguments in (["--json", "serve", "--checkpoint", "x"], ["serve", "--checkpoint", "x", "--json"]):
         assert run(["--store", str(store), *arguments]) == 2
-        assert "`longcat serve` prints no JSON" in capfd.readouterr().err
+        assert "`longcat serve` does not print JSON" in capfd.readouterr().err
 
 
-def test_the_last_of_quiet_and_verbose_stands(capfd: Capture, store: Path, tmp_path: Path) -> None:
+def test_the_last_of_quiet_and_verbose_applies(capfd: Capture, store: Path, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("A note about the river. " * 20)
     arguments = ["data", "extract", "--input", str(tmp_path / "note.txt"), "--store", str(store)]
     assert run(["-v", *arguments, "-q"]) == 0
@@ -145,7 +147,7 @@ def test_debug_after_the_command_shows_the_traceback(capfd: Capture, store: Path
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_common_options_before_a_subcommand_are_passed_over() -> None:
+def test_leading_common_options_are_counted() -> None:
     assert leading_common_options(["--store", "x", "--json", "-q", "--workers=2", "sweep", "-q"]) == 5
     assert leading_common_options(["--preset", "x"]) == 0
     assert leading_common_options(["--store"]) == 1
@@ -153,7 +155,7 @@ def test_common_options_before_a_subcommand_are_passed_over() -> None:
 
 @pytest.mark.parametrize(("flags", "environment"), [(["--no-color"], {}), ([], {"NO_COLOR": "1"})])
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "-h"]])
-def test_no_colours_when_told_so(arguments: list[str], flags: list[str], environment: dict[str, str]) -> None:
+def test_no_colours_if_disabled(arguments: list[str], flags: list[str], environment: dict[str, str]) -> None:
     code = "import sys\nfrom longcat.cli.app import run\nrun(sys.argv[1:])"
     forced = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "200"}
     found = subprocess.run(

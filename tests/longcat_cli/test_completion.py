@@ -1,4 +1,4 @@
-"""Tab: what the shell is offered, and that it never gets an error, a wait or a written file."""
+"""Completion: suggestions for the shell, and no errors, delays or written files."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from longcat.cli.app import run
+from longcat.pipeline.artifact import artifact_id
 from longcat.pipeline.store import Store, utc_now
+from longcat.stages.data.rules.config import FilterConfig, rules_on
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Names of several kinds, a damaged one, and folders of artifacts."""
+    """Store with names of several kinds, a damaged one, and folders of artifacts."""
     made = Store(tmp_path / "store")
     for name, kind, identifier in (
         ("base", "checkpoint", "aa01" * 4),
@@ -33,8 +36,18 @@ def store(tmp_path: Path) -> Path:
     return made.root
 
 
-def offered(capfd: Capture, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
-    """What bash is offered at the end of `line`; the last word is incomplete."""
+def filtered_artifact(root: Path, make_manifest: Any, config: dict[str, Any]) -> Path:
+    """A folder with only the manifest of a filtered artifact."""
+    identifier = artifact_id("data.filter", 1, config, {}, {})
+    manifest = make_manifest(identifier, "documents", "data.filter", config=config)
+    folder = root / "documents" / manifest.id
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def suggested(capfd: Capture, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
+    """Suggestions for bash at the end of `line`; the last word is incomplete."""
     words = line.split(" ")
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
@@ -76,38 +89,55 @@ def offered(capfd: Capture, monkeypatch: pytest.MonkeyPatch, line: str) -> list[
         ("longcat export base --layout ", ["published", "transformers5"]),
         ("longcat artifacts list --kind c", ["crawl", "checkpoint"]),
         ("longcat --engine ", ["local", "ray"]),
-        ("longcat run d", ["demo"]),
+        ("longcat run d", ["demo", "drafts"]),
         ("longcat run demo --until g", ["grown", "grown-on"]),
         ("longcat run demo --set gr", ["grown.", "grown-on."]),
         ("longcat run demo --set base.schedule.k", ["base.schedule.kind="]),
         ("longcat train --set schedule.w", ["schedule.warmup_steps="]),
         ("longcat train --set model.num_l", ["model.num_layers="]),
         ("longcat train --set objective.document_mask=", [f"objective.document_mask={v}" for v in ("true", "false")]),
+        ("longcat data inspect filtered --rule language.", ["language.min_probability"]),
+        ("longcat data inspect --rule gopher_quality.min_w", ["gopher_quality.min_words"]),
+        ("longcat data inspect {0}/no --rule c4.max", ["c4.max_lorem_ipsum", "c4.max_curly_brackets"]),
+        ("longcat data inspect filtered --rule sites.", []),
         ("longcat train s", ["sweep"]),
         ("longcat train --store {0} v", ["verify"]),
         ("longcat data coll", ["collect"]),
     ],
 )
-def test_values_are_offered(
+def test_values_are_suggested(
     capfd: Capture, monkeypatch: pytest.MonkeyPatch, store: Path, line: str, expected: list[str]
 ) -> None:
-    assert offered(capfd, monkeypatch, line.format(store)) == expected
+    assert suggested(capfd, monkeypatch, line.format(store)) == expected
 
 
-def test_after_train_stand_its_commands_and_its_options(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = offered(capfd, monkeypatch, "longcat train ")
-    assert found[:3] == ["sweep", "coordinates", "verify"]
+def test_train_has_subcommands_and_options(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = suggested(capfd, monkeypatch, "longcat train ")
+    assert found[:3] == ["sweep", "coord-check", "verify"]
     assert {"--tokens", "--preset", "--set", "--dry-run", "--store", "--help"} <= set(found)
-    assert offered(capfd, monkeypatch, "longcat train --dr") == ["--dry-run"]
-    assert offered(capfd, monkeypatch, "longcat artifacts list --st") == ["--store"]
+    assert suggested(capfd, monkeypatch, "longcat train --dr") == ["--dry-run"]
+    assert suggested(capfd, monkeypatch, "longcat artifacts list --st") == ["--store"]
+
+
+def test_rules_of_a_filtered_artifact_are_those_that_were_enabled(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_manifest: Any
+) -> None:
+    config = {"language": {"enabled": False}, "gopher_quality": {"max_hash_ratio": None}}
+    folder = filtered_artifact(tmp_path / "store", make_manifest, config)
+    found = suggested(capfd, monkeypatch, f"longcat data inspect {folder} --rule ")
+    assert found == rules_on(FilterConfig.model_validate(config))
+    assert not {"language.min_probability", "gopher_quality.max_hash_ratio"} & set(found)
+    assert "gopher_quality.max_ellipsis_ratio" in found
+    line = f"longcat --store {tmp_path / 'store'} data inspect {folder.name} --rule gopher_quality.max_h"
+    assert suggested(capfd, monkeypatch, line) == []
 
 
 def test_recipes_are_files_too(capfd: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\nsteps: {a: {stage: data.extract}}\n")
     monkeypatch.chdir(tmp_path)
-    assert offered(capfd, monkeypatch, "longcat run m") == ["mine.yaml"]
-    assert offered(capfd, monkeypatch, f"longcat run {tmp_path}/") == [f"{tmp_path}/mine.yaml"]
-    assert offered(capfd, monkeypatch, "longcat run mine.yaml --set a.format=h") == ["a.format=html"]
+    assert suggested(capfd, monkeypatch, "longcat run m") == ["mine.yaml"]
+    assert suggested(capfd, monkeypatch, f"longcat run {tmp_path}/") == [f"{tmp_path}/mine.yaml"]
+    assert suggested(capfd, monkeypatch, "longcat run mine.yaml --set a.format=h") == ["a.format=html"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +154,7 @@ def test_recipes_are_files_too(capfd: Capture, monkeypatch: pytest.MonkeyPatch, 
     ],
 )
 @pytest.mark.parametrize("kind", ["absent", "file"])
-def test_nothing_goes_wrong_aloud(tmp_path: Path, line: str, kind: str) -> None:
+def test_errors_are_silent(tmp_path: Path, line: str, kind: str) -> None:
     place = tmp_path / "place"
     if kind == "file":
         place.write_text("not a store")
@@ -144,7 +174,7 @@ def test_nothing_goes_wrong_aloud(tmp_path: Path, line: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("shell", "expected"), [("zsh", '"base":"checkpoint aa02'), ("fish", "base\tcheckpoint aa02")])
-def test_zsh_and_fish_are_offered_the_same(store: Path, shell: str, expected: str) -> None:
+def test_zsh_and_fish_get_the_same_suggestions(store: Path, shell: str, expected: str) -> None:
     before = sorted(path.as_posix() for path in store.rglob("*"))
     environment = {
         "_LONGCAT_COMPLETE": f"complete_{shell}",
@@ -178,10 +208,11 @@ def test_the_script_for_the_shell_is_shown() -> None:
         assert f"_LONGCAT_COMPLETE=complete_{shell}" in done.stdout
 
 
-def test_completion_loads_no_torch() -> None:
+def test_completion_does_not_import_torch() -> None:
     code = (
         "import os, sys\nfrom longcat.cli.app import run\n"
-        "for line in ('longcat train --set m', 'longcat run demo --set base.', 'longcat model describe '):\n"
+        "for line in ('longcat train --set m', 'longcat run demo --set base.', 'longcat model describe ',\n"
+        "             'longcat data inspect --rule c'):\n"
         "    os.environ.update(COMP_WORDS=line, COMP_CWORD=str(line.count(' ')), _LONGCAT_COMPLETE='complete_bash')\n"
         "    run([])\n"
         "sys.exit(1 if {'torch', 'numpy'} & set(sys.modules) else 0)"

@@ -1,4 +1,4 @@
-"""What can be known from a configuration is checked before the first stage runs, and shown."""
+"""Errors in a configuration are found before the first stage runs, and a plan shows sizes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from longcat.cli.app import run
-from longcat.cli.recipes import shipped_folder
+from longcat.cli.recipe_files import shipped_folder
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
 def demo() -> dict[str, Any]:
-    """The shipped recipe, to be changed."""
+    """The shipped recipe demo, for modification."""
     found: dict[str, Any] = yaml.safe_load((shipped_folder() / "demo.yaml").read_text())
     for name in ("base", "grown-on"):
         found["steps"][name]["config"]["learning_rate"] = 2e-3
@@ -41,9 +41,9 @@ def planned(capfd: Capture, tmp_path: Path, recipe: dict[str, Any], *more: str) 
     [
         ("base", {"preset": "tiney"}, "no preset 'tiney' (did you mean 'tiny'?)"),
         ("base", {"preset": None}, "preset is missing"),
-        ("grown-on", {"preset": "demo"}, "the checkpoint brings its own"),
-        ("base", {"token_budget": 1000}, "give either steps or token_budget"),
-        ("base", {"steps": None}, "give either steps or token_budget"),
+        ("grown-on", {"preset": "demo"}, "a checkpoint defines its own"),
+        ("base", {"token_budget": 1000}, "set either steps or token_budget"),
+        ("base", {"steps": None}, "set either steps or token_budget"),
         ("base", {"model": {"num_layrs": 3}}, "num_layrs"),
         ("base", {"model": {"num_layers": "three"}}, "num_layers"),
         ("base", {"model": {"moe_topk": 500}}, "moe_topk = 500 exceeds"),
@@ -53,17 +53,17 @@ def planned(capfd: Capture, tmp_path: Path, recipe: dict[str, Any], *more: str) 
         ("base", {"balance": {"target_active_experts": 99}}, "out of reach"),
         ("base", {"balance_loss": {"groups": 7}}, "must divide"),
         ("base", {"parallel": {"expert": 8}}, "expert = 8"),
-        ("base", {"nproc_per_node": 3, "batch_size": 8}, "batch_size = 8 is no multiple"),
+        ("base", {"nproc_per_node": 3, "batch_size": 8}, "batch_size = 8 is not a multiple"),
         ("grown", {"factor": 1}, "greater than or equal to 2"),
-        ("extended", {"phases": [{"sequence_length": 512, "rope_theta": 5e6}]}, "give either steps or token_budget"),
+        ("extended", {"phases": [{"sequence_length": 512, "rope_theta": 5e6}]}, "set either steps or token_budget"),
         ("extended", {"phases": []}, "phases"),
-        ("extended", {"nproc_per_node": 3}, "is no multiple"),
-        ("evaluation", {"needle": {"lengths": [8192, 4096]}}, "4096 is beyond every checkpoint's context"),
+        ("extended", {"nproc_per_node": 3}, "is not a multiple"),
+        ("evaluation", {"needle": {"lengths": [8192, 4096]}}, "4096 exceeds every checkpoint's context"),
         ("evaluation", {"labels": ["one"]}, "1 names for 4 checkpoints"),
         ("evaluation", {"sequence_length": 512}, "base has a context of 256"),
     ],
 )
-def test_a_plan_that_cannot_work_is_refused(
+def test_an_impossible_plan_is_refused(
     capfd: Capture,
     tmp_path: Path,
     demo: dict[str, Any],
@@ -83,11 +83,11 @@ def test_a_plan_that_cannot_work_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("data extract", 2, "give a PATH"),
-        ("data train-quality", 3, "a classifier needs good documents"),
+        ("data extract", 2, "pass a PATH"),
+        ("data train-quality", 3, "a classifier needs positive"),
     ],
 )
-def test_a_single_stage_is_checked_the_same(
+def test_a_single_stage_is_checked_in_the_same_way(
     capfd: Capture, tmp_path: Path, arguments: str, code: int, message: str
 ) -> None:
     assert run(["--store", str(tmp_path / "store"), *arguments.split(), "--dry-run"]) == code
@@ -102,7 +102,7 @@ def test_size_length_and_memory_are_shown(capfd: Capture, tmp_path: Path) -> Non
     assert steps["tokenizer"] == {"vocab_size": 8192}
     base, grown = steps["base"], steps["grown"]
     assert (base["steps"], base["tokens"], base["context"]) == (400, 400 * 8 * 256, 256)
-    # float32 weights, gradients and two moments, and the few biases of the routers.
+    # float32 weights, gradients and two moments, and the biases of the routers.
     assert 16 * base["parameters"] <= base["memory_bytes"] < 16.1 * base["parameters"]
     assert base["activated_parameters"] < base["parameters"] < grown["parameters"] == steps["extended"]["parameters"]
     assert (steps["extended"]["steps"], steps["extended"]["context"]) == (36, 1024)
@@ -115,11 +115,11 @@ def test_size_length_and_memory_are_shown(capfd: Capture, tmp_path: Path) -> Non
     assert not (tmp_path / "store").exists()
 
 
-def test_a_plan_loads_no_torch(tmp_path: Path) -> None:
+def test_a_plan_does_not_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nimport longcat.stages\nfrom longcat.pipeline.store import Store\n"
         "from longcat.pipeline.recipe import load_recipe, plan_recipe\n"
-        "from longcat.cli.recipes import find_recipe\n"
+        "from longcat.cli.recipe_files import find_recipe\n"
         f"plan_recipe(load_recipe(find_recipe('demo')), Store(Path({str(tmp_path)!r})))\n"
         "sys.exit(1 if {'torch', 'numpy'} & set(sys.modules) else 0)"
     )

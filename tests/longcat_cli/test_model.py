@@ -1,4 +1,4 @@
-"""`longcat model`: what is printed is what the model has."""
+"""`longcat model`: the printed figures are those of the model."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_json_has_every_figure_and_the_configuration(capfd: pytest.CaptureFixtur
     assert described["config"]["moe_topk"] == 3
 
 
-def test_a_folder_is_described_from_its_configuration_alone(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_folder_is_described_from_only_its_configuration(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(load_preset("smoke").to_dict()))
     assert "221,984" in printed(capfd, "describe", str(tmp_path))
     (tmp_path / "config.json").write_text("[]")
     assert run(["model", "describe", str(tmp_path)]) == 3
-    assert capfd.readouterr().err == f"longcat: {tmp_path / 'config.json'}: is no JSON object\n"
+    assert capfd.readouterr().err == f"longcat: {tmp_path / 'config.json'}: is not a JSON object\n"
 
 
 def test_presets_are_listed(capfd: pytest.CaptureFixture[str]) -> None:

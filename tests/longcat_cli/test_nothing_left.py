@@ -1,4 +1,4 @@
-"""A stage that drops everything says so in one line and ends with exit code 3; a chain ends there."""
+"""A stage that drops all documents prints one line and exits with code 3; a chain stops there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_record_gives_a_document(capfd: Capture, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-def test_a_chain_ends_where_nothing_is_left(capfd: Capture, tmp_path: Path, notes: Path, runs: int) -> None:
+def test_a_chain_stops_when_nothing_is_left(capfd: Capture, tmp_path: Path, notes: Path, runs: int) -> None:
     recipe = tmp_path / "chain.yaml"
     recipe.write_text(
         "name: chain\nsteps:\n"

@@ -1,4 +1,4 @@
-"""`longcat doctor` tells who owns the import name, what is in the way, and an ImportError is one line."""
+"""`longcat doctor` reports the owner of the import name and conflicts, and an ImportError is one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longcat.cli.ownership import Ownership, ownership
 
 
 def distribution(place: Path, name: str, *files: str, version: str = "1.0") -> None:
-    """An installed distribution with `files`, as pip leaves it."""
+    """Make an installed distribution with `files`, like pip."""
     info = place / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -30,7 +30,7 @@ def check(monkeypatch: pytest.MonkeyPatch, place: Path) -> checks.Check:
     return checks._ownership()
 
 
-def test_ours_alone_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_our_distribution_is_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path, "longcat-cli", "longcat/__init__.py", "longcat/cli/app.py")
     distribution(tmp_path, "kernels", "kernels/__init__.py", "../../../bin/kernels")
     found = check(monkeypatch, tmp_path)
@@ -63,7 +63,7 @@ def test_an_older_version_of_ours_elsewhere_is_named(tmp_path: Path, monkeypatch
     assert "pip uninstall longcat-cli" in found.remedy
 
 
-def test_what_an_older_version_left_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_an_older_version_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path, "longcat-cli", "longcat/__init__.py")
     for file in ("kernels/mla_attention/__init__.py", "model/transformer.py"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def test_what_an_older_version_left_is_named(tmp_path: Path, monkeypatch: pytest
     assert f"{tmp_path / 'kernels'}, {tmp_path / 'model'}" in found.found
 
 
-def test_a_clone_on_the_module_path_is_no_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clone_on_the_module_path_is_not_an_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clone = Path(checks.__file__).resolve().parents[1]
     distribution(tmp_path, "longcat-cli", "longcat/__init__.py")
     known = ownership([str(tmp_path), str(clone)])
@@ -81,13 +81,13 @@ def test_a_clone_on_the_module_path_is_no_older_version(tmp_path: Path, monkeypa
     assert checks._ownership().state == "ok"
 
 
-def test_packages_of_others_with_such_names_are_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_distributions_with_such_names_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path, "longcat-cli", "longcat/__init__.py")
     distribution(tmp_path, "tidy-models", "model/transformer.py", "model/__init__.py")
     assert check(monkeypatch, tmp_path).state == "ok"
 
 
-def test_without_any_it_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_installed_distribution_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(monkeypatch, tmp_path).state == "note"
 
 
@@ -103,7 +103,7 @@ def test_a_broken_installation_is_one_line(missing: str) -> None:
     assert "longcat doctor" in line
 
 
-def test_the_traceback_is_there_on_demand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "longcat.cli.checks", None)
     assert run(["--debug", "doctor"]) == 1
     assert "Traceback" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The JSON schema of recipes, and copies that lead editors to it."""
+"""The JSON schema of recipes, and copies of recipes that refer to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def schema(capfd: Capture) -> dict[str, Any]:
 
 
 def rule(schema: dict[str, Any], stage: str) -> dict[str, Any]:
-    """What a step of that stage must look like."""
+    """Schema of a step of this stage."""
     rules = schema["$defs"]["Step"]["allOf"]
     (found,) = [item["then"] for item in rules if item["if"]["properties"]["stage"]["const"] == stage]
     return dict(found)
@@ -45,7 +45,7 @@ def test_every_stage_has_its_configuration_and_inputs(schema: dict[str, Any]) ->
         assert then["properties"]["inputs"]["additionalProperties"] is False
 
 
-def test_choices_meanings_and_what_is_needed_are_told(schema: dict[str, Any]) -> None:
+def test_choices_descriptions_and_required_keys_are_in_the_schema(schema: dict[str, Any]) -> None:
     train = rule(schema, "train")
     config = resolved(schema, train["properties"]["config"])
     assert config["properties"]["dtype"]["enum"] == ["auto", "float32", "bfloat16"]
@@ -64,11 +64,11 @@ def references(part: Any) -> set[str]:
     return set().union(*map(references, part)) if isinstance(part, list) and part else set()
 
 
-def test_it_needs_no_other_file(schema: dict[str, Any]) -> None:
+def test_it_refers_to_no_other_file(schema: dict[str, Any]) -> None:
     assert references(schema) <= {f"#/$defs/{name}" for name in schema["$defs"]}
 
 
-def test_a_copy_leads_editors_to_the_schema(capfd: Capture, tmp_path: Path, schema: dict[str, Any]) -> None:
+def test_a_copy_refers_editors_to_the_schema(capfd: Capture, tmp_path: Path, schema: dict[str, Any]) -> None:
     copy = tmp_path / "mine.yaml"
     assert run(["recipes", "copy", "smoke", str(copy)]) == 0
     first, rest = copy.read_text().split("\n", 1)
@@ -76,16 +76,16 @@ def test_a_copy_leads_editors_to_the_schema(capfd: Capture, tmp_path: Path, sche
     assert rest.startswith("name: smoke")
     assert json.loads((tmp_path / SCHEMA_FILE).read_text()) == schema
     assert run(["recipes", "copy", str(copy), str(tmp_path / "again.yaml")]) == 0
-    assert (tmp_path / "again.yaml").read_text() == copy.read_text(), "the line stands once"
+    assert (tmp_path / "again.yaml").read_text() == copy.read_text(), "the line occurs once"
     assert run(["run", str(copy), "--dry-run", "--store", str(tmp_path / "store")]) == 0
 
 
-def test_a_strange_file_is_not_written_over(capfd: Capture, tmp_path: Path) -> None:
+def test_a_foreign_file_is_not_overwritten(capfd: Capture, tmp_path: Path) -> None:
     (tmp_path / SCHEMA_FILE).write_text("{}")
     assert run(["recipes", "copy", "smoke", str(tmp_path / "mine.yaml")]) == 3
-    assert f"{SCHEMA_FILE}: the file is there already" in capfd.readouterr().err
+    assert f"{SCHEMA_FILE}: the file already exists" in capfd.readouterr().err
     assert not (tmp_path / "mine.yaml").exists()
 
 
-def test_another_first_comment_stays() -> None:
+def test_another_first_comment_is_kept() -> None:
     assert with_schema(b"# mine\nname: x\n").splitlines()[1] == b"# mine"

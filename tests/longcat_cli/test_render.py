@@ -1,4 +1,4 @@
-"""How results are printed."""
+"""Formatting of printed results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longcat.cli.render import records_table
 FIGURES = {"loss": "3.2145", "tokens/s": "12,345", "MFU": "41.2%", "memory": "2.10 GB"}
 
 
-def test_a_list_of_records_is_a_table_with_a_column_a_key() -> None:
+def test_a_list_of_records_is_a_table_with_one_column_per_key() -> None:
     rows = [
         {"stage": "general", "source": "web", "tokens": 111_826, "share": 0.80517},
         {"stage": "general", "source": "code", "tokens": 27_059, "share": 0.19483, "quality": 0.75},
@@ -44,7 +44,7 @@ def test_a_narrow_terminal_shows_count_time_left_and_every_figure(monkeypatch: p
         assert part in shown
 
 
-def test_plain_lines_reckon_the_time_left_from_what_this_process_did(
+def test_plain_lines_estimate_the_time_left_from_the_work_of_this_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]

@@ -1,4 +1,4 @@
-"""The options made from a stage's configuration: choices, defaults, what stands without a flag."""
+"""Options made from the configuration of a stage: choices, defaults, positional inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import pytest
 
 from longcat.cli.app import run
-from longcat.cli.stage_options import choices, option_type
+from longcat.cli.choices import choices
+from longcat.cli.stage_options import option_type
 
 Capture = pytest.CaptureFixture[str]
 
@@ -24,7 +25,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def help_of(capfd: Capture, monkeypatch: pytest.MonkeyPatch, command: str) -> dict[str, str]:
-    """What the help says of each option, on one line."""
+    """Help text of each option, on one line."""
     monkeypatch.setenv("COLUMNS", "400")
     assert run([*command.split(), "-h"]) == 0
     lines = (line.strip("│ ") for line in capfd.readouterr().out.splitlines())
@@ -43,7 +44,7 @@ def help_of(capfd: Capture, monkeypatch: pytest.MonkeyPatch, command: str) -> di
         ("train", "--keep-own", "(default: empty)"),
         ("train", "--compile", "(default: no)"),
         ("grow", "--optimizer", "<copy|zero>"),
-        ("data extract", "--format", "<auto|warc|html|jsonl|parquet|text|markdown|rst|code|notebook>"),
+        ("data extract", "--format", "<auto|warc|html|jsonl|parquet|text|"),
         ("data extract", "--extractor", "<longcat|resiliparse|trafilatura>"),
         ("data extract", "--formats", "warc|html|jsonl"),
         ("generate", "--dtype", "<auto|float32|bfloat16>"),
@@ -72,7 +73,7 @@ def test_a_wrong_choice_is_refused(capfd: Capture, tmp_path: Path, arguments: st
     assert message in " ".join(capfd.readouterr().err.replace("│", " ").split())
 
 
-def test_inputs_stand_with_or_without_their_flag(capfd: Capture, tmp_path: Path, site: Path) -> None:
+def test_inputs_are_accepted_with_or_without_their_flag(capfd: Capture, tmp_path: Path, site: Path) -> None:
     store = ["--store", str(tmp_path / "store"), "--json", "--quiet"]
     first, rest = str(site / "0.txt"), [str(site / "1.txt"), str(site / "2.txt")]
     calls = (

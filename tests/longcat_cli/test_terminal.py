@@ -1,4 +1,4 @@
-"""What comes from outside is shown and never obeyed: no markup, no escapes, no broken names."""
+"""External text is shown and never interpreted: no markup, no escapes, no broken names."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def plain(text: str) -> bool:
 
 
 @pytest.fixture
-def named_by_an_enemy(tmp_path: Path) -> Path:
-    """A folder of notes whose names and texts hold markup and escapes."""
+def hostile_folder(tmp_path: Path) -> Path:
+    """A folder of notes whose names and texts contain markup and escapes."""
     folder = tmp_path / "nm"
     folder.mkdir()
     for name in ("[/b].txt", "esc\x1b[31m.txt", "back\b\r.txt"):
@@ -47,7 +47,7 @@ def named_by_an_enemy(tmp_path: Path) -> Path:
 
 
 def test_markup_and_escapes_in_configuration_and_paths_are_shown(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, named_by_an_enemy: Path
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, hostile_folder: Path
 ) -> None:
     store = tmp_path / "store"
     lines = tmp_path / "x.jsonl"
@@ -55,7 +55,7 @@ def test_markup_and_escapes_in_configuration_and_paths_are_shown(
     made = longcat(
         capfd, store, "data", "extract", "--input", str(lines), "--text-field", "[/red]tf", "--name", "marked"
     )
-    files = [str(path) for path in named_by_an_enemy.rglob("*.txt")]
+    files = [str(path) for path in hostile_folder.rglob("*.txt")]
     inputs = [word for path in files for word in ("--input", path)]
     other = longcat(capfd, store, "data", "extract", *inputs, "--name", "other")
     assert (made[0], other[0]) == (0, 0)
@@ -73,7 +73,7 @@ def test_markup_and_escapes_in_configuration_and_paths_are_shown(
         assert plain(out + err)
 
 
-def test_errors_show_the_name_and_obey_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_errors_show_the_name_without_interpreting_it(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     store = tmp_path / "store"
     for arguments in (
         ("artifacts", "show", "no\x1b[2J"),
@@ -101,7 +101,7 @@ def test_inspect_shows_hostile_documents(capfd: pytest.CaptureFixture[str], tmp_
     assert plain(out + err)
 
 
-def test_json_is_exact_and_steers_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_is_exact_and_has_no_escapes(capfd: pytest.CaptureFixture[str]) -> None:
     value = {HOSTILE: [HOSTILE, "größe\n\t"]}
     console.print_json(value)
     out = capfd.readouterr().out
@@ -132,7 +132,7 @@ def test_a_live_bar_is_printable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "{pages}[/b]" in text
 
 
-def test_a_string_is_text_wherever_it_is_put(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_string_is_plain_text_everywhere(capfd: pytest.CaptureFixture[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -146,8 +146,8 @@ def test_a_string_is_text_wherever_it_is_put(capfd: pytest.CaptureFixture[str]) 
     assert out.count(SHOWN) >= 4
 
 
-def test_no_markup_is_left_in_what_is_printed() -> None:
-    """Markup in a string would be printed as it stands; `styled` gives a style."""
+def test_no_markup_in_printed_strings() -> None:
+    """Markup in a string would be printed literally; styles are made by `styled`."""
     markup = re.compile(r"\[/?(bold|dim|italic|red|green|yellow|cyan|/)?\]|\[(bold|dim|red|green|yellow|cyan)\]")
     found = []
     for path in Path(console.__file__).parent.glob("*.py"):
@@ -161,13 +161,13 @@ def test_no_markup_is_left_in_what_is_printed() -> None:
     assert found == []
 
 
-def test_a_terminal_gets_nothing_from_manifests(terminal: Any, tmp_path: Path, named_by_an_enemy: Path) -> None:
+def test_a_terminal_gets_nothing_from_manifests(terminal: Any, tmp_path: Path, hostile_folder: Path) -> None:
     store = tmp_path / "store"
-    shown = terminal("--store", str(store), "data", "extract", "--input", str(named_by_an_enemy), "--name", "enemy")
+    shown = terminal("--store", str(store), "data", "extract", "--input", str(hostile_folder), "--name", "enemy")
     assert shown.end() == 0
     (path,) = store.glob("documents/*/manifest.json")
     manifest = json.loads(path.read_text())
-    hostile = HOSTILE.encode(errors="ignore").decode()  # half a surrogate pair is no JSON text
+    hostile = HOSTILE.encode(errors="ignore").decode()  # a lone surrogate is not valid JSON text
     manifest["code_version"] = hostile
     manifest["metrics"] = {hostile: hostile, "rows": [{hostile: hostile}]}
     path.write_text(json.dumps(manifest))
@@ -186,10 +186,10 @@ def terminal_text(terminal: Any, store: Path) -> str:
     return str(shown.shown)
 
 
-def test_stdout_holds_data_alone_while_a_terminal_shows_progress(tmp_path: Path, named_by_an_enemy: Path) -> None:
+def test_stdout_has_only_data_while_a_terminal_shows_progress(tmp_path: Path, hostile_folder: Path) -> None:
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "longcat.cli", "--store", str(tmp_path / "store")]
-    arguments = ["data", "extract", "--input", str(named_by_an_enemy), "--json"]
+    arguments = ["data", "extract", "--input", str(hostile_folder), "--json"]
     done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=child, check=True)
     assert json.loads(done.stdout)["counts"]["documents_out"] == 3
     assert "extracting" in os.read(parent, 1 << 16).decode()
@@ -199,7 +199,7 @@ def test_stdout_holds_data_alone_while_a_terminal_shows_progress(tmp_path: Path,
     os.close(parent)
 
 
-def test_an_encoding_that_lacks_letters_loses_none(tmp_path: Path) -> None:
+def test_characters_missing_in_the_encoding_are_escaped(tmp_path: Path) -> None:
     source = tmp_path / "größe-日本.txt"
     source.write_text("The river runs slowly past the mill. " * 9)
     command = [sys.executable, "-m", "longcat.cli", "--store", str(tmp_path / "store")]

@@ -1,4 +1,4 @@
-"""Listings on terminals of any width: one line an artifact, and what is copied from it is whole."""
+"""Listings on terminals of any width: one line per artifact, and copyable text is complete."""
 
 from __future__ import annotations
 
@@ -11,39 +11,29 @@ import pytest
 
 from longcat.cli.tables import table
 from longcat.cli.terminal import PlainConsole
-from longcat.pipeline.artifact import Artifact, Manifest
+from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.store import Store
 
 LONG = "cleaned-common-crawl-of-november"
 
 
 @pytest.fixture
-def publish(store: Store) -> Any:
-    """An artifact with long counts and metrics, published under names."""
+def publish(store: Store, publish_artifact: Any) -> Any:
+    """Publish an artifact with long counts and metrics under several names."""
 
     def make(number: int, *names: str, stage: str = "data.collect.local") -> Artifact:
         identifier = f"0974ce617f99cd{number:02x}"
-        with store.making(identifier) as staging:
-            (staging.output / "shard-00000.jsonl.zst").write_bytes(b"x" * 12_345)
-            manifest = Manifest(
-                id=identifier,
-                kind="documents",
-                stage=stage,
-                revision=1,
-                inputs={},
-                sources={},
-                config={"languages": ["en", "de"], "limit": None, "strict": True},
-                files=store.seal(staging),
-                counts={"documents_in": 123_456_789, "documents_out": 98_765_432, "characters_out": 1_234_567_890},
-                metrics={"mean_quality": 0.123456, "mean_characters": 1234.5},
-                performance={},
-                seed=0,
-                code_version="",
-                environment={},
-                started="2025-01-31T08:15:42Z",
-                duration_seconds=75.0,
-            )
-            made = store.publish(staging, manifest)
+        made: Artifact = publish_artifact(
+            identifier,
+            "documents",
+            stage,
+            lambda output: (output / "shard-00000.jsonl.zst").write_bytes(b"x" * 12_345),
+            config={"languages": ["en", "de"], "limit": None, "strict": True},
+            counts={"documents_in": 123_456_789, "documents_out": 98_765_432, "characters_out": 1_234_567_890},
+            metrics={"mean_quality": 0.123456, "mean_characters": 1234.5},
+            started="2025-01-31T08:15:42Z",
+            duration_seconds=75.0,
+        )
         for name in names:
             store.refs.publish(name, identifier, "documents", "2025-01-31T08:15:42Z")
         return made
@@ -52,7 +42,7 @@ def publish(store: Store) -> Any:
 
 
 @pytest.mark.parametrize("columns", [100, 80, 120, 200])
-def test_an_artifact_is_one_line_with_its_id_whole(terminal: Any, store: Store, publish: Any, columns: int) -> None:
+def test_an_artifact_is_one_line_with_its_complete_id(terminal: Any, store: Store, publish: Any, columns: int) -> None:
     made = [publish(1, LONG), publish(2, "short", stage="data.decontaminate"), publish(3)]
     made.append(publish(4, *(f"{LONG}-{word}" for word in "abcd")))
     shown = terminal("--store", str(store.root), "artifacts", "list", columns=columns)
@@ -70,7 +60,7 @@ def test_an_artifact_is_one_line_with_its_id_whole(terminal: Any, store: Store, 
     assert ("documents_in 123,456,789" in rows[0]) == (columns == 200)
 
 
-def test_a_name_longer_than_the_terminal_is_broken_by_the_terminal_alone(
+def test_a_name_longer_than_the_terminal_is_only_wrapped_by_the_terminal(
     terminal: Any, store: Store, publish: Any
 ) -> None:
     made = publish(1, "n" * 100)
@@ -98,9 +88,7 @@ def test_a_pipe_gets_whole_lines(store: Store, publish: Any) -> None:
     "command", ["show NAME", "diff NAME other", "lineage NAME", "lineage NAME --counts", "gc", "verify"]
 )
 @pytest.mark.parametrize("columns", [100, 80])
-def test_what_can_be_copied_is_never_broken(
-    terminal: Any, store: Store, publish: Any, command: str, columns: int
-) -> None:
+def test_copyable_text_is_never_wrapped(terminal: Any, store: Store, publish: Any, command: str, columns: int) -> None:
     made, unnamed = publish(1, LONG), publish(3)
     other = publish(2, "other")
     shown = terminal("--store", str(store.root), "artifacts", *command.replace("NAME", LONG).split(), columns=columns)
@@ -138,7 +126,7 @@ def test_a_recipe_fits(terminal: Any, tmp_path: Path) -> None:
     assert all(len(row[2].partition("/")[2]) == 16 for row in rows)
 
 
-def test_columns_leave_in_their_order_and_prose_is_broken_between_words() -> None:
+def test_columns_are_removed_in_order_and_prose_is_wrapped_between_words() -> None:
     rows = table("id", ">size", "~meaning", "counts", leaves=("counts…", "size"))
     rows.add_row("0974ce617f99cda9", "12.3 MB", "what it is, in more words than fit", "documents_in 1, documents_out 2")
 
