@@ -1,7 +1,7 @@
-"""How long the command line takes to answer, beside the physical floor: an interpreter that does nothing.
+"""Latency of the command line, compared with an interpreter that does nothing.
 
-Interleaved whole-process runs; medians of wall seconds and their ratio to `python -c pass`. The store, if given, should
-hold a finished run of the recipe: then a run that reuses everything is timed too.
+Commands run as separate processes, interleaved; the table shows median wall seconds and their ratio to `python -c
+pass`. With `--store`, which must hold a finished run of the recipe, a run that reuses everything is timed too.
 
     python benchmarks/command_line.py [--store longcat-store --recipe demo] [--runs 9] [--output FILE.json]
 """

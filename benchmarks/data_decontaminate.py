@@ -1,13 +1,13 @@
-"""How many planted benchmark items are found, how many clean documents are accused, and what it costs.
+"""Decontamination: recall on planted benchmark items, false alarms on clean documents, and speed.
 
-Plants are items re-wrapped, in another case and with other punctuation, in the middle of a real document. Paraphrases
-are items whose sentences are shuffled and a share of whose words are others. Every document is also read without a
-plant: what is found there is a false alarm (or an item that really is in it: the JSON has each case). CPU seconds of
-one process, ours and datatrove's n-gram filter in turn, medians; datatrove runs under `--peer-python`, an interpreter
-that has it and spaCy.
+Each plant is a benchmark item with changed line breaks, case or punctuation, inserted in the middle of a real document.
+Paraphrases are items with shuffled sentences and a fraction of words replaced. Each document is also checked without a
+plant: a match there is a false alarm, or an item that the document really contains (the JSON output lists each case).
+Speed is measured as CPU seconds of one process for ours and for datatrove's n-gram filter, interleaved, medians;
+datatrove runs under `--peer-python`, an interpreter with datatrove and spaCy installed.
 
-    python benchmarks/data_decontaminate.py FOLDER_OF_HTML_OR_FILE.jsonl ... \\
-        --benchmark gsm8k_test.jsonl:question,answer --benchmark humaneval.jsonl:prompt,canonical_solution \\
+    python benchmarks/data_decontaminate.py FOLDER_OF_HTML_OR_FILE.jsonl ... \
+        --benchmark gsm8k_test.jsonl:question,answer --benchmark humaneval.jsonl:prompt,canonical_solution \
         [--peer-python PATH] [--output FILE.json]
 """
 
@@ -30,12 +30,12 @@ from longcat.stages.data.decontaminate.config import DecontaminateConfig
 from longcat.stages.data.decontaminate.index import build_index
 from longcat.stages.data.decontaminate.items import Part, read_parts
 from longcat.stages.data.decontaminate.match import Scanner
-from longcat.stages.data.decontaminate.words import word_spans, words_of
+from longcat.stages.data.decontaminate.word_stream import word_spans, words_of
 
 PLANT_WORDS = 400
 Disguise = Callable[[str, random.Random], str]
 
-# Index and filter as its users run them, but for lighteval, which only names tasks: the hashes are made by its indexer.
+# Index and filter as users run them, but without lighteval, which only lists tasks; the indexer computes the hashes.
 PEER = """
 import json, sys, time
 import numpy as np
@@ -58,7 +58,7 @@ for name in names:
 
 
 def read_texts(paths: Sequence[Path], limit: int) -> Iterator[str]:
-    """Texts of JSON lines files, and of the HTML pages below folders, in an order that mixes them; at most `limit`."""
+    """Texts of JSON lines files, and of the HTML pages below folders, in a fixed mixed order; at most `limit`."""
     texts: list[str] = []
     pages = [page for path in paths if path.is_dir() for page in sorted(path.rglob("*.html"))]
     for path in paths:
@@ -108,13 +108,13 @@ DISGUISES: dict[str, Disguise] = {
     "re-wrapped": rewrap,
     "re-wrapped, other case": recase,
     "re-wrapped, punctuation deleted": delete_punctuation,
-    "re-wrapped, punctuation to blanks": blank_punctuation,
+    "re-wrapped, punctuation to spaces": blank_punctuation,
     "re-wrapped, other case and punctuation": other_punctuation,
 }
 
 
 def embed(text: str, host: str, generator: random.Random) -> str:
-    """The text inside some hundred words of a host document."""
+    """Insert the text into a few hundred words of a host document."""
     spans = word_spans(host[:20_000])
     start = generator.randrange(max(1, len(spans) - PLANT_WORDS))
     piece = spans[start : start + PLANT_WORDS]
@@ -132,7 +132,7 @@ def paraphrase(text: str, rate: float, vocabulary: Sequence[str], generator: ran
 def plant_all(
     parts: Sequence[Part], config: DecontaminateConfig, hosts: Sequence[str], count: int
 ) -> list[tuple[str, int, str]]:
-    """Disguise, number of the planted part, document."""
+    """(disguise, index of the planted part, document) for each plant."""
     generator = random.Random(1)
     usable = [n for n, part in enumerate(parts) if len(words_of(part.text)) >= config.min_words]
     names = list(DISGUISES)
@@ -145,7 +145,7 @@ def plant_all(
 
 
 def measure_plants(scanner: Scanner, plants: Sequence[tuple[str, int, str]]) -> dict[str, list[int]]:
-    """Found and planted, by disguise."""
+    """Numbers of found and planted items by disguise."""
     table = {name: [0, 0] for name in DISGUISES}
     for name, part, text in plants:
         table[name][0] += any(match.part == part for match in scanner.scan(text))
@@ -167,14 +167,14 @@ def measure_paraphrases(
             text = embed(paraphrase(parts[part].text, rate, vocabulary, generator), generator.choice(hosts), generator)
             rules.update(match.rule for match in scanner.scan(text) if match.part == part)
         exact = (rules["ngram"] + rules["whole"]) / count
-        table[f"{rate:.0%} of the words"] = {"by n-grams": exact, "with similarity": rules.total() / count}
+        table[f"{rate:.0%} of words replaced"] = {"by n-grams": exact, "with similarity": rules.total() / count}
     return table
 
 
 def measure_false_alarms(
     scanner: Scanner, parts: Sequence[Part], hosts: Sequence[str]
 ) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Documents accused by each rule, and every case."""
+    """Number of documents flagged by each rule, and the list of them."""
     documents: Counter[str] = Counter()
     cases = []
     for host in hosts:
@@ -207,7 +207,7 @@ def run_peer(python: str, folder: Path, names: Sequence[str]) -> dict[str, dict[
 def measure_speed(
     scanners: dict[str, Scanner], parts: Sequence[Part], sets: dict[str, Sequence[str]], peer: str | None, rounds: int
 ) -> dict[str, Any]:
-    """CPU seconds of each tool over `sets["documents"]`; what the peer finds in each set."""
+    """CPU seconds of each tool over `sets["documents"]`, and documents flagged by the peer per set."""
     times: dict[str, list[float]] = {name: [] for name in scanners}
     found: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -237,11 +237,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("documents", type=Path, nargs="+", help="folders of HTML, or JSON lines with a field text")
     parser.add_argument("--benchmark", action="append", required=True, metavar="FILE:FIELD,FIELD")
-    parser.add_argument("--limit", type=int, default=3000, help="documents read without plants")
+    parser.add_argument("--limit", type=int, default=3000, help="number of documents without plants")
     parser.add_argument("--plants", type=int, default=1000)
     parser.add_argument("--speed-documents", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer-python", help="an interpreter with datatrove[processing] and spacy")
+    parser.add_argument("--peer-python", help="interpreter with datatrove[processing] and spacy installed")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
 
@@ -252,7 +252,7 @@ def main() -> None:
     exact = Scanner(build_index(parts, exact_only).index, config.similarity)
     hosts = list(read_texts(options.documents, options.limit))
     if not hosts:
-        raise SystemExit("there are no documents")
+        raise SystemExit("no documents in the input")
     print(f"{len(parts)} fields of {len(config.benchmarks)} benchmarks, {len(hosts)} documents")
 
     plants = plant_all(parts, config, hosts, options.plants)
@@ -265,18 +265,18 @@ def main() -> None:
     for name, shares in paraphrases.items():
         print(f"sentences shuffled, {name:22} " + ", ".join(f"{key} {value:.1%}" for key, value in shares.items()))
     alarms, cases = measure_false_alarms(scanner, parts, hosts)
-    print("documents without plants accused: " + ", ".join(f"{rule} {count}" for rule, count in alarms.items()))
+    print("documents without plants flagged: " + ", ".join(f"{rule} {count}" for rule, count in alarms.items()))
 
     sets = {"documents": hosts[: options.speed_documents], "plants": [text for _, _, text in plants]}
     tools = {"ours": scanner, "ours, n-grams alone": exact}
     speed = measure_speed(tools, parts, sets, options.peer_python, options.rounds)
     for tool, rate in speed["documents_per_cpu_second"].items():
         share = rate * speed["characters"] / speed["documents"] / 1e6
-        print(f"{tool:24} {rate:8.1f} documents, {share:6.2f} million characters a CPU second")
+        print(f"{tool:24} {rate:8.1f} documents, {share:6.2f} million characters per CPU second")
     if options.peer_python is None:
-        print("datatrove was not run: give --peer-python")
+        print("datatrove was not run: pass --peer-python")
     else:
-        print(f"datatrove finds {speed['peer_found']['plants']} of {len(plants)} plants (documents accused)")
+        print(f"datatrove finds {speed['peer_found']['plants']} of {len(plants)} plants (documents flagged)")
     if options.output:
         result = {"plants": by_disguise, "paraphrases": paraphrases, "false_alarms": alarms, "cases": cases}
         options.output.write_text(json.dumps({**result, "speed": speed}, indent=2, ensure_ascii=False) + "\n")

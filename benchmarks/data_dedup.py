@@ -1,12 +1,12 @@
-"""Deduplication: speed beside datatrove's MinHash, recall and precision against brute force, peak memory.
+"""Deduplication: speed compared with datatrove's MinHash, recall and precision compared with brute force, peak memory.
 
     python benchmarks/data_dedup.py speed --corpus FOLDER --peer-python PEER/bin/python [--documents 1000] [--rounds 3]
     python benchmarks/data_dedup.py recall --corpus FOLDER [--documents 3000]
     python benchmarks/data_dedup.py memory [--documents 1000000] [--words 50]
 
-FOLDER holds HTML pages at any depth (documentation packages, say). The peer needs an environment of its own with
-`pip install "datatrove[io,processing]" spacy`. Every run is a child process; CPU seconds are those of the work after
-imports, reading and writing included. `--output FILE.json` keeps the figures.
+FOLDER contains HTML pages at any depth, for example documentation packages. The peer needs a separate environment with
+`pip install "datatrove[io,processing]" spacy`. Every run is a child process; CPU seconds cover the work after imports,
+including reading and writing. `--output FILE.json` saves the figures.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def cpu_seconds() -> float:
 
 
 def texts_of(corpus: Path, limit: int) -> list[str]:
-    """Texts of HTML pages spread evenly over a folder, shuffled with a fixed seed."""
+    """Texts of HTML pages sampled evenly from a folder, shuffled with a fixed seed."""
     from resiliparse.extract.html2text import extract_plain_text
 
     pages = sorted(corpus.rglob("*.htm*"))
@@ -81,7 +81,7 @@ def texts_of(corpus: Path, limit: int) -> list[str]:
 
 
 def write_shards(folder: Path, texts: Iterable[str], size: int = 100_000) -> int:
-    """Documents `d0000000`, ... in shards of `size` documents in the store's format; returns how many."""
+    """Write documents `d0000000`, ... in shards of `size` documents in the store's format; return their number."""
     from longcat.pipeline.documents import Document, shard_name, write_documents
 
     total = 0
@@ -111,7 +111,7 @@ def run_ours(shards: Path, work: Path, config: dict[str, Any]) -> dict[str, Any]
 
 
 def child(shards: Path, work: Path, config: dict[str, Any]) -> None:
-    """Run the stage `data.dedup` over the shards and print what it used."""
+    """Run the stage `data.dedup` over the shards and print its CPU seconds and peak memory."""
     import pyarrow.parquet  # noqa: F401
 
     import longcat.stages  # noqa: F401
@@ -173,7 +173,7 @@ def speed(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     rates = {}
     for name, runs in rounds.items():
         if not runs:
-            print(f"{name:24} not run: give --peer-python")
+            print(f"{name:24} not run: pass --peer-python")
             continue
         used, whole = (statistics.median(run[key] for run in runs) for key in ("cpu_seconds", "process_cpu_seconds"))
         rates[name] = len(texts) / used
@@ -188,7 +188,7 @@ def speed(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def edited(generator: random.Random, text: str, rate: float) -> str:
-    """The text with a share of its words replaced, left out or doubled up with another."""
+    """Replace, delete or insert words at the given rate."""
     words = text.split()
     changed: list[str] = []
     for word in words:
@@ -204,8 +204,8 @@ def edited(generator: random.Random, text: str, rate: float) -> str:
 
 
 def true_pairs(texts: list[str], least: float) -> dict[tuple[int, int], float]:
-    """All pairs whose sets of word 5-grams, kept as strings, have a Jaccard similarity of at least `least`."""
-    from longcat.stages.data.dedup.words import normalised_words
+    """All pairs whose word 5-gram sets (as strings) have a Jaccard similarity of at least `least`."""
+    from longcat.stages.data.text.hashed_words import normalised_words
 
     numbers: dict[tuple[str, ...], int] = {}
     postings: list[list[int]] = []
@@ -230,7 +230,7 @@ def true_pairs(texts: list[str], least: float) -> dict[tuple[int, int], float]:
 
 
 def clusters_of(artifact: Path, documents: int) -> list[list[int]]:
-    """The groups that the stage reports, of two and more documents."""
+    """Groups of two or more documents that the stage reports."""
     import pyarrow.parquet as pq
 
     groups: dict[int, list[int]] = {}
@@ -275,7 +275,7 @@ def recall(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def short_texts(documents: int, words: int) -> Iterator[str]:
-    """Random texts; of each ten one repeats the one before it and one does so with a word changed."""
+    """Random texts; in every ten, one is a copy of the previous text and one a copy with one word changed."""
     generator = np.random.default_rng(3)
     vocabulary = [f"{'bcdfghjklmnp'[n % 12]}{'aeiou'[n // 12 % 5]}{n:x}" for n in range(50_000)]
     text: list[str] = []
@@ -307,11 +307,11 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="folder of HTML pages")
     parser.add_argument("--documents", type=int)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer-python", help="the interpreter of an environment with datatrove")
+    parser.add_argument("--peer-python", help="interpreter of an environment with datatrove")
     parser.add_argument("--words", type=int, default=50)
-    parser.add_argument("--shard-documents", type=int, default=100_000, help="documents a shard (memory)")
+    parser.add_argument("--shard-documents", type=int, default=100_000, help="documents per shard (memory)")
     parser.add_argument("--memory-mib", type=int, default=512)
-    parser.add_argument("--scratch", type=Path, help="folder for what is written meanwhile")
+    parser.add_argument("--scratch", type=Path, help="folder for temporary files")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if options.what != "memory" and options.corpus is None:

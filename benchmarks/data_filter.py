@@ -1,8 +1,8 @@
-"""The filter's four published families beside datatrove's filters: CPU seconds of one process, and equal decisions.
+"""The filter's four published families compared with datatrove: CPU seconds of one process, agreement of decisions.
 
-Both sides judge the same texts with the same thresholds in the same order, a batch ours and a batch theirs, every
-family on every document. `chained` counts what a document costs when it stops at the first rule that drops it, as
-datatrove runs; ours always measures everything. The peer runs in an environment of its own:
+Both tools judge the same texts with the same thresholds in the same order, in alternating batches, every family on
+every document. `chained` is the cost of datatrove when a document stops at the first rule that drops it, which is
+datatrove's normal mode; ours always computes all measurements. The peer runs in a separate environment:
 
     python -m venv peer && peer/bin/pip install "datatrove[io,processing]==0.10.1" spacy
     python benchmarks/data_filter.py FOLDER_OF_HTML --peer-python peer/bin/python [--output FILE.json]
@@ -24,7 +24,9 @@ from typing import Any
 FAMILIES = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
 BATCH = 50
 MAX_PAGE_BYTES = 1 << 20
-# Sparing markdown is ours alone; datatrove counts its marks as words and signs.
+# English pages have at least this share of ASCII characters; others are translated in part, or of a wrong encoding.
+ENGLISH_ASCII = 0.95
+# Only ours can exempt markdown; datatrove counts its markup as words and symbols.
 SETTINGS: dict[str, dict[str, Any]] = {
     "gopher_repetition": {"spare_markdown": False},
     "gopher_quality": {"spare_markdown": False},
@@ -34,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def serve_peer() -> None:
-    """In the peer's interpreter: batches of texts on stdin, verdicts and CPU seconds on stdout."""
+    """Run in the peer's interpreter: batches of texts on stdin, decisions and CPU seconds on stdout."""
     from datatrove.data import Document
     from datatrove.pipeline import filters
 
@@ -61,7 +63,7 @@ def serve_peer() -> None:
 
 
 class Peer:
-    """datatrove in its own process, asked batch by batch."""
+    """datatrove in a child process that gets one batch at a time."""
 
     def __init__(self, python: Path) -> None:
         command = [str(python), str(Path(__file__).resolve()), "--as-peer", "."]
@@ -73,16 +75,16 @@ class Peer:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            sys.exit("the peer ended early; is datatrove installed in its environment?")
+            sys.exit("the peer exited early; is datatrove installed in its environment?")
         return list(json.loads(answer))
 
 
 class Ours:
-    """All families at once, as the stage runs, and each by itself for its decision."""
+    """All families together, as in the stage, and each separately for its decision."""
 
     def __init__(self) -> None:
-        from longcat.stages.data.filter.config import FilterConfig
-        from longcat.stages.data.filter.rules import judge
+        from longcat.stages.data.rules.config import FilterConfig
+        from longcat.stages.data.rules.judge import judge
 
         def configure(*on: str) -> FilterConfig:
             names = ("language", "code", *FAMILIES)
@@ -104,7 +106,7 @@ class Ours:
         return time.process_time() - started
 
     def judge(self, text: str, family: str) -> tuple[str | None, float | None, float | None]:
-        """The reason, and the value and threshold it stands on."""
+        """The reason of a drop, the measured value and the threshold."""
         from longcat.pipeline.documents import Document
 
         config = self._each[family]
@@ -116,13 +118,16 @@ class Ours:
 
 
 def read_texts(folder: Path, count: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Main text of `count` pages, chosen by `seed`."""
+    """Main text of `count` pages, sampled with `seed`."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import detect_encoding
     from resiliparse.parse.html import HTMLTree
 
+    from longcat.stages.data.text.language import LanguageIdentifier
+
     pages = sorted(p for p in folder.rglob("*.htm*") if p.is_file() and not p.is_symlink())
     random.Random(seed).shuffle(pages)
+    identifier = LanguageIdentifier()
     found = 0
     for page in pages:
         data = page.read_bytes()
@@ -132,7 +137,8 @@ def read_texts(folder: Path, count: int, seed: int) -> Iterator[tuple[str, str]]
             continue
         tree = HTMLTree.parse_from_bytes(data, detect_encoding(data))
         text = extract_plain_text(tree, main_content=True)
-        if text.strip():
+        ascii_share = sum(map(str.isascii, text)) / max(1, len(text))
+        if ascii_share >= ENGLISH_ASCII and identifier.predict(text)[0] == "en":
             found += 1
             yield str(page.relative_to(folder)), text
 
@@ -183,7 +189,7 @@ def compare(folder: Path, python: Path, count: int, seed: int) -> dict[str, Any]
 
 
 def chained(answer: dict[str, Any]) -> float:
-    """CPU seconds of the filters up to the first that drops the document."""
+    """CPU seconds of the filters up to and including the first that drops the document."""
     total = 0.0
     for family in FAMILIES:
         reason, elapsed = answer[family]
@@ -212,8 +218,8 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="a folder of HTML pages, e.g. unpacked documentation packages")
-    parser.add_argument("--peer-python", type=Path, help="the interpreter that has datatrove")
+    parser.add_argument("folder", type=Path, help="folder of HTML pages, e.g. unpacked documentation packages")
+    parser.add_argument("--peer-python", type=Path, help="interpreter with datatrove installed")
     parser.add_argument("--documents", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
@@ -224,7 +230,9 @@ def main() -> None:
         return
     python = options.peer_python
     if python is None or not python.is_file():
-        sys.exit(f"no peer at {python}: install datatrove as the head of this file says and give --peer-python")
+        sys.exit(
+            f"no peer at {python}: install datatrove as described in the docstring of this file and pass --peer-python"
+        )
     result = compare(options.folder, python, options.documents, options.seed)
     show(result)
     if options.output:

@@ -1,13 +1,13 @@
-"""What a large crawl takes: every data stage measured on a sample, and carried on to its size by printed formulae.
+"""Cost of a large crawl: every data stage measured on a sample and extrapolated with printed formulae.
 
 One worker in this process runs extract, filter, dedup, tokenizer and pack over the sample, after two runs over its
-first megabytes: one to warm up, one to know what a stage costs whatever its size. Of each stage: CPU seconds inside
-tasks (which N workers share) and outside (which one process does), bytes and files written, the scratch that one pass
-writes for the next to read, and the peak of resident memory.
+first megabytes: one to warm up, one to measure the constant cost of each stage. Per stage: CPU seconds inside tasks
+(shared by N workers) and outside (done by one process), bytes and files written, the scratch data that one pass writes
+for the next, and peak resident memory.
 
     python benchmarks/data_scaling.py INPUT... [--terabytes 100] [--cores 1000] [--file-gigabytes 1]
 
-INPUT is what `longcat data extract --input` takes; a WARC of the crawl in question gives the figures of that crawl.
+INPUT is anything that `longcat data extract --input` accepts; use a WARC of the crawl that you want to estimate.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from typing import Any
 
 import psutil
 
-import longcat.stages  # noqa: F401  declares the stages
+import longcat.stages  # noqa: F401  registers the stages
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.errors import LongcatError
 from longcat.pipeline.files import folder_bytes
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
-from longcat.stages.data.tokenizer.special import TOKENIZER_FILES
+from longcat.stages.formats.special_tokens import TOKENIZER_FILES
 
 WARM_UP_BYTES = 2 << 20
 RESOLUTION_SECONDS = 0.01
@@ -47,7 +47,7 @@ SHARD_NUMBER = re.compile(r"-\d{5}\.")
 
 @dataclass
 class Measured:
-    """One stage over the sample."""
+    """Measurements of one stage over the sample."""
 
     stage: str
     task_seconds: float
@@ -61,9 +61,9 @@ class Measured:
 
 
 def cpu_seconds() -> float:
-    """Of this process and the children it has."""
+    """CPU seconds of this process and its children."""
     own = psutil.Process()
-    total = sum(own.cpu_times()[:4])  # user, system, and those of ended children
+    total = sum(own.cpu_times()[:4])  # user and system time, also of finished children
     for child in own.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             total += sum(child.cpu_times()[:2])
@@ -80,7 +80,7 @@ def peak_bytes() -> int:
 
 
 class MeasuringEngine(LocalEngine):
-    """One worker here; keeps the CPU seconds of tasks and the scratch found after each pass."""
+    """Engine with one worker in this process; records CPU seconds of tasks and the scratch bytes after each pass."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(workers=1)
@@ -102,7 +102,7 @@ class MeasuringEngine(LocalEngine):
 
 
 class Chain:
-    """The data stages over one sample, measured one by one."""
+    """The data stages over one sample, measured one after another."""
 
     def __init__(self, root: Path) -> None:
         self._session = Session(Store(root), logger=logging.getLogger("benchmark"))
@@ -147,7 +147,7 @@ def sample_bytes(inputs: list[str]) -> int:
 
 
 def warm_up(inputs: list[str], folder: Path) -> tuple[int, list[Measured]]:
-    """The beginning of the first file, its size, and its stages measured once all is imported and loaded."""
+    """The start of the first file, its size, and its stages measured after all imports and loading."""
     first = Path(inputs[0])
     if first.is_dir():
         first = next(path for path in sorted(first.rglob("*.html")) if path.is_file())
@@ -162,7 +162,7 @@ def warm_up(inputs: list[str], folder: Path) -> tuple[int, list[Measured]]:
 
 
 def alone_slope(item: Measured, size: int, small: Measured | None, small_size: int) -> float:
-    """CPU seconds outside tasks for each byte of the crawl, without what a stage costs whatever its size."""
+    """CPU seconds outside tasks per byte of the crawl, without the constant cost of a stage."""
     if small is None or small_size >= size:
         return item.other_seconds / size
     return max(0.0, item.other_seconds - small.other_seconds) / (size - small_size)
@@ -182,19 +182,19 @@ def show(measured: list[Measured], size: int) -> None:
         )
 
 
-def carry_on(
+def extrapolate(
     measured: list[Measured], size: int, small: list[Measured], small_size: int, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The formulae: everything grows with the bytes of the crawl, but for the training of the tokenizer."""
+    """Extrapolate: everything is proportional to the bytes of the crawl, except training of the tokenizer."""
     crawl = options.terabytes * 1e12
     factor = crawl / size
     files = round(options.terabytes * 1000 / options.file_gigabytes)
     print(f"\n{options.terabytes:g} TB in {files} files, {options.cores} cores; k = {factor:.4g} times the sample")
     print("core hours = k * CPU s in tasks / 3600    hours = core hours / cores    TB = k * bytes of the sample")
-    print("alone hours = terabytes * slope of the CPU s outside tasks / 3600; one process does this part")
-    print("              (tokenizer: reading every shard twice more, 2 * core hours, besides the training)")
+    print("alone hours = terabytes * slope of the CPU s outside tasks / 3600; done by one process")
+    print("              (tokenizer: two more passes over all shards, 2 * core hours, plus training)")
     print(f"              {RESOLUTION_SECONDS} s of the sample are {factor * RESOLUTION_SECONDS / 3600:.3g} hours")
-    print("files = crawl files * files a shard")
+    print("files = crawl files * files per shard")
     print(
         f"{'stage':10} {'core hours':>11} {'hours':>8} {'alone h':>8} {'TB out':>8} "
         f"{'TB shuffle':>10} {'files':>9} {'documents':>10}"
@@ -226,22 +226,26 @@ def carry_on(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("inputs", nargs="+")
-    parser.add_argument("--terabytes", type=float, default=100, help="of the crawl to carry on to")
-    parser.add_argument("--file-gigabytes", type=float, default=1, help="of one crawl file")
+    parser.add_argument("--terabytes", type=float, default=100, help="size of the crawl to extrapolate to")
+    parser.add_argument("--file-gigabytes", type=float, default=1, help="size of one crawl file")
     parser.add_argument("--cores", type=int, default=1000)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if not Path("/proc/self/clear_refs").exists():
-        sys.exit("peaks of memory are read from /proc, which this system does not have")
+        sys.exit("peak memory is read from /proc, which this system does not have")
     size = sample_bytes(options.inputs)
     with tempfile.TemporaryDirectory() as scratch:
         small_size, small = warm_up(options.inputs, Path(scratch))
         chain = Chain(Path(scratch) / "store")
         chain.run(options.inputs, size)
     show(chain.measured, size)
-    carried = carry_on(chain.measured, size, small, small_size, options)
+    extrapolated = extrapolate(chain.measured, size, small, small_size, options)
     if options.output:
-        found = {"sample_bytes": size, "measured": [asdict(item) for item in chain.measured], "carried": carried}
+        found = {
+            "sample_bytes": size,
+            "measured": [asdict(item) for item in chain.measured],
+            "extrapolated": extrapolated,
+        }
         options.output.write_text(json.dumps(found, indent=2) + "\n")
 
 

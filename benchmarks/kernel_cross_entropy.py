@@ -1,7 +1,8 @@
-"""Cross entropy of an output projection on a processor: ours beside torch's, forward and backward, time and memory.
+"""Cross entropy of an output projection on a CPU: ours compared with torch, forward and backward, time and memory.
 
-Every round runs every contender once, in turn, on the same values; CPU seconds, medians, and the most memory that a run
-held above what it began with (inputs excluded, gradients included). Before any timing, all must agree with float64.
+Every round runs each implementation once on the same values; the table shows CPU seconds, medians, and the peak memory
+above the start of a run (without inputs, with gradients). Before timing, every implementation is checked against
+float64.
 
     python benchmarks/kernel_cross_entropy.py [--tokens 2048] [--width 256] [--vocab 32768] [--runs 5] [--threads 1]
         [--chunks 16 64 256] [--output FILE.json]
@@ -28,8 +29,8 @@ IGNORE = -100
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def contenders(chunks: list[int]) -> dict[str, Loss]:
-    """The sum of the losses, by name; the first is what the others are compared with."""
+def implementations(chunks: list[int]) -> dict[str, Loss]:
+    """Implementations of the summed loss by name; the first is the baseline."""
     found: dict[str, Loss] = {
         "torch linear + cross_entropy": lambda x, w, t: F.cross_entropy(F.linear(x, w), t, reduction="sum"),
         "torch linear_cross_entropy": lambda x, w, t: F.linear_cross_entropy(x, w, t, reduction="sum"),
@@ -53,7 +54,7 @@ def run(loss: Loss, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def gate(losses: dict[str, Loss], width: int) -> None:
-    """Ends the program where a contender is wrong: a figure for a wrong result is none."""
+    """Exit if an implementation is wrong: the speed of a wrong result is meaningless."""
     torch.manual_seed(1)
     hidden, weight, targets = torch.randn(37, width), torch.randn(1031, width) / width**0.5, torch.arange(37) * 27
     targets[5] = IGNORE
@@ -73,8 +74,8 @@ def status_mib(field: str) -> float:
 
 
 def measure(loss: Loss, inputs: list[torch.Tensor]) -> tuple[float, float]:
-    """(CPU seconds, MiB above the start)."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is there now
+    """Return (CPU seconds, peak MiB above the start)."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current size
     before, started = status_mib("VmRSS"), time.process_time()
     results = run(loss, inputs)
     seconds = time.process_time() - started
@@ -87,12 +88,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, value in (("tokens", 2048), ("width", 256), ("vocab", 32768), ("runs", 5), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--chunks", type=int, nargs="*", default=[16, 64, 256], help="MiB of logits, to compare")
+    parser.add_argument(
+        "--chunks", type=int, nargs="*", default=[16, 64, 256], help="MiB of logits per chunk, each measured"
+    )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    losses = contenders(options.chunks)
+    losses = implementations(options.chunks)
     gate(losses, options.width)
     torch.manual_seed(0)
     hidden = torch.randn(options.tokens, options.width).requires_grad_()
@@ -117,7 +120,7 @@ def main() -> None:
         print(f"{name:36} {middle:8.3f} {min(seconds):8.3f} {max(seconds):8.3f} {rate:8.1f} {ratio:6.2f} {peak:6.0f}")
         rows[name] = {"seconds": seconds, "peak_mib": peak, "speed_against_torch": ratio}
     if options.output:
-        result = {"options": {key: str(value) for key, value in vars(options).items()}, "contenders": rows}
+        result = {"options": {key: str(value) for key, value in vars(options).items()}, "implementations": rows}
         options.output.write_text(json.dumps(result | {"load": os.getloadavg()}, indent=2) + "\n")
 
 

@@ -1,8 +1,8 @@
-"""Many experts, forward and backward: ours beside a loop over indexed weights and one dense product of the same work.
+"""Many experts, forward and backward: ours compared with a loop over indexed weights and one dense FFN of equal work.
 
-The loop is what most implementations do: expert by expert, `weights[expert]`, whose gradient fills the whole stack each
-time. The dense network has the same width and as many rows as all experts together, so it is the limit of what grouping
-can reach. Rounds are interleaved, medians shown, GFLOP/s of 18 * rows * width * inner operations.
+The loop is what most implementations do: one expert after another, `weights[expert]`, whose gradient fills the whole
+stack each time. The dense FFN has the same width and as many rows as all experts together, so it is the upper bound for
+grouping. Rounds are interleaved, medians shown, GFLOP/s of 18 * rows * width * inner operations.
 
     python benchmarks/kernel_experts.py [--experts 64] [--rows 64] [--width 256] [--inner 256] [--runs 9] [--threads 1]
 """

@@ -1,7 +1,7 @@
-"""What the deterministic setting costs: forward passes inside `batch_invariant()` beside the same ones outside.
+"""Cost of the deterministic setting: forward passes inside `batch_invariant()` compared with passes outside it.
 
-For every case the two are interleaved on one model; the table has medians and their ratio. It also says which part of
-the logits changes its bits outside when the text stands in a batch or is padded; inside, none does, or this fails.
+For each case the two are interleaved on one model; the table shows medians and their ratio. It also shows the fraction
+of logits whose bits change outside when the text is batched or padded; if any change inside, the script fails.
 
     python benchmarks/model_batch_invariance.py [--preset lc-100m] [--runs 7] [--threads 2] [--output FILE.json]
 """
@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from longcat.model.cache import LatentCache
-from longcat.model.deterministic import batch_invariant
+from longcat.model.batch_invariance import batch_invariant
 from longcat.model.init import initialize
 from longcat.model.presets import load_preset
+from longcat.model.rows import Rows
 from longcat.model.transformer import LongcatFlash
 
 SETTINGS = {"default": nullcontext, "batch_invariant": batch_invariant}
@@ -34,13 +34,13 @@ def forward(model: LongcatFlash, batch: int, length: int) -> Callable[[], object
 
 
 def decode(model: LongcatFlash, batch: int, context: int) -> Callable[[], object]:
-    cache = LatentCache(model.config, batch, context + 1)
+    rows = Rows(model, batch, context + 1)
     input_ids_BT = torch.randint(0, model.config.vocab_size, (batch, context + 1))
-    model(input_ids_BT[:, :context], cache=cache)
+    rows.append(input_ids_BT[:, :context], logits_to_keep=1)
 
     def step() -> None:
-        model(input_ids_BT[:, context:], cache=cache)
-        cache.truncate(context)
+        rows.append(input_ids_BT[:, context:])
+        rows.rewind(context)
 
     return step
 
@@ -52,7 +52,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def changed_bits(model: LongcatFlash, length: int) -> dict[str, float]:
-    """The part of a text's logits that differs from those of the text alone, in a batch of 8 and with padding."""
+    """Fraction of a text's logits that differ from those of the text alone, in a batch of 8 and with padding."""
     ids_BT = torch.randint(0, model.config.vocab_size, (8, length))
     alone = model(ids_BT[7:]).logits[0]
     padded_BT = torch.cat((ids_BT[7:], torch.full((1, 27), model.config.pad_token_id)), dim=1)

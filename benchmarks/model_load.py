@@ -1,8 +1,8 @@
-"""Reading, writing and converting a checkpoint beside transformers: seconds, and peak memory over the weights' size.
+"""Reading, writing and converting a checkpoint compared with transformers: seconds, and peak memory over weight size.
 
-Every measurement is a process of its own that imports its library, then resets the kernel's record of its peak, and
-reports how far it grows. Interleaved; medians of the runs; one thread of OpenMP for all, since copying needs no more
-and threads that wait for a busy core would be all that is measured. By default the model is lc-100m in float32, 395 MB.
+Every measurement is a separate process that imports its library, then resets the kernel's peak memory counter and
+reports its growth. Interleaved; medians of the runs; one OpenMP thread for all, since copying needs no more and threads
+that wait for a busy core would dominate the measurement. The default model is lc-100m in float32, 395 MB.
 The peer reads the layout that it needs, with rows for zero-computation experts.
 
     python benchmarks/model_load.py [--preset lc-100m] [--runs 5] [--output FILE.json]
@@ -88,7 +88,7 @@ def main() -> None:
     found: dict[tuple[str, str], list[tuple[float, int]]] = {case: [] for case in CASES}
     with tempfile.TemporaryDirectory() as folder:
         sources = prepare(options.preset, Path(folder))
-        # Its own size for each: the peer's model has rows that ours does not have.
+        # Separate sizes: the peer's model has extra rows for zero-computation experts.
         sizes = {who: (source / "model.safetensors").stat().st_size for who, source in sources.items()}
         for round_number in range(options.runs + 1):
             for who, what in CASES:

@@ -1,10 +1,11 @@
-"""Training, prefill and decode of `lc-100m` in float32: ours beside transformers and the limits of the machine.
+"""Training, prefill and decode of `lc-100m` in float32: ours compared with transformers and the limits of the machine.
 
-Each tool has a process of its own, which waits while another one computes; rounds are interleaved and medians shown.
-The limits are those of the same run: the rate of a square float32 matrix product, and the bandwidth of reading a
-large array. A training step is forward, backward and AdamW; its share of the peak counts matrix products of the
-experts that were really selected, and causal attention. The bound of decode is the time to read, at that bandwidth,
-every weight that the step used and the cache once. Prefill ends with the logits of the last token, as serving needs.
+Each tool runs in a process of its own, which waits while another one computes; rounds are interleaved and medians
+shown. The limits are measured in the same run: the rate of a square float32 matrix product, and the bandwidth of
+reading a large array. A training step is forward, backward and AdamW; its fraction of the peak counts matrix products
+of the experts that were actually selected, and causal attention. The bound of decode is the time to read, at that
+bandwidth, every weight used by the step and the cache once. Prefill ends with the logits of the last token, as serving
+needs.
 
     python benchmarks/model_speed.py [--tasks train,prefill-512,...] [--rounds 5] [--threads 2] [--output FILE.json]
 """
@@ -27,7 +28,7 @@ PRESET = "lc-100m"
 
 
 class Tool(Protocol):
-    """One implementation: `train` and `prefill` do one step, `decode` some tokens; each returns seconds."""
+    """One implementation: `train` and `prefill` run one step, `decode` several tokens; each returns seconds."""
 
     def train(self, batch: int, length: int) -> float: ...
     def prefill(self, batch: int, length: int) -> float: ...
@@ -46,14 +47,15 @@ class Ours:
 
         from longcat.model.init import initialize
         from longcat.model.presets import load_preset
+        from longcat.model.rows import Rows
         from longcat.model.transformer import LongcatFlash
         from longcat.stages.train.config import OptimizerOptions
-        from longcat.stages.train.optimizer import build_optimizer
+        from longcat.stages.train.optim.adamw import build_optimizer
 
         self.config = load_preset(PRESET)
         self.model = LongcatFlash(self.config)
         initialize(self.model, seed=0)
-        self.torch = torch
+        self.torch, self.rows = torch, Rows
         self.optimizer = build_optimizer(self.model, OptimizerOptions())
         self.selected = 0.0
 
@@ -70,25 +72,20 @@ class Ours:
         return seconds
 
     def prefill(self, batch: int, length: int) -> float:
-        from longcat.model.cache import LatentCache
-
         tokens = tokens_of(batch, length, self.config.vocab_size)
         with self.torch.no_grad():
             started = time.perf_counter()
-            cache = LatentCache(self.config, batch, length + DECODE_STEPS)
-            self.model(tokens, cache=cache, logits_to_keep=1)
+            self.rows(self.model, batch, length + DECODE_STEPS).append(tokens, logits_to_keep=1)
             return time.perf_counter() - started
 
     def decode(self, batch: int, length: int) -> float:
-        from longcat.model.cache import LatentCache
-
         tokens = tokens_of(batch, length, self.config.vocab_size)
         with self.torch.no_grad():
-            cache = LatentCache(self.config, batch, length + DECODE_STEPS)
-            following = self.model(tokens, cache=cache).logits[:, -1:].argmax(-1)
+            rows = self.rows(self.model, batch, length + DECODE_STEPS)
+            following = rows.append(tokens, logits_to_keep=1).logits.argmax(-1)
             started = time.perf_counter()
             for _ in range(DECODE_STEPS):
-                following = self.model(following, cache=cache).logits[:, -1:].argmax(-1)
+                following = rows.append(following).logits.argmax(-1)
             return time.perf_counter() - started
 
 
@@ -131,7 +128,7 @@ class Transformers:
 
 
 def machine_limits() -> dict[str, float]:
-    """Floating-point operations a second of a float32 product, and bytes a second of reading."""
+    """FLOP/s of a float32 product, and bytes per second of reading."""
     import torch
 
     size = 2048
@@ -149,7 +146,7 @@ def machine_limits() -> dict[str, float]:
 
 
 def peak_memory() -> int:
-    """The most memory this process has held, in bytes."""
+    """Peak memory of this process in bytes."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -201,7 +198,7 @@ def tokens_in(task: str) -> int:
 
 
 def training_flops(length: int, selected: float) -> float:
-    """Of a token: three passes over the matrices that it used, and causal attention."""
+    """FLOPs per token: three passes over the matrices that it used, and causal attention."""
     from longcat.model.accounting import count
     from longcat.model.presets import load_preset
 
@@ -213,7 +210,7 @@ def training_flops(length: int, selected: float) -> float:
 
 
 def decode_bytes(batch: int, context: int) -> float:
-    """That one step of decode must read: dense weights, the experts that are selected on average, and the cache."""
+    """Bytes that one step of decode must read: dense weights, the experts selected on average, and the cache."""
     from longcat.model.accounting import count
     from longcat.model.presets import load_preset
 
@@ -225,7 +222,7 @@ def decode_bytes(batch: int, context: int) -> float:
 
 
 def measure(tasks: list[str], rounds: int, threads: int) -> dict[str, Any]:
-    """Every task by every tool in every round, in fresh processes a task; memory is read after training."""
+    """Run every task with every tool in every round, in new processes per task; memory is read after training."""
     samples: dict[str, dict[str, list[float]]] = {task: {tool: [] for tool in TOOLS} for task in tasks}
     limits: list[dict[str, float]] = []
     memory: dict[str, float] = {}
@@ -251,7 +248,7 @@ def measure(tasks: list[str], rounds: int, threads: int) -> dict[str, Any]:
 
 
 def rows(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a task: tokens a second of both tools, their ratio, and the share of the limit that ours reaches."""
+    """One row per task: tokens per second of both tools, their ratio, and the fraction of the limit reached by ours."""
     result = []
     for task, seconds in measured["samples"].items():
         middle = {tool: statistics.median(values) for tool, values in seconds.items()}
@@ -291,7 +288,7 @@ def main() -> None:
     print(f"\nfloat32 product {peak['flops'] / 1e9:.0f} GFLOP/s, reading {peak['bytes'] / 1e9:.1f} GB/s")
     if memory:
         print(", ".join(f"peak memory of training, {tool}: {memory[tool] / 2**30:.2f} GiB" for tool in TOOLS))
-        print(f"FFN experts selected by a token and layer in training: {measured['selected_experts']:.2f}")
+        print(f"FFN experts selected per token and layer in training: {measured['selected_experts']:.2f}")
     if given.output:
         given.output.write_text(json.dumps({"rows": table, **measured}, indent=2), encoding="utf-8")
 

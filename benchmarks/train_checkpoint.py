@@ -1,15 +1,15 @@
-"""How long training stands still for a checkpoint of its run, beside DCP's asynchronous save.
+"""Time that training stalls for a checkpoint of its run, compared with DCP's asynchronous save.
 
-A run of lc-100m with AdamW in one process, float32 on CPU: about 1.2 GB a checkpoint. A round saves in each way while
-the next step is computed, with all ways waited for before the next begins; the order turns from round to round.
+A run of lc-100m with AdamW in one process, float32 on CPU: about 1.2 GB per checkpoint. Each round saves with every
+method while the next step is computed, and waits for each save before the next; the order rotates from round to round.
 
     blocking    save, wait until it is durable, then the step
-    background  save, forward and backward, before_update, optimizer step: what `longcat train` does
+    background  save, forward and backward, before_update, optimizer step: as in `longcat train`
     dcp         torch.distributed.checkpoint.async_save (with its pickle-free safetensors writer), then the step
 
-`stall` is the time that training does nothing but wait for the checkpoint, `save` the time until it is complete
-(ours: written, hashed, fsynced and renamed), `step` the step's own time without the stall, beside `none`, a step with
-nothing written. Medians of the rounds.
+`stall` is the time in which training only waits for the checkpoint, `save` the time until it is complete (ours:
+written, hashed, fsynced and renamed), `step` the time of the step without the stall; `none` is a step without a save.
+Medians of the rounds.
 
     python benchmarks/train_checkpoint.py [--preset lc-100m] [--rounds 5] [--rows 4] [--length 256] [--output FILE.json]
 """
@@ -32,15 +32,15 @@ import torch.distributed.checkpoint as dcp
 from longcat.model.init import initialize
 from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
+from longcat.stages.train.checkpoints.resumable import RunCheckpoints, model_tensors
 from longcat.stages.train.config import OptimizerOptions
-from longcat.stages.train.optimizer import build_optimizer, moments, set_learning_rate
-from longcat.stages.train.state import RunCheckpoints, model_tensors
+from longcat.stages.train.optim.adamw import build_optimizer, moments, set_learning_rate
 
 Figures = dict[str, float]
 
 
 class Run:
-    """A model, its optimizer and the halves of a step."""
+    """Model, optimizer and the two halves of a step."""
 
     def __init__(self, preset: str, rows: int, length: int) -> None:
         self.model = LongcatFlash(load_preset(preset))
@@ -67,12 +67,12 @@ class Run:
 
 
 def none(run: Run, folder: Path) -> Figures:
-    """A step with nothing written."""
+    """A step without a save."""
     return {"stall": 0.0, "save": 0.0, "step": run.gradients() + run.update()}
 
 
 class Ours:
-    """Our checkpoints; one object for all rounds, as in a run."""
+    """Our checkpoint writer; one object for all rounds, as in a run."""
 
     def __init__(self, folder: Path) -> None:
         self.told: list[dict[str, float]] = []
@@ -100,7 +100,7 @@ class Ours:
 
 
 def dcp_async(run: Run, folder: Path) -> Figures:
-    """DCP copies before it returns, then writes in a thread."""
+    """DCP copies before it returns, then writes in a background thread."""
     target = folder / "dcp"
     shutil.rmtree(target, ignore_errors=True)
     began = time.perf_counter()
@@ -128,7 +128,7 @@ def measure(run: Run, rounds: int, folder: Path) -> dict[str, list[Figures]]:
         names = list(ways)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             figures = ways[name](run, folder)
-            if number:  # the first round makes the buffers
+            if number:  # the first round allocates the buffers
                 found[name].append(figures)
     return found
 
@@ -151,7 +151,7 @@ def main() -> None:
         for name, rows in found.items()
     }
     save = medians["blocking"]["save"]
-    print(f"{options.preset}, {size / 1e9:.2f} GB a checkpoint, medians of {options.rounds} rounds")
+    print(f"{options.preset}, {size / 1e9:.2f} GB per checkpoint, medians of {options.rounds} rounds")
     print(f"{'':12}{'stall s':>9}{'save s':>9}{'step s':>9}{'stall / blocking save':>24}")
     for name, row in medians.items():
         print(f"{name:12}{row['stall']:9.3f}{row['save']:9.2f}{row['step']:9.2f}{row['stall'] / save:24.2%}")

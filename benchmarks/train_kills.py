@@ -1,9 +1,9 @@
-"""A training run killed at random moments beside the same run undisturbed: every loss and every byte must be equal.
+"""A training run killed at random times compared with an undisturbed run: all losses and bytes must be equal.
 
-Both go through the command line, each in a store of its own into which the tokens are copied, at the same time and with
-one thread each. The disturbed one gets SIGKILL after random waits and is started again by the same command. Its
-metrics.jsonl and every file of its checkpoint are compared with the other's. `--minutes` sets the length, by a short
-trial run that measures the speed.
+Both use the command line, each with its own store into which the tokens are copied, at the same time and with one
+thread each. The disturbed run gets SIGKILL after random waits and is restarted with the same command. Its metrics.jsonl
+and all files of its checkpoint are compared with those of the other. `--minutes` sets the length, by a short trial run
+that measures the speed.
 
     python benchmarks/train_kills.py --store longcat-store [--tokens tokens] [--preset demo] [--minutes 30] [--kills 5]
 """
@@ -35,7 +35,7 @@ def command(store: Path, options: argparse.Namespace, steps: int, name: str) -> 
 
 
 def copy_tokens(source: Path, target: Path, reference: str) -> None:
-    """A store that holds the tokens alone, under the same name."""
+    """A store with only the tokens, under the same name."""
     shown = [sys.executable, "-m", "longcat.cli", "--store", str(source), "artifacts", "show", reference, "--json"]
     path = Path(json.loads(subprocess.run(shown, check=True, capture_output=True, text=True).stdout)["path"])
     shutil.copytree(path, target / path.parent.name / path.name)
@@ -45,7 +45,7 @@ def copy_tokens(source: Path, target: Path, reference: str) -> None:
 
 
 def measured_step(store: Path, options: argparse.Namespace) -> float:
-    """Seconds a step of two trial runs side by side."""
+    """Seconds per step of two concurrent trial runs."""
     runs = [
         subprocess.Popen(command(store, options, TRIAL_STEPS + extra, f"trial-{extra}"), stdout=subprocess.PIPE)
         for extra in (0, 1)
@@ -55,13 +55,13 @@ def measured_step(store: Path, options: argparse.Namespace) -> float:
 
 
 def disturbed(call: list[str], pauses: list[float], log: list[str]) -> dict[str, Any]:
-    """Run `call` to its end, with a SIGKILL after every pause."""
+    """Run `call` until it finishes, with a SIGKILL after every pause."""
     began = time.monotonic()
     for number, pause in enumerate(pauses, start=1):
         child = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             child.wait(timeout=pause)
-            log.append(f"kill {number}: the run had ended before")
+            log.append(f"kill {number}: the run had already finished")
             break
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="folder that keeps both stores")
+    parser.add_argument("--output", type=Path, help="folder of both stores")
     options = parser.parse_args()
     folder = options.output or Path(tempfile.mkdtemp(prefix="longcat-kills-"))
     calm, rough = folder / "undisturbed", folder / "killed"

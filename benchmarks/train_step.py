@@ -1,10 +1,10 @@
-"""What training costs beside the bare step, and how fast the loader is, on `lc-100m` in float32.
+"""Cost of the training step compared with the bare step, and speed of the loader, on `lc-100m` in float32.
 
-The bare step is that of `model_speed.py`: loss, backward, AdamW, on fixed tokens. The trainer's step is the one that
-`longcat train` does, with its loader, document bounds, clipping, auxiliary losses, bias controller and metrics.jsonl.
-Both run in turns in one process, and the table shows medians. `without auxiliary` leaves out what the bare step does
-not compute (hidden z-loss, balance loss, document mask), so that what remains is the cost of loading, clipping,
-controlling, watching and writing. Steps that take the stability measurements, one in fifty, are not among those timed.
+The bare step is that of `model_speed.py`: loss, backward, AdamW, on fixed tokens. The trainer's step is that of
+`longcat train`, with its loader, document bounds, clipping, auxiliary losses, bias controller and metrics.jsonl.
+Both alternate in one process, and the table shows medians. `without auxiliary` omits what the bare step does not
+compute (hidden z-loss, balance loss, document mask), so that the rest is the cost of loading, clipping, bias control,
+monitoring and writing. Steps with stability measurements, one in fifty, are not timed.
 
 The loader is timed on a token file of 1 B tokens: opening it, the first batch, and a batch in the middle.
 
@@ -26,7 +26,7 @@ PRESET, BATCH, LENGTH = "lc-100m", 4, 512
 
 
 def write_tokens(prefix: Path, total: int, vocabulary: int, filled: bool) -> None:
-    """A token file of documents of 200 to 2,000 tokens; `filled` with random ids, else a sparse file of zeros."""
+    """Write a token file of documents of 200 to 2,000 tokens; random ids if `filled`, else a sparse file of zeros."""
     import numpy as np
 
     from longcat.pipeline.tokens import TokenWriter
@@ -38,15 +38,15 @@ def write_tokens(prefix: Path, total: int, vocabulary: int, filled: bool) -> Non
             for length in lengths:
                 writer.add_document(generator.integers(vocabulary, size=int(length)))
             return
-        # The writer keeps lengths apart from bytes, so a hole in the file stands for the tokens.
+        # The writer stores lengths separately from bytes, so a hole in the file can represent the tokens.
         writer._lengths.extend(int(length) for length in lengths)
         writer._stream.truncate(int(lengths.sum()) * 2)
 
 
 def time_loader(folder: Path, tokens: int) -> dict[str, float]:
-    """Seconds to open a token file and make its first batch, and to make one later."""
+    """Seconds to open a token file and read its first batch, and to read a later one."""
     from longcat.pipeline.tokens import TokenFile
-    from longcat.stages.train.loader import TokenWindows, batch
+    from longcat.stages.formats.windows import TokenWindows, batch
 
     write_tokens(folder / "large", tokens, 16384, filled=False)
     began = time.perf_counter()
@@ -62,13 +62,13 @@ def time_loader(folder: Path, tokens: int) -> dict[str, float]:
 
 
 class Bare:
-    """The step of the model benchmark."""
+    """The step of `model_speed.py`."""
 
     def __init__(self) -> None:
         import torch
 
         from longcat.stages.train.config import OptimizerOptions
-        from longcat.stages.train.optimizer import build_optimizer
+        from longcat.stages.train.optim.adamw import build_optimizer
 
         self.model = new_model()
         self.optimizer = build_optimizer(self.model, OptimizerOptions())
@@ -83,7 +83,7 @@ class Bare:
 
 
 class Trainer:
-    """The step of `longcat train`, everything that comes between two steps included."""
+    """The step of `longcat train`, including everything between two steps."""
 
     def __init__(self, folder: Path, objective: dict[str, Any]) -> None:
         import torch
@@ -93,20 +93,21 @@ class Trainer:
         from longcat.pipeline.progress import SilentProgress
         from longcat.pipeline.stage import Context
         from longcat.pipeline.tokens import TokenFile
+        from longcat.stages.formats.checkpoint import Start
+        from longcat.stages.formats.windows import TokenWindows, validation_windows
         from longcat.stages.train.config import TrainConfig
-        from longcat.stages.train.loader import TokenWindows, validation_windows
+        from longcat.stages.train.optim.schedule import Schedule
         from longcat.stages.train.parallel.build import whole
-        from longcat.stages.train.plan import Counters, Plan, Start, Validation
-        from longcat.stages.train.schedule import Schedule
-        from longcat.stages.train.trainer import Run
+        from longcat.stages.train.trainer import TrainingRun
+        from longcat.stages.train.training_plan import Counters, TrainingPlan, Validation
 
         held = whole(new_model(), torch.device("cpu"), torch.float32)
-        # The weights have to stay, as those of the bare step do: a router that learns sends tokens to more experts.
+        # Weights must stay constant, as in the bare step: a router that learns sends tokens to more experts.
         still = {"learning_rate": 1e-30, "balance": {"mu": 0}}
         shape = {"steps": 10_000, "batch_size": BATCH, "sequence_length": LENGTH}
         options = TrainConfig(preset=PRESET, **shape, **still, **objective)
         tokens = TokenFile(folder / "small")
-        plan = Plan(
+        plan = TrainingPlan(
             label="training",
             work=folder / f"work-{len(list(folder.iterdir()))}",
             steps=10_000,
@@ -131,7 +132,7 @@ class Trainer:
             logger=logging.getLogger("longcat"),
             stop=StopSignal(),
         )
-        self.run = Run(plan, options, held, Start({}, {}), windows, validation, context)
+        self.run = TrainingRun(plan, options, held, Start({}, {}), windows, validation, context)
         self.done = 0
 
     def step(self) -> None:
@@ -163,7 +164,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    from longcat.stages.train.runtime import reproducible
+    from longcat.stages.train.determinism import reproducible
 
     with tempfile.TemporaryDirectory() as name, reproducible(options.threads):
         folder = Path(name)
@@ -179,7 +180,7 @@ def main() -> None:
         for number in range(options.rounds + 1):
             for label, step in steps.items():
                 took = timed(step)
-                if number:  # the first makes threads and caches
+                if number:  # the first round starts threads and fills caches
                     seconds[label].append(took)
     medians = {label: statistics.median(values) for label, values in seconds.items()}
     print(f"{'':28}{'seconds':>10}{'to bare':>10}")

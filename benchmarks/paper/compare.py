@@ -1,10 +1,14 @@
-"""Two configurations beside each other: loss curves, their gap, and the final losses with their spread over seeds."""
+"""Comparison of two configurations: loss curves, their difference, and final losses with their spread over seeds."""
 
 from __future__ import annotations
 
-from plot import Line, Panel, smooth
+import math
+from collections.abc import Sequence
+
 from tables import difference, markdown, spread
 from toy import Results
+
+from longcat.stages.formats.svg import Line, Panel
 
 WINDOW = 20  # steps, for training losses
 
@@ -15,7 +19,7 @@ def curves(results: Results) -> dict[str, list[list[float]]]:
 
 
 def loss_panel(results: Results) -> Panel:
-    """Without the first eighth of the steps in the range of the axis, in which all curves fall alike."""
+    """The range of the axis excludes the first eighth of the steps, where all curves fall equally."""
     losses = curves(results)
     steps = len(next(iter(losses.values()))[0])
     tail = [value for runs in losses.values() for values in runs for value in values[steps // 8 :]]
@@ -38,7 +42,7 @@ def gap_panel(results: Results, first: str, second: str) -> Panel:
 
 
 def loss_table(results: Results, *pairs: tuple[str, str]) -> str:
-    """Training losses on the way, validation losses at the end, and the differences of pairs."""
+    """Intermediate training losses, final validation losses, and the differences of pairs."""
     losses = curves(results)
     steps = len(next(iter(losses.values()))[0])
     rows = [
@@ -57,3 +61,10 @@ def loss_table(results: Results, *pairs: tuple[str, str]) -> str:
         both = [[run["validation_loss"] for run in results[label]] for label in pair]
         table += f"\nValidation loss, {pair[0]} minus {pair[1]}: {difference(*both)}\n"
     return table
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """Moving average over the last `window` values."""
+    return [
+        math.fsum(part) / len(part) for part in (values[max(0, i + 1 - window) : i + 1] for i in range(len(values)))
+    ]

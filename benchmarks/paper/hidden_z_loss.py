@@ -1,9 +1,9 @@
-"""Figure 6 of the LongCat-Flash report: the hidden z-loss keeps hidden states small where training is not well set.
+"""Figure 6 of the LongCat-Flash report: the hidden z-loss keeps hidden states small under unsuitable hyperparameters.
 
-The report trains a small model with hyperparameters that do not suit it. Without the loss the mean L2 norm of its last
-hidden states, before the final norm, passes 1,000 after 6 thousand steps and 100 thousand later, with a spike of the
-loss; with a weight of 1e-7 it stays at 140 to 250, and the loss is the same. Here the unsuited value is the learning
-rate. A toy's hidden states are far smaller than those, so larger weights are tried as well.
+The report trains a small model with unsuitable hyperparameters. Without the loss the mean L2 norm of the last hidden
+states, before the final norm, exceeds 1,000 after 6 thousand steps and 100 thousand later, with a spike of the loss;
+with a weight of 1e-7 it stays at 140 to 250, and the loss is the same. Here the unsuitable value is the learning rate.
+The hidden states of a toy model are far smaller, so larger weights are tried as well.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from compare import loss_panel
-from plot import Line, Panel, draw
 from tables import markdown, spread
 from toy import Experiment, Results, Run, main
+
+from longcat.stages.formats.svg import Line, Panel, draw
 
 LEARNING_RATE = 8e-2  # ten times that of the other experiments
 STEPS = 300
@@ -35,14 +36,14 @@ def report(results: Results, plot: Path) -> str:
         lines = [Line(label, steps, [run[key] for run in runs]) for label, runs in results.items()]
         return Panel(title, "step", lines, y_log=True)
 
-    draw(
-        plot,
+    chart = draw(
         [
             panel("mean L2 norm of the last hidden states", "state_norm"),
             panel("their largest entry", "largest_state"),
             loss_panel(results),
         ],
     )
+    plot.write_text(chart, encoding="utf-8")
     rows = [
         [
             label,

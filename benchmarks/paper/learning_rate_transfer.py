@@ -1,9 +1,9 @@
-"""Table 1 of the LongCat-Flash report: a learning rate found on a narrow model fits a wide one.
+"""Table 1 of the LongCat-Flash report: a learning rate found on a narrow model transfers to a wide one.
 
-With s the ratio of the widths, embedding keeps its initial variance and learning rate, and all other matrices have
-both divided by s. The report takes its 6,144 wide model's settings from one 768 wide by this rule; it shows no sweep.
-Here each width is trained over a grid of learning rates, by the rule and with everything left as on the narrow model.
-The learning rate is the narrow model's, so by the rule the optimum should stay where it is.
+With s the ratio of the widths, the embedding keeps its initial variance and learning rate, and for all other matrices
+both are divided by s. The report derives the settings of its model of width 6,144 from one of width 768 by this rule;
+it shows no sweep. Here each width is trained over a grid of learning rates, by the rule and with the settings of the
+narrow model unchanged. Learning rates are those of the narrow model, so by the rule the optimum should not move.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import math
 import statistics
 from pathlib import Path
 
-from plot import Line, Panel, draw
 from tables import markdown, spread
 from toy import Experiment, Results, Run, main, of_width
+
+from longcat.stages.formats.svg import Line, Panel, draw
 
 PROXY, SCALES = 32, (1, 2, 4)
 RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
@@ -51,8 +52,8 @@ def losses(results: Results, rule: str, scale: int) -> list[list[float]]:
 
 
 def optimum(row: list[float]) -> float:
-    """The learning rate of the lowest loss: the vertex of a parabola, in its logarithm, through the lowest and its
-    neighbours. At an end of the grid it is that end."""
+    """Learning rate of the lowest loss: the vertex of a parabola in its logarithm through the lowest point and its
+    neighbours; at an end of the grid, that end."""
     finite = [loss if math.isfinite(loss) else math.inf for loss in row]
     lowest = finite.index(min(finite))
     if lowest in (0, len(row) - 1) or not math.isfinite(finite[lowest + 1]):
@@ -77,7 +78,7 @@ def report(results: Results, plot: Path) -> str:
         )
         for rule in RULES
     ]
-    draw(plot, panels)
+    plot.write_text(draw(panels), encoding="utf-8")
     rows = []
     for rule in RULES:
         for scale in SCALES:

@@ -1,8 +1,8 @@
 """Figure 5a of the LongCat-Flash report: latents scaled to the variance of the hidden states train to a lower loss.
 
 The report multiplies the latents of queries and of keys and values by sqrt(hidden_size / rank), 2 and 3.46 in its
-model, and finds 2.72 against 2.75 without after 20 thousand steps, with a larger gap early (3.04 against 3.09 at 4
-thousand). The ranks here give the factors 2 and 2.83.
+model. After 20 thousand steps the loss is 2.72, compared with 2.75 without scaling, with a larger gap early (3.04 and
+3.09 at 4 thousand). The ranks here give the factors 2 and 2.83.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compare import gap_panel, loss_panel, loss_table
-from plot import draw
 from toy import Experiment, Results, Run, main
+
+from longcat.stages.formats.svg import draw
 
 SCALED, PLAIN = "scaled latents", "plain latents"
 RANKS = {"q_lora_rank": 16, "kv_lora_rank": 8}
@@ -23,7 +24,7 @@ def plan(seeds: range) -> list[Run]:
 
 
 def report(results: Results, plot: Path) -> str:
-    draw(plot, [loss_panel(results), gap_panel(results, SCALED, PLAIN)])
+    plot.write_text(draw([loss_panel(results), gap_panel(results, SCALED, PLAIN)]), encoding="utf-8")
     return loss_table(results, (SCALED, PLAIN))
 
 

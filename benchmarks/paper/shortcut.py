@@ -1,8 +1,8 @@
-"""Figure 4 of the LongCat-Flash report: the shortcut that lets communication hide behind computation costs no quality.
+"""Figure 4 of the LongCat-Flash report: the shortcut that overlaps communication and computation costs no quality.
 
-The report trains models with shortcut-connected layers and with the usual order, mixture and dense network taking
-turns, and finds their losses nearly the same. Here the second has one dense network of twice the width where the first
-has two, so that parameters and work are equal.
+The report trains models with shortcut-connected layers and with the usual order, alternating MoE and dense FFN, and
+finds nearly equal losses. Here the second model has one dense FFN of twice the width where the first has two, so that
+parameters and work are equal.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compare import gap_panel, loss_panel, loss_table
-from plot import draw
 from toy import BASE, Experiment, Results, Run, main
+
+from longcat.stages.formats.svg import draw
 
 SHORTCUT, INTERLEAVED = "shortcut-connected", "interleaved"
 
@@ -22,7 +23,7 @@ def plan(seeds: range) -> list[Run]:
 
 
 def report(results: Results, plot: Path) -> str:
-    draw(plot, [loss_panel(results), gap_panel(results, SHORTCUT, INTERLEAVED)])
+    plot.write_text(draw([loss_panel(results), gap_panel(results, SHORTCUT, INTERLEAVED)]), encoding="utf-8")
     return loss_table(results, (SHORTCUT, INTERLEAVED))
 
 

@@ -1,4 +1,4 @@
-"""Figures of several seeds as text: mean and standard deviation, and differences seed by seed."""
+"""Text tables over several seeds: mean and standard deviation, and paired differences per seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Figures = dict[str, object]
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:
-    """`mean ± standard deviation` over seeds; what is not finite is counted apart."""
+    """`mean ± standard deviation` over seeds; values that are not finite are counted separately."""
     finite = [value for value in values if math.isfinite(value)]
     lost = f", {len(values) - len(finite)} diverged" if len(finite) < len(values) else ""
     if not finite:
@@ -20,7 +20,7 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> str:
-    """`first - second` seed by seed: mean, standard error of the mean, and in how many seeds the first is lower."""
+    """`first - second` per seed: mean, standard error of the mean, number of seeds in which the first is lower."""
     gaps = [one - other for one, other in zip(first, second, strict=True)]
     error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
     lower = sum(gap < 0 for gap in gaps)
@@ -28,6 +28,6 @@ def difference(first: Sequence[float], second: Sequence[float]) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

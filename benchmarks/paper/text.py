@@ -1,7 +1,7 @@
-"""The tokens of the toy experiments: the source of the interpreter's own standard library, which needs no network.
+"""Tokens of the toy experiments: source code of the Python standard library, available without network.
 
-Every twentieth module is held out. A byte-level BPE of 1,024 tokens is learnt on the others with the project's
-tokenizer; files follow one another as one stream with an end-of-text token between them.
+Every twentieth module is held out. A byte-level BPE of 1,024 tokens is trained on the others with the project's
+tokenizer; files are concatenated to one stream, separated by an end-of-text token.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
-from longcat.stages.data.tokenizer.special import END_ID
-from longcat.stages.train.loader import open_tokens
+from longcat.stages.formats.special_tokens import END_ID
+from longcat.stages.formats.windows import open_tokens
 
 Ids = npt.NDArray[np.int32]
 VOCABULARY = 1024
@@ -28,7 +28,7 @@ SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", 
 
 @dataclass(frozen=True)
 class Text:
-    """Two streams of token ids; `fingerprint` names their bytes."""
+    """Streams of training and validation tokens; `fingerprint` is a hash of their bytes."""
 
     train: Ids
     validation: Ids
@@ -41,7 +41,7 @@ class Text:
         return cls(train, validation, vocab_size, digest)
 
     def batch(self, seed: int, step: int, rows: int, length: int) -> npt.NDArray[np.int64]:
-        """Windows [rows, length + 1] of one step; each window comes once before any comes again."""
+        """Windows [rows, length + 1] of one step; every window is used once before any repeats."""
         windows = (len(self.train) - 1) // length
         epoch, first = divmod(step * rows, windows)
         order = np.concatenate([np.random.default_rng([seed, epoch + more]).permutation(windows) for more in (0, 1)])
@@ -55,14 +55,14 @@ class Text:
 
 
 def packed_text(folder: Path) -> Text:
-    """The tokens of an artifact that `longcat pack` wrote."""
+    """Read the tokens of an artifact written by `longcat pack`."""
     files = [open_tokens(folder, split) for split in ("train", "validation")]
     streams = [np.concatenate([file.document(n) for n in range(file.n_documents)]).astype(np.int32) for file in files]
     return Text.of(*streams, int(max(stream.max() for stream in streams)) + 1)
 
 
 def library_text(cache: Path, quick: bool) -> Text:
-    """The standard library's tokens, kept as `cache`."""
+    """Tokens of the standard library, cached in the file `cache`."""
     if not cache.is_file():
         files = _modules()[: QUICK_FILES if quick else None]
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
@@ -79,7 +79,7 @@ def library_text(cache: Path, quick: bool) -> Text:
 
 
 def _modules() -> list[Path]:
-    """Source files of the standard library, in the order of a hash of their names."""
+    """Source files of the standard library, ordered by a hash of their names."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = [path.relative_to(root) for path in root.rglob("*.py")]
     kept = [path for path in found if SKIPPED_FOLDERS.isdisjoint(path.parts)]

@@ -1,8 +1,8 @@
-"""Trains toy models by the project's own parts: model, AdamW, schedule and the controller of the router biases.
+"""Training of toy models with the project's model, AdamW, schedule and controller of the router biases.
 
-A `Run` is one configuration with one seed. Runs of the same seed see the same windows in the same order, and equal
-matrices begin with equal values, so that differences between configurations can be taken seed by seed. Each run has a
-process and a thread of its own, and leaves a JSON file behind: a script that was killed goes on where it stood.
+A `Run` is one configuration with one seed. Runs with the same seed see the same windows in the same order, and matrices
+of equal shape start with equal values, so configurations can be compared per seed. Each run has a process and a thread
+of its own and writes a JSON file: a script that was killed resumes with the missing runs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from text import Text, library_text, packed_text
 
 from longcat.model.config import ModelConfig
 from longcat.model.init import initialize
-from longcat.model.transformer import LongcatFlash, TrunkOutput
-from longcat.stages.train.balance import BiasController
+from longcat.model.transformer import BackboneOutput, LongcatFlash
 from longcat.stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions
-from longcat.stages.train.optimizer import build_optimizer
-from longcat.stages.train.runtime import reproducible
-from longcat.stages.train.schedule import Schedule
+from longcat.stages.train.determinism import reproducible
+from longcat.stages.train.load_balance.controller import BiasController
+from longcat.stages.train.optim.adamw import build_optimizer
+from longcat.stages.train.optim.schedule import Schedule
 
 Figures = dict[str, Any]
 VALIDATION_ROWS = 128
@@ -39,9 +39,9 @@ VALIDATION_BATCH = 32
 PROBED_STEPS = 3
 QUICK_STEPS = 2
 
-# Two shortcut layers; 4 of 6 selected experts have a network on average, as 8 of 12 do in LongCat-Flash. The factor on
+# Two shortcut layers; 4 of 6 selected experts are FFN experts on average (LongCat-Flash: 8 of 12). The factor on
 # routing weights is ffn_hidden_size / expert_ffn_hidden_size, as published. Initial values are wider than 0.02 because
-# their effect goes with the root of the width: 0.05 * sqrt(64) lies near 0.02 * sqrt(768), the report's proxy.
+# their effect scales with the root of the width: 0.05 * sqrt(64) is close to 0.02 * sqrt(768), the report's proxy.
 BASE: dict[str, Any] = {
     "hidden_size": 64,
     "num_layers": 2,
@@ -64,7 +64,7 @@ BASE: dict[str, Any] = {
 }
 
 
-# The values of `BASE` that grow with the width; sizes of heads and numbers of experts and layers stay.
+# Values of `BASE` that scale with the width; head sizes and numbers of experts and layers are constant.
 WIDTHS = (
     *("hidden_size", "ffn_hidden_size", "expert_ffn_hidden_size", "num_attention_heads"),
     *("q_lora_rank", "kv_lora_rank"),
@@ -72,13 +72,13 @@ WIDTHS = (
 
 
 def of_width(width: int) -> dict[str, Any]:
-    """`BASE` with another hidden size; at least 16."""
+    """`BASE` with the hidden size `width`, at least 16."""
     return {key: BASE[key] * width // BASE["hidden_size"] for key in WIDTHS}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training. `model` replaces values of `BASE`; `width_scale` is s of the report's table 1, 1: no transfer."""
+    """One run. `model` overrides values of `BASE`; `width_scale` is s of the report's table 1; 1: no transfer."""
 
     label: str
     seed: int
@@ -95,7 +95,7 @@ class Run:
         return ModelConfig(**{**BASE, **self.model, "vocab_size": vocab_size})
 
     def name(self, text: Text) -> str:
-        """The same only for the same run on the same text."""
+        """Unique name of this run on this text."""
         digest = hashlib.sha256(json.dumps([asdict(self), text.fingerprint], sort_keys=True).encode()).hexdigest()
         return f"{digest[:20]}.json"
 
@@ -105,7 +105,7 @@ Results = dict[str, list[Figures]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """`plan` makes the runs of some seeds; `report` draws a plot at a path and returns a table in Markdown."""
+    """`plan` makes the runs of the given seeds; `report` writes a plot to a path and returns a Markdown table."""
 
     name: str
     description: str
@@ -115,7 +115,7 @@ class Experiment:
 
 
 def train(run: Run, text: Text) -> Figures:
-    """Train one model on one thread. Series have a value a step; a loss that is not finite ends the run."""
+    """Train one model on one thread. Series have one value per step; a loss that is not finite ends the run."""
     began = time.process_time()
     with reproducible(threads=1):
         trainer = Trainer(run, text)
@@ -133,7 +133,7 @@ def train(run: Run, text: Text) -> Figures:
 
 
 class Trainer:
-    """A model, its optimizer and its controller."""
+    """Model, optimizer and bias controller."""
 
     def __init__(self, run: Run, text: Text) -> None:
         self.run, self.text = run, text
@@ -167,12 +167,12 @@ class Trainer:
         return figures | self.routing(output) | states(output)
 
     def gradient_rms(self) -> float:
-        """Over all matrices, before clipping."""
+        """Root mean square over all matrices, before clipping."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None and p.ndim >= 2]
         return math.sqrt(sum(g.square().sum().item() for g in gradients) / sum(g.numel() for g in gradients))
 
-    def routing(self, output: TrunkOutput) -> Figures:
-        """Mean number of FFN experts a token used, and its standard deviation over tokens, layer by layer."""
+    def routing(self, output: BackboneOutput) -> Figures:
+        """Mean number of FFN experts per token, and its standard deviation over tokens, per layer."""
         active_LT = torch.stack([(r.experts_TK < self.controller.experts).sum(dim=1) for r in output.routing]).double()
         return {"active": active_LT.mean(dim=1).tolist(), "active_std": active_LT.std(dim=1, correction=0).tolist()}
 
@@ -184,12 +184,12 @@ class Trainer:
         return math.fsum(sums) / (VALIDATION_ROWS * run.sequence_length)
 
 
-def hidden_z(output: TrunkOutput) -> torch.Tensor:
+def hidden_z(output: BackboneOutput) -> torch.Tensor:
     """Mean over tokens of `(log sum_i exp |z_i|)^2`, z the hidden states before the final norm (report, eq. 10)."""
     return output.residual_BTD.abs().logsumexp(dim=-1).square().mean()
 
 
-def states(output: TrunkOutput) -> Figures:
+def states(output: BackboneOutput) -> Figures:
     """Mean L2 norm and largest entry of the hidden states before the final norm."""
     z_BTD = output.residual_BTD.detach()
     return {"state_norm": z_BTD.norm(dim=-1).mean().item(), "largest_state": z_BTD.abs().max().item()}
@@ -199,7 +199,7 @@ def states(output: TrunkOutput) -> Figures:
 def transfer(model: LongcatFlash, optimizer: torch.optim.Optimizer, scale: float) -> None:
     """Table 1 of the report for a model `scale` times as wide: variance and learning rate / scale, except embedding.
 
-    Norms are no matrices and keep theirs. Every parameter group gets the `factor` on its learning rate.
+    Norms are not matrices and stay unchanged. Every parameter group gets the `factor` of its learning rate.
     """
     embedding = model.model.embed_tokens.weight
     groups = []
@@ -213,7 +213,7 @@ def transfer(model: LongcatFlash, optimizer: torch.optim.Optimizer, scale: float
 
 
 def run_and_keep(run: Run, text: Text, folder: Path) -> Figures:
-    """`train`, or what it left behind in `folder`."""
+    """Call `train`, or read its earlier result from `folder`."""
     path = folder / run.name(text)
     if not path.is_file():
         figures = train(run, text)
@@ -225,14 +225,14 @@ def run_and_keep(run: Run, text: Text, folder: Path) -> Figures:
 
 
 def run_all(runs: Sequence[Run], text: Text, folder: Path, workers: int) -> Results:
-    """All runs, by label and in order of their seeds; `workers` at a time, 0 for this process."""
+    """Results of all runs by label, in order of their seeds; `workers` at a time, 0: in this process."""
     folder.mkdir(parents=True, exist_ok=True)
     left = [run for run in runs if not (folder / run.name(text)).is_file()]
-    print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before", file=sys.stderr)
+    print(f"{len(runs)} runs, {len(runs) - len(left)} already done", file=sys.stderr)
     if left and workers:
         print(f"about {estimate(left, text) / workers / 60:.1f} minutes", file=sys.stderr)
     if workers:
-        # Read by the libraries of a child when it starts: one run must not take the core of another.
+        # Read by libraries when the child process starts: each run must use only one core.
         os.environ["OMP_NUM_THREADS"] = "1"
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             futures = {pool.submit(run_and_keep, run, text, folder): run for run in left}
@@ -246,7 +246,7 @@ def run_all(runs: Sequence[Run], text: Text, folder: Path, workers: int) -> Resu
 
 
 def estimate(runs: Sequence[Run], text: Text) -> float:
-    """Processor seconds of all runs, from a few steps of each size."""
+    """Estimated CPU seconds of all runs, from a few steps of each size."""
     seconds: dict[str, float] = {}
     for run in runs:
         size = json.dumps([run.model, run.batch_size, run.sequence_length])
@@ -266,11 +266,11 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
     parser = argparse.ArgumentParser(
         description=experiment.description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("paper-runs"), help="folder of results and of what is kept")
-    parser.add_argument("--seeds", type=int, default=experiment.seeds, help="seeds of every configuration")
+    parser.add_argument("--output", type=Path, default=Path("paper-runs"), help="output folder, also of cached runs")
+    parser.add_argument("--seeds", type=int, default=experiment.seeds, help="seeds per configuration")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, of one thread each; 0: in this process")
-    parser.add_argument("--tokens", type=Path, help="a tokens artifact in place of the standard library's source")
-    parser.add_argument("--quick", action="store_true", help="a few steps of one seed, to see that it works")
+    parser.add_argument("--tokens", type=Path, help="a tokens artifact instead of the standard library's source")
+    parser.add_argument("--quick", action="store_true", help="a few steps of one seed, as a smoke test")
     given = parser.parse_args(arguments)
     given.output.mkdir(parents=True, exist_ok=True)
     cache = given.output / ("tokens-quick.npz" if given.quick else "tokens.npz")
@@ -281,14 +281,14 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
     results = run_all(runs, text, given.output / experiment.name, 0 if given.quick else given.workers)
     table = experiment.report(results, given.output / f"{experiment.name}.svg")
     seconds = sum(figures["cpu_seconds"] for same in results.values() for figures in same)
-    table += f"\n{len(runs)} runs, {seconds / 60:.1f} processor minutes\n"
+    table += f"\n{len(runs)} runs, {seconds / 60:.1f} CPU minutes\n"
     (given.output / f"{experiment.name}.md").write_text(table, encoding="utf-8")
     (given.output / f"{experiment.name}.json").write_text(json.dumps(summary(results), indent=1), encoding="utf-8")
     print(table)
 
 
 def summary(results: Results) -> Figures:
-    """What a table is made of: the last figures of every run."""
+    """Data of a table: the final figures of every run."""
     return {
         label: [
             {key: value[-1] if isinstance(value, list) else value for key, value in figures.items()} for figures in runs

@@ -1,11 +1,11 @@
-"""Figure 3 of the LongCat-Flash report: a token may use as many experts as it needs, at the same mean cost.
+"""Figure 3 of the LongCat-Flash report: tokens may use different numbers of experts at the same mean cost.
 
-The report compares a model whose tokens all use K_e experts with one whose tokens select K of experts with and without
-a network, K_e of them with one on average; the second ends with a lower loss (2.396 against 2.407 after 500 billion
-tokens). The controller of the router biases brings the mean to K_e, and the spread over tokens grows.
+The report compares a model whose tokens all use K_e FFN experts with one whose tokens select K of FFN experts and
+zero-computation experts, K_e of them FFN experts on average; the second ends with a lower loss (2.396 and 2.407 after
+500 billion tokens). The controller of the router biases brings the mean to K_e, and the spread over tokens grows.
 
-Experts without a network return their input, which is a path of its own. So that this is not taken for the effect of
-a choice of compute, a third model drops those slots: the same choice, without that path.
+Zero-computation experts return their input, which is an additional path. To separate its effect from that of the choice
+of compute, a third model drops those slots: the same choice, without that path.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from compare import loss_panel, loss_table
-from plot import Line, Panel, draw
 from tables import markdown, spread
 from toy import BASE, Experiment, Results, Run, main
+
+from longcat.stages.formats.svg import Line, Panel, draw
 
 ZERO, FIXED, DROPPED = "top-6 with zero-computation experts", "fixed top-4", "top-6, slots dropped"
 LAST = 20
@@ -41,20 +42,20 @@ def report(results: Results, plot: Path) -> str:
 
     panels = [
         loss_panel(results),
-        Panel("mean FFN experts of a token", "step", [line(ZERO, "active", layer) for layer in layers]),
+        Panel("mean FFN experts per token", "step", [line(ZERO, "active", layer) for layer in layers]),
         Panel("their standard deviation over tokens", "step", [line(ZERO, "active_std", layer) for layer in layers]),
     ]
-    draw(plot, panels)
+    plot.write_text(draw(panels), encoding="utf-8")
     rows = [
         [label, *(spread([final(run[key]) for run in runs], 3) for key in ("active", "active_std"))]
         for label, runs in results.items()
     ]
-    table = markdown(["model", f"FFN experts a token, last {LAST} steps", "their spread over tokens"], rows)
+    table = markdown(["model", f"FFN experts per token, last {LAST} steps", "standard deviation over tokens"], rows)
     return f"{loss_table(results, (ZERO, FIXED), (DROPPED, FIXED))}\n{table}"
 
 
 def final(values: list[list[float]]) -> float:
-    """Mean over layers and the last steps."""
+    """Mean over layers and the last `LAST` steps."""
     last = [value for layers in values[-LAST:] for value in layers]
     return sum(last) / len(last)
 

@@ -1,4 +1,4 @@
-"""The toy reproductions: all of them work, and what they measure is what they say."""
+"""Toy reproductions of the report: all scripts run, and their measurements are correct."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ("zero_experts", "shortcut", "mla_scale", "hidden_z_loss", "adam_epsilon
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable():
-    """The scripts import their neighbours by bare names, which must not outlive these tests."""
+    """The scripts import sibling modules by bare names; these imports are undone after the test."""
     before = set(sys.modules)
     sys.path.insert(0, str(FOLDER))
     yield
@@ -46,7 +46,7 @@ def test_quick_run_writes_plot_table_and_figures(name, output, capsys):
         assert 6 < runs[0]["validation_loss"] < 12
 
 
-def test_what_is_done_is_not_done_again(output):
+def test_finished_runs_are_not_repeated(output):
     toy, script = importlib.import_module("toy"), importlib.import_module("shortcut")
     times = []
     for _ in range(2):
@@ -67,14 +67,14 @@ def test_runs_repeat_bit_by_bit(output):
     assert len(one["loss"]) == 3
 
 
-def test_windows_of_an_epoch_cover_the_stream_once():
+def test_windows_of_an_epoch_cover_the_stream_exactly_once():
     text = importlib.import_module("text").Text.of(*(torch.arange(101, dtype=torch.int32).numpy(),) * 2, 128)
     rows = [text.batch(seed=0, step=step, rows=2, length=10) for step in range(5)]
     assert sorted(int(token) for batch in rows for row in batch for token in row[:-1]) == list(range(100))
     assert all((row[1:] == row[:-1] + 1).all() for batch in rows for row in batch)
 
 
-def test_transfer_scales_all_matrices_but_the_embedding():
+def test_transfer_scales_all_matrices_except_the_embedding():
     toy = importlib.import_module("toy")
     text = importlib.import_module("text").Text.of(*(torch.arange(101, dtype=torch.int32).numpy(),) * 2, 128)
     plain, scaled = (toy.Trainer(toy.Run("", 0, width_scale=scale), text) for scale in (1.0, 4.0))
