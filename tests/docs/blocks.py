@@ -1,4 +1,4 @@
-"""The fenced blocks of the README and of the pages of docs/, and the commands in them."""
+"""Fenced code blocks of the README and of the pages in docs/, and the commands in them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# In a list, a block is indented like its item. A longer fence may hold shorter ones.
+FENCE = re.compile(r"^( *)(`{3,})(\w*)\n(.*?)^\1\2$", re.MULTILINE | re.DOTALL)
 SHELL = {"bash", "console", "sh", "shell", "zsh"}
 QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.")
-# What zsh or bash would expand, or take as an operator, where it stands outside quotes.
+# Unquoted characters that zsh or bash would expand or interpret as an operator.
 UNQUOTED = re.compile(r"[][*?(){}<>^`;]|(?<![\w/-])~(?!/)|\s=")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; `line` is that of its first line of text."""
+    """A fenced block; `line` is the number of its first line of text."""
 
     page: Path
     line: int
@@ -31,14 +32,20 @@ class Block:
 
     @property
     def file_name(self) -> str | None:
-        """The file that the block is: its first line is `# NAME.yaml`."""
+        """Name of the file that the block contains, if its first line is `# NAME.yaml`."""
         found = re.match(r"# ([\w./-]+\.(?:yaml|json))\b", self.text)
         return found.group(1) if found else None
+
+    @property
+    def module(self) -> str | None:
+        """Python file of the repository that the block contains, if its first line is `# FOLDER/NAME.py`."""
+        found = re.match(r"# ([\w/]+\.py)\n", self.text)
+        return found.group(1) if found and self.language == "python" else None
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a shell block, as a person would paste it."""
+    """One command of a shell block, as a user would paste it."""
 
     where: str
     text: str
@@ -57,13 +64,18 @@ def blocks(page: Path) -> list[Block]:
     """All fenced blocks, in order."""
     text = page.read_text(encoding="utf-8")
     return [
-        Block(page, text.count("\n", 0, found.start()) + 2, found.group(1), found.group(2))
+        Block(
+            page,
+            text.count("\n", 0, found.start()) + 2,
+            found[3],
+            re.sub(f"^{found[1]}", "", found[4], flags=re.MULTILINE),
+        )
         for found in FENCE.finditer(text)
     ]
 
 
 def commands(block: Block) -> list[Command]:
-    """The commands of a shell block; in a `console` block those after the prompt `$`, the rest is output."""
+    """Commands of a shell block; in a `console` block only lines after the prompt `$`, the rest is output."""
     lines = block.text.splitlines()
     found, number = [], 0
     while number < len(lines):

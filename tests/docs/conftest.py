@@ -1,4 +1,4 @@
-"""A store as `make demo` leaves it, in miniature, and a folder with the files that the pages speak of."""
+"""A small store like the one made by `make demo`, and a folder with the input files that the pages use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRAIN = {"sequence_length": 32, "batch_size": 2, "schedule": {"total_steps": 4}}
 
 
 def miniature() -> dict[str, Any]:
-    """The demo's steps and names, with almost nothing of everything."""
+    """The demo recipe with the same steps and names and minimal sizes."""
     recipe: dict[str, Any] = yaml.safe_load((ROOT / "stages" / "recipes" / "demo.yaml").read_text())
     steps = recipe["steps"]
     steps["crawl"]["config"] = {"limit": 24}
@@ -48,7 +48,7 @@ def miniature() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the store `longcat-store`, in which the demo has run twice up to its filter."""
+    """Folder with the store `longcat-store`, in which the demo ran twice up to its filter."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "demo.yaml").write_text(yaml.safe_dump(miniature(), sort_keys=False))
     common = ["--quiet", "--store", str(folder / "longcat-store"), "--workers", "1", "run", str(folder / "demo.yaml")]
@@ -64,7 +64,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder a reader of a page stands in: the store of the demo and some files."""
+    """Working folder of the reader of a page: the store of the demo and input files."""
     for name in ("longcat-store", "models"):
         shutil.copytree(demo / name, tmp_path / name)
     write_files(tmp_path)
@@ -75,7 +75,7 @@ def world(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_files(folder: Path) -> None:
-    """What the pages take as input, by the names that they give."""
+    """Write the input files that the pages use, under the same names."""
     documents = [
         {"id": str(row), "text": f"Number {row}. {PROSE * (row % 7 + 2)}", "metadata": {"quality": LABELS[row % 2]}}
         for row in range(60)
@@ -85,6 +85,8 @@ def write_files(folder: Path) -> None:
         text = lines.replace(b'"text"', b'"content"') if name.startswith("corpus") else lines
         (folder / name).write_bytes(zstandard.compress(text))
     pq.write_table(pa.Table.from_pylist(documents), folder / "part-0.parquet")
+    html = [{"id": str(number), "html": "<p>A page about sorting.</p>"} for number in range(2)]
+    pq.write_table(pa.Table.from_pylist(html), folder / "pages.parquet")
     for name in ("site", "notes", "web", "stem", "code", "good", "bad", "rated", "repository", "crawls", "mydata"):
         (folder / name).mkdir()
     (folder / "site" / "index.html").write_text(f"<html><body><main><p>{PROSE * 5}</p></main></body></html>")
@@ -97,15 +99,19 @@ def write_files(folder: Path) -> None:
         (folder / name / "pages.warc.gz").write_bytes(warc())
     (folder / "sample.warc.gz").write_bytes(warc())
     (folder / "urls.txt").write_text("http://127.0.0.1:9/\n")
+    (folder / "domains.txt").write_text("blocked.example\n")
+    (folder / "hosts.gz").write_bytes(gzip.compress(b"0.0.0.0 blocked.example\n"))
     question = {"question": "What is the sum of nineteen and twenty-three apples?", "answer": "42", "task_id": "a"}
     code = {"prompt": "def add(a, b):", "canonical_solution": "return a + b", "task_id": "b"}
+    (folder / "prompt.txt").write_text("To install the package, run\n")
+    (folder / "prompts.jsonl").write_text('{"prompt": "The river"}\n{"prompt": "The town", "max_tokens": 4}\n')
     (folder / "gsm8k_test.jsonl").write_text(json.dumps(question) + "\n")
     (folder / "quiz.jsonl").write_text(json.dumps(question) + "\n")
     (folder / "humaneval.jsonl").write_text(json.dumps(code) + "\n")
 
 
 def warc() -> bytes:
-    """One page, as a crawler stores it, of prose that the filter keeps."""
+    """WARC file with one page of prose that the filter keeps."""
     buffer = io.BytesIO()
     writer = WARCWriter(buffer, gzip=True)
     headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1")

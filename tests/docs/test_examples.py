@@ -1,4 +1,4 @@
-"""The example jobs are valid, and what they run are options of the command."""
+"""The example jobs are valid, and they use existing options of the command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from longcat.stages.train.launch_config import LaunchOptions
+from longcat.stages.train.launch.config import LaunchOptions
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 

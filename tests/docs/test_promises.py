@@ -1,4 +1,4 @@
-"""The page of promises names tests that exist."""
+"""The tests that docs/promises.md refers to exist."""
 
 from __future__ import annotations
 

@@ -1,20 +1,19 @@
-"""The built documentation: it asks no other machine for anything, and a copy holds commands alone."""
+"""The built documentation: no requests to other hosts, and the copy button copies only commands."""
 
 from __future__ import annotations
 
 import html
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.docs.blocks import ROOT
+from tests.docs.site import build_site
 
-# Shows instead of the page what the copy button would take: the material theme marks the block, then reads its text.
+# Replaces the page by what the copy button would copy: the material theme marks the block, then reads its text.
 PROBE = """<script>addEventListener("load", () => {
   const shown = document.createElement("pre")
   for (const code of document.querySelectorAll("pre code")) {
@@ -33,15 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build_site(tree: Path, folder: Path) -> None:
-    """`mkdocs build --strict` of the pages in `tree`."""
-    command = [sys.executable, "-P", "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+def test_no_page_loads_anything_from_other_hosts(site: Path) -> None:
     pages, styles = list(site.rglob("*.html")), list(site.rglob("*.css"))
     assert len(pages) > 25
     loads = re.compile(r"<(?:script|img|iframe|source|link)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^\"' >]+")
@@ -53,14 +44,14 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
         assert not re.search(r"(?:url\([\"']?|@import [\"'])(?:https?:)?//", style.read_text(encoding="utf-8")), style
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
+def test_links_between_pages_are_valid() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_a_copy_holds_the_commands_alone(site: Path) -> None:
+def test_the_copy_button_copies_only_commands(site: Path) -> None:
     copies = {}
     for name in ("artifacts", "benchmarks-data", "filter"):
         page = site / name / "index.html"
