@@ -1,4 +1,4 @@
-"""A folder whose modules bear the names of ours, of the standard library and of what we depend on."""
+"""Folder with modules named like those of this project, of the standard library and of dependencies."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ raise SystemExit("a module of the user's folder was executed")
 
 
 class PoisonedFolder:
-    """Modules of `names` in `folder`: every one that is executed is written down, and ends its process."""
+    """Modules `names` in `folder`: each one that is executed is logged and exits its process."""
 
     def __init__(self, folder: Path, *names: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self._log = folder, folder / "executed.log"
         for name in (*OURS, *THEIRS, *STANDARD, *names):
             code = CODE.format(log=str(self._log))
-            if name in {"kernels", "torch"}:  # a package too
+            if name in {"kernels", "torch"}:  # also as a package
                 (folder / name).mkdir()
                 (folder / name / "__init__.py").write_text(code)
             else:
                 (folder / f"{name}.py").write_text(code)
 
     def executed(self) -> list[str]:
-        """The files that were executed so far."""
+        """Files executed so far."""
         return sorted(set(self._log.read_text().splitlines())) if self._log.exists() else []

@@ -1,4 +1,4 @@
-"""A disk that is really full: one line, nothing half-written, and the same command succeeds once there is room."""
+"""A full disk: one line of error, no partial output, and the same command succeeds after space is freed."""
 
 from __future__ import annotations
 

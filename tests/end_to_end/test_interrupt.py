@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: exit code 130, one line, and the next run goes on."""
+"""Ctrl-C and SIGTERM: exit code 130, one line, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def test_a_signal_ends_the_run_with_130(tmp_path: Path, number: signal.Signals) 
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert "interrupted (run the same command again to go on from here)" in err
+    assert "interrupted (run the same command again to resume from here)" in err
     assert "Traceback" not in err
     assert not (store / "crawl").exists()
 
 
 def handles(pid: int) -> bool:
-    """Whether a process has said what SIGTERM means to it; before that the kernel alone decides."""
+    """Whether a process has installed a handler of SIGTERM; before that the default action applies."""
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
-        pytest.skip("there is no /proc here")
+        pytest.skip("no /proc on this system")
     caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
     return bool(int(caught.split()[1], 16) & 1 << (signal.SIGTERM - 1))
 
 
 def interrupted_at_start(folder: Path, delay: float, number: signal.Signals, *, whole_group: bool) -> tuple[int, str]:
-    """Exit code and stderr of a run in two workers that gets a signal `delay` seconds after it can handle it."""
+    """Exit code and stderr of a run with two workers that gets a signal `delay` seconds after installing handlers."""
     arguments = ["--store", str(folder / "store"), "--workers", "2", "data", "collect", "local", "--limit", "400"]
     process = subprocess.Popen(
         [sys.executable, "-m", "longcat.cli", *arguments],
@@ -54,7 +54,7 @@ def interrupted_at_start(folder: Path, delay: float, number: signal.Signals, *, 
     while not handles(process.pid):
         time.sleep(0.001)
     time.sleep(delay)
-    if whole_group:  # as the terminal does
+    if whole_group:  # like a terminal
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)

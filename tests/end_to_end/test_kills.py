@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of a whole chain: the bytes at the end are those of an undisturbed run."""
+"""`kill -9` at random times during a whole chain: the final bytes are those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-# The smoke recipe with less of everything, so that a run with kills fits into the ordinary tests.
+# The smoke recipe with smaller sizes, fast enough for the default tests.
 SMALL = ("crawl.limit=40", "tokenizer.vocab_size=600", "base.steps=6", "grown-on.steps=4")
 CLOCK = ("started", "duration_seconds", "performance")
 
@@ -24,7 +24,7 @@ def command(store: Path, settings: tuple[str, ...]) -> list[str]:
 
 
 def contents(store: Path) -> dict[str, Any]:
-    """Every artifact's files by path, and its manifest less what depends on the clock."""
+    """Files of every artifact by path, and its manifest without timestamps."""
     found: dict[str, Any] = {}
     for path in sorted(store.glob("*/*/**/*")):
         if ".staging" in path.parts or "logs" in path.parts or "refs" in path.parts or not path.is_file():
@@ -38,7 +38,7 @@ def contents(store: Path) -> dict[str, Any]:
 
 
 def run_with_kills(store: Path, settings: tuple[str, ...], kills: int, seconds: float, seed: int) -> int:
-    """Run until it ends by itself, killed `kills` times on the way; returns how many kills hit a live run."""
+    """Run until the command finishes, with `kills` kills; return how many of them hit a live run."""
     moments = random.Random(seed)
     hit = 0
     for _ in range(kills):

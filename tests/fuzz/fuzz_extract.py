@@ -3,9 +3,10 @@
     python tests/fuzz/fuzz_extract.py readers -max_total_time=60
     python tests/fuzz/fuzz_extract.py pages -max_total_time=60
 
-Whatever the bytes, a reader gives records and named problems, and a page gives text that JSON can hold. Any exception,
-a crash of the parser, a division by zero in numpy, over 10 seconds or 2 GiB is a finding, whose input is left in
-`.fuzz/`. All further arguments go to libFuzzer; the name of such a file runs it again.
+For any input bytes, a reader must give records and named problems, and a page must give text that can be encoded as
+JSON. Any exception, a crash of the parser, a division by zero in numpy, or use of more than 10 seconds or 2 GiB is a
+finding; its input is saved in `.fuzz/`. All further arguments go to libFuzzer; pass the name of a saved file to run it
+again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ with atheris.instrument_imports(include=["longcat.stages.data.extract", "longcat
     from longcat.pipeline.documents import Document
     from longcat.pipeline.errors import InputError
     from longcat.stages.data.extract.config import ExtractConfig
-    from longcat.stages.data.extract.content import blocks, features, head, markdown, scorer  # noqa: F401  instrumented here
+    from longcat.stages.data.extract.content import blocks, features, head, markdown, scorer  # noqa: F401  imported for instrumentation
     from longcat.stages.data.extract.html import extract_page
     from longcat.stages.data.extract.inputs import InputFile
     from longcat.stages.data.extract.reader import read_file
@@ -37,7 +38,7 @@ with atheris.instrument_imports(include=["longcat.stages.data.extract", "longcat
 
 FOLDER = Path(".fuzz")
 LIMITS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"]
-# The first byte of an input tells which.
+# The first byte of an input selects the format.
 NAMES = (
     "a.warc",
     "a.warc.gz",
@@ -48,15 +49,37 @@ NAMES = (
     "a.ipynb",
     "a.txt",
     "a.md.zst",
+    "a.arc",
+    "a.arc.gz",
+    "a.wacz",
+    "a.csv",
+    "a.tsv.bz2",
+    "a.jsonl.xz",
 )
-FORMATS = ("warc", "warc", "warc", "jsonl", "jsonl", "parquet", "notebook", "text", "markdown")
+FORMATS = (
+    "warc",
+    "warc",
+    "warc",
+    "jsonl",
+    "jsonl",
+    "parquet",
+    "notebook",
+    "text",
+    "markdown",
+    "arc",
+    "arc",
+    "wacz",
+    "csv",
+    "tsv",
+    "jsonl",
+)
 CHARSETS = (None, "utf-8", "utf-16", "windows-1252", "shift_jis", "gb18030", "iso-2022-jp", "no such")
 CONFIG = ExtractConfig(max_record_bytes=1 << 20, max_expansion=50)
 _FILES = Path(tempfile.mkdtemp(prefix="longcat-fuzz-"))
 
 
 def fuzz_readers(data: bytes) -> None:
-    """Every record or problem of one file has a reason and a place, and every record but pages becomes a document."""
+    """Every problem of a file has a reason and a location, and every record except pages becomes a document."""
     if not data:
         return
     number = data[0] % len(NAMES)
@@ -64,14 +87,14 @@ def fuzz_readers(data: bytes) -> None:
     path.write_bytes(data[1:])
     file = InputFile(path, "source", FORMATS[number])
     tally: Counter[str] = Counter()
-    # What a file as a whole is refused for, such as Parquet without the text column, is one line for the user.
+    # A file that is refused as a whole, such as Parquet without the text column, gives one line of error.
     with suppress(InputError):
         for item in read_file(file, CONFIG, tally):
             check_item(item)
 
 
 def check_item(item: Any) -> None:
-    """A record becomes a document that JSON can hold, a problem says what and where."""
+    """A record becomes a document that can be encoded as JSON; a problem has a reason and a location."""
     made = item
     if isinstance(item, Record) and item.kind != "html":
         made = _to_document(item, "source", CONFIG)
@@ -84,7 +107,7 @@ def check_item(item: Any) -> None:
 
 
 def fuzz_pages(data: bytes) -> None:
-    """A page of any bytes gives text, and all that is told of it fits into a document."""
+    """A page of any bytes gives text, and its metadata fits into a document."""
     if not data:
         return
     page = extract_page(data[1:], CHARSETS[data[0] % len(CHARSETS)])
@@ -94,7 +117,7 @@ def fuzz_pages(data: bytes) -> None:
 
 
 def record(body: bytes, content_type: bytes = b"text/html", extra: bytes = b"") -> bytes:
-    """One WARC response."""
+    """Build a WARC response record."""
     http = b"HTTP/1.1 200 OK\r\nContent-Type: " + content_type + b"\r\n" + extra + b"\r\n" + body
     head = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:1>\r\nWARC-Target-URI: http://a.example/\r\n"
     return head + b"Content-Type: application/http\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n" % (len(http), http)
@@ -114,7 +137,7 @@ NOTEBOOK = b"""{"cells": [{"cell_type": "markdown", "source": ["# a"]}, {"cell_t
 
 
 def seeds(target: str) -> dict[str, bytes]:
-    """Inputs to begin with, by name."""
+    """Seed inputs by name."""
     import zstandard
 
     if target == "pages":
@@ -149,7 +172,7 @@ def _parquet() -> bytes:
 
 
 def main() -> None:
-    """Fuzz the target named first; the seeds are written to its corpus before."""
+    """Fuzz the target given by the first argument, after writing the seeds to its corpus."""
     np.seterr(divide="raise", invalid="raise", over="raise")
     targets = {"readers": fuzz_readers, "pages": fuzz_pages}
     if len(sys.argv) < 2 or sys.argv[1] not in targets:

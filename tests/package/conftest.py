@@ -1,4 +1,4 @@
-"""The distributions, built once from this tree, and an environment that has the wheel installed."""
+"""The distributions, built once from this tree, and an environment with the wheel installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Built:
-    """The source distribution, the tree in it, the wheel made from that and the one made from this tree."""
+    """Source distribution, its unpacked tree, the wheel built from it and the wheel built from this tree."""
 
     sdist: Path
     tree: Path
@@ -26,7 +26,7 @@ class Built:
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """This process's variables without those that lead to the code of this tree."""
+    """Environment variables of this process without those that point to this tree."""
     dropped = {"PYTHONPATH", "PYTHONSAFEPATH", "VIRTUAL_ENV"}
     return {name: value for name, value in os.environ.items() if name not in dropped} | changes
 
@@ -41,7 +41,7 @@ def build(tree: Path, target: str, out: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Both distributions; needs no network."""
+    """Build both distributions; no network needed."""
     folder = tmp_path_factory.mktemp("built")
     sdist = build(ROOT, "sdist", folder / "sdist")
     with tarfile.open(sdist) as archive:
@@ -51,7 +51,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def new_environment(folder: Path) -> Path:
-    """An empty virtual environment that falls back on the dependencies of this one; returns its interpreter."""
+    """Make an empty virtual environment that can use the dependencies of this one; return its interpreter."""
     subprocess.run([sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
     python = folder / "bin" / "python"
     site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
@@ -68,7 +68,7 @@ def pip_install(python: Path, *arguments: str) -> None:
 
 @pytest.fixture(scope="session")
 def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with the wheel installed as a user would; needs no network."""
+    """Interpreter of an environment with the wheel installed by pip; no network needed."""
     python = new_environment(tmp_path_factory.mktemp("installed") / "venv")
     pip_install(python, "--no-deps", "--no-index", str(built.wheel))
     return python

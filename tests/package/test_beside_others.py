@@ -1,6 +1,6 @@
-"""The wheel in other people's environments: beside Hugging Face's `kernels`, on newer Pythons, as a tool.
+"""The wheel in environments of users: together with Hugging Face's `kernels`, on newer Pythons, as a tool.
 
-These install from a package index and take minutes: `make test-package`.
+These tests install from a package index and take minutes: `make test-package`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.package.conftest import Built, clean_environment, new_environment, pi
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 KERNELS = "kernels>=0.10"
-# What needs no torch: every module of the corridor and of the data stages, and a run of two of these.
+# Code that needs no torch: all modules of the pipeline and of the data stages, and a run of two of these.
 WITHOUT_TORCH = """
 import compileall, pkgutil, sys
 import longcat, longcat.pipeline, longcat.stages
@@ -52,9 +52,7 @@ def files_of(python: Path, name: str, folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("first", ["longcat", "kernels"])
-def test_the_wheel_and_the_kernels_of_hugging_face_share_an_environment(
-    built: Built, tmp_path: Path, first: str
-) -> None:
+def test_the_wheel_and_hugging_face_kernels_can_be_installed_together(built: Built, tmp_path: Path, first: str) -> None:
     python = new_environment(tmp_path / "venv")
     for name in ("longcat", "kernels") if first == "longcat" else ("kernels", "longcat"):
         pip_install(python, "--no-deps", str(built.wheel) if name == "longcat" else KERNELS)
@@ -66,7 +64,7 @@ def test_the_wheel_and_the_kernels_of_hugging_face_share_an_environment(
 
 
 @pytest.mark.parametrize("gone", ["longcat-cli", "kernels"])
-def test_taking_one_away_leaves_the_other_whole(built: Built, tmp_path: Path, gone: str) -> None:
+def test_uninstalling_one_does_not_damage_the_other(built: Built, tmp_path: Path, gone: str) -> None:
     python = new_environment(tmp_path / "venv")
     pip_install(python, "--no-deps", str(built.wheel))
     pip_install(python, "--no-deps", KERNELS)
@@ -76,7 +74,7 @@ def test_taking_one_away_leaves_the_other_whole(built: Built, tmp_path: Path, go
 
 
 def interpreter(wanted: str) -> str | None:
-    """A Python of that version: the one on the path, or one that pyenv has."""
+    """Find a Python of this version on the path or in pyenv."""
     of_pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{wanted}.*/bin/python{wanted}"))
     for found in (shutil.which(f"python{wanted}"), *map(str, of_pyenv)):
         if found and not subprocess.run([found, "-c", "pass"], capture_output=True, check=False).returncode:
@@ -85,8 +83,8 @@ def interpreter(wanted: str) -> str | None:
 
 
 @pytest.mark.parametrize("release", ["3.12", "3.13"])
-def test_newer_pythons_run_what_needs_no_torch(built: Built, tmp_path: Path, release: str) -> None:
-    """Torch is left out: its wheels for processors alone are not on every index."""
+def test_newer_pythons_run_stages_without_torch(built: Built, tmp_path: Path, release: str) -> None:
+    """Without torch, whose CPU-only wheels are not on every index."""
     found = interpreter(release)
     if found is None:
         pytest.skip(f"there is no Python {release}")
@@ -108,14 +106,14 @@ def test_newer_pythons_run_what_needs_no_torch(built: Built, tmp_path: Path, rel
 
 @pytest.mark.parametrize("tool", ["uv", "pipx"])
 def test_it_installs_as_a_tool(built: Built, tmp_path: Path, tool: str) -> None:
-    """Into an environment of its own, with its command on the path."""
+    """In a separate environment, with its command on the path."""
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("".join(f"{name}=={version(name)}\n" for name in ("torch", "triton")))
     helper = new_environment(tmp_path / "helper")
     pip_install(helper, tool)
     home = {"UV_TOOL_DIR": "uv", "UV_TOOL_BIN_DIR": "bin", "PIPX_HOME": "pipx", "PIPX_BIN_DIR": "bin"}
     environment = clean_environment(**{name: str(tmp_path / place) for name, place in home.items()})
-    # uv does not read pip's settings: where they name a folder of wheels, it is told.
+    # uv does not read the settings of pip: pass a configured folder of wheels explicitly.
     folders = [word for place in os.environ.get("PIP_FIND_LINKS", "").split() for word in ("--find-links", place)]
     if tool == "uv":
         options = ["--constraints", str(constraints), *folders, "--python", sys.executable]

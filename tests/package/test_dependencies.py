@@ -1,4 +1,4 @@
-"""The declared ranges of dependencies: what is installed lies in them, and no release with a known hole does."""
+"""Declared ranges of dependencies: installed versions are in range, and no version with a known vulnerability is."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ REQUIREMENTS = [
         *(text for extra in PROJECT["optional-dependencies"].values() for text in extra),
     ]
 ]
-# The last release that is open to each advisory.
+# Last vulnerable release of each advisory.
 OPEN = [
-    ("aiohttp", "3.14.2"),  # CVE-2026-69244, a read out of bounds in the parser of answers
+    ("aiohttp", "3.14.2"),  # CVE-2026-69244, out-of-bounds read in the response parser
     ("aiohttp", "3.13.3"),  # CVE-2026-34513 and nine more
-    ("brotli", "1.1.0"),  # CVE-2025-6176, output without bound
+    ("brotli", "1.1.0"),  # CVE-2025-6176, unbounded output
     ("fastapi", "0.109.0"),  # CVE-2024-24762
-    ("h11", "0.14.0"),  # CVE-2025-43859, chunked bodies that end where they should not
+    ("h11", "0.14.0"),  # CVE-2025-43859, chunked bodies with a wrong end
     ("httpcore", "1.0.8"),  # allows that h11
-    ("jinja2", "3.1.5"),  # CVE-2025-27516, out of the sandbox by |attr
+    ("jinja2", "3.1.5"),  # CVE-2025-27516, sandbox escape by |attr
     ("jinja2", "3.1.4"),  # CVE-2024-56326, CVE-2024-56201
     ("mkdocs-material", "9.7.6"),  # CVE-2026-73295
     ("mkdocs-material", "9.5.31"),  # script in search results
-    ("orjson", "3.11.5"),  # CVE-2025-67221, nesting without end
+    ("orjson", "3.11.5"),  # CVE-2025-67221, unbounded nesting
     ("protego", "0.6.1"),  # CVE-2026-55520, wildcards of robots.txt
-    ("protego", "0.6.2"),  # wildcards take more than linear time still
+    ("protego", "0.6.2"),  # wildcards still take more than linear time
     ("protobuf", "6.33.4"),  # CVE-2026-0994
     ("psutil", "5.6.5"),  # CVE-2019-18874
     ("pyarrow", "23.0.0"),  # CVE-2026-25087
     ("pydantic", "2.3.0"),  # CVE-2024-3772
     ("pytest", "9.0.2"),  # CVE-2025-71176
     ("pyyaml", "5.3.1"),  # CVE-2020-14343
-    ("ray", "2.54.1"),  # GHSA-mw35-8rx3-xf9r, code in the metadata of Parquet
+    ("ray", "2.54.1"),  # GHSA-mw35-8rx3-xf9r, code execution from Parquet metadata
     ("ray", "2.51.1"),  # CVE-2025-62593
     ("starlette", "1.3.0"),  # CVE-2026-54283
     ("starlette", "1.0.0"),  # CVE-2026-48710, a path in the Host header
     ("starlette", "0.49.0"),  # CVE-2025-62727
     ("torch", "2.12.0"),  # CVE-2025-3000
-    ("transformers", "5.9.0"),  # CVE-2026-9856, files outside the folder
-    ("transformers", "5.4.0"),  # CVE-2026-5241, code run all the same
+    ("transformers", "5.9.0"),  # CVE-2026-9856, path traversal
+    ("transformers", "5.4.0"),  # CVE-2026-5241, code execution despite the setting
     ("uvicorn", "0.11.6"),  # CVE-2020-7694
     ("werkzeug", "3.1.5"),  # CVE-2026-27199
 ]
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
-def test_what_is_installed_lies_in_the_declared_range(requirement: Requirement) -> None:
+def test_installed_versions_are_in_the_declared_range(requirement: Requirement) -> None:
     if requirement.marker is not None and not requirement.marker.evaluate():
         pytest.skip("not for this platform")
     try:
@@ -63,14 +63,14 @@ def test_what_is_installed_lies_in_the_declared_range(requirement: Requirement) 
 
 
 @pytest.mark.parametrize(("name", "release"), OPEN)
-def test_no_release_with_a_known_hole_is_allowed(name: str, release: str) -> None:
+def test_no_vulnerable_release_is_allowed(name: str, release: str) -> None:
     found = [requirement for requirement in REQUIREMENTS if requirement.name.lower() == name]
     assert found, f"{name} is not declared"
     assert not any(requirement.specifier.contains(release) for requirement in found)
 
 
 def test_every_dependency_has_a_lower_bound() -> None:
-    """Without one a resolver may go back to the first release ever."""
+    """Without one, a resolver may select the first release ever."""
     unbound = [
         requirement.name
         for requirement in REQUIREMENTS

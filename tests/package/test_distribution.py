@@ -1,4 +1,4 @@
-"""What is in the source distribution and in the wheel, and that both hold the same code."""
+"""Contents of the source distribution and of the wheel; both contain the same code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def contents(wheel: Path) -> dict[str, int]:
 
 
 def code_files() -> set[str]:
-    """Every file of the folders, as the wheel should name it."""
+    """Every file of the folders, by its name in the wheel."""
     source = ROOT / "src" / "longcat"
     found = {f"longcat/{path.name}" for path in source.iterdir() if path.is_file()}
     for name in SOURCES:
@@ -28,17 +28,22 @@ def code_files() -> set[str]:
     return found
 
 
-def test_the_links_lead_to_the_folders_at_the_top() -> None:
-    if (ROOT / "src" / "longcat" / "stages").is_symlink():  # a source distribution has the folders themselves
+def test_links_point_to_the_top_level_folders() -> None:
+    if (ROOT / "src" / "longcat" / "stages").is_symlink():  # a source distribution has folders instead of links
         for name, folder in SOURCES.items():
             assert (ROOT / "src" / "longcat" / name).resolve() == (ROOT / folder).resolve()
 
 
-def test_the_wheel_holds_one_name_and_every_file_below_it(built: Built) -> None:
+def test_the_wheel_has_one_top_level_name_with_all_files(built: Built) -> None:
     names = set(contents(built.wheel))
     described = {name for name in names if name.split("/")[0].endswith(".dist-info")}
     assert names - described == code_files()
-    for data in ("stages/data/language/lid.176.ftz", "stages/recipes/demo.yaml", "model/presets/tiny.yaml", "py.typed"):
+    for data in (
+        "stages/data/text/language/lid.176.ftz",
+        "stages/recipes/demo.yaml",
+        "model/presets/tiny.yaml",
+        "py.typed",
+    ):
         assert f"longcat/{data}" in names
 
 
@@ -46,7 +51,7 @@ def test_the_wheel_is_the_same_from_the_tree_and_from_the_source_distribution(bu
     assert contents(built.wheel) == contents(built.direct_wheel)
 
 
-def test_the_source_distribution_has_what_builds_tests_and_documents(built: Built) -> None:
+def test_the_source_distribution_can_build_test_and_document(built: Built) -> None:
     with tarfile.open(built.sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     for path in ("Makefile", "mkdocs.yml", "pyproject.toml", "README.md", "LICENSE", ".ci/run", "docs/index.md"):
@@ -57,7 +62,7 @@ def test_the_source_distribution_has_what_builds_tests_and_documents(built: Buil
     assert not inside & set(SOURCES.values())
 
 
-def test_the_metadata_names_the_command_the_licences_and_the_pythons(built: Built) -> None:
+def test_metadata_has_command_licences_and_python_versions(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         (folder,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         metadata = email.message_from_bytes(archive.read(f"{folder}/METADATA"))
@@ -65,7 +70,7 @@ def test_the_metadata_names_the_command_the_licences_and_the_pythons(built: Buil
         for licence in metadata.get_all("License-File", []):
             assert archive.read(f"{folder}/licenses/{licence}")
     assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-SA-3.0"
-    assert {"LICENSE", "src/longcat/stages/data/language/NOTICE.md"} == set(metadata.get_all("License-File", []))
+    assert {"LICENSE", "src/longcat/stages/data/text/language/NOTICE.md"} == set(metadata.get_all("License-File", []))
     classifiers = metadata.get_all("Classifier", [])
     for version in ("3.11", "3.12", "3.13"):
         assert f"Programming Language :: Python :: {version}" in classifiers

@@ -1,4 +1,4 @@
-"""Nothing that lies in the user's folder is executed, whatever its name: by the command, nor by any child of it."""
+"""No module in the user's working folder is ever executed by the command or its child processes, whatever its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> PoisonedFolder:
-    """Where the user stands, with some documents of theirs."""
+    """Working folder of a user with some documents."""
     here = PoisonedFolder(tmp_path_factory.mktemp("user") / "here", "longcat")
     text = "The river rises in the hills to the north of the town and runs for thirty miles to the sea. "
     for number in range(3):
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> PoisonedFolder:
 
 @pytest.fixture(scope="module")
 def run(installed: Path, folder: PoisonedFolder) -> Run:
-    """Run the installed command in that folder; returns its output."""
+    """Run the installed command in this folder; return its output."""
 
     def call(*arguments: str, program: tuple[str, ...] = (str(installed.with_name("longcat")),)) -> str:
         command = [*program, *arguments]
@@ -49,7 +49,7 @@ def run(installed: Path, folder: PoisonedFolder) -> Run:
 
 @pytest.fixture(scope="module")
 def tokens(run: Run) -> str:
-    """A name of token files, made by pool workers and by the children that parse pages."""
+    """Name of a tokens artifact, made by pool workers and by page parsing processes."""
     inputs = [part for number in range(3) for part in ("--input", f"{number}.jsonl", "--input", f"{number}.html")]
     run("--workers", "2", "data", "extract", *inputs, "--name", "extracted")
     run("data", "tokenizer", "--documents", "extracted", "--vocab-size", "300", "--name", "tokenizer")
@@ -59,7 +59,7 @@ def tokens(run: Run) -> str:
 
 @pytest.fixture(scope="module")
 def checkpoint(run: Run, tokens: str) -> str:
-    """A name of a checkpoint, made by torchrun and two ranks."""
+    """Name of a checkpoint, made by torchrun with two ranks."""
     sizes = ["--preset", "smoke", "--steps", "2", "--set", "sequence_length=32", "--set", "batch_size=2"]
     run("train", "--tokens", tokens, *sizes, "--nproc-per-node", "2", "--name", "base")
     return "base"
@@ -72,7 +72,7 @@ def test_the_command(run: Run) -> None:
 
 
 def test_the_module_of_the_command(installed: Path, run: Run, folder: PoisonedFolder) -> None:
-    (folder.path / "longcat.py").rename(folder.path / "aside")  # what `-m` names is looked up before any of our code
+    (folder.path / "longcat.py").rename(folder.path / "aside")  # the module of `-m` is looked up before any of our code
     try:
         assert run("--version", program=(str(installed), "-m", "longcat.cli")).startswith("longcat ")
     finally:
@@ -93,7 +93,7 @@ def test_torchrun_and_its_ranks(run: Run, checkpoint: str) -> None:
     assert "2" in run("artifacts", "show", checkpoint)
 
 
-def test_what_reads_a_checkpoint(run: Run, checkpoint: str) -> None:
+def test_commands_that_read_a_checkpoint(run: Run, checkpoint: str) -> None:
     run("generate", "--checkpoint", checkpoint, "--prompt", "The river", "--max-tokens", "4")
     run("report", checkpoint, "-o", "report.html")
 
@@ -111,7 +111,7 @@ def test_the_server(installed: Path, folder: PoisonedFolder, checkpoint: str) ->
     assert folder.executed() == []
 
 
-def test_the_poison_works(installed: Path, tmp_path: Path) -> None:
+def test_the_poisoned_modules_are_executed_without_protection(installed: Path, tmp_path: Path) -> None:
     here = PoisonedFolder(tmp_path / "here")
     environment = clean_environment(PYTHONPATH=os.fspath(here.path))
     done = subprocess.run([str(installed), "-c", "import typing"], env=environment, capture_output=True, check=False)
