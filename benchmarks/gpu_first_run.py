@@ -31,7 +31,7 @@ import torch
 from gpu_operations import Bench, attention, experts, feed_forwards, few_rows, limits, paged_decode, small_operations
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("versions", "expert_order", "grouped_mlp", "mla_decode", "mla_paged_decode", "documents")
+TESTS = ("versions", "expert_order", "grouped_mlp", "mla_paged_decode", "documents")
 Rows = list[dict[str, Any]]
 
 
@@ -145,16 +145,16 @@ def _fill(model: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def decoding(bench: Bench) -> Rows:
-    """MoE, dense FFN and attention over a cache of fixed size, step by step: as separate launches and as one graph."""
+    """MoE, dense FFN and attention over pages, step by step: as separate launches and as one graph."""
     from longcat.kernels.expert_mixture import expert_mixture
     from longcat.kernels.feed_forward import feed_forward
-    from longcat.kernels.mla_decode import mla_decode
+    from longcat.kernels.mla_paged_decode import mla_paged_decode
     from longcat.kernels.router import route
 
     width, inner, expert_inner, experts, zero, topk = (32, 48, 16, 6, 3, 3) if bench.tiny else (
         6144, 12288, 2048, 64, 32, 12
     )  # fmt: skip
-    heads, nope, rotary, value, latent, room = (2, 8, 4, 8, 16, 64) if bench.tiny else (64, 128, 64, 128, 512, 4096)
+    heads, rotary, latent, room, page = (2, 4, 16, 64, 16) if bench.tiny else (64, 64, 512, 4096, 64)
     found = []
     for batch in (1,) if bench.tiny else (1, 32, 128):
         x = bench.randn(batch, width)
@@ -162,15 +162,15 @@ def decoding(bench: Bench) -> Rows:
         bias = torch.zeros(experts + zero, device=bench.device)
         gate_up, down = bench.weight(experts, 2 * expert_inner, width), bench.weight(experts, width, expert_inner)
         dense = bench.weight(inner, width), bench.weight(inner, width), bench.weight(width, inner)
-        cache = bench.randn(batch, room, latent), bench.randn(batch, room, rotary)
-        q = bench.randn(batch, 1, heads, nope), bench.randn(batch, 1, heads, rotary)
-        absorbed = bench.weight(heads, nope, latent), bench.weight(heads, value, latent)
+        pages = bench.randn(batch * room // page, page, latent + rotary)
+        table = torch.arange(len(pages), dtype=torch.int32, device=bench.device).view(batch, -1)
+        q = bench.randn(batch, 1, heads, latent + rotary)
         lengths = torch.full((batch,), room // 2, dtype=torch.int32, device=bench.device)
 
         def step() -> tuple[torch.Tensor, torch.Tensor]:
             routing = route(x.float() @ classifier.t(), bias, topk, 6.0)  # noqa: B023  called in this turn alone
             mixed = expert_mixture(x, routing.weights_TK, routing.experts_TK, gate_up, down)  # noqa: B023
-            o = mla_decode(*q, *cache, *absorbed, 0.07, lengths)  # noqa: B023
+            o = mla_paged_decode(q, pages, table, lengths, latent, 0.07)  # noqa: B023
             return mixed + feed_forward(x, *dense), o  # noqa: B023
 
         row: dict[str, Any] = {"batch": batch, "launched_us": bench.seconds(step) * 1e6}

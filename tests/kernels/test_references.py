@@ -11,7 +11,6 @@ from longcat.kernels.expert_order.reference import expert_order
 from longcat.kernels.grouped_mlp.reference import grouped_mlp
 from longcat.kernels.mla_attention import document_bounds
 from longcat.kernels.mla_attention.reference import mla_attention
-from longcat.kernels.mla_decode.reference import mla_decode
 from longcat.kernels.rms_norm.reference import rms_norm
 from longcat.kernels.rope.reference import rope
 
@@ -79,17 +78,6 @@ def test_attention_of_documents_equals_attention_of_each_document() -> None:
     torch.testing.assert_close(
         mla_attention(q, k, v, 0.7, document_bounds(torch.tensor([0, 2, 3, 9]), 1, 9)), torch.cat(alone, dim=1)
     )
-
-
-def test_decode_attends_to_expanded_latents() -> None:
-    q_nope, q_rope, latent, k_rope = randn(1, 2, 3, 5), randn(1, 2, 3, 4), randn(1, 6, 7), randn(1, 6, 4)
-    w_key, w_value = randn(3, 5, 7), randn(3, 2, 7)
-    result = mla_decode(q_nope, q_rope, latent, k_rope, w_key, w_value, 0.4)
-    for head in range(3):
-        keys = torch.cat((latent[0] @ w_key[head].T, k_rope[0]), dim=-1)
-        query = torch.cat((q_nope[0, 0, head], q_rope[0, 0, head]))
-        weights = (keys[:5] @ query * 0.4).softmax(0)
-        torch.testing.assert_close(result[0, 0, head], weights @ (latent[0, :5] @ w_value[head].T))
 
 
 def test_cross_entropy_equals_torch() -> None:

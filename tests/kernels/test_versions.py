@@ -16,7 +16,6 @@ from longcat.kernels import (
     linear,
     linear_cross_entropy,
     mla_attention,
-    mla_decode,
     mla_project,
     rms_norm,
     rope,
@@ -37,7 +36,6 @@ OPERATIONS = (
     expert_gather,
     expert_combine,
     mla_attention,
-    mla_decode,
     mla_project,
     cross_entropy,
     linear_cross_entropy,
@@ -153,20 +151,6 @@ def attention_case(
     return Case(name, call, inputs, absolute=1e-6 if keys == 1 else 1e-12)
 
 
-def decode_case(batch: int, tokens: int, positions: int, heads: int) -> Case:
-    nope, rotary, value, latent = 5, 4, 3, 7
-    call = lambda *tensors: mla_decode.mla_decode(*tensors, 0.3)  # noqa: E731
-    inputs = [
-        randn(batch, tokens, heads, nope),
-        randn(batch, tokens, heads, rotary),
-        randn(batch, positions, latent),
-        randn(batch, positions, rotary),
-        randn(heads, nope, latent),
-        randn(heads, value, latent),
-    ]
-    return Case(f"mla_decode({batch},{tokens},{positions},{heads})", call, inputs)
-
-
 def loss_case(name: str, targets: list[int], vocabulary: int) -> Case:
     targets_T = torch.tensor(targets, dtype=torch.int64)
     call = lambda logits: cross_entropy.cross_entropy(logits, targets_T)[0]  # noqa: E731
@@ -227,7 +211,6 @@ def all_cases() -> list[Case]:
         attention_case(1, 300, 300, 1, (64, 16), [0, 100, 127, 128, 257, 300]),
         attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700]),
         *(project_case(*sizes) for sizes in [(1, 1, 2), (3, 1, 2), (2, 5, 3), (1, 0, 2)]),
-        *(decode_case(*sizes) for sizes in [(1, 1, 9, 3), (2, 1, 9, 3), (1, 4, 9, 2), (1, 3, 3, 1), (1, 2, 260, 1)]),
         loss_case("plain", [3, 0, 10, 5], 11),
         loss_case("some ignored", [3, -100, 10, -100, 0], 11),
         loss_case("all ignored", [-100, -100], 11),
