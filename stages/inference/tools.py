@@ -36,7 +36,7 @@ def tool_plan(
 ) -> ToolPlan:
     """The plan for OpenAI's `tools` and `tool_choice`, with `answer` as the grammar of answers in text.
 
-    none: no tool is offered. auto: text or calls, constrained if there is an `answer` or a function is `strict`.
+    none: no tool is offered. auto: text or calls, constrained if there is an `answer`, a function is `strict`, or not `parallel`.
     required or a named function: one or more calls, or one if not `parallel`, whose arguments satisfy the schemas.
     `thinking`: the prompt ends inside a thought, after which the grammar begins.
 
@@ -56,7 +56,7 @@ def tool_plan(
         grammar = _rules(chosen, parallel)
     elif answer is not None:
         grammar = _rules(chosen, parallel, answer=_schema(answer))
-    elif any(function["strict"] for function in chosen):
+    elif any(function["strict"] for function in chosen) or not parallel:
         grammar = _rules(chosen, parallel, free=True)
     return ToolPlan([dict(tool) for tool in _listed(tools)], _after_thought(grammar, thinking), calls=True)
 

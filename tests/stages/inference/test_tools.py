@@ -120,6 +120,11 @@ def test_auto_constrains_strict_functions_only(compiler: GrammarCompiler, tokeni
                 check(name, arguments)
 
 
+def test_auto_without_parallel_calls_makes_at_most_one(compiler: GrammarCompiler, tokenizer: EngineTokenizer) -> None:
+    found = answers(compiler, tokenizer, tool_plan([WEATHER, NOW], "auto", parallel=False))
+    assert {sum(kind == "call" for kind, _ in parts) for parts in found} == {0, 1}
+
+
 def test_calls_or_an_answer_that_satisfies_the_response_format(
     compiler: GrammarCompiler, tokenizer: EngineTokenizer
 ) -> None:
