@@ -29,7 +29,8 @@ class EngineTokenizer:
     """Byte-level tokenizer with access to single tokens.
 
     `special_ids` are the tokens without text, such as the end of a document; `added_ids` are these and the tags of
-    thoughts and tool calls. `longest_token` is the maximum number of characters per token.
+    thoughts and tool calls, `thought_tags` those of the beginning and the end of a thought. `longest_token` is the
+    maximum number of characters per token.
     """
 
     def __init__(self, tokenizer: Tokenizer, state: Mapping[str, Any]) -> None:
@@ -45,6 +46,8 @@ class EngineTokenizer:
         added = {token["id"]: token for token in state["added_tokens"]}
         self.added_ids = frozenset(added)
         self._marked = {number: TAG_MARK.encode() for number, token in added.items() if token["content"] in MARKUP}
+        ids = {token["content"]: number for number, token in added.items()}
+        self.thought_tags = tuple(ids.get(tag) for tag in MARKUP[2:])
         self.special_ids = frozenset(number for number, token in added.items() if token["special"])
         self.eos_id = tokenizer.eos_id
         self._literal = {number: token["content"].encode() for number, token in added.items()}

@@ -36,9 +36,9 @@ def tool_plan(
 ) -> ToolPlan:
     """The plan for OpenAI's `tools` and `tool_choice`, with `answer` as the grammar of answers in text.
 
-    none: no tool is offered. auto: text or calls, constrained if there is an `answer`, a function is `strict`, or not `parallel`.
-    required or a named function: one or more calls, or one if not `parallel`, whose arguments satisfy the schemas.
-    `thinking`: the prompt ends inside a thought, after which the grammar begins.
+    none: no tool is offered. auto: text or calls, constrained if there is an `answer`, a function is `strict`, or not
+    `parallel`. required or a named function: one or more calls, or one if not `parallel`, whose arguments satisfy the
+    schemas. `thinking`: the prompt ends inside a thought, after which the grammar begins.
 
     Raises:
         InputError: names the invalid field.

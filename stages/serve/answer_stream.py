@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from longcat.stages.inference.answers import AnswerParser, AnswerPart
 from longcat.stages.inference.continuation import TokenEntry
 from longcat.stages.inference.jobs import PromptDelta
+from longcat.stages.inference.tokenizer import EngineTokenizer
 from longcat.stages.serve.answer_bodies import FinishReason
 from longcat.stages.serve.generation_request import GenerationRequest
 from longcat.stages.serve.submission import Submission
@@ -31,13 +32,34 @@ def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-async def answer_steps(submission: Submission, plan: GenerationRequest, *, stream: bool) -> AsyncIterator[AnswerStep]:
+class ThoughtTokens:
+    """Counts the tokens of one answer's thoughts, with their tags."""
+
+    def __init__(self, tokenizer: EngineTokenizer, *, inside: bool) -> None:
+        """`inside`: the prompt ends inside a thought."""
+        self._tags, self._inside = tokenizer.thought_tags, inside
+
+    def add(self, token_ids: Iterable[int]) -> int:
+        """How many of the next tokens belong to thoughts."""
+        begin, end = self._tags
+        number = 0
+        for token in token_ids:
+            self._inside = self._inside or token == begin
+            number += self._inside
+            self._inside = self._inside and token != end
+        return number
+
+
+async def answer_steps(
+    submission: Submission, plan: GenerationRequest, tokenizer: EngineTokenizer, *, stream: bool
+) -> AsyncIterator[AnswerStep]:
     """Parse the answers of a chat; parts without anything to show are left out.
 
     Raises:
         ApiError: see `Submission.events`.
     """
     parsers: dict[int, AnswerParser] = {}
+    thoughts: dict[int, ThoughtTokens] = {}
     async for event in submission.events():
         if not isinstance(event, PromptDelta):
             continue
@@ -45,6 +67,8 @@ async def answer_steps(submission: Submission, plan: GenerationRequest, *, strea
         begins = delta.choice not in parsers
         if begins:
             parsers[delta.choice] = AnswerParser(thinking=plan.thinking, calls=plan.calls, stream=stream)
+            thoughts[delta.choice] = ThoughtTokens(tokenizer, inside=plan.thinking)
+        submission.count.reasoning += thoughts[delta.choice].add(delta.token_ids)
         parser = parsers[delta.choice]
         parts = parser.push(delta.text)
         reason: FinishReason | None = delta.finish_reason

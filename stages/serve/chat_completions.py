@@ -45,7 +45,7 @@ class ChatRun:
     async def collect(self, submission: Submission) -> ChatCompletion:
         """The complete response."""
         choices: dict[int, ChatChoice] = {}
-        async for step in answer_steps(submission, self.plan, stream=False):
+        async for step in answer_steps(submission, self.plan, self.tokenizer, stream=False):
             choice = choices.setdefault(step.choice, self._empty_choice(step.choice))
             for part in step.parts:
                 _add(choice.message, part)
@@ -67,7 +67,7 @@ class ChatRun:
     async def stream(self, submission: Submission) -> AsyncIterator[bytes]:
         """The response as events: for each choice its role, deltas of its parts and finish reason."""
         always, at_end = self.request.usage_always, self.request.with_usage
-        async for step in answer_steps(submission, self.plan, stream=True):
+        async for step in answer_steps(submission, self.plan, self.tokenizer, stream=True):
             for choice in self._chunk_choices(step):
                 yield encode(self._chunk([choice], with_usage=always), with_usage=at_end)
         if at_end:

@@ -95,7 +95,7 @@ class ResponseRun:
         yield self._whole("response.created")
         yield self._whole("response.in_progress")
         reason = "stop"
-        async for step in answer_steps(submission, self.plan, stream=stream):
+        async for step in answer_steps(submission, self.plan, self.tokenizer, stream=stream):
             for part in step.parts:
                 for event in self._add(part):
                     yield event
@@ -120,7 +120,7 @@ class ResponseRun:
             input_tokens=self.count.prompt,
             input_tokens_details=InputDetails(cached_tokens=self.count.cached),
             output_tokens=self.count.completion,
-            output_tokens_details=OutputDetails(),
+            output_tokens_details=OutputDetails(reasoning_tokens=self.count.reasoning),
             total_tokens=self.count.prompt + self.count.completion,
         )
 

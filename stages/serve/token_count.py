@@ -13,8 +13,8 @@ from longcat.stages.serve.answer_bodies import CompletionTokensDetails, PromptTo
 @dataclass
 class TokenCount:
     """Tokens of the prompts (`prompts`: of each), of them those begun and those found in the prefix cache; tokens
-    generated so far; drafts, and those of them accepted; when the job, its first and its last token came
-    (`time.monotonic()`).
+    generated so far, of them those of thoughts (`reasoning`); drafts, and those of them accepted; when the job, its
+    first and its last token came (`time.monotonic()`).
     """
 
     prompts: Sequence[int] = ()
@@ -23,6 +23,7 @@ class TokenCount:
     completion: int = 0
     drafted: int = 0
     accepted: int = 0
+    reasoning: int = 0
     began_at: float = field(default_factory=time.monotonic)
     first_at: float | None = None
     last_at: float | None = None
@@ -67,6 +68,8 @@ class TokenCount:
             total_tokens=self.prompt + self.completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached),
             completion_tokens_details=CompletionTokensDetails(
-                accepted_prediction_tokens=self.accepted, rejected_prediction_tokens=self.drafted - self.accepted
+                accepted_prediction_tokens=self.accepted,
+                rejected_prediction_tokens=self.drafted - self.accepted,
+                reasoning_tokens=self.reasoning,
             ),
         )

@@ -10,7 +10,9 @@ import httpx
 import openai
 import pytest
 
+from longcat.stages.formats.special_tokens import MARKUP
 from longcat.stages.inference.engine import InferenceEngine
+from longcat.stages.serve.answer_stream import ThoughtTokens
 from tests.stages.serve.scripted import THINK, THINK_END, ScriptedWorker, call_text, scripted
 
 ASK: Any = [{"role": "user", "content": "Weather?"}]
@@ -200,6 +202,17 @@ def test_tags_of_the_model_are_told_from_text(client: httpx.Client, engine: Infe
     assert message == {"role": "assistant", "content": "", "refusal": None}
     raw = {"model": "tiny", "prompt": "a", "max_tokens": 1, "allowed_token_ids": [think]}
     assert client.post("/v1/completions", json=raw).json()["choices"][0]["text"] == "<longcat_think>"
+
+
+def test_tokens_of_thoughts_are_counted(client: httpx.Client, engine: InferenceEngine) -> None:
+    think, end = (engine.tokenizer.encode(tag, parse_special=True)[0] for tag in MARKUP[2:])
+    assert engine.tokenizer.thought_tags == (think, end)
+    thoughts = ThoughtTokens(engine.tokenizer, inside=False)
+    assert [thoughts.add(ids) for ids in ([20, think, 21], [22], [end, 23], [end, think])] == [2, 1, 1, 1]
+    assert ThoughtTokens(engine.tokenizer, inside=True).add([20, end, 21]) == 2
+    chat = {"model": "tiny", "messages": ASK, "max_tokens": 3, "allowed_token_ids": [think]}
+    usage = client.post("/v1/chat/completions", json=chat).json()["usage"]
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == usage["completion_tokens"] == 3
 
 
 def test_the_engine_follows_a_schema(client: httpx.Client) -> None:
