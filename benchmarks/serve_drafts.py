@@ -229,7 +229,7 @@ def set_acceptance(model: LongcatFlash, given: argparse.Namespace, sequences: in
     engine = engine_of(model, given, "mtp")
     proposer = SetAcceptance(engine.core.runner, 1)
     assert engine.core.proposer is not None
-    proposer.worth, engine.core.proposer = engine.core.proposer.worth, proposer
+    proposer.price, engine.core.proposer = engine.core.proposer.price, proposer
     prompts = prompts_of(model.config.vocab_size, sequences, given.prompt)
     texts = decode(engine_of(model, given, "off"), prompts, given.tokens).texts
     whole = {tuple(prompt): prompt + text for prompt, text in zip(prompts, texts, strict=True)}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import psutil
 import torch
 
-from longcat.model.step import Piece
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.errors import ConfigError, MachineError
 from longcat.stages.inference.deterministic import DeterministicRunner
+from longcat.stages.inference.draft_price import measure_price
 from longcat.stages.inference.drafts import NgramProposer, Proposer
 from longcat.stages.inference.mtp_drafts import MTPProposer
 from longcat.stages.inference.options import EngineOptions
@@ -27,10 +25,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_CACHE_TOKENS = 1 << 16
 # Part of the free memory that the cache takes at most by default.
 MEMORY_SHARE = 0.25
-# Cost of proposing and verifying besides the model, as a part of a plain step.
-BOOKKEEPING = 0.03
-# Steps that are timed for the price of a draft.
-TIMED_CALLS = 5
 
 
 class Core:
@@ -42,10 +36,9 @@ class Core:
         self.proposer = proposer
         self.stats = EngineStats()
 
-    @property
-    def draft_worth(self) -> float | None:
-        """See `Proposer`; None without drafts."""
-        return None if self.proposer is None else self.proposer.worth
+    def draft_worth(self, sequences: int) -> float:
+        """See `DraftPrice`; 0 without drafts."""
+        return 0.0 if self.proposer is None else self.proposer.price.of(sequences)
 
     def compute(self, items: Sequence[StepItem], copies: Sequence[tuple[int, int]]) -> list[Outcome]:
         """Copy pages, then compute the items of a step."""
@@ -83,7 +76,7 @@ def build_core(model: LongcatFlash, vocab_size: int, options: EngineOptions) -> 
     # A state per sequence is that after its last token, and no prefix of it.
     shares = options.prefix_cache and not cache.recurrent
     scheduler = Scheduler(pool, options.step_tokens, options.max_sequences, prefix_cache=shares)
-    return Core(runner, scheduler, _proposer(runner, drafts, options.draft_tokens))
+    return Core(runner, scheduler, _proposer(runner, drafts, options))
 
 
 def _drafts(model: LongcatFlash, options: EngineOptions, *, recurrent: bool) -> str:
@@ -116,29 +109,17 @@ def _cache_tokens(model: LongcatFlash, options: EngineOptions) -> int:
     return max(options.page_size, min(wanted, affordable))
 
 
-def _proposer(runner: StepRunner, drafts: str, count: int) -> Proposer | None:
+def _proposer(runner: StepRunner, drafts: str, options: EngineOptions) -> Proposer | None:
+    count = options.draft_tokens
     if drafts == "off":
         return None
     proposer = MTPProposer(runner, count) if drafts == "mtp" else NgramProposer(count)
-    pages = list(range(-(-(1 + count) // runner.cache.page_size)))
-    plain = _fastest(lambda: runner.forward([Piece([0], 0, pages, 1)]))
-    # Different tokens, which select different experts.
-    drafted = _fastest(lambda: runner.forward([Piece(range(1 + count), 0, pages, 1 + count)]))
-    making = count * _fastest(proposer.predict_once) if isinstance(proposer, MTPProposer) else 0.0
-    proposer.worth = max(0.0, (drafted + making) / plain - 1 + BOOKKEEPING)
-    logger.debug(
-        "drafts of %s: a step with %d costs %.2f times one without; they stop where fewer than %.2f are accepted",
-        *(drafts, count, 1 + proposer.worth, proposer.worth),
-    )
+    predict = proposer.predict_for if isinstance(proposer, MTPProposer) else None
+    proposer.price = measure_price(runner, count, predict, options.max_sequences)
+    for sequences, worth in zip(*proposer.price, strict=True):
+        logger.debug(
+            "drafts of %s: a step of %d sequences with %d each costs %.2f times one without; a sequence stops "
+            "drafting where fewer than %.2f are accepted",
+            *(drafts, sequences, count, 1 + worth, worth),
+        )
     return proposer
-
-
-def _fastest(run: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few calls."""
-    best = math.inf
-    for _ in range(TIMED_CALLS):
-        start = time.perf_counter()
-        with torch.inference_mode():
-            run()
-        best = min(best, time.perf_counter() - start)
-    return best

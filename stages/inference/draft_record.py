@@ -13,17 +13,18 @@ FIRST_JUDGED = 4
 class DraftRecord:
     """Whether a sequence still drafts: it stops for good once drafting clearly does not pay.
 
-    `worth`: see `Proposer`. Clearly is two standard deviations of a fair coin below it.
+    Clearly is two standard deviations of a fair coin below the price of the steps it drafted in.
     """
 
-    worth: float
     active: bool = True
     _steps: int = 0
     _accepted: int = 0
+    _worth: float = 0.0
 
-    def count(self, accepted: int) -> None:
-        """Count one step with drafts of which `accepted` were chosen."""
+    def count(self, accepted: int, worth: float) -> None:
+        """Count one step with drafts of which `accepted` were chosen; `worth`: see `DraftPrice`."""
         self._steps += 1
         self._accepted += accepted
+        self._worth += worth
         if self._steps >= FIRST_JUDGED:
-            self.active = self._accepted + math.sqrt(self._steps) >= self.worth * self._steps
+            self.active = self._accepted + math.sqrt(self._steps) >= self._worth

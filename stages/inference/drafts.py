@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from longcat.stages.inference.draft_price import DraftPrice
 from longcat.stages.inference.step_item import StepItem
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ SEARCHED = 4096
 class Proposer(ABC):
     """Proposes drafts for the next step, after the tokens of a step were chosen."""
 
-    # Mean number of accepted drafts per step from which drafting is faster than not drafting.
-    worth: float = 0.0
+    price = DraftPrice((1,), (0.0,))
 
     @abstractmethod
     def propose(self, items: Sequence[StepItem], hidden_TD: Tensor) -> None:

@@ -135,7 +135,7 @@ class InferenceEngine:
         work = Work(job)
         self._works[job] = work
         try:
-            for branches in branches_of(work, self.tokenizer, self.stop_token_ids, self.core.draft_worth):
+            for branches in branches_of(work, self.tokenizer, self.stop_token_ids, self.core.proposer is not None):
                 self._add(work, branches)
         except InputError:
             self._drop(work)
@@ -186,9 +186,10 @@ class InferenceEngine:
         items = [StepItem(self._branches[one.sequence], one.first, one.length) for one in plan.items]
         with self._failing(items):
             outcomes = self.core.compute(items, plan.copies)
+            worth = self.core.draft_worth(len(items))
             for item, outcome in zip(items, outcomes, strict=True):
                 with self._failing([item]):
-                    self._take(item, outcome)
+                    self._take(item, outcome, worth)
             self.core.propose(items)
 
     @contextmanager
@@ -204,8 +205,11 @@ class InferenceEngine:
                 if work.job in self._works:
                     self._finish(work, error)
 
-    def _take(self, item: StepItem, outcome: Outcome) -> None:
-        """Take the result of a step for one branch: emit its events, and close it if it has ended."""
+    def _take(self, item: StepItem, outcome: Outcome, worth: float) -> None:
+        """Take the result of a step for one branch: emit its events, and close it if it has ended.
+
+        `worth`: price of drafts in this step.
+        """
         branch, sequence = item.branch, item.branch.sequence
         if sequence not in self._branches:
             return
@@ -217,7 +221,7 @@ class InferenceEngine:
             return
         prompt = branch.tell_prompt()
         before = len(sequence.ids)
-        delta = branch.extend(outcome.chosen, drafted=max(item.choosing - 1, 0))
+        delta = branch.extend(outcome.chosen, drafted=max(item.choosing - 1, 0), worth=worth)
         self.core.stats.count(delta, prompt)
         # The last chosen token is not computed yet, unless the text ended with an accepted draft.
         self.core.scheduler.advance(sequence, min(before + max(len(outcome.chosen) - 1, 0), len(sequence.ids)))

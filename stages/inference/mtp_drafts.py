@@ -51,11 +51,11 @@ class MTPProposer(Proposer):
         ids, hidden_RD = self._predict(hidden_TD[index_T], pieces)
         self._extend([row for row in rows if row.decoding], ids, hidden_RD)
 
-    def predict_once(self) -> None:
-        """Predict after one token of no sequence, to be timed."""
+    def predict_for(self, sequences: int) -> None:
+        """Predict after one token of each of so many made-up sequences, to be timed."""
         width = self._runner.model.config.hidden_size
-        hidden_TD = torch.zeros(1, width, device=self._runner.device, dtype=self._runner.cache.dtype)
-        self._predict(hidden_TD, [Piece([0], 0, [0], 1)])
+        hidden_TD = torch.zeros(sequences, width, device=self._runner.device, dtype=self._runner.cache.dtype)
+        self._predict(hidden_TD, [Piece([0], 0, [page], 1) for page in range(sequences)])
 
     def _extend(self, rows: list[_Row], ids: list[int], hidden_RD: Tensor) -> None:
         """Add these predictions to the drafts, and predict further ones after them."""

@@ -71,8 +71,8 @@ class Branch:
             self.job.emit(PromptScores(self.prompt, self.scores))
         return self.sequence.prompt_length
 
-    def extend(self, chosen: list[Chosen], drafted: int) -> Delta:
-        """Add the tokens of a step to text and sequence, up to the first that ends the text."""
+    def extend(self, chosen: list[Chosen], drafted: int, worth: float) -> Delta:
+        """Add the tokens of a step to text and sequence, up to the first that ends the text; `worth` of its drafts."""
         if self.job.params.max_tokens == 0:
             return Delta(self.choice, "", (), finish_reason="length")
         taken, ended = self._within_grammar(chosen)
@@ -82,7 +82,7 @@ class Branch:
             for token in delta.token_ids:
                 self.history.append(token)
         if self.drafts is not None and drafted:
-            self.drafts.count(delta.accepted)
+            self.drafts.count(delta.accepted, worth)
         return delta
 
     def _within_grammar(self, chosen: list[Chosen]) -> tuple[list[Chosen], bool]:
@@ -102,10 +102,8 @@ class Branch:
         self.job.emit(PromptDelta(self.prompt, delta))
 
 
-def branches_of(
-    work: Work, tokenizer: EngineTokenizer, stop_tokens: Iterable[int], worth: float | None
-) -> list[list[Branch]]:
-    """Branches of a job by prompt. `worth`: see `DraftRecord`; None: without drafts."""
+def branches_of(work: Work, tokenizer: EngineTokenizer, stop_tokens: Iterable[int], drafts: bool) -> list[list[Branch]]:
+    """Branches of a job by prompt; `drafts`: whether they begin with drafts."""
     job, params = work.job, work.job.params
     token_bytes = tokenizer.marked_bytes if params.marked_tags else tokenizer.token_bytes
     made = []
@@ -122,7 +120,7 @@ def branches_of(
                 Continuation(token_bytes, params, stop_tokens, choice),
                 TokenHistory.of(params, ids),
                 None if params.grammar is None else params.grammar.matcher(),
-                None if worth is None else DraftRecord(worth),
+                DraftRecord() if drafts else None,
             )
             for choice in range(job.choices)
         ]
