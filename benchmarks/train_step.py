@@ -99,7 +99,7 @@ class Trainer:
         from longcat.stages.train.optim.schedule import Schedule
         from longcat.stages.train.parallel.build import whole
         from longcat.stages.train.trainer import TrainingRun
-        from longcat.stages.train.training_plan import Counters, TrainingPlan, Validation
+        from longcat.stages.train.training_plan import Counters, TrainingPlan
 
         held = whole(new_model(), torch.device("cpu"), torch.float32)
         # Weights must stay constant, as in the bare step: a router that learns sends tokens to more experts.
@@ -120,7 +120,7 @@ class Trainer:
             before=Counters(),
         )
         windows = TokenWindows(tokens, sequence_length=LENGTH, seed=0)
-        validation = Validation(*validation_windows(tokens, LENGTH, 1))
+        validation = validation_windows(tokens, LENGTH, 1)
         context = Context(
             config=options,
             inputs={},

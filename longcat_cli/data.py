@@ -73,7 +73,7 @@ def inspect_filtered(
         list[str] | None,
         typer.Option(
             "--set",
-            help="family.threshold=value: show show show what would change; nothing is written.",
+            help="family.threshold=value: show what would change; nothing is written.",
             autocompletion=completion.settings_of_stage("data.filter"),
         ),
     ] = None,

@@ -139,20 +139,24 @@ def _perplexity(context: Context[QuantizeConfig], model: LongcatFlash, tokens: A
     import torch
     import torch.nn.functional as F
 
-    from longcat.stages.formats.windows import IGNORED, open_tokens, validation_windows
+    from longcat.stages.formats.windows import open_tokens, validation_windows
 
     length = min(context.config.sequence_length, model.config.max_position_embeddings)
-    inputs, targets = validation_windows(open_tokens(tokens.path, "validation"), length, context.config.windows)
-    if not len(inputs):
+    windows = validation_windows(open_tokens(tokens.path, "validation"), length, context.config.windows)
+    count = len(windows.inputs)
+    if not count:
         raise InputError("fewer than two validation tokens", where=str(tokens.path), hint="pack more documents")
     sums = []
-    with torch.inference_mode(), context.progress.task(f"perplexity {when}", total=len(inputs), unit="windows") as bar:
-        for x, y in zip(inputs, targets, strict=True):
-            scored = int((y != IGNORED).sum())
-            logits_TV = model(torch.from_numpy(x[None, :scored])).logits[0]
-            sums.append(F.cross_entropy(logits_TV, torch.from_numpy(y[:scored]), reduction="sum").item())
+    with torch.inference_mode(), context.progress.task(f"perplexity {when}", total=count, unit="windows") as bar:
+        for row in range(count):
+            window = windows.rows(row, row + 1)
+            scored = window.tokens
+            bounds = torch.from_numpy(window.cu_seqlens(scored))
+            logits_TV = model(torch.from_numpy(window.inputs[:, :scored]), bounds).logits[0]
+            targets_T = torch.from_numpy(window.targets[0, :scored])
+            sums.append(F.cross_entropy(logits_TV, targets_T, reduction="sum").item())
             bar.advance(1)
-    loss = math.fsum(sums) / int((targets != IGNORED).sum())
+    loss = math.fsum(sums) / windows.tokens
     if not math.isfinite(loss):
         raise LongcatError("the loss is not finite", hint="the checkpoint is damaged or its training has diverged")
     return math.exp(loss)

@@ -20,7 +20,7 @@ def _check(config: EvaluateConfig, inputs: Mapping[str, tuple[PlannedInput, ...]
 
 @stage(
     "evaluate",
-    revision=2,
+    revision=3,
     inputs={"checkpoints": "checkpoint+", "tokens": "tokens"},
     output="evaluation",
     check=_check,

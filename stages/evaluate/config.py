@@ -64,6 +64,9 @@ class EvaluateConfig(StageConfig):
         description="tokens per validation window; null: the shortest context among the checkpoints, at most 4096",
     )
     windows: int = Field(default=64, ge=1, le=100_000, description="validation windows, spread evenly over the tokens")
+    document_mask: bool = Field(
+        default=True, description="a token of a window sees its own document only, as in training"
+    )
     needle: NeedleOptions = NeedleOptions()
     samples: SampleOptions = SampleOptions()
     labels: tuple[str, ...] = Field(

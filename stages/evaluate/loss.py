@@ -16,8 +16,9 @@ import torch
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.errors import InputError, LongcatError
 from longcat.pipeline.tokens import TokenFile
+from longcat.stages.evaluate.config import EvaluateConfig
 from longcat.stages.formats.metrics import unigram_loss
-from longcat.stages.formats.windows import IGNORED, Ids, validation_windows
+from longcat.stages.formats.windows import IGNORED, Ids, ValidationWindows, validation_windows
 
 # Rounding hides differences in the last bits, for example between numbers of threads.
 DIGITS = 6
@@ -25,20 +26,19 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Windows:
-    """Inputs and targets [n, L] shared by all checkpoints, and the byte length of each target."""
+    """Windows shared by all checkpoints, and the byte length of each target [n, L]."""
 
-    inputs: Ids
-    targets: Ids
+    windows: ValidationWindows
     target_bytes: Ids
 
     @property
     def tokens(self) -> int:
         """Number of scored tokens."""
-        return int((self.targets != IGNORED).sum())
+        return self.windows.tokens
 
     @property
     def bytes(self) -> int:
-        """Number of Number of Number of UTF-8 bytes of the scored tokens."""
+        """Number of UTF-8 bytes of the scored tokens."""
         return int(self.target_bytes.sum())
 
 
@@ -60,17 +60,17 @@ class Loss:
         return {name: round(value, DIGITS) for name, value in asdict(self).items()}
 
 
-def read_windows(tokens: TokenFile, sequence_length: int, count: int, token_bytes: Ids) -> Windows:
-    """Select at most `count` windows spread evenly over a token file; `token_bytes` [V] is the UTF-8 length of every
-    token.
+def read_windows(tokens: TokenFile, sequence_length: int, config: EvaluateConfig, token_bytes: Ids) -> Windows:
+    """Select windows spread evenly over a token file; `token_bytes` [V] is the UTF-8 length of every token.
 
     Raises:
         InputError: the file holds fewer than two tokens, or ids that the tokenizer does not have.
     """
-    inputs, targets = validation_windows(tokens, sequence_length, count)
-    if not len(inputs):
+    found = validation_windows(tokens, sequence_length, config.windows, document_mask=config.document_mask)
+    targets = found.targets
+    if not len(targets):
         raise InputError("fewer than two validation tokens", where=str(tokens.prefix), hint="pack more documents")
-    largest = int(max(inputs.max(), targets.max()))
+    largest = int(max(found.inputs.max(), targets.max()))
     if largest >= len(token_bytes):
         raise InputError(
             f"token id {largest}, but the tokenizer has {len(token_bytes)} tokens",
@@ -78,7 +78,7 @@ def read_windows(tokens: TokenFile, sequence_length: int, count: int, token_byte
             hint="pack the documents with the tokenizer of the checkpoints",
         )
     scored = targets != IGNORED
-    windows = Windows(inputs, targets, np.where(scored, token_bytes[np.where(scored, targets, 0)], 0))
+    windows = Windows(found, np.where(scored, token_bytes[np.where(scored, targets, 0)], 0))
     if not windows.bytes:
         raise InputError("the validation tokens contain no text", where=str(tokens.prefix))
     return windows
@@ -102,14 +102,16 @@ def model_loss(model: LongcatFlash, windows: Windows, on_window: Callable[[int],
         LongcatError: the loss is not finite.
     """
     device = next(model.parameters()).device
-    sums, counts = np.zeros(len(windows.inputs)), np.zeros(len(windows.inputs), dtype=np.int64)
+    number = len(windows.windows.inputs)
+    sums, counts = np.zeros(number), np.zeros(number, dtype=np.int64)
     ffn_slots, slots = 0, 0
-    for row, (inputs, targets) in enumerate(zip(windows.inputs, windows.targets, strict=True)):
+    for row in range(number):
+        window = windows.windows.rows(row, row + 1)
         # Padding comes last and is not attended to by scored tokens; cutting it also keeps it from being routed.
-        length = int((targets != IGNORED).sum())
-        x_BT = torch.from_numpy(inputs[None, :length]).to(device)
-        y_BT = torch.from_numpy(targets[None, :length]).to(device)
-        loss_sum, counted, output = model.loss(x_BT, y_BT)
+        length = window.tokens
+        x_BT, y_BT = (torch.from_numpy(ids[:, :length]).to(device) for ids in (window.inputs, window.targets))
+        bounds = window.cu_seqlens(length)
+        loss_sum, counted, output = model.loss(x_BT, y_BT, None if bounds is None else torch.from_numpy(bounds))
         sums[row], counts[row] = loss_sum.item(), int(counted)
         ffn_slots += int(output.expert_counts_LE[:, : model.config.n_routed_experts].sum())
         slots += length * model.config.num_layers
@@ -135,5 +137,5 @@ def bits_per_byte(nats: float, bytes_: int) -> float:
 
 def baseline_loss(train: TokenFile, windows: Windows, vocab_size: int) -> Loss:
     """Losses of a unigram model of the training tokens (add-one smoothing)."""
-    loss = unigram_loss(train, windows.targets, vocab_size)
+    loss = unigram_loss(train, windows.windows.targets, vocab_size)
     return Loss(loss, 0.0, bits_per_byte(loss * windows.tokens, windows.bytes), math.exp(loss))

@@ -84,7 +84,7 @@ def run_evaluation(context: Context[EvaluateConfig]) -> Result:
         tokenizer = EngineTokenizer.load(tokens.path)
         validation = open_tokens(tokens.path, "validation")
         length = _sequence_length(config, checkpoints)
-        windows = read_windows(validation, length, config.windows, _token_bytes(tokenizer))
+        windows = read_windows(validation, length, config, _token_bytes(tokenizer))
         haystack = read_haystack(validation, tokenizer) if config.needle.lengths else np.zeros(0, dtype=np.int64)
         baseline = baseline_loss(open_tokens(tokens.path, "train"), windows, tokenizer.vocab_size)
         results = [_evaluate(context, checkpoint, windows, haystack) for checkpoint in checkpoints]
@@ -93,7 +93,7 @@ def run_evaluation(context: Context[EvaluateConfig]) -> Result:
         "tokens": tokens.id,
         "validation": {
             "sequence_length": length,
-            "windows": len(windows.inputs),
+            "windows": len(windows.windows.inputs),
             "scored_tokens": windows.tokens,
             "scored_bytes": windows.bytes,
         },

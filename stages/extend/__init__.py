@@ -21,7 +21,7 @@ def _check(config: ExtendConfig, inputs: Mapping[str, tuple[PlannedInput, ...]])
 
 @stage(
     "extend",
-    revision=2,
+    revision=3,
     inputs={"checkpoint": "checkpoint", "tokens": "tokens"},
     output="checkpoint",
     follows=follows,

@@ -84,7 +84,7 @@ def _train_phase(
             micro_batch_size=plan.micro_batch_size,
         )
     held = spread(model, context.config, parallel)
-    validation = read_validation(context.input("tokens"), phase.sequence_length, context.config.evaluation.windows)
+    validation = read_validation(context.input("tokens"), phase.sequence_length, context.config)
     return run_training(plan, context.config, held, start, source, validation, context)
 
 

@@ -21,7 +21,7 @@ VOCABULARY_MULTIPLE = 64
 
 
 def changed_config(config: ModelConfig, changes: Mapping[str, Any], where: str) -> ModelConfig:
-    """Copy of Copy of Copy of `config` with some values replaced.
+    """Copy of `config` with some values replaced.
 
     Raises:
         ConfigError: a key is unknown or a value does not fit.

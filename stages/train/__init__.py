@@ -21,7 +21,7 @@ def _check(config: TrainConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) 
 
 @stage(
     "train",
-    revision=2,
+    revision=3,
     inputs={"tokens": "tokens", "checkpoint": "checkpoint?", "proxy": "checkpoint|report?"},
     output="checkpoint",
     follows=follows,

@@ -44,7 +44,7 @@ class OptimizerOptions(StageConfig):
     eps: float = Field(
         default=1e-16,
         gt=0,
-        description="epsilon epsilon epsilon added to the root of the second moment (report: 1e-16)",
+        description="added to the root of the second moment (report: 1e-16)",
     )
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay, only for matrices")
     gradient_clip: float = Field(default=1.0, gt=0, description="maximum global gradient norm")

@@ -24,7 +24,7 @@ from longcat.stages.formats.checkpoint import (
     write_checkpoint,
 )
 from longcat.stages.formats.metrics import unigram_loss
-from longcat.stages.formats.windows import open_tokens, training_windows, validation_windows
+from longcat.stages.formats.windows import ValidationWindows, open_tokens, training_windows, validation_windows
 from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
 from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
 from longcat.stages.train.determinism import reproducible
@@ -36,7 +36,7 @@ from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.parallel.placement import checkpoint_weights, join, new_weights
 from longcat.stages.train.trainer import run_training
-from longcat.stages.train.training_plan import Counters, Trained, TrainingPlan, Validation
+from longcat.stages.train.training_plan import Counters, Trained, TrainingPlan
 
 
 def train_checkpoint(context: Context[TrainConfig]) -> Result:
@@ -60,11 +60,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             min_document_tokens=config.min_document_tokens,
         )
         plan = _plan(config, state, order, context.work, scale, held.parallel)
-        validation = Validation(
-            *validation_windows(
-                open_tokens(tokens.path, "validation"), config.sequence_length, config.evaluation.windows
-            )
-        )
+        validation = read_validation(tokens, config.sequence_length, config)
         trained = run_training(plan, config, held, start_of(config, checkpoint), data, validation, context)
         if control().leads:
             model, end = trained.whole()
@@ -78,9 +74,14 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
         )
 
 
-def read_validation(tokens: Artifact, sequence_length: int, windows: int) -> Validation:
-    """Validation windows of a tokens artifact."""
-    return Validation(*validation_windows(open_tokens(tokens.path, "validation"), sequence_length, windows))
+def read_validation(tokens: Artifact, sequence_length: int, options: TrainingOptions) -> ValidationWindows:
+    """Validation windows of a tokens artifact, with the document mask of training."""
+    return validation_windows(
+        open_tokens(tokens.path, "validation"),
+        sequence_length,
+        options.evaluation.windows,
+        document_mask=options.objective.document_mask,
+    )
 
 
 def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[TrainConfig, float, Transfer | None]:
@@ -206,7 +207,7 @@ def counts_of(plan: TrainingPlan) -> dict[str, int]:
 
 
 def metrics_of(
-    trained: Trained, architecture: ModelConfig, tokens: Artifact, validation: Validation
+    trained: Trained, architecture: ModelConfig, tokens: Artifact, validation: ValidationWindows
 ) -> dict[str, float | list[float]]:
     """Metrics for the manifest."""
     last = trained.records[-1]

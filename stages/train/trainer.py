@@ -22,7 +22,7 @@ from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.stage import Context
 from longcat.stages.formats.checkpoint import Start
 from longcat.stages.formats.metrics import MetricsFile, read_metrics
-from longcat.stages.formats.windows import Batch, WindowSource, batch
+from longcat.stages.formats.windows import Batch, ValidationWindows, WindowSource, batch
 from longcat.stages.train.checkpoints.run import Saves
 from longcat.stages.train.config import TrainingOptions
 from longcat.stages.train.evaluation import Evaluator
@@ -43,7 +43,7 @@ from longcat.stages.train.parallel.norms import clip_gradients
 from longcat.stages.train.prefetch import Prefetcher
 from longcat.stages.train.stability.errors import DivergedError
 from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded
-from longcat.stages.train.training_plan import Trained, TrainingPlan, Validation
+from longcat.stages.train.training_plan import Trained, TrainingPlan
 from longcat.stages.train.watch.watch import Watch, Watched
 
 
@@ -53,7 +53,7 @@ def run_training(
     held: Distributed,
     start: Start,
     data: WindowSource,
-    validation: Validation,
+    validation: ValidationWindows,
     context: Context[Any],
 ) -> Trained:
     """Train the model in place by `plan`, resuming from the newest intact checkpoint in `plan.work`.
@@ -104,7 +104,7 @@ class TrainingRun:
         held: Distributed,
         start: Start,
         data: WindowSource,
-        validation: Validation,
+        validation: ValidationWindows,
         context: Context[Any],
     ) -> None:
         self.plan, self.options, self.held, self.data, self.context = plan, options, held, data, context

@@ -10,7 +10,6 @@ from typing import Any
 
 from longcat.model.transformer import LongcatFlash
 from longcat.stages.formats.checkpoint import Start
-from longcat.stages.formats.windows import Ids
 from longcat.stages.train.optim.schedule import Schedule
 
 RECENT_STEPS = 20
@@ -56,14 +55,6 @@ class TrainingPlan:
             self.before.tokens + done * self.tokens_per_step,
             self.before.samples + done * self.batch_size,
         )
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Windows [n, L] whose mean loss is the validation loss; n may be 0."""
-
-    inputs: Ids
-    targets: Ids
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def _check(config: SweepConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) 
     return {"steps": foreseen[0]["steps"], "tokens": sum(found["tokens"] for found in foreseen)} | largest
 
 
-@stage("train.sweep", revision=1, inputs={"tokens": "tokens"}, output="report", check=_check)
+@stage("train.sweep", revision=2, inputs={"tokens": "tokens"}, output="report", check=_check)
 def sweep(context: Context[SweepConfig]) -> Result:
     """Train a new model at every point of a grid and report the losses.
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from longcat.pipeline.files import read_json
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.evaluate import run as run_module
 from longcat.stages.evaluate.config import EvaluateConfig
+from longcat.stages.formats.special_tokens import END
 
 CONFIG: dict[str, Any] = {
     "sequence_length": 32,
@@ -55,11 +57,12 @@ def scored_pairs(tokens: Artifact, length: int, count: int) -> list[tuple[list[i
     return [(stream[at : at + length + 1][:-1], stream[at : at + length + 1][1:]) for at in starts]
 
 
+@pytest.mark.parametrize("document_mask", [True, False])
 @pytest.mark.parametrize(("length", "windows"), [(32, 5), (90, 1000)])
 def test_loss_and_bits_per_byte_by_hand(
-    evaluate: Evaluate, tokens: Artifact, short: Artifact, length: int, windows: int
+    evaluate: Evaluate, tokens: Artifact, short: Artifact, length: int, windows: int, document_mask: bool
 ) -> None:
-    made = evaluate([short], sequence_length=length, windows=windows)
+    made = evaluate([short], sequence_length=length, windows=windows, document_mask=document_mask)
     evaluation = read_json(made.file("evaluation.json"))
     pairs = scored_pairs(tokens, length, windows)
     # With more windows requested than available, the last one is short.
@@ -67,9 +70,12 @@ def test_loss_and_bits_per_byte_by_hand(
     model, tokenizer = load_pretrained(short.path), backend(tokens.path)
     nats, text = 0.0, b""
     for inputs, targets in pairs:
-        with torch.no_grad():
-            logprobs = model(torch.tensor([inputs])).logits[0].double().log_softmax(-1)
-        nats -= sum(logprobs[place, target].item() for place, target in enumerate(targets))
+        # A document begins after the end of the one before.
+        ends = [at + 1 for at, token in enumerate(inputs[:-1]) if token == tokenizer.token_to_id(END)]
+        for start, end in pairwise([0, *(ends if document_mask else ()), len(inputs)]):
+            with torch.no_grad():
+                logprobs = model(torch.tensor([inputs[start:end]])).logits[0].double().log_softmax(-1)
+            nats -= sum(logprobs[place, target].item() for place, target in enumerate(targets[start:end]))
         # Byte-level tokens: the bytes of all targets in a row are the text of the window.
         text += b"".join(token_bytes(tokenizer, target) for target in targets)
     count = sum(len(targets) for _, targets in pairs)

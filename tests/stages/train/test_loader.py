@@ -117,11 +117,16 @@ def test_mixture_uses_its_share_and_omits_no_sample(fraction: float) -> None:
 
 
 def test_validation_windows_are_spread_and_padded(tokens: TokenFile) -> None:
-    inputs, targets = validation_windows(tokens, 50, 10)
+    inputs, targets, starts = validation_windows(tokens, 50, 10)
     assert inputs.shape == targets.shape == (4, 50)
     assert targets[targets != IGNORED].tolist() == list(range(1, 201))
     assert validation_windows(tokens, 30, 3)[0][:, 0].tolist() == [0, 60, 120]
-    few, padded = validation_windows(tokens, 500, 10)
+    assert [places.tolist() for places in starts] == [[0, 3, 20, 21], [0, 11, 19, 44, 46], [0], [0, 10, 15, 20]]
+    windows = validation_windows(tokens, 50, 10)
+    assert windows.rows(0, 2).cu_seqlens().tolist() == [0, 3, 20, 21, 50, 61, 69, 94, 96, 100]
+    assert windows.rows(0, 1).cu_seqlens(20).tolist() == [0, 3, 20]
+    assert validation_windows(tokens, 50, 10, document_mask=False).cu_seqlens() is None
+    few, padded, _ = validation_windows(tokens, 500, 10)
     assert few.shape == (1, 500)
     assert (padded != IGNORED).sum() == 200
 

@@ -8,15 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, LongcatError
 from longcat.pipeline.runner import Session
+from longcat.pipeline.tokens import TokenFile
 from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model, read_start, read_state
 from longcat.stages.formats.metrics import read_metrics
 
@@ -31,6 +34,26 @@ def test_loss_falls_below_the_unigram_loss(run_stage: Any, tokens: Artifact, tin
     assert metrics["train_loss"] < metrics["unigram_loss"] - 1
     assert metrics["validation_loss"] < metrics["unigram_loss"] - 1
     assert 3.8 < metrics["unigram_loss"] < math.log(64)
+
+
+@pytest.mark.parametrize("document_mask", [True, False])
+def test_validation_has_the_mask_of_training(
+    run_stage: Any, tokens: Artifact, tiny: dict[str, Any], document_mask: bool
+) -> None:
+    """The printed loss is that of every document's part of a window, computed alone; or of whole windows."""
+    config = tiny | {"objective": {"document_mask": document_mask}, "learning_rate": 1e-2, "steps": 30}
+    trained = run_stage("train", config, {"tokens": tokens})
+    model, held = read_model(trained), TokenFile(tokens.path / "validation")
+    available = -(-(held.total_tokens - 1) // 32)
+    losses = []
+    for window in sorted({number * available // 4 for number in range(4)}):
+        first, last = window * 32, min(window * 32 + 32, held.total_tokens - 1)
+        inside = [int(at) for at in held.document_offsets if first < at < last] if document_mask else []
+        for start, end in pairwise([first, *inside, last]):
+            ids = torch.from_numpy(held.tokens[start : end + 1].astype("int64"))
+            losses.append(F.cross_entropy(model(ids[None, :-1]).logits[0], ids[1:], reduction="none").detach())
+    expected = float(torch.cat(losses).double().mean())
+    assert trained.manifest.metrics["validation_loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_checkpoint_has_the_published_layout(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
