@@ -1,7 +1,9 @@
 """Parameter counts, FLOPs and memory of a model, computed on the meta device without allocating tensors."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 import torch
@@ -58,9 +60,9 @@ class Accounting:
 
     FLOPs are for that average: `flops_per_token_train` forward and backward with causal attention over `context`
     tokens, `flops_per_token_prefill` the forward pass alone, `flops_per_token_decode` one token after `context` cached
-    ones. `kv_bytes_per_token` is the growth of the KV cache per token at `context` tokens in bfloat16 (the latents, for
-    latent attention), `state_bytes` its total size then, `expanded_kv_bytes_per_token` the size of the keys and values
-    of all heads.
+    ones; `attention_flops_per_token` is the part of attention in the forward pass. `kv_bytes_per_token` is the growth
+    of the KV cache per token at `context` tokens in bfloat16 (the latents, for latent attention), `state_bytes` its
+    total size then, `expanded_kv_bytes_per_token` the size of the keys and values of all heads.
     """
 
     total: int
@@ -74,6 +76,8 @@ class Accounting:
     flops_per_token_prefill: int
     flops_per_token_decode: int
     mtp_flops_per_token_train: int
+    attention_flops_per_token: int
+    mtp_attention_flops_per_token: int
     kv_bytes_per_token: int
     state_bytes: int
     expanded_kv_bytes_per_token: int
@@ -97,13 +101,12 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
     mean_ffn_experts = config.moe_topk * config.n_routed_experts / config.num_experts
     activated_mean = always + round(mean_ffn_experts * experts_of_layers)
 
-    mixers = [module for module in model.modules() if isinstance(module, SequenceMixer)]
-    of_mtp = [mixer for mixer in mixers if mixer.slot >= config.mtp_slot]
-    mixers = [mixer for mixer in mixers if mixer.slot < config.mtp_slot]
+    mixers, of_mtp = _mixers(model)
     multiplied = activated_mean - parts["norms"]
-    forward = 2 * multiplied + _flops_per_token(mixers, context)
+    attention, mtp_attention = _flops_per_token(mixers, context), _flops_per_token(of_mtp, context)
+    forward = 2 * multiplied + attention
     mtp_multiplied = output_table + sum(shape.numel() for name, shape in shapes.items() if _is_mtp_matrix(name, shape))
-    mtp_forward = 2 * mtp_multiplied + _flops_per_token(of_mtp, context) if parts["mtp"] else 0
+    mtp_forward = 2 * mtp_multiplied + mtp_attention if parts["mtp"] else 0
     values = sum(mixer.state_values(context) for mixer in mixers)
     return Accounting(
         total=total,
@@ -117,6 +120,8 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
         flops_per_token_prefill=forward,
         flops_per_token_decode=2 * multiplied + sum(mixer.flops(1, context) for mixer in mixers),
         mtp_flops_per_token_train=TRAINING_PASSES * mtp_forward,
+        attention_flops_per_token=attention,
+        mtp_attention_flops_per_token=mtp_attention,
         kv_bytes_per_token=CACHE_BYTES_PER_VALUE * (values - sum(mixer.state_values(context - 1) for mixer in mixers)),
         state_bytes=CACHE_BYTES_PER_VALUE * values,
         expanded_kv_bytes_per_token=CACHE_BYTES_PER_VALUE * sum(mixer.expanded_values() for mixer in mixers),
@@ -124,16 +129,51 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
     )
 
 
-def training_flops(sizes: Accounting, config: ModelConfig, active_experts: Sequence[float], *, mtp: bool) -> float:
+class AttentionFlops:
+    """FLOPs of attention in a forward pass over documents, each by itself, without the weight matrices."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        with torch.device("meta"):
+            self._mixers, self._of_mtp = _mixers(LongcatFlash(config))
+        self._of_length = lru_cache(maxsize=1 << 16)(self._one)
+
+    def of(self, lengths: Iterable[int], *, mtp: bool) -> int:
+        """Sum over documents of these lengths; `mtp`: with the layer of multi-token prediction."""
+        return sum(times * self._of_length(length, mtp) for length, times in Counter(lengths).items())
+
+    def _one(self, length: int, mtp: bool) -> int:
+        return sum(mixer.flops(length, 0) for mixer in (*self._mixers, *(self._of_mtp if mtp else ())))
+
+
+def training_flops(
+    sizes: Accounting,
+    config: ModelConfig,
+    active_experts: Sequence[float],
+    *,
+    mtp: bool,
+    attention: float | None = None,
+) -> float:
     """FLOPs per token of a training step that used `active_experts` FFN experts per token on average, by layer.
 
     `sizes` is `count(config, context)` with the step's sequence length as context; with `mtp` multi-token prediction is
-    trained too. Activation recomputation is not counted, as in MFU.
+    trained too. `attention` is the mean over tokens of `AttentionFlops` for the documents of the step; None: every
+    token sees the whole context before it. Activation recomputation is not counted, as in MFU.
     """
     parameters_of_expert = sizes.parameters["experts"] / config.n_routed_experts / config.num_layers
     surplus = sum(active_experts) - config.num_layers * sizes.mean_ffn_experts
     flops = sizes.flops_per_token_train + 2 * TRAINING_PASSES * surplus * parameters_of_expert
-    return flops + (sizes.mtp_flops_per_token_train if mtp else 0)
+    flops += sizes.mtp_flops_per_token_train if mtp else 0
+    if attention is None:
+        return flops
+    counted = sizes.attention_flops_per_token + (sizes.mtp_attention_flops_per_token if mtp else 0)
+    return flops + TRAINING_PASSES * (attention - counted)
+
+
+def _mixers(model: LongcatFlash) -> tuple[list[SequenceMixer], list[SequenceMixer]]:
+    """Token mixers of the layers, and those of multi-token prediction."""
+    mixers = [module for module in model.modules() if isinstance(module, SequenceMixer)]
+    first = model.config.mtp_slot
+    return [one for one in mixers if one.slot < first], [one for one in mixers if one.slot >= first]
 
 
 def _part(name: str, shape: torch.Size) -> str:

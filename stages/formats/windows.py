@@ -71,7 +71,9 @@ class Batch(NamedTuple):
 
 
 class WindowSource(Protocol):
-    """Endless sequence of training samples."""
+    """Endless sequence of training samples, of which an epoch has `windows_per_epoch`."""
+
+    windows_per_epoch: int
 
     def sample(self, number: int) -> Window:
         """Sample `number`."""
@@ -183,6 +185,8 @@ class MixedWindows:
         self.second = second
         # Integer parts per million keep the arithmetic exact for any number of samples.
         self._parts = round(fraction * PARTS)
+        # Until all samples of the first source were used.
+        self.windows_per_epoch = -(-first.windows_per_epoch * PARTS // max(1, PARTS - self._parts))
 
     def sample(self, number: int) -> Window:
         before = number * self._parts // PARTS

@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
+from longcat.model.accounting import AttentionFlops
 from longcat.model.transformer import BackboneOutput, LongcatFlash
 from longcat.stages.formats.windows import Batch
 from longcat.stages.train.config import TrainingOptions
@@ -26,17 +28,21 @@ from longcat.stages.train.stability.measure import due, largest_activations, lay
 from longcat.stages.train.stability.router_gradients import RouterGradients, scaled
 from longcat.stages.train.training_plan import TrainingPlan
 
+ATTENTION = "attention_flops"
+
 
 @dataclass(frozen=True)
 class Taken:
     """Loss terms, expert load and measurements of a batch; the gradients are in the parameters.
 
     `figures` and `load` cover the whole batch and are the same in every process; `stability` is None in most steps.
+    `attention_flops` are those of a forward pass over the batch.
     """
 
     figures: dict[str, float]
     load: Load
     stability: dict[str, Any] | None
+    attention_flops: float
 
 
 class BatchGradients:
@@ -55,6 +61,7 @@ class BatchGradients:
         self.objective = Objective(options.objective, held.config, held.parallel)
         self.mixer_losses = mixer_losses(held.config)
         self._pipeline: Pipeline | None = None
+        self._attention = AttentionFlops(held.config)
 
     def take(self, batch: Batch, step: int) -> Taken:
         """Compute gradients of the batch, of which `batch` is this process's part, at step `step` since initialisation.
@@ -81,8 +88,18 @@ class BatchGradients:
             terms = self._run(parts, totals, step, auxiliary, recording)
         if recording is not None:
             recording.compare(step)
-        figures, load = self._sums(terms, auxiliary, step)
-        return Taken(figures, load, self._measurements(largest, gradients) if measured else None)
+        figures, load = self._sums(terms, auxiliary, step, self._attention_flops(batch, step))
+        attention = figures.pop(ATTENTION)
+        return Taken(figures, load, self._measurements(largest, gradients) if measured else None, attention)
+
+    def _attention_flops(self, batch: Batch, step: int) -> int:
+        """Those of this process's rows, counted in one of the processes that share them."""
+        if self.parallel.context_rank or self.parallel.pipeline_rank:
+            return 0
+        rows, width = batch.ids.shape
+        masked = self.options.objective.document_mask
+        lengths = np.diff(batch.cu_seqlens()).tolist() if masked else [width - 1] * rows
+        return self._attention.of(lengths, mtp=self.objective.trains_mtp(step))
 
     def _recording(self, done: int) -> LayerRecording | None:
         number = layer_to_check(self.options.stability.corruption_every, done, self.config.num_layers)
@@ -148,7 +165,9 @@ class BatchGradients:
             self._pipeline.step(rows, objective, auxiliary)
         return terms
 
-    def _sums(self, terms: Sequence[Terms], auxiliary: AuxiliaryLosses, step: int) -> tuple[dict[str, float], Load]:
+    def _sums(
+        self, terms: Sequence[Terms], auxiliary: AuxiliaryLosses, step: int, attention_flops: int
+    ) -> tuple[dict[str, float], Load]:
         """Reduce figures and load over all processes, in one message."""
         observer = auxiliary.observer
         nothing = torch.zeros((), dtype=torch.float64, device=self.parallel.device)
@@ -158,6 +177,7 @@ class BatchGradients:
         sums |= {name: auxiliary.of_mixers.get(name, nothing) for name in self.mixer_losses}
         if self.balance is not None:
             sums["balance_loss"] = observer.balance_loss
+        sums[ATTENTION] = float(attention_flops)
         layers = range(self.config.num_layers)
         squares: dict[str, float | torch.Tensor] = {str(layer): observer.squares.get(layer, 0.0) for layer in layers}
         counts_LE, all_sums = sum_statistics(self.parallel, len(layers), observer.counts, sums | squares)

@@ -245,6 +245,7 @@ class TrainingRun:
         record = {
             "step": counters.step,
             "tokens": counters.tokens,
+            "epoch": (self._first_sample(done) + plan.batch_size) / self.data.windows_per_epoch,
             **self._terms(taken, norm, skipped=verdict.action == "skip"),
             "learning_rate": rate,
             "balance_gain": gain,
@@ -252,7 +253,7 @@ class TrainingRun:
             **self._load_figures(taken),
             **self._evaluate(done + 1),
         }
-        return self._finish(record, time.perf_counter() - began)
+        return self._finish(record, time.perf_counter() - began, taken.attention_flops / plan.tokens_per_step)
 
     def _first_sample(self, done: int) -> int:
         """First sample of the batch after `done` steps; a rewind shifts all following batches."""
@@ -273,14 +274,14 @@ class TrainingRun:
             figures |= {"expert_load": taken.load.counts_LE.tolist(), "stability": taken.stability}
         return figures
 
-    def _finish(self, record: dict[str, Any], seconds: float) -> StepOutcome:
-        """Write a record to metrics.jsonl and the spike guard."""
+    def _finish(self, record: dict[str, Any], seconds: float, attention: float) -> StepOutcome:
+        """Write a record to metrics.jsonl and the spike guard; `attention`: see `Watch.step`."""
         if self.rewound is not None:
             record["rewound"], self.rewound = self.rewound.record(), None
         self.metrics.append(record)
         self.guard.add(record)
         self.steps_timed, self.seconds = self.steps_timed + 1, self.seconds + seconds
-        return StepOutcome({} if self.watch is None else self.watch.step(record, seconds))
+        return StepOutcome({} if self.watch is None else self.watch.step(record, seconds, attention))
 
     def _log(self, line: dict[str, Any]) -> None:
         if control().leads:

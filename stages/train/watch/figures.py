@@ -24,6 +24,7 @@ NAMES = {
     "active_experts": "experts/active",
     "active_experts_std": "experts/active_std",
     "tokens": "progress/tokens",
+    "epoch": "progress/epoch",
 }
 
 

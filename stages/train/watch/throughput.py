@@ -1,8 +1,8 @@
 """Speed of a run: tokens per second, model FLOPs utilisation (MFU), memory.
 
 MFU is the model's FLOPs divided by the peak of the devices in the same time (Chowdhery et al. 2022, PaLM, appendix B).
-Only the experts actually used by the step's tokens are counted, so using fewer experts does not look like a faster
-machine.
+Only the experts actually used by the step's tokens are counted, and attention within documents only, so fewer experts
+or shorter documents do not look like a faster machine.
 """
 
 from __future__ import annotations
@@ -62,12 +62,15 @@ class Throughput:
         self.sizes = count(config, sequence_length)
         self.process = psutil.Process()
 
-    def timing(self, seconds: float, tokens: int, active_experts: Sequence[float], *, mtp: bool) -> Timing:
-        """Figures of a step of `tokens` tokens that took `seconds`."""
+    def timing(
+        self, seconds: float, tokens: int, active_experts: Sequence[float], *, mtp: bool, attention: float | None = None
+    ) -> Timing:
+        """Figures of a step of `tokens` tokens that took `seconds`; `attention`: see `training_flops`."""
         speed = tokens / seconds
         mfu = None
         if self.peak:
-            mfu = speed * training_flops(self.sizes, self.config, active_experts, mtp=mtp) / (self.peak * self.devices)
+            flops = training_flops(self.sizes, self.config, active_experts, mtp=mtp, attention=attention)
+            mfu = speed * flops / (self.peak * self.devices)
         return Timing(seconds, speed, mfu, self.memory())
 
     def memory(self) -> int:

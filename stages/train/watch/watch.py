@@ -48,6 +48,7 @@ class Watch:
 
     def __init__(self, options: WatchOptions, watched: Watched, log_path: Path, logger: logging.Logger) -> None:
         self.watched, self.log_path = watched, log_path
+        self._validation: float | None = None
         folder = log_path.with_suffix("")
         peak = peak_flops(watched.device, watched.dtype)
         self.throughput = Throughput(
@@ -87,17 +88,25 @@ class Watch:
         if self.profiler is not None:
             self.profiler.after(step)
 
-    def step(self, record: Mapping[str, Any], seconds: float) -> dict[str, str]:
-        """Record a finished step: its line of metrics.jsonl and duration in seconds. Returns figures for the bar."""
+    def step(self, record: Mapping[str, Any], seconds: float, attention: float | None = None) -> dict[str, str]:
+        """Record a finished step: its line of metrics.jsonl and duration in seconds. Returns figures for the bar.
+
+        `attention`: forward FLOPs of attention per token; None: of whole rows.
+        """
         timing = self.throughput.timing(
-            seconds, self.watched.tokens_per_step, record["active_experts"], mtp="mtp_loss" in record
+            seconds,
+            self.watched.tokens_per_step,
+            record["active_experts"],
+            mtp="mtp_loss" in record,
+            attention=attention,
         )
         append_jsonl(self.log_path, _log_line(record["step"], timing))
         if self.event_files is not None or self.trackers:
             self._tell(record, timing)
         if self.profiler is not None:
             self.profiler.after(record["step"])
-        return _bar_fields(record, timing)
+        self._validation = record.get("validation_loss", self._validation)
+        return _bar_fields(record, timing, self._validation)
 
     def _tell(self, record: Mapping[str, Any], timing: Timing) -> None:
         values = scalars(record, timing)
@@ -142,9 +151,15 @@ def _log_line(step: int, timing: Timing) -> dict[str, Any]:
     return line if timing.mfu is None else line | {"mfu": timing.mfu}
 
 
-def _bar_fields(record: Mapping[str, Any], timing: Timing) -> dict[str, str]:
+def _bar_fields(record: Mapping[str, Any], timing: Timing, validation: float | None) -> dict[str, str]:
     loss = math.nan if record["loss"] is None else record["loss"]  # null in a skipped step
-    fields = {"loss": f"{loss:.4f}", "tokens/s": f"{timing.tokens_per_second:,.0f}"}
+    fields = {"loss": f"{loss:.4f}"}
+    if validation is not None:
+        fields["validation"] = f"{validation:.4f}"
+    fields["lr"] = f"{record['learning_rate']:.3g}"
+    if "epoch" in record:
+        fields["epoch"] = f"{record['epoch']:.2f}"
+    fields["tokens/s"] = f"{timing.tokens_per_second:,.0f}"
     if timing.mfu is not None:
         fields["MFU"] = f"{timing.mfu:.1%}"
     return fields | {"memory": f"{timing.memory_bytes / 1e9:.2f} GB"}

@@ -11,17 +11,20 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from longcat.model.accounting import count, training_flops
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, LongcatError
 from longcat.pipeline.runner import Session
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model, read_start, read_state
 from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.windows import batch, training_windows
 
 Contents = Callable[[Artifact], dict[str, str]]
 
@@ -127,6 +130,7 @@ def test_metrics_have_no_times_and_the_log_has(
         "tokens",
         "loss",
         "learning_rate",
+        "epoch",
         "gradient_norm",
         "balance_gain",
         "active_experts",
@@ -139,6 +143,19 @@ def test_metrics_have_no_times_and_the_log_has(
     steps = [line for line in log if line["event"] == "step"]
     assert [line["step"] for line in steps] == list(range(1, 9))
     assert all(line["seconds"] > 0 and line["tokens_per_second"] > 0 for line in steps)
+    opening = next(line for line in log if line["event"] == "watch")
+    source = training_windows(tokens.path, sequence_length=32, seed=0)
+    config = read_model(trained).config
+    width = config.num_attention_heads * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
+    for line, recorded in zip(steps, records, strict=True):
+        first = 4 * (recorded["step"] - 1)
+        lengths = np.diff(batch(source, first, 4).cu_seqlens())
+        pairs = int((lengths * (lengths + 1) // 2).sum())
+        whole = training_flops(count(config, 32), config, recorded["active_experts"], mtp=False)
+        fewer = 3 * 2 * config.num_layers * 2 * width * (4 * 32 * 33 // 2 - pairs)
+        expected = (whole * 128 - fewer) / line["seconds"] / opening["peak_flops"]
+        assert line["mfu"] == pytest.approx(expected, rel=1e-9)
+        assert recorded["epoch"] == pytest.approx((first + 4) / source.windows_per_epoch)
 
 
 def test_micro_batches_equal_the_whole_batch(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:

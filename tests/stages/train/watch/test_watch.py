@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from longcat.model.accounting import count
+from longcat.model.accounting import AttentionFlops, count
 from longcat.model.config import ModelConfig
 from longcat.model.presets import load_preset
 from longcat.pipeline.config import build_config
@@ -30,7 +30,14 @@ Open = Callable[..., Watch]
 
 
 def record(step: int, **more: Any) -> dict[str, Any]:
-    return {"step": step, "tokens": 128 * step, "loss": 5.0 / step, "active_experts": [1.5], **more}
+    return {
+        "step": step,
+        "tokens": 128 * step,
+        "loss": 5.0 / step,
+        "learning_rate": 1e-3,
+        "active_experts": [1.5],
+        **more,
+    }
 
 
 @pytest.fixture
@@ -86,7 +93,34 @@ def test_the_run_log_and_the_progress_bar_have_the_figures(
     assert shown["loss"] == "5.0000"
     assert shown["tokens/s"] == "256"
     assert shown["MFU"].endswith("%")
-    assert set(shown) == {"loss", "tokens/s", "MFU", "memory"}
+    assert set(shown) == {"loss", "lr", "tokens/s", "MFU", "memory"}
+
+
+def test_the_progress_bar_keeps_the_last_validation_loss(open_watch: Open) -> None:
+    with open_watch(tensorboard=False) as watch:
+        first = watch.step(record(1, validation_loss=4.25, epoch=0.125), 0.5)
+        second = watch.step(record(2, learning_rate=2.5e-4, epoch=1.5), 0.5)
+    assert (first["validation"], first["epoch"], first["lr"]) == ("4.2500", "0.12", "0.001")
+    assert (second["validation"], second["epoch"], second["lr"]) == ("4.2500", "1.50", "0.00025")
+
+
+def test_mfu_counts_attention_within_documents(config: ModelConfig) -> None:
+    """Documents of 1, 3 and 28 tokens: 1 + 6 + 406 pairs of tokens, where one of 32 has 528."""
+    config = config.model_copy(update={"num_nextn_predict_layers": 1})
+    width = config.num_attention_heads * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
+    attention = AttentionFlops(config)
+    assert attention.of([1, 3, 28], mtp=False) == 2 * 413 * width * 2 * config.num_layers
+    assert attention.of([32], mtp=True) - attention.of([32], mtp=False) == 2 * 528 * width
+    throughput = Throughput(config, sequence_length=32, peak=1e9, devices=1, device=torch.device("cpu"))
+    for mtp in (False, True):
+        whole = throughput.timing(1.0, 32, [1.0], mtp=mtp).mfu
+        same = throughput.timing(1.0, 32, [1.0], mtp=mtp, attention=attention.of([32], mtp=mtp) / 32).mfu
+        parts = throughput.timing(1.0, 32, [1.0], mtp=mtp, attention=attention.of([1, 3, 28], mtp=mtp) / 32).mfu
+        assert whole is not None
+        assert parts is not None
+        assert same == pytest.approx(whole)
+        mixers = 2 * config.num_layers + mtp
+        assert whole - parts == pytest.approx(3 * 2 * (528 - 413) * width * mixers / 1e9)
 
 
 def test_mfu_counts_operations_of_all_devices(config: ModelConfig) -> None:
@@ -150,6 +184,7 @@ def test_a_record_becomes_one_curve_per_number() -> None:
         "loss/train": 2.5,
         "loss/validation": 3.0,
         "progress/tokens": 256.0,
+        "optimizer/learning_rate": 1e-3,
         "experts/active/layer_00": 1.5,
         "experts/busiest_over_mean/layer_00": 1.5,
         "optimizer/skipped": 1.0,
