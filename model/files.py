@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,18 @@ def write_aside(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def default_mode(path: Path) -> Iterator[None]:
+    """Give the file written to `path` in the block the mode of any new file (0o666 less the umask).
+
+    For libraries that write through a private temporary file: safetensors makes files that only their owner can read.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield
+    path.chmod(mode)
 
 
 def _sync(path: Path) -> None:

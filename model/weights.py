@@ -16,7 +16,7 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from longcat.model.bounds import MAX_MATRICES, shown
 from longcat.model.errors import CheckpointError
-from longcat.model.files import fault_of, named, parse_json, read_bounded, write_aside
+from longcat.model.files import default_mode, fault_of, named, parse_json, read_bounded, write_aside
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 64 << 20
@@ -220,7 +220,8 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         )
         for key, tensor in held.items()
     }
-    serialize_file(specs, path, metadata={"format": "pt"})
+    with default_mode(path):
+        serialize_file(specs, path, metadata={"format": "pt"})
 
 
 def _plan_shards(tensors: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str]]:

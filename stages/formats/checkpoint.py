@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from longcat.model.checkpoint import load_config, load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.errors import CheckpointError, ModelConfigError
-from longcat.model.files import fault_of
+from longcat.model.files import default_mode, fault_of
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
@@ -224,7 +224,7 @@ def write_checkpoint(output: Path, model: LongcatFlash, end: Start, state: Train
     atomic_write(output / STATE_FILE, pretty_json(state.model_dump(mode="json")))
     for name, tensors in {OPTIMIZER_FILE: end.moments, AVERAGE_FILE: end.average}.items():
         if tensors:
-            with atomic_path(output / name) as aside:
+            with atomic_path(output / name) as aside, default_mode(aside):
                 save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, aside)
 
 

@@ -1,6 +1,8 @@
 """Checkpoints: bitwise round trip, and every inconsistency is named."""
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,18 @@ def test_the_same_model_gives_the_same_bytes(build_model: BuildModel, tmp_path: 
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007])
+@pytest.mark.parametrize("limit", [10**9, 50_000])
+def test_files_have_the_modes_of_the_umask(umask: int, limit: int, build_model: BuildModel, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        save_pretrained(build_model(), tmp_path / "saved", max_shard_bytes=limit)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "saved").iterdir()}
+    assert set(modes.values()) == {0o666 & ~umask}, modes
 
 
 def test_half_precision_is_kept_except_in_the_router(saved: Path, tmp_path: Path) -> None:

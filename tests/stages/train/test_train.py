@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +82,17 @@ def test_checkpoint_has_the_published_layout(run_stage: Any, tokens: Artifact, t
     assert (state.step, state.tokens, state.samples, state.schedule_position) == (8, 8 * 4 * 32, 32, 8)
     assert trained.manifest.counts["tokens"] == 8 * 4 * 32
     assert set(trained.manifest.performance) == {"tokens_per_second", "step_seconds"}
+
+
+def test_all_files_have_the_modes_of_the_umask(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+    before = os.umask(0o027)
+    try:
+        artifact = run_stage("train", {**tiny, "optimizer": {"average_decay": 0.5}}, {"tokens": tokens})
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in artifact.path.rglob("*")}
+    assert {"model.safetensors", "optimizer.safetensors", "average.safetensors"} < {path.name for path in modes}
+    assert {path.name: oct(mode) for path, mode in modes.items() if mode != (0o750 if path.is_dir() else 0o640)} == {}
 
 
 def test_multi_token_prediction_is_kept(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
