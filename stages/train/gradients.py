@@ -74,7 +74,7 @@ class BatchGradients:
         totals = self.objective.totals(batch, self.plan.batch_size, step)
         micro = self.plan.micro_batch_size
         parts = [batch.rows(first, first + micro) for first in range(0, len(batch.ids), micro)]
-        measured = due(self.options.stability.every, step - 1) or (
+        measured = due(self.options.stability.every, step - 1, step - 1 - self.plan.before.step) or (
             self.balance is not None and self.balance.coefficient.wants_measurement
         )
         watched = self.balance is not None and measured

@@ -1,8 +1,10 @@
 """Device-level balance loss and its coefficient (LongCat-Flash report, eq. 3 to 5 and section 3.1.3).
 
-    L_LB = alpha * sum over groups j of  f_j P_j              D groups of N/D consecutive FFN experts, and the Z
-    zero-computation experts P_j  = mean over the tokens of the summed scores of the group's experts f_j  = D / (K_e T)
-    * slots of group j                     f_{D+1} = slots of those Z / ((K - K_e) T)
+    L_LB = alpha * sum over groups j of  f_j P_j
+
+The groups are D groups of N/D consecutive FFN experts, and the Z zero-computation experts (group D + 1). P_j is the
+mean over the tokens of the summed scores of the group's experts; f_j = D / (K_e T) * slots of group j, and
+f_{D+1} = slots of those Z / ((K - K_e) T).
 
 The scores are the softmax over all experts, without the selection bias. Slots are counted with multiplicity, so a token
 that selects two experts of a group counts twice; at balance every f is one. Only P has a gradient. So the loss is
@@ -18,14 +20,16 @@ Names: T tokens, N FFN experts, E experts of both kinds, D groups, L layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from longcat.stages.train.stability.config import BalanceLossOptions, expert_groups
 
 LARGEST_MOVE = 2.0
+REMEMBERED = 4
 
 
 @dataclass(frozen=True)
@@ -75,41 +79,49 @@ def balance_loss(logits_TE: torch.Tensor, frequencies_E: torch.Tensor, tokens: i
 
 
 class BalanceCoefficient:
-    """Coefficient alpha. With `auto` it is zero until R_g has been measured, and updated after every measurement."""
+    """Coefficient alpha. With `auto` it is zero until R_g has been measured, and updated after every measurement.
+
+    R_g moves between measurements, because the other losses' gradient does: alpha stays below what the largest of the
+    last `REMEMBERED` measurements allows, and a measurement above the limit is repeated in the next step.
+    """
 
     def __init__(self, options: BalanceLossOptions) -> None:
         self.options = options
         self.automatic = options.coefficient == "auto"
         self.value = 0.0 if options.coefficient == "auto" else options.coefficient
+        self._largest: list[float] = []
+        self._exceeded = False
         if not options.enabled:
             self.automatic, self.value = False, 0.0
 
     @property
     def wants_measurement(self) -> bool:
-        """Whether alpha is undetermined, so that the first step of a run must be measured."""
-        return self.automatic and self.value == 0.0
+        """Whether the next step must be measured: alpha is undetermined, or R_g was above its limit."""
+        return self.automatic and (self.value == 0.0 or self._exceeded)
 
     def update(self, unit_ratios: Sequence[float]) -> None:
         """Update an automatic alpha from R_g / alpha of every layer.
 
         The first measurement sets the mean of R_g to its target; each later one moves half way in log scale, by at most
-        a factor of two. Afterwards no layer exceeds the limit by this measurement. Layers without a gradient (zero, or
-        not finite) are ignored.
+        a factor of two. Layers without a gradient (zero, or not finite) are ignored.
         """
         usable = [ratio for ratio in unit_ratios if math.isfinite(ratio) and ratio > 0]
         if not self.automatic or not usable:
             return
+        self._exceeded = self.value * max(usable) > self.options.limit_ratio
+        self._largest = [*self._largest, max(usable)][-REMEMBERED:]
         aim = self.options.target_ratio * len(usable) / math.fsum(usable)
         if self.value > 0:
             step = min(max(math.sqrt(aim / self.value), 1 / LARGEST_MOVE), LARGEST_MOVE)
             aim = self.value * step
-        self.value = min(aim, self.options.limit_ratio / max(usable))
+        self.value = min(aim, self.options.limit_ratio / max(self._largest))
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """State saved in checkpoints of the run."""
-        return {"coefficient": self.value}
+        return {"coefficient": self.value, "largest": self._largest, "exceeded": self._exceeded}
 
-    def restore(self, state: dict[str, float]) -> None:
-        """Restore the result of `state`; a coefficient set by the options is kept."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the result of `state`, or a coefficient alone; one set by the options is kept."""
         if self.automatic:
             self.value = float(state["coefficient"])
+            self._largest, self._exceeded = list(state.get("largest", ())), bool(state.get("exceeded", False))

@@ -1,8 +1,9 @@
 """Internal statistics of the model in one step: the `stability` object of metrics.jsonl.
 
-    router_cosine       mean cosine similarity of two rows of a layer's router; rising values: the balance loss is too
-    strong largest_activation  largest absolute output of a layer, over all tokens of the step gradient_rms
-    root mean square by parameter group; Adam's eps must be far below parameter_rms       the same for parameter values
+* `router_cosine`: mean cosine similarity of two rows of a layer's router; it rises where the balance loss is too strong
+* `largest_activation`: largest absolute output of a layer, over all tokens of the step
+* `gradient_rms`: root mean square by parameter group; Adam's eps must be far below
+* `parameter_rms`: the same for parameter values
 
 Names: E experts, D hidden, L layers.
 """
@@ -160,6 +161,12 @@ def layer_figures(
     return {"router_cosine": cosine, "largest_activation": activation}
 
 
-def due(every: int, done: int) -> bool:
-    """Whether the step after `done` steps is a multiple of `every`; never if that is 0."""
-    return every > 0 and done % every == 0
+def due(every: int, done: int, since_start: int | None = None) -> bool:
+    """Whether the step after `done` steps is measured: at multiples of `every`; never if that is 0.
+
+    With `since_start`, the steps done since a run began or joined another one, also steps 1, 2, 4, 8, ... of it.
+    """
+    if every <= 0:
+        return False
+    number = 0 if since_start is None else since_start + 1
+    return done % every == 0 or (0 < number < every and number & (number - 1) == 0)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from longcat.kernels.router import route
 from longcat.stages.train.load_balance.device_loss import BalanceCoefficient, ExpertGroups, balance_loss
 from longcat.stages.train.stability.config import BalanceLossOptions
+from longcat.stages.train.stability.measure import due
 
 TOKENS = 7
 
@@ -98,6 +99,37 @@ def test_no_layer_exceeds_the_limit() -> None:
     coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
     coefficient.update([1.0] * 9 + [91.0])  # the mean of 10 requires 0.005, for which the last layer has 0.455
     assert coefficient.value * 91 == pytest.approx(0.1)
+
+
+def test_the_limit_holds_for_the_last_four_measurements() -> None:
+    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    coefficient.update([8.0])
+    assert coefficient.value == pytest.approx(0.05 / 8)
+    for _ in range(3):
+        coefficient.update([1.0])
+        assert coefficient.value <= 0.1 / 8 * (1 + 1e-12)
+    coefficient.update([1.0])  # the measurement of 8 is forgotten
+    assert coefficient.value > 0.02
+
+
+def test_a_measurement_above_the_limit_is_repeated() -> None:
+    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    coefficient.update([1.0])
+    assert not coefficient.wants_measurement
+    coefficient.update([3.0])  # 0.05 * 3 > 0.1
+    assert coefficient.wants_measurement
+    other = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    other.restore(coefficient.state())
+    assert other.wants_measurement
+    other.update([3.0])
+    assert not other.wants_measurement
+
+
+def test_measured_steps() -> None:
+    assert [step for step in range(1, 40) if due(16, step - 1, step - 1)] == [1, 2, 4, 8, 17, 33]
+    # A run that begins at step 5 of the history.
+    assert [step for step in range(6, 40) if due(16, step - 1, step - 6)] == [6, 7, 9, 13, 17, 33]
+    assert not any(due(0, step, step) for step in range(9))
 
 
 def test_layers_without_a_gradient_do_not_count() -> None:
