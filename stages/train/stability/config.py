@@ -61,7 +61,10 @@ class SpikeOptions(StageConfig):
     window: int = Field(default=128, ge=2, description="number of previous steps for comparison")
     least_history: int = Field(default=64, ge=2, description="steps before which only finiteness is checked")
     deviations: float = Field(
-        default=6.0, gt=0, description="standard deviations above the mean at which a loss or gradient norm is a spike"
+        default=6.0,
+        gt=0,
+        description="standard deviations above the mean at which a loss is a spike, or the logarithm of a gradient "
+        "norm together with a loss a third as many above its mean",
     )
     least_deviation: float = Field(default=0.02, ge=0, description="minimum standard deviation, relative to the mean")
     diverged_after: int = Field(

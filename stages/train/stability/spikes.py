@@ -1,10 +1,12 @@
 """Loss spikes: skipped steps (OLMo) and rewinds (PaLM).
 
-A step is bad when its loss or its gradient norm exceeds `mean + deviations * standard deviation` of the last `window`
-good steps, or is not finite. Its optimizer step is skipped and it does not enter the history. After `diverged_after`
-consecutive bad steps, or a loss that is still not finite after a bad step, the weights are considered damaged: the run
-rewinds to the newest save older than the first bad step and continues with the data after the bad steps, since spikes
-arise from this state combined with those samples (PaLM, section 5.1).
+A step is bad when its loss exceeds `mean + deviations * standard deviation` of the last `window` good steps, when the
+logarithm of its gradient norm does so together with a loss above `mean + deviations / 3 * standard deviation`, or when
+either is not finite. (Gradient norms are log-normal, and clipping bounds them already: in healthy runs one step in a
+hundred has a norm of that size, with a loss like its neighbours'.) Its optimizer step is skipped and it does not enter
+the history. After `diverged_after` consecutive bad steps, or a loss that is still not finite after a bad step, the
+weights are considered damaged: the run rewinds to the newest save older than the first bad step and continues with the
+data after the bad steps, since spikes arise from this state combined with those samples (PaLM, section 5.1).
 
 Decisions are a function of the records of metrics.jsonl, so a resumed run makes the same ones.
 """
@@ -22,6 +24,8 @@ from longcat.stages.train.stability.config import SpikeOptions
 from longcat.stages.train.stability.errors import DivergedError
 
 WATCHED = {"loss": "loss", "gradient_norm": "gradient norm"}
+# Part of `deviations` by which the loss must exceed its mean for a large gradient norm to count.
+CONFIRMING = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -143,17 +147,32 @@ class SpikeGuard:
 
     def _reason(self, figures: Mapping[str, float]) -> str:
         for key, name in WATCHED.items():
-            value = figures[key]
-            if not math.isfinite(value):
-                return f"the {name} is {value}"
-            if len(self._steps) < self.options.least_history:
-                continue
-            limit = self._limit(self._taken[key][-self.options.window :])
-            if value > limit:
-                return f"the {name} of {value:.4g} exceeds {limit:.4g}"
+            if not math.isfinite(figures[key]):
+                return f"the {name} is {figures[key]}"
+        if len(self._steps) < self.options.least_history:
+            return ""
+        loss, norm, most = figures["loss"], figures["gradient_norm"], self.options.deviations
+        mean, deviation = _spread(self._recent("loss"))
+        deviation = max(deviation, self.options.least_deviation * abs(mean))
+        if loss > (limit := mean + most * deviation):
+            return f"the loss of {loss:.4g} exceeds {limit:.4g}"
+        confirming = mean + CONFIRMING * most * deviation
+        if norm <= 0 or loss <= confirming:
+            return ""
+        mean, deviation = _spread([math.log(value) for value in self._recent("gradient_norm") if value > 0])
+        deviation = max(deviation, self.options.least_deviation)  # of a logarithm: relative to the norm
+        if math.log(norm) > (log_limit := mean + most * deviation):
+            return (
+                f"the gradient norm of {norm:.4g} exceeds {math.exp(log_limit):.4g}, and the loss of {loss:.4g} "
+                f"{confirming:.4g}"
+            )
         return ""
 
-    def _limit(self, values: Sequence[float]) -> float:
-        mean = math.fsum(values) / len(values)
-        variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
-        return mean + self.options.deviations * max(math.sqrt(variance), self.options.least_deviation * abs(mean))
+    def _recent(self, key: str) -> Sequence[float]:
+        return self._taken[key][-self.options.window :]
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation."""
+    mean = math.fsum(values) / max(1, len(values))
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(1, len(values)))

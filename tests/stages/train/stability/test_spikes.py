@@ -35,7 +35,10 @@ def guard(steps: int = 70, **options: Any) -> SpikeGuard:
     [
         (2.59, 1.59, ""),
         (2.61, 1.0, "the loss of 2.61 exceeds 2.6"),
-        (2.0, 1.61, "the gradient norm of 1.61 exceeds 1.6"),
+        (2.19, 50.0, ""),
+        (2.21, 1.81, ""),
+        # exp of the mean -0.005025 and six deviations of 0.100335 of ln 0.9 and ln 1.1
+        (2.21, 1.82, "the gradient norm of 1.82 exceeds 1.817, and the loss of 2.21 2.2"),
         (math.nan, 1.0, "the loss is nan"),
         (2.0, math.inf, "the gradient norm is inf"),
     ],
@@ -159,22 +162,17 @@ def run(options: SpikeOptions, losses: Iterator[float], norms: Iterator[float], 
     return records
 
 
-@pytest.mark.parametrize(("spread", "tolerated"), [(0.05, 0), (0.15, 1), (0.3, 4)])
+@pytest.mark.parametrize("spread", [0.05, 0.3, 0.6])
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_on_a_falling_loss_is_not_a_spike(seed: int, spread: float, tolerated: int) -> None:
-    """A loss of 2 + 8 / sqrt(step) with noise of 3 %, and gradient norms with a lognormal `spread`.
-
-    The tail of the norms occasionally causes one skipped step, never two in a row.
-    """
+def test_noise_on_a_falling_loss_is_not_a_spike(seed: int, spread: float) -> None:
+    """A loss of 2 + 8 / sqrt(step) with noise of 3 %, and gradient norms with a lognormal `spread`."""
     generator, steps = np.random.default_rng(seed), 4000
     falling = 2 + 8 / np.sqrt(np.arange(1, steps + 1))
     losses = falling * (1 + 0.03 * generator.standard_normal(steps))
     # A warm-up in which the norms double.
     norms = np.exp(spread * generator.standard_normal(steps)) * np.linspace(1, 2, steps)
     records = run(SpikeOptions(), iter(losses.tolist()), iter(norms.tolist()), steps)
-    skipped = [line["step"] for line in records if "skipped" in line]
-    assert len(skipped) <= tolerated
-    assert not {step + 1 for step in skipped} & set(skipped)
+    assert not [line["step"] for line in records if "skipped" in line]
 
 
 def test_a_real_spike_is_skipped_and_the_run_continues() -> None:
