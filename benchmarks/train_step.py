@@ -94,7 +94,8 @@ class Trainer:
         from longcat.pipeline.stage import Context
         from longcat.pipeline.tokens import TokenFile
         from longcat.stages.formats.checkpoint import Start
-        from longcat.stages.formats.windows import TokenWindows, validation_windows
+        from longcat.stages.formats.validation_windows import validation_windows
+        from longcat.stages.formats.windows import TokenWindows
         from longcat.stages.train.config import TrainConfig
         from longcat.stages.train.optim.schedule import Schedule
         from longcat.stages.train.parallel.build import whole

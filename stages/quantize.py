@@ -139,7 +139,8 @@ def _perplexity(context: Context[QuantizeConfig], model: LongcatFlash, tokens: A
     import torch
     import torch.nn.functional as F
 
-    from longcat.stages.formats.windows import open_tokens, validation_windows
+    from longcat.stages.formats.validation_windows import validation_windows
+    from longcat.stages.formats.windows import open_tokens
 
     length = min(context.config.sequence_length, model.config.max_position_embeddings)
     windows = validation_windows(open_tokens(tokens.path, "validation"), length, context.config.windows)

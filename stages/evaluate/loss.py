@@ -18,7 +18,8 @@ from longcat.pipeline.errors import InputError, LongcatError
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.evaluate.config import EvaluateConfig
 from longcat.stages.formats.metrics import unigram_loss
-from longcat.stages.formats.windows import IGNORED, Ids, ValidationWindows, validation_windows
+from longcat.stages.formats.validation_windows import ValidationWindows, validation_windows
+from longcat.stages.formats.windows import IGNORED, Ids
 
 # Rounding hides differences in the last bits, for example between numbers of threads.
 DIGITS = 6

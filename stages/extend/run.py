@@ -16,7 +16,8 @@ from longcat.stages.formats.checkpoint import (
     rebuilt,
     write_checkpoint,
 )
-from longcat.stages.formats.windows import MixedWindows, TokenWindows, WindowSource, open_tokens, training_windows
+from longcat.stages.formats.training_windows import MixedWindows, training_windows
+from longcat.stages.formats.windows import TokenWindows, WindowSource, open_tokens
 from longcat.stages.train.check import check_options, micro_batch
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.optim.schedule import Schedule

@@ -4,9 +4,6 @@ The documents are permuted in each epoch and concatenated to one stream. Window 
 `stream[w*L : w*L+L]` and their targets, shifted by one; so every token except the first is a target exactly once per
 epoch (an incomplete window at the end is dropped; each epoch drops other tokens). Samples visit the W windows in
 strides of about W/1.618, so that those of one batch are far apart and not from one long document.
-
-The stages of a curriculum keep their order: each is a separate, internally permuted stream, and an epoch reads all
-windows of the first stage before the second.
 """
 
 from __future__ import annotations
@@ -23,12 +20,10 @@ import numpy.typing as npt
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.tokens import TokenFile
-from longcat.stages.formats.curriculum import read_curriculum
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 IGNORED = -100
-PARTS = 1_000_000
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
@@ -156,45 +151,6 @@ class TokenWindows:
         return Window(np.concatenate(pieces).astype(np.int64), inside[inside < self.sequence_length])
 
 
-class StagedWindows:
-    """Windows of a curriculum: an epoch consists of all windows of each stage, in stage order."""
-
-    def __init__(self, stages: Sequence[TokenWindows]) -> None:
-        self._stages = stages
-        self._ends = np.cumsum([stage.windows_per_epoch for stage in stages])
-        self.windows_per_epoch = int(self._ends[-1])
-
-    def sample(self, number: int) -> Window:
-        """Sample `number`, in epoch `number // windows_per_epoch`."""
-        epoch, index = divmod(number, self.windows_per_epoch)
-        place = int(np.searchsorted(self._ends, index, side="right"))
-        stage = self._stages[place]
-        start = int(self._ends[place]) - stage.windows_per_epoch
-        return stage.sample(epoch * stage.windows_per_epoch + index - start)
-
-
-class MixedWindows:
-    """Samples of two sources, `fraction` of them from the second, spread evenly.
-
-    Sample g is from the second source when `floor((g+1)*fraction) > floor(g*fraction)`; samples of each source are used
-    in order, without gaps.
-    """
-
-    def __init__(self, first: WindowSource, second: WindowSource, fraction: float) -> None:
-        self.first = first
-        self.second = second
-        # Integer parts per million keep the arithmetic exact for any number of samples.
-        self._parts = round(fraction * PARTS)
-        # Until all samples of the first source were used.
-        self.windows_per_epoch = -(-first.windows_per_epoch * PARTS // max(1, PARTS - self._parts))
-
-    def sample(self, number: int) -> Window:
-        before = number * self._parts // PARTS
-        if (number + 1) * self._parts // PARTS > before:
-            return self.second.sample(before)
-        return self.first.sample(number - before)
-
-
 def coprime_near(count: int, guess: int) -> int:
     """Smallest number >= max(`guess`, 1) that is coprime to `count`."""
     stride = max(1, guess)
@@ -217,70 +173,6 @@ def batch(source: WindowSource, first_sample: int, size: int) -> Batch:
     return Batch(ids, starts, trained, budgets)
 
 
-class ValidationWindows(NamedTuple):
-    """Inputs and targets [n, L], and `Window.starts` of every row; None: without the document mask."""
-
-    inputs: Ids
-    targets: Ids
-    starts: tuple[Ids, ...] | None
-
-    @property
-    def tokens(self) -> int:
-        """Number of targets."""
-        return int((self.targets != IGNORED).sum())
-
-    def rows(self, first: int, end: int) -> ValidationWindows:
-        return ValidationWindows(
-            self.inputs[first:end], self.targets[first:end], None if self.starts is None else self.starts[first:end]
-        )
-
-    def padded(self, rows: int) -> ValidationWindows:
-        """With so many more rows without targets."""
-        none = (np.zeros(1, dtype=np.int64),) * rows
-        return ValidationWindows(
-            np.pad(self.inputs, ((0, rows), (0, 0))),
-            np.pad(self.targets, ((0, rows), (0, 0)), constant_values=IGNORED),
-            None if self.starts is None else self.starts + none,
-        )
-
-    def cu_seqlens(self, length: int | None = None) -> npt.NDArray[np.int32] | None:
-        """As `Batch.cu_seqlens`, of the first `length` tokens of every row; None without the document mask."""
-        if self.starts is None:
-            return None
-        width = self.inputs.shape[1] if length is None else length
-        starts = [row * width + places[places < width] for row, places in enumerate(self.starts)]
-        return np.concatenate([*starts, [len(self.inputs) * width]]).astype(np.int32)
-
-
-def validation_windows(
-    tokens: TokenFile, sequence_length: int, count: int, *, document_mask: bool = True
-) -> ValidationWindows:
-    """At most `count` windows of L tokens spread evenly over a token file, in file order.
-
-    The last window may be short: its missing inputs are 0 and its missing targets `IGNORED`. n is 0 for a file that
-    holds fewer than two tokens.
-    """
-    available = max(0, -(-(tokens.total_tokens - 1) // sequence_length))
-    chosen = sorted({index * available // count for index in range(count)}) if available else []
-    inputs = np.zeros((len(chosen), sequence_length), dtype=np.int64)
-    targets = np.full((len(chosen), sequence_length), IGNORED, dtype=np.int64)
-    for row, index in enumerate(chosen):
-        piece = tokens.tokens[index * sequence_length : (index + 1) * sequence_length + 1]
-        inputs[row, : len(piece) - 1] = piece[:-1]
-        targets[row, : len(piece) - 1] = piece[1:]
-    if not document_mask:
-        return ValidationWindows(inputs, targets, None)
-    offsets = tokens.document_offsets
-    starts = [_starts_within(offsets, index * sequence_length, sequence_length) for index in chosen]
-    return ValidationWindows(inputs, targets, tuple(starts))
-
-
-def _starts_within(offsets: Ids, start: int, length: int) -> Ids:
-    """Starts of documents in a window of a token file, relative to it, 0 included."""
-    first, last = np.searchsorted(offsets, [start + 1, start + length])
-    return np.concatenate([[0], np.asarray(offsets[first:last], dtype=np.int64) - start]).astype(np.int64)
-
-
 def describe_lengths(lengths: npt.NDArray[np.int64]) -> str:
     """Summary of document lengths for an error message."""
     if not len(lengths):
@@ -289,37 +181,6 @@ def describe_lengths(lengths: npt.NDArray[np.int64]) -> str:
     marks: Sequence[int] = [2**power for power in range(6, longest.bit_length())][-4:]
     counts = ", ".join(f"{int((lengths >= mark).sum())} of {mark} or more" for mark in marks)
     return f"of {len(lengths)} documents the longest has {longest}" + (f" ({counts})" if counts else "")
-
-
-def training_windows(
-    folder: Path, *, sequence_length: int, seed: int, min_document_tokens: int = 0
-) -> TokenWindows | StagedWindows:
-    """Training samples of a tokens artifact, in the order of its curriculum if it has one.
-
-    Raises:
-        InputError: the documents, or those of one stage, do not fill a sequence.
-        IntegrityError: the token file or the curriculum is damaged.
-    """
-    tokens = open_tokens(folder, "train")
-    stages = read_curriculum(folder, tokens.n_documents)
-    if not stages:
-        return TokenWindows(tokens, sequence_length=sequence_length, seed=seed, min_document_tokens=min_document_tokens)
-    windows, start = [], 0
-    for stage in stages:
-        documents = range(start, start := start + stage.documents)
-        try:
-            windows.append(
-                TokenWindows(
-                    tokens,
-                    sequence_length=sequence_length,
-                    seed=seed,
-                    min_document_tokens=min_document_tokens,
-                    documents=documents,
-                )
-            )
-        except InputError as error:
-            raise InputError(f"stage {stage.name!r}: {error.what}", where=error.where, hint=error.hint) from None
-    return StagedWindows(windows)
 
 
 def open_tokens(folder: Path, split: str) -> TokenFile:

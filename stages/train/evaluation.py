@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from longcat.model.transformer import BackboneOutput, LongcatFlash
-from longcat.stages.formats.windows import ValidationWindows
+from longcat.stages.formats.validation_windows import ValidationWindows
 from longcat.stages.train.optim.precision import ComputeModel
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.pipeline import Pipeline

@@ -24,7 +24,9 @@ from longcat.stages.formats.checkpoint import (
     write_checkpoint,
 )
 from longcat.stages.formats.metrics import unigram_loss
-from longcat.stages.formats.windows import ValidationWindows, open_tokens, training_windows, validation_windows
+from longcat.stages.formats.training_windows import training_windows
+from longcat.stages.formats.validation_windows import ValidationWindows, validation_windows
+from longcat.stages.formats.windows import open_tokens
 from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
 from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
 from longcat.stages.train.determinism import reproducible

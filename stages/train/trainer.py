@@ -22,7 +22,8 @@ from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.stage import Context
 from longcat.stages.formats.checkpoint import Start
 from longcat.stages.formats.metrics import MetricsFile, read_metrics
-from longcat.stages.formats.windows import Batch, ValidationWindows, WindowSource, batch
+from longcat.stages.formats.validation_windows import ValidationWindows
+from longcat.stages.formats.windows import Batch, WindowSource, batch
 from longcat.stages.train.checkpoints.run import Saves
 from longcat.stages.train.config import TrainingOptions
 from longcat.stages.train.evaluation import Evaluator

@@ -16,7 +16,8 @@ from longcat.pipeline.stage import Context, Result
 from longcat.stages.device import choose_device
 from longcat.stages.formats.checkpoint import new_architecture
 from longcat.stages.formats.svg import Line, Panel, draw
-from longcat.stages.formats.windows import batch, training_windows
+from longcat.stages.formats.training_windows import training_windows
+from longcat.stages.formats.windows import batch
 from longcat.stages.train.config import TrainConfig
 from longcat.stages.train.coord_check.config import CoordCheckConfig, width_table
 from longcat.stages.train.coord_check.probe import Probe

@@ -10,7 +10,9 @@ import pytest
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.tokens import TokenFile, TokenWriter
-from longcat.stages.formats.windows import IGNORED, MixedWindows, TokenWindows, Window, batch, validation_windows
+from longcat.stages.formats.training_windows import MixedWindows
+from longcat.stages.formats.validation_windows import validation_windows
+from longcat.stages.formats.windows import IGNORED, TokenWindows, Window, batch
 
 LENGTHS = [3, 17, 1, 40, 8, 25, 2, 64, 5, 5, 31]
 

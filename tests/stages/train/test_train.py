@@ -26,7 +26,8 @@ from longcat.pipeline.runner import Session
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model, read_start, read_state
 from longcat.stages.formats.metrics import read_metrics
-from longcat.stages.formats.windows import batch, training_windows
+from longcat.stages.formats.training_windows import training_windows
+from longcat.stages.formats.windows import batch
 
 Contents = Callable[[Artifact], dict[str, str]]
 

@@ -14,7 +14,8 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
 from longcat.pipeline.runner import Session, run_stage
 from longcat.stages.formats.curriculum import read_curriculum
-from longcat.stages.formats.windows import TokenWindows, batch, open_tokens, training_windows
+from longcat.stages.formats.training_windows import training_windows
+from longcat.stages.formats.windows import TokenWindows, Window, batch, open_tokens
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]
@@ -156,7 +157,7 @@ def test_without_stages_training_reads_the_same_samples(three: list[Artifact], m
 
 def test_train_resumes_a_curriculum_at_the_step_it_stopped(session: Session, curriculum: Artifact) -> None:
     """Two consecutive runs see the same samples as one run of the total length."""
-    from longcat.stages.formats import windows as loader
+    from longcat.stages.formats import training_windows as loader
 
     settings = {
         "sequence_length": 32,
@@ -170,7 +171,7 @@ def test_train_resumes_a_curriculum_at_the_step_it_stopped(session: Session, cur
     seen: list[int] = []
     original = loader.StagedWindows.sample
 
-    def sample(self: loader.StagedWindows, number: int) -> loader.Window:
+    def sample(self: loader.StagedWindows, number: int) -> Window:
         seen.append(number)
         return original(self, number)
 
