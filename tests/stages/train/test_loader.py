@@ -104,6 +104,8 @@ def test_an_empty_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 1 / 3, 0.999, 1.0])
 def test_mixture_uses_its_share_and_omits_no_sample(fraction: float) -> None:
     class Numbered:
+        windows_per_epoch = 1000
+
         def __init__(self, sign: int) -> None:
             self.sign = sign
 
