@@ -13,7 +13,8 @@ from longcat.pipeline.stage import Context, Result, stage
 if TYPE_CHECKING:
     from longcat.pipeline.artifact import Artifact
     from longcat.pipeline.runner import PlannedInput
-    from longcat.stages.formats.checkpoint import Start, TrainingState
+    from longcat.stages.formats.checkpoint import Start
+    from longcat.stages.formats.training_state import TrainingState
 
 
 class GrowConfig(StageConfig):
@@ -45,7 +46,8 @@ def grow(context: Context[GrowConfig]) -> Result:
     schedule position are kept, so that `train` continues from there.
     """
     from longcat.model.growth import layer_mapping, stack_layers
-    from longcat.stages.formats.checkpoint import parameter_count, read_model, read_state, write_checkpoint
+    from longcat.stages.formats.checkpoint import parameter_count, read_model, write_checkpoint
+    from longcat.stages.formats.training_state import read_state
 
     config, source = context.config, context.input("checkpoint")
     model = read_model(source)

@@ -93,7 +93,8 @@ def _write(config: QuantizeConfig, model: LongcatFlash, source: Artifact, output
     from longcat.model.checkpoint import Conversion, save_quantized
     from longcat.model.errors import CheckpointError
     from longcat.pipeline.files import atomic_write, pretty_json
-    from longcat.stages.formats.checkpoint import STATE_FILE, clear, copy_tokenizer, read_state
+    from longcat.stages.formats.checkpoint import clear, copy_tokenizer
+    from longcat.stages.formats.training_state import STATE_FILE, read_state
 
     clear(output)
     quantized = 0

@@ -25,7 +25,8 @@ from longcat.stages.evaluate.needle import read_haystack
 from longcat.stages.evaluate.needle_run import run_needles
 from longcat.stages.evaluate.report import render_report
 from longcat.stages.evaluate.samples import run_samples
-from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model_config, read_state
+from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model_config
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.formats.windows import Ids, open_tokens
 from longcat.stages.inference.engine import InferenceEngine
 from longcat.stages.inference.loading import load_engine

@@ -6,16 +6,8 @@ from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.stage import Context, Result
 from longcat.stages.extend.config import ExtendConfig, Phase
-from longcat.stages.formats.checkpoint import (
-    DataPosition,
-    Start,
-    TrainingState,
-    check_same_tokenizer,
-    read_model,
-    read_state,
-    rebuilt,
-    write_checkpoint,
-)
+from longcat.stages.formats.checkpoint import Start, check_same_tokenizer, read_model, rebuilt, write_checkpoint
+from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
 from longcat.stages.formats.training_windows import MixedWindows, training_windows
 from longcat.stages.formats.windows import TokenWindows, WindowSource, open_tokens
 from longcat.stages.train.check import check_options, micro_batch

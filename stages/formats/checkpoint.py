@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -20,15 +19,14 @@ from longcat.model.files import default_mode, fault_of
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
-from longcat.pipeline.files import atomic_path, atomic_write, pretty_json, read_json, sha256_file
-from longcat.pipeline.validation import reason_of
+from longcat.pipeline.files import atomic_path, atomic_write, pretty_json, sha256_file
 from longcat.stages.formats.architecture import changed_config, preset_architecture
 from longcat.stages.formats.special_tokens import TOKENIZER_FILES
 from longcat.stages.formats.tokenizer_backend import read_vocabulary
+from longcat.stages.formats.training_state import STATE_FILE, TrainingState, read_state
 
 OPTIMIZER_FILE = "training/optimizer.safetensors"
 AVERAGE_FILE = "training/average.safetensors"
-STATE_FILE = "training/state.json"
 METRICS_FILE = "metrics.jsonl"
 # Rows of embedding and head are padded to a multiple of this, for matrix kernels.
 
@@ -46,58 +44,6 @@ class Start:
     moments: Tensors
     average: Tensors
     balance_coefficient: float | None = None
-
-
-class DataPosition(BaseModel):
-    """Data order and number of samples read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tokens: str
-    seed: int
-    sequence_length: int
-    min_document_tokens: int
-    long_document_fraction: float = 0.0
-    position: int = 0
-
-    def start_for(self, wanted: DataPosition) -> int:
-        """Start position for reading `wanted`: where this stopped if order and data are the same, else 0."""
-        return self.position if self.model_copy(update={"position": wanted.position}) == wanted else 0
-
-
-class TrainingState(BaseModel):
-    """training/state.json: training history of a checkpoint.
-
-    Counts are totals since initialisation, across growth and continued training. `config` is the configuration of the
-    last run, `growth` the list of layer stackings. `width_scale` is the s of `stages.train.optim.transfer`, which
-    scales learning rates, `balance_coefficient` that of the balance loss.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    step: int = Field(default=0, ge=0)
-    tokens: int = Field(default=0, ge=0)
-    samples: int = Field(default=0, ge=0)
-    schedule_position: int = Field(default=0, ge=0)
-    data: DataPosition | None = None
-    config: dict[str, Any] = {}
-    growth: list[dict[str, Any]] = []
-    width_scale: float = Field(default=1.0, gt=0)
-    balance_coefficient: float | None = None
-
-
-def read_state(checkpoint: Artifact | None) -> TrainingState:
-    """Read the training history of a checkpoint; all zero without a checkpoint, or for imported weights.
-
-    Raises:
-        IntegrityError: training/state.json cannot be read.
-    """
-    if checkpoint is None or not (path := checkpoint.path / STATE_FILE).exists():
-        return TrainingState()
-    try:
-        return TrainingState.model_validate(read_json(path))
-    except ValueError as error:
-        raise IntegrityError(f"cannot be read: {reason_of(error)}", where=str(path)) from None
 
 
 def read_start(checkpoint: Artifact) -> Start:

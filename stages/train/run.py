@@ -12,18 +12,16 @@ from longcat.pipeline.errors import InputError
 from longcat.pipeline.stage import Context, Result
 from longcat.stages.formats.checkpoint import (
     METRICS_FILE,
-    DataPosition,
     Start,
-    TrainingState,
     check_same_tokenizer,
     new_architecture,
     parameter_count,
     read_model_config,
     read_start,
-    read_state,
     write_checkpoint,
 )
 from longcat.stages.formats.metrics import unigram_loss
+from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
 from longcat.stages.formats.training_windows import training_windows
 from longcat.stages.formats.validation_windows import ValidationWindows, validation_windows
 from longcat.stages.formats.windows import open_tokens

@@ -18,8 +18,9 @@ from longcat.pipeline.environment import code_version, environment
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.runner import Session
 from longcat.pipeline.stage import Context, Stage, registry
-from longcat.stages.formats.checkpoint import METRICS_FILE, read_state
+from longcat.stages.formats.checkpoint import METRICS_FILE
 from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.train.config import TrainingOptions
 
 Records = Sequence[Mapping[str, Any]]

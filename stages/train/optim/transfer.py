@@ -124,7 +124,8 @@ def read_proxy(artifact: Artifact) -> Proxy:
             return Proxy.model_validate({**found, "id": artifact.id})
         except ValueError as error:
             raise IntegrityError(reason_of(error), where=str(artifact.file(PROXY_FILE))) from None
-    from longcat.stages.formats.checkpoint import read_model_config, read_state
+    from longcat.stages.formats.checkpoint import read_model_config
+    from longcat.stages.formats.training_state import read_state
 
     state = read_state(artifact)
     if not state.config:

@@ -11,8 +11,9 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.store import Store
 from longcat.stages.extend.config import ExtendConfig
-from longcat.stages.formats.checkpoint import read_model, read_state
+from longcat.stages.formats.checkpoint import read_model
 from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.train import trainer
 
 LENGTHS = [*range(20, 100), 300, 400, 700, 800, 1500]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from longcat.pipeline.artifact import Artifact
-from longcat.stages.formats.checkpoint import read_model, read_start, read_state
+from longcat.stages.formats.checkpoint import read_model, read_start
 from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.training_state import read_state
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import LongcatError
 from longcat.pipeline.store import Store
-from longcat.stages.formats.checkpoint import read_state
 from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.formats.windows import Batch, WindowSource, batch
 from longcat.stages.train import gradients, trainer
 from longcat.stages.train.stability.errors import DivergedError

@@ -16,7 +16,8 @@ from longcat.cli.quantize import tokens_of_lineage
 from longcat.model.checkpoint import load_pretrained, quantization_of
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
-from longcat.stages.formats.checkpoint import read_model, read_state
+from longcat.stages.formats.checkpoint import read_model
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.formats.validation_windows import validation_windows
 from longcat.stages.formats.windows import open_tokens
 from longcat.stages.inference.loading import load_model, pack_weights, stored_weights

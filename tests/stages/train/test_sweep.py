@@ -18,7 +18,7 @@ from longcat.pipeline.files import read_json
 from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run
 from longcat.pipeline.store import Store
-from longcat.stages.formats.checkpoint import read_state
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.train.sweep.grid import SweepConfig, grid_points
 
 GRID = ["learning_rate=1e-3,1e-2,1e30", "initial_std=0.01,0.04", "optimizer.beta2=0.9"]

@@ -24,8 +24,9 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, LongcatError
 from longcat.pipeline.runner import Session
 from longcat.pipeline.tokens import TokenFile
-from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model, read_start, read_state
+from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model, read_start
 from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.formats.training_windows import training_windows
 from longcat.stages.formats.windows import batch
 

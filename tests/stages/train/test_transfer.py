@@ -17,8 +17,8 @@ from longcat.model.width import WIDTHS, widened
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.store import Store
-from longcat.stages.formats.checkpoint import read_state
 from longcat.stages.formats.metrics import read_metrics
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.train.config import OptimizerOptions, TrainConfig
 from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments, set_learning_rate
 from longcat.stages.train.optim.transfer import factors, learning_rate_factors, read_proxy, transfer

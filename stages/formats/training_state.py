@@ -1,0 +1,66 @@
+"""training/state.json of a checkpoint: what its model was trained on so far; no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.files import read_json
+from longcat.pipeline.validation import reason_of
+
+STATE_FILE = "training/state.json"
+
+
+class DataPosition(BaseModel):
+    """Data order and number of samples read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: str
+    seed: int
+    sequence_length: int
+    min_document_tokens: int
+    long_document_fraction: float = 0.0
+    position: int = 0
+
+    def start_for(self, wanted: DataPosition) -> int:
+        """Start position for reading `wanted`: where this stopped if order and data are the same, else 0."""
+        return self.position if self.model_copy(update={"position": wanted.position}) == wanted else 0
+
+
+class TrainingState(BaseModel):
+    """training/state.json: training history of a checkpoint.
+
+    Counts are totals since initialisation, across growth and continued training. `config` is the configuration of the
+    last run, `growth` the list of layer stackings. `width_scale` is the s of `stages.train.optim.transfer`, which
+    scales learning rates, `balance_coefficient` that of the balance loss.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int = Field(default=0, ge=0)
+    tokens: int = Field(default=0, ge=0)
+    samples: int = Field(default=0, ge=0)
+    schedule_position: int = Field(default=0, ge=0)
+    data: DataPosition | None = None
+    config: dict[str, Any] = {}
+    growth: list[dict[str, Any]] = []
+    width_scale: float = Field(default=1.0, gt=0)
+    balance_coefficient: float | None = None
+
+
+def read_state(checkpoint: Artifact | None) -> TrainingState:
+    """Read the training history of a checkpoint; all zero without a checkpoint, or for imported weights.
+
+    Raises:
+        IntegrityError: training/state.json cannot be read.
+    """
+    if checkpoint is None or not (path := checkpoint.path / STATE_FILE).exists():
+        return TrainingState()
+    try:
+        return TrainingState.model_validate(read_json(path))
+    except ValueError as error:
+        raise IntegrityError(f"cannot be read: {reason_of(error)}", where=str(path)) from None
