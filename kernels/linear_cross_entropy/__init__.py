@@ -32,7 +32,8 @@ def linear_cross_entropy(
     """`cross_entropy_with_z` of the logits `hidden_TD @ weight_VD.T`, which have the dtype of both.
 
     Returns (total, z, number of targets counted): sums in float32 or better; the total has the gradient. The
-    gradient of `weight_VD` is summed in float32 or better and rounded once.
+    gradient of `weight_VD` is summed in float32 or better and rounded once; on a CPU the
+    part of every half-precision chunk is rounded too.
 
     Raises:
         KernelError: shapes or dtypes that do not match.

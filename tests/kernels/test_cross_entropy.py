@@ -88,6 +88,18 @@ def test_half_precision_inputs_give_gradients_of_the_same_dtype(version: str) ->
         assert torch.linalg.vector_norm(ours.double() - exact) <= 2e-2 * torch.linalg.vector_norm(exact)
 
 
+@pytest.mark.parametrize("rows", [7, 3, 1])
+def test_half_precision_sums_the_gradient_of_chunks_in_float32(rows: int) -> None:
+    """Products 256 and then 1 six times: a bfloat16 sum would stay at 256."""
+    hidden = torch.tensor([[256.0], *[[1.0]] * 6]).bfloat16()
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.zeros(7, dtype=torch.int64)
+    total, _ = chunked._Chunked.apply(hidden, weight, targets, 0.0, -100, cpu._row_losses_, rows * 2 * 2, True)
+    (gradient,) = torch.autograd.grad(total, (weight,))
+    assert gradient.dtype == torch.bfloat16
+    assert gradient.flatten().tolist() == [-131.0, 131.0]  # each softmax is 1/2
+
+
 @linear_versions
 def test_only_requested_gradients_are_computed(version: str) -> None:
     hidden, weight = torch.randn(7, 6), torch.randn(11, 6)
