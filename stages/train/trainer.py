@@ -40,7 +40,7 @@ from longcat.stages.train.parallel.activation_checkpointing import checkpoint_ac
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.compilation import compile_blocks
 from longcat.stages.train.parallel.control import control, stop_everywhere
-from longcat.stages.train.parallel.norms import clip_gradients
+from longcat.stages.train.parallel.norms import clip_factor, gradient_norm
 from longcat.stages.train.prefetch import Prefetcher
 from longcat.stages.train.stability.errors import DivergedError
 from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded
@@ -228,7 +228,7 @@ class TrainingRun:
         coefficient = self.balance.coefficient.value if self.balance else None
         taken = self.gradients.take(self.batches.get(self._first_sample(done)), counters.step)
         parameters = [parameter for _, parameter in self.held.named_parameters()]
-        norm = clip_gradients(parameters, self.held.parallel, self.options.optimizer.gradient_clip)
+        norm = gradient_norm(parameters, self.held.parallel)
         verdict = self.guard.judge(counters.step, taken.figures["loss"], norm)
         if verdict.action == "rewind":
             saves = [plan.before.step + save for save in self.saves.steps()]
@@ -239,7 +239,7 @@ class TrainingRun:
         gain = self.controller.gain(plan.schedule.progress(position))
         if verdict.action == "take":
             self._check_finite(counters.step, {**taken.figures, "gradient norm": norm})
-            self._update(counters.step, rate, gain, taken)
+            self._update(counters.step, rate, gain, norm, taken)
         else:
             self._drop_gradients()
             self.context.logger.warning("step %d is skipped: %s", counters.step, verdict.reason)
@@ -300,12 +300,11 @@ class TrainingRun:
             )
         return rows
 
-    def _update(self, step: int, rate: float, gain: float, taken: Taken) -> None:
+    def _update(self, step: int, rate: float, gain: float, norm: float, taken: Taken) -> None:
         """Update the weights, then call the hooks."""
         self.saves.before_update()
         set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        self._drop_gradients()
+        self.compute.update(self.optimizer, clip_factor(norm, self.options.optimizer.gradient_clip))
         done = StepDone(step, rate, gain, taken.load, self.plan.tokens_per_step)
         for hook in self.hooks:
             hook.after_step(done)
