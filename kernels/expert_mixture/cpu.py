@@ -1,4 +1,4 @@
-"""FFN experts for few tokens without gradient, computed one selected expert at a time.
+"""FFN experts for few tokens without gradient, computed one selected expert at a time; half precision: see `half`.
 
 Generation has so few rows that reading weights dominates: grouped products would start one product per expert, selected
 or not. So every selected expert takes two products that stream its weights, and all other steps are done once for the
@@ -12,7 +12,7 @@ from collections import Counter
 import torch
 import torch.nn.functional as F
 
-from longcat.kernels.expert_mixture import reference
+from longcat.kernels.expert_mixture import half, reference
 from longcat.kernels.linear.cpu import few_rows
 
 FEW_TOKENS = 16
@@ -27,6 +27,8 @@ def expert_mixture(
 ) -> torch.Tensor:
     """See `kernels.expert_mixture.expert_mixture`."""
     tokens = x_TD.shape[0]
+    if x_TD.dtype in half.DTYPES and x_TD.dtype == gate_up_NGD.dtype == down_NDF.dtype:
+        return half.expert_mixture(x_TD, weights_TK, experts_TK, gate_up_NGD, down_NDF)
     if torch.is_grad_enabled() or tokens > FEW_TOKENS or x_TD.dtype != weights_TK.dtype:
         return reference.expert_mixture(x_TD, weights_TK, experts_TK, gate_up_NGD, down_NDF)
     experts, lengths, token_R, weights_R = _rows(weights_TK, experts_TK, down_NDF.shape[0])

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from longcat.kernels.precision import accumulation_dtype
-from longcat.kernels.rms_norm import reference
+from longcat.kernels.rms_norm import half, reference
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -34,8 +33,10 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
     """See `kernels.rms_norm.rms_norm`."""
-    if x_ND.dtype != accumulation_dtype(x_ND.dtype) or weight_D.dtype != x_ND.dtype:
+    if weight_D.dtype != x_ND.dtype or x_ND.numel() == 0:
         return reference.rms_norm(x_ND, weight_D, eps)
+    if x_ND.dtype in half.DTYPES:
+        return half.rms_norm(x_ND, weight_D, eps)
     if not torch.is_grad_enabled():
         return normalize(x_ND, weight_D, eps)
     normed_ND: torch.Tensor = _RMSNorm.apply(x_ND, weight_D, eps)
