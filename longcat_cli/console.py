@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ PLAIN_INTERVAL_SECONDS = 10.0
 # Window in seconds for estimating the remaining time: long enough for steps that take minutes.
 RATE_SECONDS = 600.0
 GIGA = 1024**3
+SPACE = "  "  # before and between figures
 
 
 @lru_cache(maxsize=1)
@@ -92,7 +93,7 @@ def make_progress(*, quiet: bool) -> Progress:
 
 
 class RichProgress:
-    """Live bar with count and remaining time; figures go on a second line to fit narrow terminals."""
+    """Live bar with count and remaining time; figures go on lines of their own, to fit narrow terminals."""
 
     @contextmanager
     def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Bar]:
@@ -107,8 +108,8 @@ class RichProgress:
             def get_renderables(self) -> Iterator[RenderableType]:
                 yield self.make_tasks_table(self.tasks)
                 for figures in (task.fields["figures"] for task in self.tasks):
-                    if figures:
-                        shown = styled(f"  {figures}", "cyan")
+                    for line in _lines(figures, self.console.width):
+                        shown = styled(line, "cyan")
                         shown.no_wrap, shown.overflow = True, "ellipsis"
                         yield shown
 
@@ -122,7 +123,7 @@ class RichProgress:
             TextColumn("left", style="dim"),
         )
         with WithFigures(*columns, console=err(), transient=True, speed_estimate_period=RATE_SECONDS) as progress:
-            identifier = progress.add_task(one_line(description), total=total, unit=one_line(unit), figures="")
+            identifier = progress.add_task(one_line(description), total=total, unit=one_line(unit), figures=())
 
             class Live:
                 def advance(self, amount: float = 1) -> None:
@@ -170,14 +171,25 @@ class _PlainBar:
         if self.total and self.done < self.total and self.first and self.done > self.first[1]:
             began, before = self.first
             left = f", {duration((self.said - began) * (self.total - self.done) / (self.done - before))} left"
-        figures = f", {_figures(self.fields)}" if self.fields else ""
+        figures = f", {SPACE.join(_figures(self.fields))}" if self.fields else ""
         say(f"  {self.description}: {self.done:g}{of} {self.unit}{figures}, {duration(elapsed)}{left}")
 
 
-def _figures(fields: Mapping[str, float | str]) -> str:
-    return "  ".join(
+def _figures(fields: Mapping[str, float | str]) -> tuple[str, ...]:
+    return tuple(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
     )
+
+
+def _lines(figures: Iterable[str], width: int) -> list[str]:
+    """Indented lines of at most `width` characters, unless a figure alone is longer."""
+    lines: list[str] = []
+    for figure in figures:
+        if lines and len(lines[-1]) + len(SPACE) + len(figure) <= width:
+            lines[-1] += SPACE + figure
+        else:
+            lines.append(SPACE + figure)
+    return lines
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,8 @@ from longcat.cli import console as console_module
 from longcat.cli.console import PlainProgress, RichProgress
 from longcat.cli.render import records_table
 
-FIGURES = {"loss": "3.2145", "tokens/s": "12,345", "MFU": "41.2%", "memory": "2.10 GB"}
+FIGURES_OF_SPEED = {"tokens/s": "12,345", "MFU": "41.2%", "memory": "2.10 GB"}
+FIGURES = {"loss": "3.2145", **FIGURES_OF_SPEED}
 
 
 def test_a_list_of_records_is_a_table_with_one_column_per_key() -> None:
@@ -42,6 +44,16 @@ def test_a_narrow_terminal_shows_count_time_left_and_every_figure(monkeypatch: p
     shown = stream.getvalue()
     for part in ("500/4000", "left", "loss 3.2145  tokens/s 12,345  MFU 41.2%  memory 2.10 GB"):
         assert part in shown
+
+
+def test_figures_wider_than_the_terminal_go_on_further_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(console_module, "err", lambda: Console(file=stream, width=62, force_terminal=True))
+    with RichProgress().task("training", total=4000, unit="steps") as bar:
+        bar.set(loss="3.2145", validation="3.3012", lr="0.000104", epoch="12.01", **FIGURES_OF_SPEED)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", line).rstrip() for line in stream.getvalue().splitlines()]
+    assert "  loss 3.2145  validation 3.3012  lr 0.000104  epoch 12.01" in lines
+    assert "  tokens/s 12,345  MFU 41.2%  memory 2.10 GB" in lines
 
 
 def test_plain_lines_estimate_the_time_left_from_the_work_of_this_process(
