@@ -47,7 +47,7 @@ def _check(config: QuantizeConfig, inputs: Mapping[str, tuple[PlannedInput, ...]
 
 @stage(
     "quantize",
-    revision=1,
+    revision=2,
     inputs={"checkpoint": "checkpoint", "tokens": "tokens?"},
     output="checkpoint",
     resumes=False,

@@ -62,9 +62,23 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], relative: float = 1
             assert b[key] == pytest.approx(a[key], rel=1e-4), key
         for key, value in a.get("stability", {}).items():
             assert b["stability"][key] == pytest.approx(value, rel=1e-3, abs=1e-6), key
+    first, second = flops_per_token(one), flops_per_token(other)
+    assert second == pytest.approx(first, rel=1e-9)
     last = [read_metrics(Path(run["path"]) / "metrics.jsonl")[-1] for run in (one, other)]
     for key in ("validation_loss", "validation_loss_of_average"):
         assert last[1][key] == pytest.approx(last[0][key], rel=1e-5)
+
+
+def flops_per_token(run: dict[str, Any]) -> dict[int, float]:
+    """FLOPs per token by step, as the utilisation in the run log implies; summed over all processes."""
+    found, devices, peak = {}, 0, 0.0
+    log = Path(run["path"]).parents[1] / "logs" / f"{run['id']}.jsonl"
+    for event in map(json.loads, log.read_text().splitlines()):
+        if event["event"] == "watch":
+            devices, peak = event["devices"], event["peak_flops"]
+        elif event["event"] == "step":
+            found[event["step"]] = event["mfu"] * devices * peak / event["tokens_per_second"]
+    return found
 
 
 @pytest.fixture(scope="module")
