@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from longcat.pipeline.config import StageConfig
+from longcat.pipeline.config import RUNTIME, StageConfig
 from longcat.stages.train.config import TrainingOptions, check_one_length, step_count
 
 
@@ -23,7 +23,10 @@ class Phase(StageConfig):
     )
     batch_size: int = Field(default=8, ge=1, description="sequences per optimizer step")
     micro_batch_size: int | None = Field(
-        default=1, ge=1, description="sequences per forward pass; smaller needs less memory; null: the batch"
+        default=1,
+        ge=1,
+        description="sequences per forward pass; smaller needs less memory; null: the batch",
+        json_schema_extra=RUNTIME,
     )
     min_document_tokens: int | None = Field(
         default=None, ge=1, description="a document of at least this many tokens is long; null: the sequence length"

@@ -104,7 +104,7 @@ class TrainingOptions(LaunchOptions, ABC):
     optimizer: OptimizerOptions = OptimizerOptions()
     objective: ObjectiveOptions = ObjectiveOptions()
     balance: BalanceOptions = BalanceOptions()
-    evaluation: EvaluationOptions = EvaluationOptions()
+    evaluation: EvaluationOptions = Field(default=EvaluationOptions(), json_schema_extra=RUNTIME)
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of initial weights and data order")
     device: Device = Field(default="auto", description="auto: cuda if available")
     dtype: Dtype = Field(
@@ -120,6 +120,7 @@ class TrainingOptions(LaunchOptions, ABC):
     activation_checkpointing: Literal["none", "selective", "block"] = Field(
         default="none",
         description="what is recomputed in backward to save memory: nothing, the feed-forward networks, all layers",
+        json_schema_extra=RUNTIME,
     )
     compile: bool = Field(
         default=False, description="torch.compile attention and dense networks; slower start, faster steps"
@@ -168,6 +169,7 @@ class TrainConfig(TrainingOptions):
         default=None,
         ge=1,
         description="sequences per forward pass; fewer need less memory; null: all of a process",
+        json_schema_extra=RUNTIME,
     )
     min_document_tokens: int = Field(default=0, ge=0, description="use only documents of at least this many tokens")
     keep_own: tuple[str, ...] = Field(

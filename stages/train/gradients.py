@@ -74,9 +74,9 @@ class BatchGradients:
         totals = self.objective.totals(batch, self.plan.batch_size, step)
         micro = self.plan.micro_batch_size
         parts = [batch.rows(first, first + micro) for first in range(0, len(batch.ids), micro)]
-        measured = due(self.options.stability.every, step - 1, step - 1 - self.plan.before.step) or (
-            self.balance is not None and self.balance.coefficient.wants_measurement
-        )
+        since_start = step - 1 - self.plan.before.step
+        moves = self.balance is not None and self.balance.coefficient.moves(step - 1, since_start)
+        measured = moves or due(self.options.stability.every, step - 1, since_start)
         watched = self.balance is not None and measured
         gradients = RouterGradients(self.config, self.parallel.device) if watched else None
         everywhere = -(-self.plan.batch_size // micro)
@@ -90,7 +90,8 @@ class BatchGradients:
             recording.compare(step)
         figures, load = self._sums(terms, auxiliary, step, self._attention_flops(batch, step))
         attention = figures.pop(ATTENTION)
-        return Taken(figures, load, self._measurements(largest, gradients) if measured else None, attention)
+        found = self._measurements(largest, gradients, moves=moves) if measured else None
+        return Taken(figures, load, found, attention)
 
     def _attention_flops(self, batch: Batch, step: int) -> int:
         """Those of this process's rows, counted in one of the processes that share them."""
@@ -184,8 +185,10 @@ class BatchGradients:
         load = Load(counts_LE, [all_sums[str(layer)] for layer in layers], self.config.n_routed_experts)
         return {name: all_sums[name] for name in sums}, load
 
-    def _measurements(self, largest: Mapping[int, torch.Tensor], gradients: RouterGradients | None) -> dict[str, Any]:
-        """The `stability` object of a record; also updates an automatic coefficient."""
+    def _measurements(
+        self, largest: Mapping[int, torch.Tensor], gradients: RouterGradients | None, *, moves: bool
+    ) -> dict[str, Any]:
+        """The `stability` object of a record; `moves`: also update an automatic coefficient."""
         layers = self.config.num_layers
         routers = {number: layer.get_submodule("mlp.router") for number, layer in self.held.layer_modules().items()}
         found: dict[str, Any] = layer_figures(routers, largest, layers, self._reduce(dist.ReduceOp.MAX))
@@ -194,7 +197,8 @@ class BatchGradients:
         if gradients is not None and self.balance is not None:
             ratios = gradients.unit_ratios(add)
             found["balance_gradient_ratio"] = scaled(ratios, self.balance.coefficient.value)
-            self.balance.coefficient.update(ratios)
+            if moves:
+                self.balance.coefficient.update(ratios)
         return found
 
     def _reduce(self, operation: Any) -> Any:

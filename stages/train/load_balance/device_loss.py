@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from longcat.stages.train.stability.config import BalanceLossOptions, expert_groups
+from longcat.stages.train.stability.measure import due
 
 LARGEST_MOVE = 2.0
 REMEMBERED = 4
@@ -79,7 +80,9 @@ def balance_loss(logits_TE: torch.Tensor, frequencies_E: torch.Tensor, tokens: i
 
 
 class BalanceCoefficient:
-    """Coefficient alpha. With `auto` it is zero until R_g has been measured, and updated after every measurement.
+    """Coefficient alpha. With `auto` it is zero until R_g has been measured, and moves at steps of its own schedule.
+
+    Measurements for other purposes do not move it, so that they change no bit of the weights.
 
     R_g moves between measurements, because the other losses' gradient does: alpha stays below what the largest of the
     last `REMEMBERED` measurements allows, and a measurement above the limit is repeated in the next step.
@@ -98,6 +101,10 @@ class BalanceCoefficient:
     def wants_measurement(self) -> bool:
         """Whether the next step must be measured: alpha is undetermined, or R_g was above its limit."""
         return self.automatic and (self.value == 0.0 or self._exceeded)
+
+    def moves(self, done: int, since_start: int) -> bool:
+        """Whether the step after `done` steps, `since_start` of them in this run, is measured to update alpha."""
+        return self.wants_measurement or (self.automatic and due(self.options.every, done, since_start))
 
     def update(self, unit_ratios: Sequence[float]) -> None:
         """Update an automatic alpha from R_g / alpha of every layer.

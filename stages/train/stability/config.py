@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from longcat.pipeline.config import StageConfig
+from longcat.pipeline.config import RUNTIME, StageConfig
 
 DEFAULT_GROUPS = 8
 
@@ -28,6 +28,11 @@ class BalanceLossOptions(StageConfig):
         default=0.05, gt=0, description="auto: mean over the layers of R_g, the loss's gradient relative to all others"
     )
     limit_ratio: float = Field(default=0.1, gt=0, description="auto: maximum R_g of any layer (report: 0.1)")
+    every: int = Field(
+        default=50,
+        ge=0,
+        description="auto: steps between moves of the coefficient, besides steps 1, 2, 4, 8, ... of a run; 0: set once",
+    )
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
@@ -82,11 +87,22 @@ class SpikeOptions(StageConfig):
 class StabilityOptions(StageConfig):
     """Measurements, spike handling and hardware check."""
 
-    every: int = Field(default=50, ge=0, description="steps between measurements (and moves of an auto coefficient)")
+    every: int = Field(
+        default=50,
+        ge=0,
+        description="steps between measurements, besides steps 1, 2, 4, 8, ... of a run; 0: none",
+        json_schema_extra=RUNTIME,
+    )
     layer_groups: int = Field(
-        default=4, ge=1, description="groups of consecutive layers with separate gradient and parameter sizes"
+        default=4,
+        ge=1,
+        description="groups of consecutive layers with separate gradient and parameter sizes",
+        json_schema_extra=RUNTIME,
     )
     corruption_every: int = Field(
-        default=0, ge=0, description="steps between recomputations of one layer, compared bit by bit; 0: never"
+        default=0,
+        ge=0,
+        description="steps between recomputations of one layer, compared bit by bit; 0: never",
+        json_schema_extra=RUNTIME,
     )
     spikes: SpikeOptions = SpikeOptions()

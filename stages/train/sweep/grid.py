@@ -10,7 +10,7 @@ from pydantic import Field
 
 from longcat.pipeline.config import build_config, merge, parse_assignments
 from longcat.pipeline.errors import ConfigError
-from longcat.stages.train.config import TrainConfig
+from longcat.stages.train.config import EvaluationOptions, TrainConfig
 
 INITIAL_STD = "model.initializer_range"
 Point = dict[str, Any]
@@ -22,6 +22,8 @@ class SweepConfig(TrainConfig):
     threads: int | None = Field(
         default=1, ge=1, description="CPU threads per point; points run in parallel, one per worker; null: all cores"
     )
+    # Part of the identity here: the validation loss decides which point is the best.
+    evaluation: EvaluationOptions = EvaluationOptions()
     grid: tuple[str, ...] = Field(
         default=("learning_rate=1e-3,3e-3,1e-2,3e-2", f"{INITIAL_STD}=0.01,0.02,0.04"),
         min_length=1,

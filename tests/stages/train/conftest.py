@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 import torch
 
 from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.files import read_json
+from longcat.pipeline.runner import Session
+from longcat.pipeline.runner import run_stage as run_in
+from longcat.pipeline.store import Store
 from longcat.pipeline.tokens import TokenWriter
 
 VOCABULARY = 61
@@ -101,3 +106,15 @@ def contents() -> Callable[[Artifact], dict[str, str]]:
         return {entry["path"]: entry["sha256"] for entry in read_json(artifact.path / "manifest.json")["files"]}
 
     return of
+
+
+@pytest.fixture
+def run_apart(tmp_path: Path) -> Callable[..., Artifact]:
+    """Run a stage as `run_stage`, each time in a store of its own: a run with the same id is not reused."""
+    stores = itertools.count()
+
+    def run(name: str, config: dict[str, Any], inputs: dict[str, Artifact]) -> Artifact:
+        session = Session(Store(tmp_path / f"apart-{next(stores)}"), engine=LocalEngine(workers=1))
+        return run_in(session, name, config, inputs).artifact
+
+    return run

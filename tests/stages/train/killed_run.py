@@ -1,10 +1,16 @@
-"""Run stage `train` in a separate process for the test that kills it: `killed_run.py STORE TOKENS CONFIG`."""
+"""Run stage `train` in a separate process for tests that kill it: `killed_run.py STORE TOKENS CONFIG [STEPS]`.
+
+With STEPS the process kills itself (SIGKILL) as soon as that many steps are done and their saves are written.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import longcat.stages  # noqa: F401  registers the stages
 from longcat.pipeline.engine import LocalEngine
@@ -12,9 +18,24 @@ from longcat.pipeline.errors import LongcatError
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
+from longcat.stages.train import trainer
 
 
-def main(store: str, tokens: str, config: str) -> int:
+def kill_after(steps: int) -> None:
+    original = trainer.TrainingRun.step
+
+    def step(self: Any, done: int) -> Any:
+        if done == steps:
+            self.saves.wait()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, done)
+
+    trainer.TrainingRun.step = step  # type: ignore[method-assign]
+
+
+def main(store: str, tokens: str, config: str, steps: str | None = None) -> int:
+    if steps is not None:
+        kill_after(int(steps))
     stop = StopSignal()
     with stop.installed():
         try:

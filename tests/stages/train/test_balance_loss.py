@@ -125,6 +125,18 @@ def test_a_measurement_above_the_limit_is_repeated() -> None:
     assert not other.wants_measurement
 
 
+def test_alpha_moves_at_its_own_interval() -> None:
+    coefficient = BalanceCoefficient(BalanceLossOptions(every=16))
+    coefficient.update([1.0])
+    assert [step for step in range(1, 40) if coefficient.moves(step - 1, step - 1)] == [1, 2, 4, 8, 17, 33]
+    once = BalanceCoefficient(BalanceLossOptions(every=0))
+    assert once.moves(0, 0)
+    once.update([1.0])
+    assert not any(once.moves(step, step) for step in range(100))
+    fixed = BalanceCoefficient(BalanceLossOptions(coefficient=0.1))
+    assert not any(fixed.moves(step, step) for step in range(100))
+
+
 def test_measured_steps() -> None:
     assert [step for step in range(1, 40) if due(16, step - 1, step - 1)] == [1, 2, 4, 8, 17, 33]
     # A run that begins at step 5 of the history.

@@ -31,6 +31,7 @@ def guarded(tiny: dict[str, Any]) -> dict[str, Any]:
         "keep_last": 3,
         "loader_workers": 0,
         "stability": {"every": 5, "spikes": spikes},
+        "balance_loss": {"every": 5},
     }
 
 
@@ -127,11 +128,18 @@ def test_measurements_are_in_their_lines(run_stage: Any, tokens: Artifact, guard
 
 
 def test_the_corruption_check_changes_nothing_and_finds_a_flipped_bit(
-    run_stage: Any, tokens: Artifact, guarded: dict[str, Any], contents: Contents, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    run_stage: Any,
+    tokens: Artifact,
+    guarded: dict[str, Any],
+    contents: Contents,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain = run_stage("train", guarded, {"tokens": tokens})
+    store.remove(plain)
     guarded["stability"] |= {"corruption_every": 3}
     checked = run_stage("train", guarded, {"tokens": tokens})
+    assert checked.manifest.config["stability"]["corruption_every"] == 3
     for file in ("model.safetensors", "metrics.jsonl", "training/optimizer.safetensors"):
         assert contents(checked)[file] == contents(plain)[file]
 

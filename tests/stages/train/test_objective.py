@@ -165,10 +165,10 @@ def test_multi_token_prediction_starts_at_its_step(run_stage: Any, tokens: Artif
 
 @pytest.mark.parametrize("kind", ["selective", "block"])
 def test_recomputing_changes_no_bit(
-    kind: str, run_stage: Any, tokens: Artifact, tiny: dict[str, Any], contents: Contents
+    kind: str, run_apart: Any, tokens: Artifact, tiny: dict[str, Any], contents: Contents
 ) -> None:
     plain, again = (
-        run_stage("train", tiny | {"steps": 3, "activation_checkpointing": what}, {"tokens": tokens})
+        run_apart("train", tiny | {"steps": 3, "activation_checkpointing": what}, {"tokens": tokens})
         for what in ("none", kind)
     )
     for file in ("model.safetensors", "metrics.jsonl", "training/optimizer.safetensors"):

@@ -21,6 +21,7 @@ OPTIONS = (
     *("--preset", "smoke", "--steps", "6", "--batch-size", "4", "--micro-batch-size", "1", "--sequence-length", "32"),
     *("--threads", "1", "--device", "cpu", "--checkpoint-every", "2", "--set", "optimizer.eps=1e-6"),
     *("--set", "model.num_nextn_predict_layers=1", "--set", "evaluation.windows=3", "--set", "stability.every=3"),
+    *("--set", "balance_loss.every=3"),
     *("--set", "optimizer.average_decay=0.5", "--set", "watch.tensorboard=false", "--set", "model.num_layers=2"),
 )
 

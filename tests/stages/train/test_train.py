@@ -173,13 +173,13 @@ def test_metrics_have_no_times_and_the_log_has(
         assert recorded["epoch"] == pytest.approx((first + 4) / source.windows_per_epoch)
 
 
-def test_micro_batches_equal_the_whole_batch(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
+def test_micro_batches_equal_the_whole_batch(run_apart: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     # A small step from the same start: differences come only from summation order.
     # The balance loss is computed per micro batch, so it is disabled.
     config = tiny | {"steps": 3, "optimizer": {"eps": 1e-6}, "balance_loss": {"enabled": False}}
-    whole = run_stage("train", config, {"tokens": tokens})
-    parts = run_stage("train", config | {"micro_batch_size": 1}, {"tokens": tokens})
-    uneven = run_stage("train", config | {"micro_batch_size": 3}, {"tokens": tokens})
+    whole = run_apart("train", config, {"tokens": tokens})
+    parts = run_apart("train", config | {"micro_batch_size": 1}, {"tokens": tokens})
+    uneven = run_apart("train", config | {"micro_batch_size": 3}, {"tokens": tokens})
     expected = load_file(whole.file("model.safetensors"))
     for other in (parts, uneven):
         found = load_file(other.file("model.safetensors"))
