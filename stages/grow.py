@@ -31,11 +31,14 @@ class GrowConfig(StageConfig):
 
 def _check(config: GrowConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
     from longcat.stages.formats.architecture import architecture_of, changed_config
+    from longcat.stages.formats.training_state import foreseen_state
 
+    state = foreseen_state(inputs["checkpoint"][0])
+    known = {} if state is None else {"state": state}
     model = architecture_of(inputs["checkpoint"][0])
     if model is None:
-        return {}
-    return {"model": changed_config(model, {"num_layers": model.num_layers * config.factor}, "model")}
+        return known
+    return known | {"model": changed_config(model, {"num_layers": model.num_layers * config.factor}, "model")}
 
 
 @stage("grow", revision=1, inputs={"checkpoint": "checkpoint"}, output="checkpoint", resumes=False, check=_check)

@@ -12,7 +12,7 @@ from longcat.stages.formats.training_windows import MixedWindows, training_windo
 from longcat.stages.formats.windows import TokenWindows, WindowSource, open_tokens
 from longcat.stages.train.check import check_options, micro_batch
 from longcat.stages.train.determinism import reproducible
-from longcat.stages.train.optim.schedule import Schedule
+from longcat.stages.train.join import join_schedule
 from longcat.stages.train.parallel.config import check_fits
 from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
@@ -20,7 +20,6 @@ from longcat.stages.train.parallel.placement import join, spread
 from longcat.stages.train.run import (
     check_fills_a_batch,
     read_validation,
-    schedule_start,
     start_of,
     state_after,
     write_metrics,
@@ -109,9 +108,8 @@ def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition
 def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Parallel) -> list[TrainingPlan]:
     """One plan per phase; each starts where the previous one ends, and all share one schedule."""
     config = context.config
-    position = schedule_start(config, state)
-    last = position + sum(phase.step_count for phase in config.phases)
-    schedule = Schedule.of(config.schedule, config.learning_rate, last)
+    joined = join_schedule(config, state, config.all_steps)
+    position = joined.position
     counters = Counters(state.step, state.tokens, state.samples)
     plans = []
     for number, phase in enumerate(config.phases, start=1):
@@ -123,7 +121,7 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
             sequence_length=phase.sequence_length,
             batch_size=phase.batch_size,
             micro_batch_size=micro_batch(phase.batch_size, phase.micro_batch_size, parallel.sizes),
-            schedule=schedule,
+            schedule=joined.schedule,
             schedule_start=position,
             data_start=state.data.start_for(order) if state.data and number == 1 else 0,
             before=counters,

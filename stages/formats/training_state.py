@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,9 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import IntegrityError
 from longcat.pipeline.files import read_json
 from longcat.pipeline.validation import reason_of
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
 
 STATE_FILE = "training/state.json"
 
@@ -34,9 +37,10 @@ class DataPosition(BaseModel):
 class TrainingState(BaseModel):
     """training/state.json: training history of a checkpoint.
 
-    Counts are totals since initialisation, across growth and continued training. `config` is the configuration of the
-    last run, `growth` the list of layer stackings. `width_scale` is the s of `stages.train.optim.transfer`, which
-    scales learning rates, `balance_coefficient` that of the balance loss.
+    Counts are totals since initialisation, across growth and continued training. `learning_rate` is that of the last
+    step (None: not recorded), at `schedule_position` - 1 of a schedule that was warmed up from `warmup_from`. `config`
+    is the configuration of the last run, `growth` the list of layer stackings. `width_scale` is the s of
+    `stages.train.optim.transfer`, which scales learning rates, `balance_coefficient` that of the balance loss.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +49,8 @@ class TrainingState(BaseModel):
     tokens: int = Field(default=0, ge=0)
     samples: int = Field(default=0, ge=0)
     schedule_position: int = Field(default=0, ge=0)
+    learning_rate: float | None = Field(default=None, ge=0)
+    warmup_from: float = Field(default=0.0, ge=0)
     data: DataPosition | None = None
     config: dict[str, Any] = {}
     growth: list[dict[str, Any]] = []
@@ -64,3 +70,11 @@ def read_state(checkpoint: Artifact | None) -> TrainingState:
         return TrainingState.model_validate(read_json(path))
     except ValueError as error:
         raise IntegrityError(f"cannot be read: {reason_of(error)}", where=str(path)) from None
+
+
+def foreseen_state(given: PlannedInput) -> TrainingState | None:
+    """Training state of a checkpoint that exists, or as foreseen by the plan that will make it; None: unknown."""
+    if given.artifact is not None:
+        return read_state(given.artifact)
+    foreseen: TrainingState | None = given.forecast.get("state")
+    return foreseen

@@ -9,7 +9,9 @@ from longcat.model.config import ModelConfig
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.stages.formats.architecture import architecture_of, preset_architecture
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
-from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
+from longcat.stages.formats.training_state import TrainingState, foreseen_state
+from longcat.stages.train.config import TrainConfig, TrainingOptions
+from longcat.stages.train.join import join_schedule
 from longcat.stages.train.load_balance.controller import controller_of
 from longcat.stages.train.parallel.config import Degrees, check_fits, degrees
 from longcat.stages.train.stability.config import expert_groups
@@ -24,7 +26,7 @@ def foresee_training(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
     """The check of stage `train`: the model, steps and tokens of the run.
 
     Raises:
-        ConfigError: the configuration names no model, or does not fit the model.
+        ConfigError: the configuration names no model, does not fit the model, or the learning rate would jump.
         InputError: the inputs exclude each other.
     """
     checkpoint = next(iter(inputs.get("checkpoint", ())), None)
@@ -42,17 +44,29 @@ def foresee_training(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
         model = architecture_of(checkpoint)
         if model is not None:
             check_vocabulary(vocabulary, model)
-    steps = step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
     if model is not None:
         check_length(config.sequence_length, model)
         check_options(config, model)
         check_parallel(config, model, config.sequence_length, config.batch_size, config.micro_batch_size)
-    return forecast(model, steps, steps * config.batch_size * config.sequence_length)
+    before = TrainingState() if checkpoint is None else foreseen_state(checkpoint)
+    return forecast(model, config, before, config.all_steps * config.batch_size * config.sequence_length)
 
 
-def forecast(model: ModelConfig | None, steps: int, tokens: int) -> dict[str, Any]:
-    """Predicted output of a training stage: `steps`, `tokens`, and `model` if known."""
-    return {"steps": steps, "tokens": tokens} | ({"model": model} if model is not None else {})
+def forecast(
+    model: ModelConfig | None, options: TrainingOptions, before: TrainingState | None, tokens: int
+) -> dict[str, Any]:
+    """Predicted output of a training stage: `steps`, `tokens`, and `model` and `state` if known.
+
+    Raises:
+        ConfigError: the learning rate would jump.
+    """
+    steps = options.all_steps
+    found: dict[str, Any] = {"steps": steps, "tokens": tokens}
+    if before is not None:
+        joined = join_schedule(options, before, steps)
+        counts = {"step": before.step + steps, "tokens": before.tokens + tokens}
+        found["state"] = before.model_copy(update=counts | joined.after())
+    return found | ({"model": model} if model is not None else {})
 
 
 def preset_of(config: TrainConfig) -> str:
@@ -63,9 +77,11 @@ def preset_of(config: TrainConfig) -> str:
 
 
 def check_model_is_named(config: TrainConfig, *, continued: bool) -> None:
-    """Raise ConfigError unless exactly one of a preset and a checkpoint is given."""
+    """Raise ConfigError unless exactly one of a preset and a checkpoint is given, with the options of one of them."""
     if not continued:
         preset_of(config)
+        if config.schedule.on_join is not None:
+            raise ConfigError(f"schedule.on_join = {config.schedule.on_join} is for a checkpoint", hint="remove it")
     elif config.preset or config.model:
         raise ConfigError("preset and model are for a new model, a checkpoint defines its own", hint="remove them")
 

@@ -31,8 +31,11 @@ class ScheduleOptions(StageConfig):
         ge=1,
         description="steps of the whole schedule, over all runs that continue it; null: until the end of this run",
     )
-    position: Literal["continue", "restart"] = Field(
-        default="continue", description="with an input checkpoint: continue its schedule, or restart at step 0"
+    on_join: Literal["continue", "rewarm", "restart"] | None = Field(
+        default=None,
+        description="with an input checkpoint: continue its schedule (refused if the learning rate would jump), rewarm "
+        "to a schedule of this run from the checkpoint's last learning rate, or restart from 0; null: continue if "
+        "total_steps is set, else rewarm",
     )
 
 

@@ -28,7 +28,7 @@ from longcat.stages.formats.windows import open_tokens
 from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
 from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
 from longcat.stages.train.determinism import reproducible
-from longcat.stages.train.optim.schedule import Schedule
+from longcat.stages.train.join import join_schedule
 from longcat.stages.train.optim.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.config import check_fits
@@ -146,16 +146,11 @@ def start_of(options: TrainingOptions, checkpoint: Artifact | None) -> Start:
     return replace(start, moments={}) if options.optimizer.state == "reset" else start
 
 
-def schedule_start(options: TrainingOptions, state: TrainingState) -> int:
-    """Schedule position at which training starts."""
-    return state.schedule_position if options.schedule.position == "continue" else 0
-
-
 def _plan(
     config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float, parallel: Parallel
 ) -> TrainingPlan:
     steps = step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
-    position = schedule_start(config, state)
+    joined = join_schedule(config, state, steps)
     return TrainingPlan(
         label="training",
         work=work / "training",
@@ -163,8 +158,8 @@ def _plan(
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
         micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size, parallel.sizes),
-        schedule=Schedule.of(config.schedule, config.learning_rate, position + steps),
-        schedule_start=position,
+        schedule=joined.schedule,
+        schedule_start=joined.position,
         data_start=state.data.start_for(order) if state.data else 0,
         before=Counters(state.step, state.tokens, state.samples),
         width_scale=scale,
@@ -182,11 +177,14 @@ def state_after(
     """Training history after `plan`."""
     counters = plan.counters(plan.steps)
     position = plan.data_start + plan.steps * plan.batch_size + samples_skipped
+    schedule_position = plan.schedule_start + plan.steps
     return TrainingState(
         step=counters.step,
         tokens=counters.tokens,
         samples=counters.samples,
-        schedule_position=plan.schedule_start + plan.steps,
+        schedule_position=schedule_position,
+        learning_rate=plan.schedule.learning_rate(schedule_position - 1),
+        warmup_from=plan.schedule.start,
         data=order.model_copy(update={"position": position}),
         config=identity_values(config),
         growth=before.growth,

@@ -22,6 +22,7 @@ from longcat.stages.formats.checkpoint import METRICS_FILE
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
 from longcat.stages.train.config import TrainingOptions
+from longcat.stages.train.join import join_schedule
 
 Records = Sequence[Mapping[str, Any]]
 SAME = "same"
@@ -110,16 +111,10 @@ def _stage_of(checkpoint: Artifact) -> Stage:
 def shorten(config: StageConfig, steps: int, inputs: Mapping[str, Sequence[Artifact]]) -> StageConfig:
     """`config` for the first `steps` steps only, in the schedule of all of them."""
     assert isinstance(config, TrainingOptions)  # noqa: S101  `_stage_of` has seen to it
-    total = config.schedule.total_steps or _position(config, inputs) + config.all_steps
-    schedule = config.schedule.model_copy(update={"total_steps": total})
+    joined = join_schedule(config, read_state(next(iter(inputs.get("checkpoint", ())), None)), config.all_steps)
+    kept = {"total_steps": joined.schedule.total_steps, "on_join": None if joined.how == "new" else joined.how}
+    schedule = config.schedule.model_copy(update=kept)
     return config.model_copy(update={"schedule": schedule} | config.first_steps(steps))
-
-
-def _position(options: TrainingOptions, inputs: Mapping[str, Sequence[Artifact]]) -> int:
-    """Schedule position at which the run started."""
-    from longcat.stages.train.run import schedule_start
-
-    return schedule_start(options, read_state(next(iter(inputs.get("checkpoint", ())), None)))
 
 
 def _run(

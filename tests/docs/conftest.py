@@ -35,7 +35,7 @@ def miniature() -> dict[str, Any]:
     steps["base"]["config"] = {"preset": "smoke", "steps": 2, **TRAIN}
     steps["grown-on"]["config"] = {"steps": 2, **TRAIN}
     phase = {"sequence_length": 64, "rope_theta": 5e6, "steps": 1, "batch_size": 1}
-    steps["extended"]["config"] = {"schedule": {"position": "restart"}, "phases": [phase]}
+    steps["extended"]["config"] = {"phases": [phase]}
     steps["evaluation"]["config"] = {
         "labels": ["base", "grown", "grown-on", "extended"],
         "sequence_length": 32,

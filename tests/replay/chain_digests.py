@@ -41,7 +41,7 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
 }
 EXTEND: Mapping[str, Any] = {
     "threads": 1,
-    "schedule": {"position": "restart"},
+    "schedule": {"on_join": "restart"},
     "phases": [
         {"sequence_length": 96, "rope_theta": 5e6, "steps": 3, "batch_size": 2, "min_document_tokens": 32},
         {"sequence_length": 128, "rope_theta": 1e7, "steps": 2, "batch_size": 2, "min_document_tokens": 32},

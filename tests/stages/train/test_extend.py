@@ -64,9 +64,12 @@ def test_changes_base_and_length_and_trains_on(run_stage: Any, base: Artifact, l
     records = read_metrics(extended.file("metrics.jsonl"))
     assert [record["step"] for record in records] == list(range(9, 16))
     assert [index for index, record in enumerate(records) if "validation_loss" in record] == [2, 6]
+    # The base ended at 3e-4: one step of warm-up to the own peak, and the last fifth of both phases together decays.
+    rates = [record["learning_rate"] for record in records]
+    assert rates == pytest.approx([1e-3] * 6 + [1e-4])
     state = read_state(extended)
     seen = 8 * 4 * 32 + 3 * 2 * 600 + 4 * 1200
-    assert (state.step, state.tokens, state.schedule_position) == (15, seen, 15)
+    assert (state.step, state.tokens, state.schedule_position) == (15, seen, 7)
     phases = extended.manifest.metrics["phases"]
     assert [phase["sequence_length"] for phase in phases] == [600, 1200]
     assert extended.manifest.counts["steps"] == 7

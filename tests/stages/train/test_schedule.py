@@ -23,6 +23,19 @@ def test_wsd() -> None:
     assert values[20:] == pytest.approx([0.2, 0.2])
 
 
+def test_warm_up_from_a_rate() -> None:
+    schedule = Schedule.of(ScheduleOptions(warmup_steps=4), 1.0, 20, start=0.2)
+    values = [schedule.learning_rate(position) for position in range(6)]
+    assert values == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0, 1.0])
+
+
+def test_the_highest_rate_within_some_steps() -> None:
+    schedule = Schedule.of(ScheduleOptions(warmup_steps=4, decay_fraction=0.25, minimum_ratio=0.2), 1.0, 20)
+    assert [schedule.peak_within(first, 2) for first in (0, 1, 2, 4, 15)] == pytest.approx([0.5, 0.75, 1, 1, 0.84])
+    assert schedule.peak_within(0, 20) == 1
+    assert Schedule.of(ScheduleOptions(warmup_steps=4), 1.0, 20, start=5.0).peak_within(0, 9) == 4
+
+
 def test_cosine() -> None:
     values = rates(12, kind="cosine", warmup_steps=2, minimum_ratio=0.0)
     assert values[:2] == [0.5, 1.0]

@@ -103,7 +103,7 @@ def test_multi_token_prediction_is_kept(run_stage: Any, tokens: Artifact, tiny: 
     options = tiny | {"model": {"num_nextn_predict_layers": 1}}
     trained = run_stage("train", options, {"tokens": tokens})
     plain = run_stage("train", tiny, {"tokens": tokens})
-    on = {"preset": None, "steps": 2, "schedule": {"total_steps": 10}}
+    on = {"preset": None, "steps": 2}
     grown = run_stage("grow", {"factor": 2}, {"checkpoint": trained})
     after = run_stage("train", tiny | on, {"tokens": tokens, "checkpoint": grown})
     weights = [load_file(checkpoint.file("model.safetensors")) for checkpoint in (trained, after)]
@@ -231,7 +231,7 @@ def test_continuing_equals_an_uninterrupted_run(run_stage: Any, tokens: Artifact
 def test_a_restarted_schedule_and_fresh_moments(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
     first = run_stage("train", tiny, {"tokens": tokens})
     onward = {key: value for key, value in tiny.items() if key != "preset"}
-    onward |= {"schedule": {"position": "restart", "warmup_steps": 4}, "optimizer": {"state": "reset"}, "steps": 4}
+    onward |= {"schedule": {"on_join": "restart", "warmup_steps": 4}, "optimizer": {"state": "reset"}, "steps": 4}
     second = run_stage("train", onward, {"tokens": tokens, "checkpoint": first})
     assert [line["learning_rate"] for line in read_metrics(second.file("metrics.jsonl"))] == pytest.approx(
         [3e-3 * quarter / 4 for quarter in (1, 2, 3, 4)]

@@ -40,6 +40,14 @@ def test_the_same_steps_in_the_same_schedule(session: Session, trained: Artifact
     assert [artifact.id for artifact in session.store.artifacts()].count(trained.id) == 1
 
 
+def test_a_rewarmed_schedule_is_repeated(
+    session: Session, run_stage: Any, trained: Artifact, tokens: Artifact, tiny: dict[str, Any]
+) -> None:
+    onward = tiny | {"preset": None, "schedule": {"warmup_steps": 4}}
+    second = run_stage("train", onward, {"tokens": tokens, "checkpoint": trained})
+    assert verify_training(session, second, steps=3, twice=False).same
+
+
 def test_names_the_first_step_and_field(session: Session, trained: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     change_loss(trained, 4)
     assert verify_training(session, trained, steps=3, twice=False).same
