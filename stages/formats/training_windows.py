@@ -7,21 +7,26 @@ windows of the first stage before the second.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
 
 from longcat.pipeline.errors import InputError
+from longcat.stages.formats.best_fit_windows import BestFitWindows
 from longcat.stages.formats.curriculum import read_curriculum
-from longcat.stages.formats.windows import TokenWindows, Window, WindowSource, open_tokens
+from longcat.stages.formats.packing_figures import Packing, PackingFigures
+from longcat.stages.formats.windows import PackedSource, TokenWindows, Window, WindowSource, open_tokens
 
 PARTS = 1_000_000
+SOURCES: dict[Packing, type[TokenWindows | BestFitWindows]] = {"joined": TokenWindows, "best_fit": BestFitWindows}
 
 
 class StagedWindows:
     """Windows of a curriculum: an epoch consists of all windows of each stage, in stage order."""
 
-    def __init__(self, stages: Sequence[TokenWindows]) -> None:
+    def __init__(self, stages: Sequence[PackedSource]) -> None:
         self._stages = stages
         self._ends = np.cumsum([stage.windows_per_epoch for stage in stages])
         self.windows_per_epoch = int(self._ends[-1])
@@ -33,6 +38,11 @@ class StagedWindows:
         stage = self._stages[place]
         start = int(self._ends[place]) - stage.windows_per_epoch
         return stage.sample(epoch * stage.windows_per_epoch + index - start)
+
+    def packing(self) -> PackingFigures:
+        """Figures of the first epoch, of all stages."""
+        first, *others = (stage.packing() for stage in self._stages)
+        return reduce(add, others, first)
 
 
 class MixedWindows:
@@ -58,8 +68,14 @@ class MixedWindows:
 
 
 def training_windows(
-    folder: Path, *, sequence_length: int, seed: int, min_document_tokens: int = 0
-) -> TokenWindows | StagedWindows:
+    folder: Path,
+    *,
+    sequence_length: int,
+    seed: int,
+    min_document_tokens: int = 0,
+    packing: Packing = "joined",
+    across_documents: bool = True,
+) -> PackedSource:
     """Training samples of a tokens artifact, in the order of its curriculum if it has one.
 
     Raises:
@@ -67,22 +83,25 @@ def training_windows(
         IntegrityError: the token file or the curriculum is damaged.
     """
     tokens = open_tokens(folder, "train")
+
+    def windows(documents: range | None = None) -> PackedSource:
+        return SOURCES[packing](
+            tokens,
+            sequence_length=sequence_length,
+            seed=seed,
+            min_document_tokens=min_document_tokens,
+            documents=documents,
+            across_documents=across_documents,
+        )
+
     stages = read_curriculum(folder, tokens.n_documents)
     if not stages:
-        return TokenWindows(tokens, sequence_length=sequence_length, seed=seed, min_document_tokens=min_document_tokens)
-    windows, start = [], 0
+        return windows()
+    sources, start = [], 0
     for stage in stages:
         documents = range(start, start := start + stage.documents)
         try:
-            windows.append(
-                TokenWindows(
-                    tokens,
-                    sequence_length=sequence_length,
-                    seed=seed,
-                    min_document_tokens=min_document_tokens,
-                    documents=documents,
-                )
-            )
+            sources.append(windows(documents))
         except InputError as error:
             raise InputError(f"stage {stage.name!r}: {error.what}", where=error.where, hint=error.hint) from None
-    return StagedWindows(windows)
+    return StagedWindows(sources)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.tokens import TokenFile
+from longcat.stages.formats.packing_figures import PackingFigures
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -74,16 +75,15 @@ class WindowSource(Protocol):
         """Sample `number`."""
 
 
-@dataclass(frozen=True)
-class _Epoch:
-    """One order of the documents: indices into the selected ones, and start positions in the stream with its end."""
+class PackedSource(WindowSource, Protocol):
+    """Samples from documents that are packed into sequences."""
 
-    documents: Ids
-    starts: Ids
+    def packing(self) -> PackingFigures:
+        """Figures of an epoch."""
 
 
-class TokenWindows:
-    """Windows over the documents of one token file that have at least `min_document_tokens` tokens.
+class TokenDocuments:
+    """Documents of one token file that have at least `min_document_tokens` tokens, and their order in an epoch.
 
     With `documents` only documents in that range are used.
     """
@@ -93,7 +93,6 @@ class TokenWindows:
         tokens: TokenFile,
         *,
         sequence_length: int,
-        seed: int,
         min_document_tokens: int = 0,
         documents: range | None = None,
     ) -> None:
@@ -103,52 +102,113 @@ class TokenWindows:
             InputError: no document is long enough, or together they do not fill a window.
         """
         self.tokens = tokens
-        self.sequence_length = sequence_length
-        self.seed = seed
         within = documents or range(tokens.n_documents)
         self._first = within.start
-        self._lengths = np.diff(tokens.document_offsets[within.start : within.stop + 1])
-        self._chosen: Ids = np.flatnonzero(self._lengths >= max(1, min_document_tokens))
+        self.lengths: Ids = np.diff(tokens.document_offsets[within.start : within.stop + 1])
+        self._chosen: Ids = np.flatnonzero(self.lengths >= max(1, min_document_tokens))
         if not len(self._chosen):
             raise InputError(
-                f"no document has {min_document_tokens} tokens or more; {describe_lengths(self._lengths)}",
+                f"no document has {min_document_tokens} tokens or more; {describe_lengths(self.lengths)}",
                 where=str(tokens.prefix),
                 hint="lower min_document_tokens, or pack longer documents",
             )
-        self.stream_tokens = int(self._lengths[self._chosen].sum())
-        self.windows_per_epoch = (self.stream_tokens - 1) // sequence_length
-        if self.windows_per_epoch < 1:
+        self.total = int(self.lengths[self._chosen].sum())
+        if self.total <= sequence_length:
             raise InputError(
-                f"{self.stream_tokens} tokens in {len(self._chosen)} documents do not fill one sequence of "
+                f"{self.total} tokens in {len(self._chosen)} documents do not fill one sequence of "
                 f"{sequence_length} tokens and its next token",
                 where=str(tokens.prefix),
                 hint="lower sequence_length or min_document_tokens, or pack more documents",
             )
+
+    def order(self, seed: int, epoch: int) -> Ids:
+        """All selected documents in the order of an epoch; indices into `lengths`."""
+        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(self._chosen)
+
+    def read(self, document: int) -> npt.NDArray[np.generic]:
+        """Token ids of a document."""
+        return self.tokens.document(self._first + document)
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One order of the documents, and their start positions in the stream with its end."""
+
+    documents: Ids
+    starts: Ids
+
+
+class TokenWindows:
+    """Windows of the joined documents; see `TokenDocuments`."""
+
+    def __init__(
+        self,
+        tokens: TokenFile,
+        *,
+        sequence_length: int,
+        seed: int,
+        min_document_tokens: int = 0,
+        documents: range | None = None,
+        across_documents: bool = True,
+    ) -> None:
+        """Select the documents; without `across_documents` the first token of a document is no target.
+
+        Raises:
+            InputError: as `TokenDocuments`.
+        """
+        self.documents = TokenDocuments(
+            tokens,
+            sequence_length=sequence_length,
+            min_document_tokens=min_document_tokens,
+            documents=documents,
+        )
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self.across_documents = across_documents
+        self.windows_per_epoch = (self.documents.total - 1) // sequence_length
         self._stride = coprime_near(self.windows_per_epoch, round(self.windows_per_epoch / GOLDEN_RATIO))
         # A batch may span two epochs, never more.
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     def _make_epoch(self, epoch: int) -> _Epoch:
-        documents = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self._chosen)
+        documents = self.documents.order(self.seed, epoch)
         starts = np.zeros(len(documents) + 1, dtype=np.int64)
-        np.cumsum(self._lengths[documents], out=starts[1:])
+        np.cumsum(self.documents.lengths[documents], out=starts[1:])
         return _Epoch(documents, starts)
 
     def sample(self, number: int) -> Window:
         """Sample `number`, in epoch `number // windows_per_epoch`."""
         epoch_number, index = divmod(number, self.windows_per_epoch)
         epoch = self._epoch(epoch_number)
-        start = index * self._stride % self.windows_per_epoch * self.sequence_length
-        end = start + self.sequence_length + 1
+        length = self.sequence_length
+        start = index * self._stride % self.windows_per_epoch * length
+        end = start + length + 1
         first = int(np.searchsorted(epoch.starts, start, side="right")) - 1
         last = int(np.searchsorted(epoch.starts, end, side="left"))
         pieces = []
         for place in range(first, last):
             offset = int(epoch.starts[place])
-            document = self.tokens.document(self._first + int(epoch.documents[place]))
+            document = self.documents.read(int(epoch.documents[place]))
             pieces.append(document[max(0, start - offset) : end - offset])
         inside: Ids = np.maximum(epoch.starts[first:last] - start, 0)
-        return Window(np.concatenate(pieces).astype(np.int64), inside[inside < self.sequence_length])
+        trained = None
+        if not self.across_documents:
+            trained = np.ones(length, dtype=np.bool_)
+            trained[inside[inside > 0] - 1] = False
+        return Window(np.concatenate(pieces).astype(np.int64), inside[inside < length], trained)
+
+    def packing(self) -> PackingFigures:
+        """Figures of the first epoch."""
+        starts, ends = self._epoch(0).starts[:-1], self._epoch(0).starts[1:]
+        in_one = ends <= starts // self.sequence_length * self.sequence_length + self.sequence_length + 1
+        return PackingFigures.of(
+            "joined",
+            self.sequence_length,
+            sequences=self.windows_per_epoch,
+            padding=0,
+            lengths=ends - starts,
+            in_one=in_one,
+        )
 
 
 def coprime_near(count: int, guess: int) -> int:

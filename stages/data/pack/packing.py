@@ -7,18 +7,15 @@ sufficient room. Only documents longer than a sequence are split, and no token i
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from longcat.pipeline.errors import IntegrityError
 from longcat.pipeline.faults import raise_fault
 from longcat.pipeline.files import atomic_path
-
-Integers = npt.NDArray[np.int64]
+from longcat.stages.formats.best_fit import Integers, fill
 
 SEQUENCE, START, LENGTH = range(3)
 
@@ -36,7 +33,7 @@ def pack(document_offsets: Integers, length: int) -> Integers:
     cover every token once.
     """
     starts, lengths = _cut(document_offsets, length)
-    bins = _fill(lengths, length)
+    bins = fill(lengths, length)
     by_bin = np.lexsort((starts, bins))
     firsts = by_bin[np.flatnonzero(np.diff(bins[by_bin], prepend=-1))]
     rank = np.empty(len(firsts), dtype=np.int64)
@@ -54,67 +51,6 @@ def _cut(offsets: Integers, length: int) -> tuple[Integers, Integers]:
     number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     starts = offsets[:-1][document] + number * length
     return starts, np.minimum(length, offsets[1:][document] - starts)
-
-
-def _fill(lengths: Integers, capacity: int) -> Integers:
-    """Bin of every piece, by best fit over decreasing lengths; pieces of equal length are placed together."""
-    bins = np.empty(len(lengths), dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    values, counts = np.unique(lengths, return_counts=True)
-    rooms = _Rooms(capacity)
-    end = 0
-    for size, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
-        at, end = end, end + count
-        while at < end:
-            # The bin that took a piece has the least sufficient room for the next one, until it is full.
-            room = rooms.least(size)
-            each = room // size
-            taken = rooms.take(room, -(-(end - at) // each))
-            placed = min(end - at, len(taken) * each)
-            bins[order[at : at + placed]] = np.repeat(taken, each)[:placed]
-            whole, rest = divmod(placed, each)
-            rooms.put(room - each * size, taken[:whole])
-            if rest:
-                rooms.put(room - rest * size, taken[whole:])
-            at += placed
-    return bins
-
-
-class _Rooms:
-    """Bins by remaining tokens; new ones are created if no other has room."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._sizes: list[int] = []  # distinct values of used bins, ascending
-        self._bins: dict[int, list[Integers]] = {}
-        self._next = 0
-
-    def least(self, size: int) -> int:
-        """Smallest room of at least `size`."""
-        position = bisect_left(self._sizes, size)
-        return self._sizes[position] if position < len(self._sizes) else self._capacity
-
-    def take(self, room: int, count: int) -> Integers:
-        """Up to `count` bins with this room; exactly `count` if new."""
-        if room not in self._bins:
-            self._next += count
-            return np.arange(self._next - count, self._next)
-        parts = self._bins[room]
-        part = parts.pop()
-        if len(part) > count:
-            parts.append(part[count:])
-        if not parts:
-            del self._bins[room]
-            self._sizes.pop(bisect_left(self._sizes, room))
-        return part[:count]
-
-    def put(self, room: int, bins: Integers) -> None:
-        if not room or not len(bins):
-            return
-        if room not in self._bins:
-            self._bins[room] = []
-            insort(self._sizes, room)
-        self._bins[room].append(bins)
 
 
 def write_pack(path: Path, document_offsets: Integers, length: int) -> dict[str, Any]:

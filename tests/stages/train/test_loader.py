@@ -78,7 +78,7 @@ def test_epochs_and_seeds_have_different_orders(tokens: TokenFile) -> None:
 def test_only_long_documents(tokens: TokenFile) -> None:
     windows = TokenWindows(tokens, sequence_length=10, seed=0, min_document_tokens=31)
     kept = np.concatenate([tokens.document(number) for number in (3, 7, 10)])
-    assert windows.stream_tokens == 40 + 64 + 31
+    assert windows.documents.total == 40 + 64 + 31
     assert set(np.concatenate([windows.sample(index).ids for index in range(60)])) <= set(kept)
 
 

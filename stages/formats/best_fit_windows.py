@@ -1,0 +1,128 @@
+"""Token windows in which no document is cut that fits into one, as a pure function of the sample number.
+
+A document of n <= L + 1 tokens lies in one window of L inputs and their next tokens. A longer one is cut into
+windows that begin at its tokens 0, L, 2L, ... and a rest, so every token but its first is a target exactly once; the
+rests are packed like short documents. What is empty at the end of a window is filled with a repetition of the window,
+which is no target and a document of its own: text, so that the load of the experts is not that of one token.
+
+Documents are permuted in each epoch before they are packed, and then the windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.formats.best_fit import fill
+from longcat.stages.formats.packing_figures import PackingFigures
+from longcat.stages.formats.windows import Ids, TokenDocuments, Window
+
+# Distinguishes the permutation of windows from that of documents.
+_WINDOWS = 1
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """Pieces of documents in the order of windows: document, first token in it, tokens.
+
+    Window w has the pieces from `bounds[w]` to `bounds[w + 1]`.
+    """
+
+    documents: Ids
+    starts: Ids
+    sizes: Ids
+    bounds: Ids
+
+
+class BestFitWindows:
+    """Windows of packed documents; see `TokenDocuments`."""
+
+    def __init__(
+        self,
+        tokens: TokenFile,
+        *,
+        sequence_length: int,
+        seed: int,
+        min_document_tokens: int = 0,
+        documents: range | None = None,
+        across_documents: bool = True,
+    ) -> None:
+        """Select and pack the documents; without `across_documents` the first token of a document is no target.
+
+        Raises:
+            InputError: as `TokenDocuments`.
+        """
+        self.documents = TokenDocuments(
+            tokens,
+            sequence_length=sequence_length,
+            min_document_tokens=min_document_tokens,
+            documents=documents,
+        )
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self.across_documents = across_documents
+        # A batch may span two epochs, never more.
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        # Every epoch has as many: their number depends only on the lengths.
+        self.windows_per_epoch = len(self._epoch(0).bounds) - 1
+
+    def _make_epoch(self, epoch: int) -> _Epoch:
+        order = self.documents.order(self.seed, epoch)
+        place, starts, sizes = _cut(self.documents.lengths[order], self.sequence_length)
+        bins = fill(sizes, self.sequence_length + 1)
+        count = int(bins.max()) + 1
+        windows = np.random.Generator(np.random.PCG64([self.seed, epoch, _WINDOWS])).permutation(count)[bins]
+        by_window = np.argsort(windows, kind="stable")
+        bounds = np.zeros(count + 1, dtype=np.int64)
+        np.cumsum(np.bincount(windows, minlength=count), out=bounds[1:])
+        return _Epoch(order[place[by_window]], starts[by_window], sizes[by_window], bounds)
+
+    def sample(self, number: int) -> Window:
+        """Sample `number`, in epoch `number // windows_per_epoch`."""
+        epoch_number, index = divmod(number, self.windows_per_epoch)
+        epoch = self._epoch(epoch_number)
+        pieces = slice(*epoch.bounds[index : index + 2].tolist())
+        starts, sizes = epoch.starts[pieces], epoch.sizes[pieces]
+        ids = [
+            self.documents.read(document)[start : start + size]
+            for document, start, size in zip(
+                epoch.documents[pieces].tolist(), starts.tolist(), sizes.tolist(), strict=True
+            )
+        ]
+        length, ends = self.sequence_length, np.cumsum(sizes)
+        filled, borders = int(ends[-1]), ends[:-1]
+        trained = np.arange(1, length + 1) < filled
+        # The first token of a rest is the target of the window before it, not of another document's end.
+        untrained = borders if not self.across_documents else borders[starts[1:] > 0]
+        trained[untrained - 1] = False
+        inside: Ids = np.concatenate([[0], ends])
+        return Window(np.resize(np.concatenate(ids).astype(np.int64), length + 1), inside[inside < length], trained)
+
+    def packing(self) -> PackingFigures:
+        """Figures of the first epoch."""
+        epoch = self._epoch(0)
+        pieces = np.bincount(epoch.documents, minlength=len(self.documents.lengths))
+        used = np.flatnonzero(pieces)
+        filled = np.add.reduceat(epoch.sizes, epoch.bounds[:-1])
+        return PackingFigures.of(
+            "best_fit",
+            self.sequence_length,
+            sequences=self.windows_per_epoch,
+            padding=int((self.sequence_length + 1 - filled).sum()),
+            lengths=self.documents.lengths[used],
+            in_one=pieces[used] == 1,
+        )
+
+
+def _cut(lengths: Ids, length: int) -> tuple[Ids, Ids, Ids]:
+    """Pieces of documents of these lengths, in their order: index of the document, first token in it, tokens."""
+    whole = (lengths - 1) // length
+    has_rest = (whole == 0) | ((lengths - 1) % length > 0)
+    pieces = whole + has_rest
+    place = np.repeat(np.arange(len(lengths)), pieces)
+    number = np.arange(len(place)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = number * length
+    return place, starts, np.minimum(length + 1, lengths[place] - starts)
