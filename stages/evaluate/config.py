@@ -67,6 +67,9 @@ class EvaluateConfig(StageConfig):
     document_mask: bool = Field(
         default=True, description="a token of a window sees its own document only, as in training"
     )
+    loss_across_documents: bool = Field(
+        default=True, description="the first token of a document is scored, predicted from the end of the one before"
+    )
     needle: NeedleOptions = NeedleOptions()
     samples: SampleOptions = SampleOptions()
     labels: tuple[str, ...] = Field(

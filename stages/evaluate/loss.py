@@ -67,9 +67,15 @@ def read_windows(tokens: TokenFile, sequence_length: int, config: EvaluateConfig
     Raises:
         InputError: the file holds fewer than two tokens, or ids that the tokenizer does not have.
     """
-    found = validation_windows(tokens, sequence_length, config.windows, document_mask=config.document_mask)
+    found = validation_windows(
+        tokens,
+        sequence_length,
+        config.windows,
+        document_mask=config.document_mask,
+        across_documents=config.loss_across_documents,
+    )
     targets = found.targets
-    if not len(targets):
+    if not found.tokens:
         raise InputError("fewer than two validation tokens", where=str(tokens.prefix), hint="pack more documents")
     largest = int(max(found.inputs.max(), targets.max()))
     if largest >= len(token_bytes):
@@ -109,14 +115,14 @@ def model_loss(model: LongcatFlash, windows: Windows, on_window: Callable[[int],
     for row in range(number):
         window = windows.windows.rows(row, row + 1)
         # Padding comes last and is not attended to by scored tokens; cutting it also keeps it from being routed.
-        length = window.tokens
+        length = window.filled
         x_BT, y_BT = (torch.from_numpy(ids[:, :length]).to(device) for ids in (window.inputs, window.targets))
         bounds = window.cu_seqlens(length)
         loss_sum, counted, output = model.loss(x_BT, y_BT, None if bounds is None else torch.from_numpy(bounds))
         sums[row], counts[row] = loss_sum.item(), int(counted)
         ffn_slots += int(output.expert_counts_LE[:, : model.config.n_routed_experts].sum())
         slots += length * model.config.num_layers
-        on_window(length)
+        on_window(window.tokens)
     if not np.isfinite(sums).all():
         raise LongcatError("the loss is not finite", hint="the checkpoint is damaged or its training has diverged")
     return ModelLoss(_summarise(sums, counts, windows.bytes), round(ffn_slots / slots, DIGITS))

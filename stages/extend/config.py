@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from longcat.pipeline.config import RUNTIME, StageConfig
+from longcat.stages.formats.training_state import Packing
 from longcat.stages.train.config import TrainingOptions, check_one_length, step_count
 
 
@@ -48,6 +49,11 @@ class ExtendConfig(TrainingOptions):
     learning_rate: float = Field(default=2e-4, gt=0, description="peak learning rate")
     long_document_fraction: float = Field(
         default=0.25, ge=0, le=1, description="fraction of sequences taken only from long documents"
+    )
+    packing: Packing = Field(
+        default="best_fit",
+        description="best_fit: a long document begins at the start of a sequence, and none that fits is cut; what "
+        "stays empty is padded. joined: sequences are cut from the joined documents",
     )
     phases: tuple[Phase, ...] = Field(
         default=(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.stage import Context, Result
 from longcat.stages.extend.config import ExtendConfig, Phase
 from longcat.stages.formats.checkpoint import Start, check_same_tokenizer, read_model, rebuilt, write_checkpoint
 from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
-from longcat.stages.formats.training_windows import MixedWindows, training_windows
-from longcat.stages.formats.windows import TokenWindows, WindowSource, open_tokens
+from longcat.stages.formats.training_windows import SOURCES, MixedWindows, training_windows
+from longcat.stages.formats.windows import WindowSource, open_tokens
 from longcat.stages.train.check import check_options, micro_batch
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.join import join_schedule
@@ -22,6 +25,7 @@ from longcat.stages.train.run import (
     read_validation,
     start_of,
     state_after,
+    told_packing,
     write_metrics,
 )
 from longcat.stages.train.trainer import run_training
@@ -35,7 +39,7 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
     with reproducible(config.threads):
         # The data of every phase is checked first, so that a lack of long documents is reported before hours of
         # training.
-        sources = [_source(config, phase, tokens) for phase in config.phases]
+        data = [_data(context, phase) for phase in config.phases]
         state = read_state(checkpoint)
         model = read_model(checkpoint)
         check_options(config, model.config)
@@ -43,8 +47,8 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         parallel = join(config)
         plans = _plans(context, state, parallel)
         done: list[Trained] = []
-        for phase, source, plan in zip(config.phases, sources, plans, strict=True):
-            trained = _train_phase(context, phase, plan, parallel, model, start, source)
+        for phase, own, plan in zip(config.phases, data, plans, strict=True):
+            trained = _train_phase(context, phase, plan, parallel, model, start, own.source)
             model, start = trained.whole()
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
@@ -52,7 +56,7 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
             after = state_after(state, plans[-1], order, config, done[-1].samples_skipped, start)
             write_checkpoint(context.output, model, start, after, tokens)
             write_metrics(context.output, *done)
-        return _result(config, plans, done)
+        return _result(config, plans, data, done)
 
 
 def _train_phase(
@@ -80,19 +84,31 @@ def _train_phase(
     return run_training(plan, context.config, held, start, source, validation, context)
 
 
-def _source(config: ExtendConfig, phase: Phase, tokens: Artifact) -> WindowSource:
-    """Samples of a phase: all documents, mixed with a fraction of long ones."""
-    everything = training_windows(tokens.path, sequence_length=phase.sequence_length, seed=config.seed)
-    check_fills_a_batch(everything.windows_per_epoch, phase.sequence_length, phase.batch_size, tokens)
+@dataclass(frozen=True)
+class _Data:
+    """Samples of a phase, and the figures of their packing."""
+
+    source: WindowSource
+    packing: dict[str, Any]
+
+
+def _data(context: Context[ExtendConfig], phase: Phase) -> _Data:
+    """All documents, mixed with a fraction of long ones."""
+    config, tokens, length = context.config, context.input("tokens"), phase.sequence_length
+    options: dict[str, Any] = {
+        "sequence_length": length,
+        "seed": config.seed,
+        "across_documents": config.objective.loss_across_documents,
+    }
+    everything = training_windows(tokens.path, packing=config.packing, **options)
+    check_fills_a_batch(everything.windows_per_epoch, length, phase.batch_size, tokens)
+    found = {"packing": told_packing(everything, context)}
     if not config.long_document_fraction:
-        return everything
-    long = TokenWindows(
-        open_tokens(tokens.path, "train"),
-        sequence_length=phase.sequence_length,
-        seed=config.seed,
-        min_document_tokens=phase.min_document_tokens or phase.sequence_length,
-    )
-    return MixedWindows(everything, long, config.long_document_fraction)
+        return _Data(everything, found)
+    least = phase.min_document_tokens or length
+    long = SOURCES[config.packing](open_tokens(tokens.path, "train"), min_document_tokens=least, **options)
+    found["packing_of_long_documents"] = told_packing(long, context, f"documents of {least:,} tokens or more")
+    return _Data(MixedWindows(everything, long, config.long_document_fraction), found)
 
 
 def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition:
@@ -102,6 +118,7 @@ def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition
         sequence_length=phase.sequence_length,
         min_document_tokens=phase.min_document_tokens or phase.sequence_length,
         long_document_fraction=config.long_document_fraction,
+        packing=config.packing,
     )
 
 
@@ -133,14 +150,15 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
     return plans
 
 
-def _result(config: ExtendConfig, plans: list[TrainingPlan], done: list[Trained]) -> Result:
+def _result(config: ExtendConfig, plans: list[TrainingPlan], data: list[_Data], done: list[Trained]) -> Result:
     phases = []
-    for phase, trained in zip(config.phases, done, strict=True):
+    for phase, own, trained in zip(config.phases, data, done, strict=True):
         figures = {
             "sequence_length": phase.sequence_length,
             "rope_theta": phase.rope_theta,
             "train_loss": trained.train_loss,
             "active_experts": trained.active_experts,
+            **own.packing,
         }
         phases.append(figures | {key: value for key, value in trained.records[-1].items() if key == "validation_loss"})
     counters = plans[-1].counters(plans[-1].steps)

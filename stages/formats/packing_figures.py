@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Packing = Literal["joined", "best_fit"]
+from longcat.stages.formats.training_state import Packing
 
 
 @dataclass(frozen=True)

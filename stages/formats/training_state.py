@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from longcat.pipeline.runner import PlannedInput
 
 STATE_FILE = "training/state.json"
+# How documents fill sequences: joined to one stream, or by best fit.
+Packing = Literal["joined", "best_fit"]
 
 
 class DataPosition(BaseModel):
@@ -27,6 +29,7 @@ class DataPosition(BaseModel):
     sequence_length: int
     min_document_tokens: int
     long_document_fraction: float = 0.0
+    packing: Packing = "joined"
     position: int = 0
 
     def start_for(self, wanted: DataPosition) -> int:

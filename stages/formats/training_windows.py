@@ -16,7 +16,8 @@ import numpy as np
 from longcat.pipeline.errors import InputError
 from longcat.stages.formats.best_fit_windows import BestFitWindows
 from longcat.stages.formats.curriculum import read_curriculum
-from longcat.stages.formats.packing_figures import Packing, PackingFigures
+from longcat.stages.formats.packing_figures import PackingFigures
+from longcat.stages.formats.training_state import Packing
 from longcat.stages.formats.windows import PackedSource, TokenWindows, Window, WindowSource, open_tokens
 
 PARTS = 1_000_000

@@ -23,6 +23,12 @@ class ValidationWindows(NamedTuple):
         """Number of targets."""
         return int((self.targets != IGNORED).sum())
 
+    @property
+    def filled(self) -> int:
+        """Inputs up to the last target of any row; what follows is padding."""
+        places = np.flatnonzero((self.targets != IGNORED).any(axis=0))
+        return int(places[-1]) + 1 if len(places) else 0
+
     def rows(self, first: int, end: int) -> ValidationWindows:
         return ValidationWindows(
             self.inputs[first:end], self.targets[first:end], None if self.starts is None else self.starts[first:end]
@@ -47,9 +53,16 @@ class ValidationWindows(NamedTuple):
 
 
 def validation_windows(
-    tokens: TokenFile, sequence_length: int, count: int, *, document_mask: bool = True
+    tokens: TokenFile,
+    sequence_length: int,
+    count: int,
+    *,
+    document_mask: bool = True,
+    across_documents: bool = True,
 ) -> ValidationWindows:
     """At most `count` windows of L tokens spread evenly over a token file, in file order.
+
+    Without `across_documents` the first token of a document is no target.
 
     The last window may be short: its missing inputs are 0 and its missing targets `IGNORED`. n is 0 for a file that
     holds fewer than two tokens.
@@ -62,9 +75,13 @@ def validation_windows(
         piece = tokens.tokens[index * sequence_length : (index + 1) * sequence_length + 1]
         inputs[row, : len(piece) - 1] = piece[:-1]
         targets[row, : len(piece) - 1] = piece[1:]
+    offsets = tokens.document_offsets
+    if not across_documents:
+        for row, index in enumerate(chosen):
+            firsts = _starts_within(offsets, index * sequence_length, sequence_length + 1)[1:]
+            targets[row, firsts - 1] = IGNORED
     if not document_mask:
         return ValidationWindows(inputs, targets, None)
-    offsets = tokens.document_offsets
     starts = [_starts_within(offsets, index * sequence_length, sequence_length) for index in chosen]
     return ValidationWindows(inputs, targets, tuple(starts))
 

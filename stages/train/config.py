@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from longcat.pipeline.config import RUNTIME, StageConfig
 from longcat.stages.device import Device, Dtype, resolve_device, resolve_dtype
+from longcat.stages.formats.training_state import Packing
 from longcat.stages.train.launch.config import LaunchOptions
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.stability.config import BalanceLossOptions, StabilityOptions
@@ -65,6 +66,10 @@ class ObjectiveOptions(StageConfig):
     document_mask: bool = Field(
         default=True, description="a token attends only to its own document, not to earlier ones in the sequence"
     )
+    loss_across_documents: bool = Field(
+        default=True,
+        description="the first token of a document is a target, predicted from the end of the one before",
+    )
     hidden_z_loss: float = Field(
         default=1e-7,
         ge=0,
@@ -115,6 +120,11 @@ class TrainingOptions(LaunchOptions, ABC):
     )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; null: all cores; affects the last bits of results"
+    )
+    packing: Packing = Field(
+        default="joined",
+        description="joined: sequences are cut from the joined documents, without padding. best_fit: no document that "
+        "fits into a sequence is cut; what stays empty is padded",
     )
     balance_loss: BalanceLossOptions = BalanceLossOptions()
     stability: StabilityOptions = StabilityOptions()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from longcat.model.config import ModelConfig
 from longcat.pipeline.artifact import Artifact
@@ -24,7 +25,7 @@ from longcat.stages.formats.metrics import unigram_loss
 from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
 from longcat.stages.formats.training_windows import training_windows
 from longcat.stages.formats.validation_windows import ValidationWindows, validation_windows
-from longcat.stages.formats.windows import open_tokens
+from longcat.stages.formats.windows import PackedSource, open_tokens
 from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
 from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
 from longcat.stages.train.determinism import reproducible
@@ -49,7 +50,10 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             sequence_length=config.sequence_length,
             seed=config.seed,
             min_document_tokens=config.min_document_tokens,
+            packing=config.packing,
+            across_documents=config.objective.loss_across_documents,
         )
+        packing = told_packing(data, context)
         check_fills_a_batch(data.windows_per_epoch, config.sequence_length, config.batch_size, tokens)
         config, scale, found = _transferred(context, state)
         held = _held(config, tokens, checkpoint, scale)
@@ -58,6 +62,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             seed=config.seed,
             sequence_length=config.sequence_length,
             min_document_tokens=config.min_document_tokens,
+            packing=config.packing,
         )
         plan = _plan(config, state, order, context.work, scale, held.parallel)
         validation = read_validation(tokens, config.sequence_length, config)
@@ -69,7 +74,9 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             write_metrics(context.output, trained)
         return Result(
             counts=counts_of(plan) | {"parameters": parameter_count(held.config)},
-            metrics=metrics_of(trained, held.config, tokens, validation) | (found.metrics() if found else {}),
+            metrics=metrics_of(trained, held.config, tokens, validation)
+            | {"packing": packing}
+            | (found.metrics() if found else {}),
             performance=trained.performance,
         )
 
@@ -81,7 +88,15 @@ def read_validation(tokens: Artifact, sequence_length: int, options: TrainingOpt
         sequence_length,
         options.evaluation.windows,
         document_mask=options.objective.document_mask,
+        across_documents=options.objective.loss_across_documents,
     )
+
+
+def told_packing(data: PackedSource, context: Context[Any], of: str = "") -> dict[str, Any]:
+    """Figures of the packing for the metrics, logged before training; `of` names the documents."""
+    figures = data.packing()
+    context.logger.info("%s%s", of and f"{of}: ", figures.sentence())
+    return figures.row()
 
 
 def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[TrainConfig, float, Transfer | None]:
@@ -206,10 +221,10 @@ def counts_of(plan: TrainingPlan) -> dict[str, int]:
 
 def metrics_of(
     trained: Trained, architecture: ModelConfig, tokens: Artifact, validation: ValidationWindows
-) -> dict[str, float | list[float]]:
+) -> dict[str, Any]:
     """Metrics for the manifest."""
     last = trained.records[-1]
-    metrics: dict[str, float | list[float]] = {
+    metrics: dict[str, Any] = {
         "train_loss": trained.train_loss,
         "active_experts": trained.active_experts,
     }

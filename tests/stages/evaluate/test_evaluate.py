@@ -57,28 +57,31 @@ def scored_pairs(tokens: Artifact, length: int, count: int) -> list[tuple[list[i
     return [(stream[at : at + length + 1][:-1], stream[at : at + length + 1][1:]) for at in starts]
 
 
-@pytest.mark.parametrize("document_mask", [True, False])
+@pytest.mark.parametrize(("document_mask", "across"), [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize(("length", "windows"), [(32, 5), (90, 1000)])
 def test_loss_and_bits_per_byte_by_hand(
-    evaluate: Evaluate, tokens: Artifact, short: Artifact, length: int, windows: int, document_mask: bool
+    evaluate: Evaluate, tokens: Artifact, short: Artifact, length: int, windows: int, document_mask: bool, across: bool
 ) -> None:
-    made = evaluate([short], sequence_length=length, windows=windows, document_mask=document_mask)
+    options = {"document_mask": document_mask, "loss_across_documents": across}
+    made = evaluate([short], sequence_length=length, windows=windows, **options)
     evaluation = read_json(made.file("evaluation.json"))
     pairs = scored_pairs(tokens, length, windows)
     # With more windows requested than available, the last one is short.
     assert (len(pairs[-1][0]) < length) == (windows == 1000)
     model, tokenizer = load_pretrained(short.path), backend(tokens.path)
-    nats, text = 0.0, b""
+    end_id = tokenizer.token_to_id(END)
+    nats, text, count = 0.0, b"", 0
     for inputs, targets in pairs:
         # A document begins after the end of the one before.
-        ends = [at + 1 for at, token in enumerate(inputs[:-1]) if token == tokenizer.token_to_id(END)]
+        ends = [at + 1 for at, token in enumerate(inputs[:-1]) if token == end_id]
         for start, end in pairwise([0, *(ends if document_mask else ()), len(inputs)]):
             with torch.no_grad():
                 logprobs = model(torch.tensor([inputs[start:end]])).logits[0].double().log_softmax(-1)
-            nats -= sum(logprobs[place, target].item() for place, target in enumerate(targets[start:end]))
-        # Byte-level tokens: the bytes of all targets in a row are the text of the window.
-        text += b"".join(token_bytes(tokenizer, target) for target in targets)
-    count = sum(len(targets) for _, targets in pairs)
+            scored = [place for place in range(start, end) if across or inputs[place] != end_id]
+            nats -= sum(logprobs[place - start, targets[place]].item() for place in scored)
+            # Byte-level tokens: the bytes of all targets in a row are the text of the window.
+            text += b"".join(token_bytes(tokenizer, targets[place]) for place in scored)
+            count += len(scored)
     measured = evaluation["checkpoints"][0]["validation"]
     assert evaluation["validation"] == {
         "sequence_length": length,

@@ -11,9 +11,11 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.store import Store
 from longcat.stages.extend.config import ExtendConfig
+from longcat.stages.formats.best_fit_windows import BestFitWindows
 from longcat.stages.formats.checkpoint import read_model
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
+from longcat.stages.formats.windows import TokenWindows
 from longcat.stages.train import trainer
 
 LENGTHS = [*range(20, 100), 300, 400, 700, 800, 1500]
@@ -73,6 +75,19 @@ def test_changes_base_and_length_and_trains_on(run_stage: Any, base: Artifact, l
     phases = extended.manifest.metrics["phases"]
     assert [phase["sequence_length"] for phase in phases] == [600, 1200]
     assert extended.manifest.counts["steps"] == 7
+    # Windows of 601 tokens: 601 of each, twice of the longest; the rests of 100, 200 and 300 tokens share one.
+    assert phases[0]["packing_of_long_documents"] == {
+        "kind": "best_fit",
+        "sequence_length": 600,
+        "sequences": 5,
+        "waste": round(1 / 3000, 6),
+        "documents": 3,
+        "longer_documents": 3,
+        "cut_documents": 0,
+        "cut_fraction": 0.0,
+    }
+    assert [phase["packing"]["cut_documents"] for phase in phases] == [0, 0]
+    assert state.data is not None and state.data.packing == "best_fit"
 
 
 def test_a_shorter_phase_does_not_shrink_the_context(run_stage: Any, base: Artifact, long_tokens: Artifact) -> None:
@@ -81,23 +96,26 @@ def test_a_shorter_phase_does_not_shrink_the_context(run_stage: Any, base: Artif
     assert read_model(extended).config.max_position_embeddings == 512
 
 
+@pytest.mark.parametrize(("packing", "source"), [("joined", TokenWindows), ("best_fit", BestFitWindows)])
 def test_a_quarter_of_the_sequences_are_long_documents(
-    run_stage: Any, base: Artifact, long_tokens: Artifact, monkeypatch: pytest.MonkeyPatch
+    run_stage: Any,
+    base: Artifact,
+    long_tokens: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    packing: str,
+    source: type[TokenWindows],
 ) -> None:
-    from longcat.stages.formats import windows as loader
-
     lengths: list[int] = []
-    original = loader.TokenWindows.sample
+    original = source.sample
 
-    def sample(self: loader.TokenWindows, number: int) -> Any:
-        lengths.append(self.stream_tokens)
+    def sample(self: TokenWindows, number: int) -> Any:
+        lengths.append(self.documents.total)
         return original(self, number)
 
-    monkeypatch.setattr(loader.TokenWindows, "sample", sample)
+    monkeypatch.setattr(source, "sample", sample)
     phase = {"sequence_length": 200, "rope_theta": 5e6, "steps": 4, "batch_size": 4, "min_document_tokens": 700}
-    run_stage(
-        "extend", EXTENSION | {"phases": [phase], "loader_workers": 0}, {"checkpoint": base, "tokens": long_tokens}
-    )
+    config = EXTENSION | {"phases": [phase], "loader_workers": 0, "packing": packing}
+    run_stage("extend", config, {"checkpoint": base, "tokens": long_tokens})
     assert lengths.count(700 + 800 + 1500) == 4
     assert lengths.count(sum(LENGTHS)) == 12
 
