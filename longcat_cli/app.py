@@ -114,7 +114,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 usage, 3 bad config or input,
     4 artifact missing, 5 integrity, 130 interrupted, 141 stdout closed by its reader."""
-    from longcat.pipeline.errors import InterruptedRunError, LongcatError
+    from longcat.pipeline.errors import InterruptedRunError, Told
     from longcat.pipeline.interrupt import StopSignal
 
     if COMPLETION in os.environ:
@@ -128,7 +128,7 @@ def run(arguments: list[str]) -> int:
             command().main(args=arguments, prog_name="longcat", obj=settings)
     except SystemExit as ended:
         return _exit_code(ended)
-    except LongcatError as error:
+    except Told as error:
         if settings.debug:
             _print_traceback()
         return _fail(str(error), error.exit_code)

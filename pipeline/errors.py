@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-class LongcatError(Exception):
-    """Base of every error printed as one line instead of a traceback."""
+class Told(BaseException):
+    """What is printed as one line instead of a traceback: what, where, and what to do next."""
 
     exit_code = 1
 
@@ -24,8 +24,12 @@ class LongcatError(Exception):
         return (_rebuild, (type(self), self.what, self.where, self.hint))
 
 
-def _rebuild(kind: type[LongcatError], what: str, where: str | None, hint: str | None) -> LongcatError:
+def _rebuild(kind: type[Told], what: str, where: str | None, hint: str | None) -> Told:
     return kind(what, where=where, hint=hint)
+
+
+class LongcatError(Told, Exception):
+    """Base of every error."""
 
 
 class UsageError(LongcatError):
@@ -72,8 +76,12 @@ class MachineError(LongcatError):
     """The machine failed (disk, memory, a killed process); the data may be intact."""
 
 
-class InterruptedRunError(LongcatError):
-    """SIGINT or SIGTERM arrived; the hint says whether the next run resumes."""
+class InterruptedRunError(Told):
+    """SIGINT or SIGTERM arrived; the hint says whether the next run resumes.
+
+    No `Exception`, as KeyboardInterrupt is none: it may be raised anywhere, and code that takes any error of a library
+    for a fault of the data must not take it.
+    """
 
     exit_code = 130
 

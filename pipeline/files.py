@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from longcat.pipeline.errors import LongcatError
+from longcat.pipeline.errors import Told
 from longcat.pipeline.faults import machine_error, open_input, writing_failed
 from longcat.pipeline.json_text import parse_json
 
@@ -72,7 +72,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             aside.unlink()
-        if not isinstance(error, LongcatError) and writing_failed(error) and _is_of(error, aside):
+        if not isinstance(error, Told) and writing_failed(error) and _is_of(error, aside):
             raise machine_error(error, path) from None
         raise
 

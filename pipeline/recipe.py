@@ -14,7 +14,6 @@ from longcat.pipeline.environment import made_otherwise
 from longcat.pipeline.errors import (
     ConfigError,
     InputError,
-    InterruptedRunError,
     LongcatError,
     MissingArtifactError,
     UsageError,
@@ -193,8 +192,6 @@ def run_steps(
             outcomes.append(outcome)
             on_outcome(outcome)
             outcome.check_something_is_left()
-        except InterruptedRunError:
-            raise
         except LongcatError as error:
             error.where = f"step {step.name}: {error.where}" if error.where else f"step {step.name}"
             raise

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longcat.pipeline.errors import InputError, InterruptedRunError
+from longcat.pipeline.errors import InputError
 from longcat.stages.inference.continuation import Delta
 from longcat.stages.inference.core import Core, build_core
 from longcat.stages.inference.jobs import (
@@ -197,8 +197,6 @@ class InferenceEngine:
         """Context in which an error ends the jobs of these items and no others; an interrupt belongs to the caller."""
         try:
             yield
-        except InterruptedRunError:
-            raise
         except Exception as error:
             logger.exception("a step failed")
             for work in dict.fromkeys(item.branch.work for item in items):

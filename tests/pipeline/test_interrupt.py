@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 import longcat.stages  # noqa: F401  registers the stages
 from longcat.pipeline.config import StageConfig
@@ -14,6 +17,8 @@ from longcat.pipeline.errors import InterruptedRunError
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.stage import Context, Result, registry, stage
+from longcat.stages.formats.special_tokens import SPECIAL_TOKENS
+from longcat.stages.formats.tokenizer import load_tokenizer
 
 
 class Nothing(StageConfig):
@@ -106,3 +111,22 @@ def test_a_signal_lost_in_a_finalizer_is_raised_again(capfd: pytest.CaptureFixtu
         Deaf()
         time.sleep(5)
     assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_is_no_fault_of_the_text_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library raises on a text is the text's fault, but not a signal that arrives meanwhile."""
+    path = tmp_path / "tokenizer.json"
+    backend = Backend(models.WordLevel({"a": 0}, unk_token="a"))
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    backend.save(str(path))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    tokenizer = load_tokenizer(tmp_path)
+
+    class Interrupted:
+        def encode_batch_fast(self, texts: list[str], **options: bool) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(tokenizer, "_backend", Interrupted())
+    with StopSignal().installed(), pytest.raises(InterruptedRunError):
+        tokenizer.encode("a")
+    assert not issubclass(InterruptedRunError, Exception)

@@ -21,7 +21,7 @@ from longcat.pipeline import errors
 from longcat.pipeline.artifact import load_artifact
 from longcat.pipeline.config import StageConfig
 from longcat.pipeline.engine import Engine
-from longcat.pipeline.errors import IntegrityError, InterruptedRunError, LongcatError
+from longcat.pipeline.errors import IntegrityError, InterruptedRunError, LongcatError, Told
 from longcat.pipeline.files import atomic_write, canonical_json, pretty_json, read_json
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.progress import Progress
@@ -120,7 +120,7 @@ class LaunchFolder:
 
 def describe(error: BaseException) -> dict[str, Any]:
     """Serialize an error as JSON values, to be re-raised in another process."""
-    if isinstance(error, LongcatError):
+    if isinstance(error, Told):
         return {"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
     if isinstance(error, OSError) and error.errno is not None:
         filename = str(error.filename) if error.filename else None
@@ -129,7 +129,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     return {"kind": "", "what": " ".join(lines[-1].split())}
 
 
-def rebuilt_error(failure: Mapping[str, Any], world_size: int, log: Path) -> Exception:
+def rebuilt_error(failure: Mapping[str, Any], world_size: int, log: Path) -> BaseException:
     """Error serialized by `describe`, with its rank."""
     rank = f"rank {failure['rank']} of {world_size}"
     kind = {**vars(errors), DivergedError.__name__: DivergedError}.get(failure["kind"])
