@@ -1,6 +1,8 @@
-"""Precision of reductions."""
+"""Half precision, and the precision of reductions."""
 
 import torch
+
+HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from longcat.kernels.expert_mixture import half, reference
 from longcat.kernels.linear.cpu import few_rows
+from longcat.kernels.precision import HALF_DTYPES
 
 FEW_TOKENS = 16
 
@@ -27,7 +28,7 @@ def expert_mixture(
 ) -> torch.Tensor:
     """See `kernels.expert_mixture.expert_mixture`."""
     tokens = x_TD.shape[0]
-    if x_TD.dtype in half.DTYPES and x_TD.dtype == gate_up_NGD.dtype == down_NDF.dtype:
+    if x_TD.dtype in HALF_DTYPES and x_TD.dtype == gate_up_NGD.dtype == down_NDF.dtype:
         return half.expert_mixture(x_TD, weights_TK, experts_TK, gate_up_NGD, down_NDF)
     if torch.is_grad_enabled() or tokens > FEW_TOKENS or x_TD.dtype != weights_TK.dtype:
         return reference.expert_mixture(x_TD, weights_TK, experts_TK, gate_up_NGD, down_NDF)

@@ -4,13 +4,13 @@ oneDNN compiles a kernel for every new shape of a product, which takes longer th
 of every expert are therefore padded to a multiple of 32, so that shapes repeat. Padding has weight zero, so its rows
 contribute to no gradient.
 
-Activations are computed in float32 and rounded once. The weight of a row is multiplied there, since the second matrix
-is linear: the sum per token is unweighted, and the gradient of the weight needs only the activations.
+Activations are computed in float32 and rounded once (`kernels.swiglu.half`). The weight of a row is multiplied there,
+since the second matrix is linear: the sum per token is unweighted, and the gradient of the weight needs only the
+activations.
 
 Additional names: P padded rows.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from longcat.kernels.expert_order import expert_order
+from longcat.kernels.swiglu.half import activate, differentiate
 
 MULTIPLE = 32
-BLOCK_VALUES = 1 << 17  # activations of a block of rows, half a MiB in float32
-DTYPES = (torch.bfloat16, torch.float16)
 
 
 class Layout(NamedTuple):
@@ -68,7 +67,8 @@ class _Mixture(torch.autograd.Function):
         hidden_PG = x_TD.new_empty(rows_PD.shape[0], gate_up_NGD.shape[1])
         for expert, first, end in rows.spans:
             torch.mm(rows_PD[first:end], gate_up_NGD[expert].t(), out=hidden_PG[first:end])
-        active_PF = _activate(hidden_PG, weight_P1)
+        gate_PF, up_PF = hidden_PG.chunk(2, dim=1)
+        active_PF = activate(gate_PF, up_PF, weight_P1)
         for expert, first, end in rows.spans:
             torch.mm(active_PF[first:end], down_NDF[expert].t(), out=rows_PD[first:end])
         ctx.save_for_backward(x_TD, weights_TK, gate_up_NGD, down_NDF, hidden_PG)
@@ -81,11 +81,13 @@ class _Mixture(torch.autograd.Function):
         x_TD, weights_TK, gate_up_NGD, down_NDF, hidden_PG = ctx.saved_tensors
         rows: Layout = ctx.rows
         grad_PD = gradients[0].index_select(0, rows.token_P)
-        grad_active_PF = hidden_PG.new_empty(hidden_PG.shape[0], down_NDF.shape[2])
+        active_PF = hidden_PG.new_empty(hidden_PG.shape[0], down_NDF.shape[2])
         for expert, first, end in rows.spans:
-            torch.mm(grad_PD[first:end], down_NDF[expert], out=grad_active_PF[first:end])
+            torch.mm(grad_PD[first:end], down_NDF[expert], out=active_PF[first:end])
         grad_hidden_PG = torch.empty_like(hidden_PG)
-        grad_weight_P, active_PF = _differentiate(hidden_PG, _by_row(weights_TK, rows), grad_active_PF, grad_hidden_PG)
+        (gate_PF, up_PF), (grad_gate_PF, grad_up_PF) = (x.chunk(2, dim=1) for x in (hidden_PG, grad_hidden_PG))
+        weight_P1 = _by_row(weights_TK, rows)
+        grad_weight_P = differentiate(gate_PF, up_PF, active_PF, grad_gate_PF, grad_up_PF, weight_P1)
         grad_down_NDF = _of_matrices(down_NDF, grad_PD, active_PF, rows)
         rows_PD = torch.index_select(x_TD, 0, rows.token_P, out=grad_PD)
         grad_gate_up_NGD = _of_matrices(gate_up_NGD, grad_hidden_PG, rows_PD, rows)
@@ -112,42 +114,6 @@ def _by_row(weights_TK: torch.Tensor, rows: Layout) -> torch.Tensor:
     """Weights of the padded rows, float32 [P, 1]; zero for padding."""
     weight_P = torch.zeros(rows.token_P.shape[0])
     return weight_P.index_copy_(0, rows.place_R, weights_TK.flatten()[rows.slot_R].float()).unsqueeze(1)
-
-
-def _blocks(hidden_PG: torch.Tensor) -> Iterator[slice]:
-    """Slices of rows whose activations fit the cache."""
-    size = max(1, 2 * BLOCK_VALUES // hidden_PG.shape[1])
-    return (slice(first, first + size) for first in range(0, hidden_PG.shape[0], size))
-
-
-def _activate(hidden_PG: torch.Tensor, weight_P1: torch.Tensor) -> torch.Tensor:
-    """`weight * silu(gate) * up` [P, F]."""
-    active_PF = hidden_PG.new_empty(hidden_PG.shape[0], hidden_PG.shape[1] // 2)
-    for block in _blocks(hidden_PG):
-        gate_PF, up_PF = hidden_PG[block].float().chunk(2, dim=1)
-        active_PF[block] = F.silu(gate_PF).mul_(up_PF).mul_(weight_P1[block])
-    return active_PF
-
-
-def _differentiate(
-    hidden_PG: torch.Tensor, weight_P1: torch.Tensor, grad_active_PF: torch.Tensor, grad_hidden_PG: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of the weights [P]; overwrites `grad_hidden_PG`, and `grad_active_PF`, which is without the weight.
-
-    The second result is that of `_activate`, in the memory of `grad_active_PF`.
-    """
-    grad_weight_P = torch.empty(hidden_PG.shape[0])
-    for block in _blocks(hidden_PG):
-        gate_PF, up_PF = hidden_PG[block].float().chunk(2, dim=1)
-        silu_PF, grad_PF = F.silu(gate_PF), grad_active_PF[block].float()
-        active_PF = silu_PF * up_PF
-        torch.linalg.vecdot(active_PF, grad_PF, out=grad_weight_P[block])
-        grad_active_PF[block] = active_PF.mul_(weight_P1[block])
-        grad_PF.mul_(weight_P1[block])
-        of_gate_PF, of_up_PF = grad_hidden_PG[block].chunk(2, dim=1)
-        of_up_PF.copy_(silu_PF.mul_(grad_PF))
-        of_gate_PF.copy_(torch.ops.aten.silu_backward(grad_PF.mul_(up_PF), gate_PF))
-    return grad_weight_P, grad_active_PF
 
 
 def _of_matrices(like_NOI: torch.Tensor, grad_PO: torch.Tensor, x_PI: torch.Tensor, rows: Layout) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from longcat.kernels.precision import HALF_DTYPES
 from longcat.kernels.rms_norm import half, reference
 
 
@@ -35,7 +36,7 @@ def rms_norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
     """See `kernels.rms_norm.rms_norm`."""
     if weight_D.dtype != x_ND.dtype or x_ND.numel() == 0:
         return reference.rms_norm(x_ND, weight_D, eps)
-    if x_ND.dtype in half.DTYPES:
+    if x_ND.dtype in HALF_DTYPES:
         return half.rms_norm(x_ND, weight_D, eps)
     if not torch.is_grad_enabled():
         return normalize(x_ND, weight_D, eps)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-DTYPES = (torch.bfloat16, torch.float16)
 BLOCK_VALUES = 1 << 17  # values of a block, half a MiB in float32
 
 

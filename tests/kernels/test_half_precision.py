@@ -5,8 +5,10 @@ import torch
 
 from longcat.kernels.expert_mixture import half as experts
 from longcat.kernels.expert_mixture import reference
+from longcat.kernels.feed_forward import feed_forward
 from longcat.kernels.rms_norm import half as norms
 from longcat.kernels.rms_norm import reference as norm_reference
+from longcat.kernels.swiglu import half as swiglus
 
 DTYPES = (torch.bfloat16, torch.float16)
 ROUNDING = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -79,3 +81,34 @@ def test_norms_do_not_depend_on_the_size_of_blocks(dtype: torch.dtype, monkeypat
         assert torch.equal(results[1], found[0][1])
         for ours, expected in zip(results, exact, strict=True):
             close(ours, expected, dtype, ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations_do_not_depend_on_the_size_of_blocks(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    gate, up, grad = (torch.randn(5, 6).to(dtype) for _ in range(3))
+    factor = torch.rand(5, 1)
+    wide = [x.double().requires_grad_() for x in (gate, up, factor)]
+    exact = wide[2] * torch.nn.functional.silu(wide[0]) * wide[1]
+    expected = [exact.detach(), *torch.autograd.grad(exact, wide, grad.double())]
+    for values in (1 << 20, 2 * 6, 1):
+        monkeypatch.setattr(swiglus, "BLOCK_VALUES", values)
+        grads, result = torch.empty(2, 5, 6, dtype=dtype), grad.clone()
+        of_factor = swiglus.differentiate(gate, up, result, grads[0], grads[1], factor)
+        assert torch.equal(result, swiglus.activate(gate, up, factor))
+        torch.testing.assert_close(of_factor.double(), expected[3].flatten(), rtol=1e-5, atol=1e-6)
+        for ours, theirs in zip((result, *grads), expected, strict=False):
+            torch.testing.assert_close(ours.double(), theirs, rtol=2**-8, atol=0.0)  # one rounding
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_feed_forward_keeps_two_inner_products(dtype: torch.dtype) -> None:
+    """Saved per token: the input (8 values) and gate and up (6 each), besides the matrices."""
+    x = torch.randn(3, 5, 8).to(dtype).requires_grad_()
+    weights = [torch.randn(*shape).to(dtype).requires_grad_() for shape in ((6, 8), (6, 8), (8, 6))]
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        y = feed_forward(x, *weights)
+    kept = [tensor for tensor in saved if all(tensor is not weight for weight in weights)]
+    assert sum(tensor.numel() for tensor in kept) == 15 * (8 + 6 + 6)
+    assert y.shape == x.shape
