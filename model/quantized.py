@@ -32,7 +32,8 @@ from longcat.kernels.packed_linear import int4, int8
 from longcat.model.bounds import shown
 from longcat.model.errors import CheckpointError
 from longcat.model.layout import is_router_key
-from longcat.model.weights import CONFIG_FILE, DTYPES, WeightFiles
+from longcat.model.safetensors_files import DTYPES
+from longcat.model.weights import CONFIG_FILE, WeightFiles
 
 Method = Literal["int8", "int4", "fp8"]
 BLOCK = 128

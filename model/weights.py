@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from longcat.model.bounds import MAX_MATRICES, shown
 from longcat.model.errors import CheckpointError
-from longcat.model.files import default_mode, fault_of, named, parse_json, read_bounded, write_aside
+from longcat.model.files import default_mode, fault_of, parse_json, read_bounded, write_aside
+from longcat.model.safetensors_files import DTYPES, Stored, check_regular, read_header
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 64 << 20
-MAX_HEADER_BYTES = 100_000_000  # limit of safetensors itself
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SHARD_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}\.safetensors")
 # Twice the limit of a model, since a layout may have additional tensors.
 MAX_TENSORS = 2 * MAX_MATRICES
@@ -30,15 +28,6 @@ MAX_TENSORS = 2 * MAX_MATRICES
 MAPPED_BYTES = 32 << 20
 
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """File, shape and safetensors dtype of one tensor."""
-
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 class WeightFiles:
@@ -54,18 +43,16 @@ class WeightFiles:
         self.index = _read_index(folder)
         self.tensors: dict[str, Stored] = {}
         for file in _shard_files(folder, self.index):
-            check_header(folder / file)
-            with open_shard(folder / file) as shard:
-                for key in shard.keys():  # noqa: SIM118  not a dict
-                    self._add(key, file, shard.get_slice(key))
+            for key, stored in sorted(read_header(folder / file).items()):
+                self._add(key, stored)
 
-    def _add(self, key: str, file: str, stored: Any) -> None:
-        known = self.tensors.get(key)
+    def _add(self, key: str, stored: Stored) -> None:
+        known, path = self.tensors.get(key), self.folder / stored.file
         if known is not None:
-            raise CheckpointError(f"{self.folder / file}: holds {shown(key)}, which is also in {known.file}")
+            raise CheckpointError(f"{path}: holds {shown(key)}, which is also in {known.file}")
         if len(self.tensors) >= MAX_TENSORS:
-            raise CheckpointError(f"{self.folder / file}: more than {MAX_TENSORS} tensors")
-        self.tensors[key] = Stored(file, tuple(stored.get_shape()), stored.get_dtype())
+            raise CheckpointError(f"{path}: more than {MAX_TENSORS} tensors")
+        self.tensors[key] = stored
 
     def check_index(self) -> None:
         """Raise CheckpointError if a shard holds a tensor that the index assigns to another file."""
@@ -138,25 +125,6 @@ def _batches(targets: Mapping[str, torch.Tensor]) -> Iterator[list[tuple[str, in
         yield batch
 
 
-def check_header(path: Path) -> None:
-    """Raise CheckpointError if a shard's header is not strict JSON; readers differ on duplicate keys."""
-    _check_regular(path)
-    try:
-        with named(path), path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size <= MAX_HEADER_BYTES:
-                parse_json(file.read(size))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: damaged or not a safetensors file (header: {error})") from None
-
-
-def _check_regular(path: Path) -> None:
-    # A pipe or a device would be read without end.
-    if not path.is_file():
-        problem = "is not a regular file" if path.exists() else "the index names this file, but it is missing"
-        raise CheckpointError(f"{path}: {problem}")
-
-
 def open_shard(path: Path) -> Any:
     """Open one safetensors file as a context.
 
@@ -164,7 +132,7 @@ def open_shard(path: Path) -> Any:
         CheckpointError: it is missing or damaged.
         OSError: a machine fault, unrelated to the file's content.
     """
-    _check_regular(path)
+    check_regular(path)
     try:
         return safe_open(path, framework="pt", device="cpu")
     except Exception as error:
