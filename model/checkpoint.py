@@ -152,10 +152,19 @@ def reading(folder: Path | str) -> Iterator[tuple[ModelConfig, Callable[[str], t
     Tensors are memory maps of the files, open during the context, for reading parts of a model. As strict as
     `load_pretrained`, with the same errors.
     """
-    config, weights = _open(Path(folder))
-    _check(weights, config, dict(published_tensors(_meta_model(config))))
+    config, weights = checked_files(folder)
     with weights.reader() as read:
         yield config, read
+
+
+def checked_files(folder: Path | str) -> tuple[ModelConfig, WeightFiles]:
+    """Configuration and files of a checkpoint folder, of which only headers are read.
+
+    As strict as `load_pretrained`, with the same errors.
+    """
+    config, weights = _open(Path(folder))
+    _check(weights, config, dict(published_tensors(_meta_model(config))))
+    return config, weights
 
 
 class Conversion:

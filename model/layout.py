@@ -52,3 +52,8 @@ def idle_tensors(config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str,
 def is_router_key(key: str) -> bool:
     """Whether a published key belongs to a router, which stays at least float32 in a half-precision checkpoint."""
     return ".router." in key
+
+
+def is_router_bias(key: str) -> bool:
+    """Whether a published key is the selection bias of a router."""
+    return key.endswith(".router.e_score_correction_bias")

@@ -5,7 +5,7 @@ Names: a shard is one safetensors file; the index says which shard holds which t
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ SHARD_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}\.safetensors")
 MAX_TENSORS = 2 * MAX_MATRICES
 # Pages of a mapped file count as process memory until unmapped, which is done after this many bytes.
 MAPPED_BYTES = 32 << 20
+PT_METADATA = {"format": "pt"}
 
 Advance = Callable[[int], None]
 
@@ -150,17 +151,37 @@ def write_weights(
     max_shard_bytes: int,
     advance: Advance | None = None,
 ) -> None:
-    """Write one file, or shards of at most `max_shard_bytes` with an index, each under a temporary name and renamed.
-
-    An old `config.json` is removed first, so that partially replaced weights are not a checkpoint.
+    """Write files of tensors as `write_shards`, with its errors.
 
     `planned` gives shapes and dtypes; `reader()` is a context with a function from key to the values, which is opened
-    once per shard. The same tensors give the same bytes. `advance` is called with the bytes of every shard written.
+    once per shard. The same tensors give the same bytes.
+    """
+
+    def write(path: Path, keys: Sequence[str]) -> None:
+        with reader() as read:
+            write_shard(path, {key: read(key) for key in keys})
+
+    write_shards(folder, {key: tensor.nbytes for key, tensor in planned.items()}, write, max_shard_bytes, advance)
+
+
+def write_shards(
+    folder: Path,
+    sizes: Mapping[str, int],
+    write: Callable[[Path, Sequence[str]], None],
+    max_shard_bytes: int,
+    advance: Advance | None = None,
+    done: Callable[[Path, Sequence[str]], bool] | None = None,
+) -> None:
+    """Write one file, or shards of at most `max_shard_bytes` with an index, each under a temporary name and renamed.
+
+    An old `config.json` is removed first, so that partially replaced weights are not a checkpoint. `sizes` are the
+    bytes of every tensor; `write(path, keys)` writes a file of these; `done` says that one is already there. `advance`
+    is called with the bytes of every shard.
 
     Raises:
         CheckpointError: `folder` holds weights split differently, which would be read as part of these.
     """
-    shards = _plan_shards(planned, max_shard_bytes)
+    shards = _plan_shards(sizes, max_shard_bytes)
     names = [WEIGHTS_FILE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
     written = {*names, INDEX_FILE} if len(shards) > 1 else {WEIGHTS_FILE}
     stale = sorted(path.name for path in _weight_files(folder) if path.name not in written)
@@ -168,12 +189,13 @@ def write_weights(
         raise CheckpointError(f"{folder}: already holds the weights {stale[0]}; save into an empty folder")
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     for name, keys in zip(names, shards, strict=True):
-        with reader() as read, write_aside(folder / name) as temporary:
-            write_shard(temporary, {key: read(key) for key in keys})
+        if done is None or not done(folder / name, keys):
+            with write_aside(folder / name) as temporary:
+                write(temporary, keys)
         if advance is not None:
-            advance(sum(planned[key].nbytes for key in keys))
+            advance(sum(sizes[key] for key in keys))
     if len(shards) > 1:
-        write_json(folder / INDEX_FILE, _index(names, shards, planned))
+        write_json(folder / INDEX_FILE, _index(names, shards, sizes))
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -189,19 +211,18 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         for key, tensor in held.items()
     }
     with default_mode(path):
-        serialize_file(specs, path, metadata={"format": "pt"})
+        serialize_file(specs, path, metadata=PT_METADATA)
 
 
-def _plan_shards(tensors: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str]]:
+def _plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     filled = 0
-    for key in sorted(tensors):
-        size = tensors[key].nbytes
-        if shards[-1] and filled + size > max_bytes:
+    for key in sorted(sizes):
+        if shards[-1] and filled + sizes[key] > max_bytes:
             shards.append([])
             filled = 0
         shards[-1].append(key)
-        filled += size
+        filled += sizes[key]
     return shards
 
 
@@ -209,10 +230,9 @@ def _shard_name(index: int, total: int) -> str:
     return f"model-{index + 1:05d}-of-{total:05d}.safetensors"
 
 
-def _index(names: list[str], shards: list[list[str]], tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    total = sum(tensor.nbytes for tensor in tensors.values())
+def _index(names: list[str], shards: list[list[str]], sizes: Mapping[str, int]) -> dict[str, Any]:
     weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    return {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
