@@ -1,4 +1,4 @@
-"""`longcat grow`: a deeper model by stacking the layers of a trained one."""
+"""`longcat grow`: a deeper model by repeating the layers of a trained one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ def register(root: typer.Typer) -> None:
         "grow",
         Spec(
             "grow",
-            "Stack the layers of a checkpoint into a deeper model.",
-            ("longcat grow --checkpoint base --factor 2 --name grown",),
+            "Repeat the layers of a checkpoint to make a deeper model.",
+            (
+                "longcat grow base --factor 2 --name grown",
+                "longcat grow base --factor 2 --order interleave --range 4:12 --moments zero --name grown",
+            ),
+            positional="checkpoint",
         ),
     )

@@ -19,7 +19,7 @@ from longcat.model.files import default_mode, fault_of
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
-from longcat.pipeline.files import atomic_path, atomic_write, pretty_json, sha256_file
+from longcat.pipeline.files import atomic_path, atomic_write, is_temporary, pretty_json, sha256_file
 from longcat.stages.formats.architecture import changed_config, preset_architecture
 from longcat.stages.formats.special_tokens import TOKENIZER_FILES
 from longcat.stages.formats.tokenizer_backend import read_vocabulary
@@ -157,6 +157,13 @@ def clear(output: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def clear_partial(output: Path) -> None:
+    """Remove files that a killed run had not finished, and keep those that it had."""
+    for path in output.rglob("*"):
+        if is_temporary(path):
+            path.unlink()
 
 
 def write_checkpoint(output: Path, model: LongcatFlash, end: Start, state: TrainingState, tokenizer: Artifact) -> None:

@@ -43,7 +43,7 @@ def help_of(capfd: Capture, monkeypatch: pytest.MonkeyPatch, command: str) -> di
         ("train", "--micro-batch-size", "(default: null)"),
         ("train", "--keep-own", "(default: empty)"),
         ("train", "--compile", "(default: no)"),
-        ("grow", "--optimizer", "<copy|zero>"),
+        ("grow", "--moments", "<copy|rescale|zero>"),
         ("data extract", "--format", "<auto|warc|html|jsonl|parquet|text|"),
         ("data extract", "--extractor", "<longcat|resiliparse|trafilatura>"),
         ("data extract", "--formats", "warc|html|jsonl"),

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from longcat.model.checkpoint import load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError, ModelError
-from longcat.model.growth import stack_layers, stack_state
+from longcat.model.growth.layers import Growth
+from longcat.model.growth.memory import grow_model, grow_tensors
 from longcat.model.layout import published_tensors
 from longcat.model.mtp import targets_after_next
 from longcat.model.rows import Rows
@@ -127,14 +128,14 @@ def test_its_tensors_have_the_published_names(shared: bool, build: BuildModel, t
 
 def test_growing_copies_it(build: BuildModel) -> None:
     model = build()
-    grown = stack_layers(model, 2)
+    grown = grow_model(model, Growth.of(2, 2))
     assert grown.model.mtp is not None
     assert grown.model.mtp.layers[0].self_attn.slot == 8
     source, target = model.state_dict(), grown.state_dict()
     for key in SHAPES:
         assert torch.equal(source[key], target[key])
         assert source[key].data_ptr() != target[key].data_ptr()
-    moments = stack_state({f"{key}.exp_avg": source[key] for key in SHAPES}, num_layers=2, factor=2)
+    moments = grow_tensors({f"{key}.exp_avg": source[key] for key in SHAPES}, Growth.of(2, 2))
     assert moments.keys() == {f"{key}.exp_avg" for key in SHAPES}
 
 

@@ -11,7 +11,8 @@ from longcat.model.attention.base import SequenceContext
 from longcat.model.checkpoint import load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError
-from longcat.model.growth import stack_layers
+from longcat.model.growth.layers import Growth
+from longcat.model.growth.memory import grow_model
 from longcat.model.layers.interleaved import InterleavedLayer
 from longcat.model.moe.mixture import MixtureOfExperts
 from longcat.model.transformer import LongcatFlash
@@ -67,7 +68,7 @@ def test_a_switched_model_is_saved_loaded_and_grown(
     loaded = load_pretrained(tmp_path)
     assert loaded.config == model.config
     assert torch.equal(loaded(IDS_BT).logits, logits)
-    grown = stack_layers(model, 2)
+    grown = grow_model(model, Growth.of(2, 2))
     assert grown.config.num_layers == 4
     assert grown(IDS_BT).expert_counts_LE.shape == (4, model.config.num_experts)
 
