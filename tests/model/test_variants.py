@@ -20,7 +20,9 @@ from longcat.model.attention.pages import PerPosition, PerSequence, SlotState
 from longcat.model.checkpoint import load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError, ModelError
-from longcat.model.growth import stack_layers
+from longcat.model.growth.files import GrownWeights
+from longcat.model.growth.layers import Growth, Order
+from longcat.model.growth.memory import grow_model
 from longcat.model.init import initial_value, initialize
 from longcat.model.parameter_kinds import parameter_kind
 from longcat.model.rows import Rows
@@ -292,19 +294,56 @@ def test_sharing_rows_works_or_is_refused_by_name(variant: ModelConfig) -> None:
 
 
 @torch.no_grad()
-def test_growth_keeps_the_kind_of_every_layer(model: LongcatFlash, ids_BT: torch.Tensor) -> None:
-    grown = stack_layers(model, 2)
-    kinds = [mixer.kind for layer in grown.model.layers for mixer in layer.self_attn]
-    assert kinds == 2 * [mixer.kind for layer in model.model.layers for mixer in layer.self_attn]
-    assert grown(ids_BT).logits.isfinite().all()
+@pytest.mark.parametrize(
+    ("order", "part"), [("stack", None), ("interleave", None), ("stack", (1, 2)), ("interleave", (0, 1))]
+)
+def test_growth_keeps_the_kind_of_every_layer(
+    order: Order, part: tuple[int, int] | None, model: LongcatFlash, ids_BT: torch.Tensor, tmp_path: Path
+) -> None:
+    growth = Growth.of(2, 3, order, part)
+    grown = grow_model(model, growth)
+    found = [[mixer.kind for mixer in layer.self_attn] for layer in grown.model.layers]
+    small = [[mixer.kind for mixer in layer.self_attn] for layer in model.model.layers]
+    assert found == [small[source] for source in growth.layers]
+    logits = grown(ids_BT).logits
+    assert logits.isfinite().all()
+    save_pretrained(model, tmp_path / "small")
+    GrownWeights(tmp_path / "small", growth).write(tmp_path / "grown")
+    again = load_pretrained(tmp_path / "grown", dtype=torch.float64)
+    assert again.config == grown.config
+    assert torch.equal(again(ids_BT).logits, logits)
 
 
-def test_a_pattern_that_does_not_divide_the_layers_is_not_grown(config: ModelConfig) -> None:
-    pattern = {"pattern": ["test_window", "mla", "mla"]}
-    changed = ModelConfig(**{**config.model_dump(), "attention": pattern})
-    assert [changed.mixer(slot).kind for slot in range(4)] == ["test_window", "mla", "mla", "test_window"]
-    with pytest.raises(ModelError, match="3 places and does not end with the 4 attention slots"):
-        stack_layers(LongcatFlash(changed), 2)
+def test_a_pattern_that_does_not_divide_the_layers_is_written_out(config: ModelConfig) -> None:
+    """Slots of the small model: window, mla, mla, window."""
+    window, mla = {"kind": "test_window", "size": 4}, {"kind": "mla"}
+    changed = ModelConfig(**{**config.model_dump(), "attention": {"pattern": [window, "mla", "mla"]}})
+    grown = Growth.of(2, 2).config(changed)
+    assert grown.attention == {"pattern": [window, mla, mla, window]}
+    interleaved = Growth.of(2, 2, "interleave").config(changed)
+    assert interleaved.attention == {"pattern": [window, mla, window, mla, mla]}  # the shortest
+    assert Growth.of(2, 1).config(changed) == changed
+    model = LongcatFlash(changed)
+    found = grow_model(model, Growth.of(2, 2, "interleave")).model.layers
+    assert [mixer.kind for layer in found for mixer in layer.self_attn] == [
+        *("test_window", "mla", "test_window", "mla", "mla", "test_window", "mla", "test_window")
+    ]
+
+
+def test_multi_token_prediction_keeps_its_kind(config: ModelConfig) -> None:
+    """Both attention modules of the only layer have one kind, but as a pattern."""
+    changes = {"attention": {"pattern": ["test_window"] * 2 + ["mla"]}, "num_layers": 1, "num_nextn_predict_layers": 1}
+    small = ModelConfig(**{**config.model_dump(), **changes})
+    grown = Growth.of(1, 3).config(small)
+    assert [grown.mixer(slot).kind for slot in range(7)] == ["test_window"] * 6 + ["mla"]
+
+
+def test_kinds_that_no_pattern_can_give_are_refused(config: ModelConfig) -> None:
+    changes = {"attention": {"pattern": ["test_window", "mla", "mla"]}, "num_layers": 60}
+    small = ModelConfig(**{**config.model_dump(), **changes})
+    with pytest.raises(ModelError, match="repeat after more than 64 slots"):
+        Growth.of(60, 2, "stack", (9, 10)).config(small)
+    assert Growth.of(60, 2).config(small).attention == small.attention
 
 
 @torch.no_grad()

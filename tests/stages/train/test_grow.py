@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from longcat.model.checkpoint import Conversion
+from longcat.model.growth import files
 from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import ConfigError, IntegrityError, MachineError
+from longcat.pipeline.runner import Session, plan_named
 from longcat.stages.formats.checkpoint import read_model, read_start
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
@@ -49,16 +58,109 @@ def test_moments_and_biases_are_copied(run_stage: Any, base: Artifact) -> None:
 
 
 def test_moments_and_biases_may_be_reset(run_stage: Any, base: Artifact) -> None:
-    grown = run_stage("grow", {"optimizer": "zero", "router_biases": "zero"}, {"checkpoint": base})
+    grown = run_stage("grow", {"moments": "zero", "router_biases": "zero"}, {"checkpoint": base})
     assert read_start(grown).moments == {}
     assert all(bias.abs().max() == 0 for bias in read_model(grown).router_biases())
 
 
-@pytest.mark.parametrize("optimizer", ["copy", "zero"])
-def test_training_continues(
-    optimizer: str, run_stage: Any, base: Artifact, tokens: Artifact, tiny: dict[str, Any]
+def test_moments_may_be_rescaled(run_stage: Any, base: Artifact) -> None:
+    """Layer 1 has two copies, layer 0 one."""
+    grown = run_stage("grow", {"moments": "rescale", "range": "1:"}, {"checkpoint": base})
+    assert grown.manifest.metrics == {"layer_mapping": [0, 1, 1]}
+    small, large = read_start(base).moments, read_start(grown).moments
+    for name, tensor in large.items():
+        copied = name.startswith(("model.layers.1.", "model.layers.2."))
+        divisor = {"exp_avg": 2, "exp_avg_sq": 4, "step": 1}[name.rpartition(".")[2]] if copied else 1
+        assert torch.equal(tensor * divisor, small[name.replace("layers.2.", "layers.1.")])
+        assert tensor.dtype == small[name.replace("layers.2.", "layers.1.")].dtype
+
+
+@pytest.mark.parametrize("moments", ["copy", "rescale"])
+def test_factor_one_gives_the_same_bytes(moments: str, run_stage: Any, base: Artifact) -> None:
+    grown = run_stage("grow", {"factor": 1, "order": "interleave", "moments": moments}, {"checkpoint": base})
+    files = {entry.path: entry.sha256 for entry in base.manifest.files}
+    del files["metrics.jsonl"], files["training/state.json"]
+    assert "training/optimizer.safetensors" in files
+    assert "model.safetensors" in files
+    assert {entry.path: entry.sha256 for entry in grown.manifest.files if entry.path in files} == files
+    assert read_model(grown).config == read_model(base).config
+
+
+def test_averaged_weights_are_repeated(run_stage: Any, tokens: Artifact, tiny: dict[str, Any], base: Artifact) -> None:
+    options = tiny | {"model": {"num_layers": 2}, "optimizer": {"average_decay": 0.9}}
+    averaged = run_stage("train", options, {"tokens": tokens})
+    grown = run_stage("grow", {"order": "interleave"}, {"checkpoint": averaged})
+    small, large = read_start(averaged).average, read_start(grown).average
+    assert large.keys() == dict(read_model(grown).named_parameters()).keys()
+    for name, tensor in large.items():
+        source = re.sub(r"model\.layers\.(\d)", lambda match: f"model.layers.{int(match[1]) // 2}", name)
+        assert torch.equal(tensor, small[source])
+
+
+def test_weights_keep_their_dtype(run_stage: Any, base: Artifact, tmp_path: Path) -> None:
+    Conversion(base.path, dtype=torch.bfloat16).write(tmp_path / "half")
+    imported = run_stage("import", {"folder": str(tmp_path / "half")}, {})
+    grown = run_stage("grow", {}, {"checkpoint": imported})
+    small, large = (load_file(artifact.file("model.safetensors")) for artifact in (imported, grown))
+    assert large["model.layers.1.mlps.0.up_proj.weight"].dtype == torch.bfloat16
+    for name, tensor in large.items():
+        source = small[name.replace("layers.2.", "layers.0.").replace("layers.3.", "layers.1.")]
+        assert tensor.dtype == source.dtype
+        assert torch.equal(tensor, source)
+
+
+def test_what_does_not_fit_the_model_is_refused_before_it_runs(session: Session, base: Artifact) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"range": "1:3"}, "range = 1:3 is not a part of the 2 layers"),
+        ({"range": ":0"}, "range = 0:0 is not a part"),
+        ({"range": "1-2"}, "'range': expected a:b, such as"),
+        ({"factor": 1000}, "the grown model: num_layers = 2000: .*less than or equal to 1024"),
+        ({"factor": 0}, "factor"),
+        ({"order": "reverse"}, "order"),
+    ]
+    for config, message in refused:
+        with pytest.raises(ConfigError, match=message):
+            plan_named(session, "grow", config, {"checkpoint": base.id})
+
+
+def test_an_interrupted_growth_goes_on_after_the_last_finished_file(
+    run_stage: Any, base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grown = run_stage("grow", {"optimizer": optimizer}, {"checkpoint": base})
+    expected = run_stage("grow", {"factor": 3}, {"checkpoint": base})
+    shutil.rmtree(expected.path)
+    written: list[str] = []
+    write = files.write_copies
+
+    def failing(path: Path, *given: Any) -> None:
+        written.append(path.name.split(".")[1])
+        if written == ["optimizer", "model"]:
+            path.write_bytes(b"half")
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        write(path, *given)
+
+    monkeypatch.setattr(files, "write_copies", failing)
+    with pytest.raises(MachineError, match="Input/output error"):
+        run_stage("grow", {"factor": 3}, {"checkpoint": base})
+    again = run_stage("grow", {"factor": 3}, {"checkpoint": base})
+    assert written == ["optimizer", "model", "model"]
+    assert {entry.path: entry.sha256 for entry in again.manifest.files} == {
+        entry.path: entry.sha256 for entry in expected.manifest.files
+    }
+
+
+def test_a_damaged_checkpoint_is_an_error(run_stage: Any, base: Artifact) -> None:
+    path = base.path / "training/optimizer.safetensors"
+    path.chmod(0o600)
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+    with pytest.raises(IntegrityError, match=r"is damaged: training/optimizer\.safetensors"):
+        run_stage("grow", {}, {"checkpoint": base})
+
+
+@pytest.mark.parametrize("moments", ["copy", "rescale", "zero"])
+def test_training_continues(
+    moments: str, run_stage: Any, base: Artifact, tokens: Artifact, tiny: dict[str, Any]
+) -> None:
+    grown = run_stage("grow", {"moments": moments}, {"checkpoint": base})
     before = read_state(grown)
     assert before.model_dump(exclude={"growth"}) == read_state(base).model_dump(exclude={"growth"})
     assert before.growth == [{"checkpoint": base.id, "factor": 2, "layer_mapping": [0, 1, 0, 1]}]
@@ -74,4 +176,4 @@ def test_training_continues(
     assert after.data is not None
     assert after.data.position == 80
     moment_steps = {float(tensor) for name, tensor in read_start(trained).moments.items() if name.endswith(".step")}
-    assert moment_steps == ({20.0} if optimizer == "copy" else {12.0})
+    assert moment_steps == ({12.0} if moments == "zero" else {20.0})
