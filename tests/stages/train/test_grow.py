@@ -177,3 +177,22 @@ def test_training_continues(
     assert after.data.position == 80
     moment_steps = {float(tensor) for name, tensor in read_start(trained).moments.items() if name.endswith(".step")}
     assert moment_steps == ({12.0} if moments == "zero" else {20.0})
+
+
+def test_the_learning_rate_is_continued_or_warmed_up_again(
+    run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
+) -> None:
+    """Linear decay over the last fifth (4 of 20 steps), from 0.003 to a tenth of it."""
+    total = {"schedule": {"total_steps": 20, "warmup_steps": 2}, "steps": 18}
+    small = run_stage("train", tiny | total, {"tokens": tokens})
+    grown = run_stage("grow", {}, {"checkpoint": small})
+    onward = {key: value for key, value in (tiny | total).items() if key != "preset"} | {"steps": 2}
+
+    def rates(schedule: dict[str, Any]) -> list[float]:
+        trained = run_stage("train", onward | {"schedule": schedule}, {"tokens": tokens, "checkpoint": grown})
+        return [record["learning_rate"] for record in read_metrics(trained.file("metrics.jsonl"))]
+
+    assert rates(total["schedule"]) == pytest.approx([0.003 * (1 - 0.9 * 3 / 4), 0.003 * 0.1])
+    last = 0.003 * (1 - 0.9 / 2)
+    rewarmed = rates({"on_join": "rewarm", "warmup_steps": 2, "kind": "constant"})
+    assert rewarmed == pytest.approx([(last + 0.003) / 2, 0.003])
