@@ -69,7 +69,10 @@ class SpikeOptions(StageConfig):
         default=6.0,
         gt=0,
         description="standard deviations above the mean at which a loss is a spike, or the logarithm of a gradient "
-        "norm together with a loss a third as many above its mean",
+        "norm together with a loss half as many above its mean",
+    )
+    norm_multiple: float = Field(
+        default=10.0, gt=1, description="multiple of the median at which such a gradient norm is a spike at any loss"
     )
     least_deviation: float = Field(default=0.02, ge=0, description="minimum standard deviation, relative to the mean")
     diverged_after: int = Field(

@@ -1,12 +1,19 @@
 """Loss spikes: skipped steps (OLMo) and rewinds (PaLM).
 
-A step is bad when its loss exceeds `mean + deviations * standard deviation` of the last `window` good steps, when the
-logarithm of its gradient norm does so together with a loss above `mean + deviations / 3 * standard deviation`, or when
-either is not finite. (Gradient norms are log-normal, and clipping bounds them already: in healthy runs one step in a
-hundred has a norm of that size, with a loss like its neighbours'.) Its optimizer step is skipped and it does not enter
-the history. After `diverged_after` consecutive bad steps, or a loss that is still not finite after a bad step, the
-weights are considered damaged: the run rewinds to the newest save older than the first bad step and continues with the
-data after the bad steps, since spikes arise from this state combined with those samples (PaLM, section 5.1).
+A step is bad when, compared with the last `window` good steps,
+
+* its loss exceeds `mean + deviations * standard deviation`,
+* the logarithm of its gradient norm does, and either its loss exceeds `mean + deviations / 2 * standard deviation` or
+  its norm exceeds `norm_multiple` times the median,
+
+or when loss or norm is not finite. Norms have heavy tails even in their logarithm, and clipping bounds them: in healthy
+runs one step in a thousand exceeds six deviations and some exceed thirteen, with losses like their neighbours'. None
+exceeded four times the median. So a norm counts together with the loss, or where it is out of all proportion.
+
+The optimizer step of a bad step is skipped and it does not enter the history. After `diverged_after` consecutive bad
+steps, or a loss that is still not finite after a bad step, the weights are considered damaged: the run rewinds to the
+newest save older than the first bad step and continues with the data after the bad steps, since spikes arise from this
+state combined with those samples (PaLM, section 5.1).
 
 Decisions are a function of the records of metrics.jsonl, so a resumed run makes the same ones.
 """
@@ -18,6 +25,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any, Literal
 
 from longcat.stages.train.stability.config import SpikeOptions
@@ -25,7 +33,7 @@ from longcat.stages.train.stability.errors import DivergedError
 
 WATCHED = {"loss": "loss", "gradient_norm": "gradient norm"}
 # Part of `deviations` by which the loss must exceed its mean for a large gradient norm to count.
-CONFIRMING = 1 / 3
+CONFIRMING = 1 / 2
 
 
 @dataclass(frozen=True)
@@ -157,16 +165,21 @@ class SpikeGuard:
         if loss > (limit := mean + most * deviation):
             return f"the loss of {loss:.4g} exceeds {limit:.4g}"
         confirming = mean + CONFIRMING * most * deviation
-        if norm <= 0 or loss <= confirming:
+        return self._reason_of_norm(norm, f"the loss of {loss:.4g} {confirming:.4g}" if loss > confirming else "")
+
+    def _reason_of_norm(self, norm: float, confirmed: str) -> str:
+        """Reason to call a gradient norm a spike; `confirmed`: how much the loss exceeds what, if it does."""
+        norms = [value for value in self._recent("gradient_norm") if value > 0]
+        if norm <= 0 or not norms:
             return ""
-        mean, deviation = _spread([math.log(value) for value in self._recent("gradient_norm") if value > 0])
+        mean, deviation = _spread([math.log(value) for value in norms])
         deviation = max(deviation, self.options.least_deviation)  # of a logarithm: relative to the norm
-        if math.log(norm) > (log_limit := mean + most * deviation):
-            return (
-                f"the gradient norm of {norm:.4g} exceeds {math.exp(log_limit):.4g}, and the loss of {loss:.4g} "
-                f"{confirming:.4g}"
-            )
-        return ""
+        log_limit, alone = mean + self.options.deviations * deviation, self.options.norm_multiple * median(norms)
+        if math.log(norm) <= log_limit:
+            return ""
+        if confirmed:
+            return f"the gradient norm of {norm:.4g} exceeds {math.exp(log_limit):.4g}, and {confirmed}"
+        return f"the gradient norm of {norm:.4g} exceeds {alone:.4g}, whatever the loss" if norm > alone else ""
 
     def _recent(self, key: str) -> Sequence[float]:
         return self._taken[key][-self.options.window :]
@@ -174,5 +187,5 @@ class SpikeGuard:
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation."""
-    mean = math.fsum(values) / max(1, len(values))
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(1, len(values)))
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
