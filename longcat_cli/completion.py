@@ -103,6 +103,14 @@ def presets(_: typer.Context, incomplete: str) -> Iterator[Item]:
 
 
 @_quietly
+def length_schedules(_: typer.Context, incomplete: str) -> Iterator[Item]:
+    """Schedules of `extend`."""
+    from longcat.stages.extend.schedules import schedule_names
+
+    yield from ((name, "schedule") for name in schedule_names())
+
+
+@_quietly
 def models(ctx: typer.Context, incomplete: str) -> Iterator[Item]:
     """Model presets and checkpoints."""
     yield from presets(ctx, incomplete)

@@ -96,7 +96,11 @@ def given_fields(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completer(field: str) -> Any:
-    return {"preset": completion.presets, "grid": completion.settings_of_stage("train")}.get(field)
+    return {
+        "preset": completion.presets,
+        "length_schedule": completion.length_schedules,
+        "grid": completion.settings_of_stage("train"),
+    }.get(field)
 
 
 def flag_of(name: str, spec: Spec) -> str:

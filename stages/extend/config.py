@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from longcat.pipeline.config import RUNTIME, StageConfig
+from longcat.pipeline.config import RUNTIME, StageConfig, identity_values, merge
+from longcat.stages.extend.schedules import load_schedule
 from longcat.stages.formats.training_state import Packing
 from longcat.stages.train.config import TrainingOptions, check_one_length, step_count
 
@@ -44,8 +47,14 @@ class Phase(StageConfig):
 
 
 class ExtendConfig(TrainingOptions):
-    """Configuration of `extend`. The schedule spans all phases."""
+    """Configuration of `extend`. The learning rate schedule spans all phases."""
 
+    length_schedule: str | None = Field(
+        default=None,
+        description="bundled schedule with the phases and what belongs to them, see `longcat extend schedules list`; "
+        "values given beside it win",
+        json_schema_extra=RUNTIME,
+    )
     learning_rate: float = Field(default=2e-4, gt=0, description="peak learning rate")
     long_document_fraction: float = Field(
         default=0.25, ge=0, le=1, description="fraction of sequences taken only from long documents"
@@ -55,6 +64,11 @@ class ExtendConfig(TrainingOptions):
         description="best_fit: a long document begins at the start of a sequence, and none that fits is cut; what "
         "stays empty is padded. joined: sequences are cut from the joined documents",
     )
+    long_document_reading: Literal["of_all", "added"] = Field(
+        default="of_all",
+        description="what the fraction refers to: all sequences, or the others, to which long ones are added "
+        "(0.25 added: a fifth of all)",
+    )
     phases: tuple[Phase, ...] = Field(
         default=(
             Phase(sequence_length=32_768, rope_theta=5e6, token_budget=80_000_000_000, batch_size=32),
@@ -63,6 +77,37 @@ class ExtendConfig(TrainingOptions):
         min_length=1,
         description="phases in order; the default is the published one (80 B tokens at 32k, 20 B at 128k)",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_schedule(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(name := values.get("length_schedule"), str):
+            return values
+        config = load_schedule(name).config
+        phases = TypeAdapter(tuple[Phase, ...])
+        if "phases" in values:  # as in the configuration of a finished run
+            own, given = (phases.validate_python(each["phases"]) for each in (config, values))
+            if [*map(identity_values, own)] != [*map(identity_values, given)]:
+                raise ValueError(f"length_schedule = {name!r} and phases exclude each other; remove one")
+        return merge(config, dict(values))
+
+    @model_validator(mode="after")
+    def _lengths_and_bases_grow(self) -> Self:
+        for number, (before, after) in enumerate(pairwise(self.phases), start=1):
+            for key in ("sequence_length", "rope_theta"):
+                low, high = getattr(before, key), getattr(after, key)
+                if high < low:
+                    raise ValueError(
+                        f"phases.{number}.{key} = {high:g} is below the {low:g} of the phase before; "
+                        "an extension never shortens sequences nor lowers the base"
+                    )
+        return self
+
+    @property
+    def long_document_share(self) -> float:
+        """Fraction of all sequences that are taken from long documents only."""
+        fraction = self.long_document_fraction
+        return fraction / (1 + fraction) if self.long_document_reading == "added" else fraction
 
     @property
     def all_steps(self) -> int:
@@ -74,4 +119,4 @@ class ExtendConfig(TrainingOptions):
             if left > 0:
                 phases.append(phase.model_copy(update={"steps": min(left, phase.step_count), "token_budget": None}))
                 left -= phase.step_count
-        return {"phases": tuple(phases)}
+        return {"phases": tuple(phases), "length_schedule": None}

@@ -8,6 +8,7 @@ from typing import Any
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.stage import Context, Result
+from longcat.stages.extend.check import check_start
 from longcat.stages.extend.config import ExtendConfig, Phase
 from longcat.stages.formats.checkpoint import Start, check_same_tokenizer, read_model, rebuilt, write_checkpoint
 from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
@@ -43,6 +44,7 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         state = read_state(checkpoint)
         model = read_model(checkpoint)
         check_options(config, model.config)
+        check_start(config, model.config, state)
         start = start_of(config, checkpoint)
         parallel = join(config)
         plans = _plans(context, state, parallel)
@@ -103,12 +105,12 @@ def _data(context: Context[ExtendConfig], phase: Phase) -> _Data:
     everything = training_windows(tokens.path, packing=config.packing, **options)
     check_fills_a_batch(everything.windows_per_epoch, length, phase.batch_size, tokens)
     found = {"packing": told_packing(everything, context)}
-    if not config.long_document_fraction:
+    if not config.long_document_share:
         return _Data(everything, found)
     least = phase.min_document_tokens or length
     long = SOURCES[config.packing](open_tokens(tokens.path, "train"), min_document_tokens=least, **options)
     found["packing_of_long_documents"] = told_packing(long, context, f"documents of {least:,} tokens or more")
-    return _Data(MixedWindows(everything, long, config.long_document_fraction), found)
+    return _Data(MixedWindows(everything, long, config.long_document_share), found)
 
 
 def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition:
@@ -117,7 +119,7 @@ def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition
         seed=config.seed,
         sequence_length=phase.sequence_length,
         min_document_tokens=phase.min_document_tokens or phase.sequence_length,
-        long_document_fraction=config.long_document_fraction,
+        long_document_fraction=config.long_document_share,
         packing=config.packing,
     )
 

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.timeout(900)
 
 # Executed as written; other commands that make an artifact are planned.
 RUN = {"artifacts", "recipes", "model", "report", "generate", "chat", "export", "import", "doctor", "grow"}
+READING = {("eval", "show"), ("eval", "compare"), ("extend", "schedules")}
 DATA_RUN = {"extract", "filter", "dedup", "train-quality", "pack", "score", "inspect"}
 # Only parsed: servers, commands that need the network or another machine or change the user's shell.
 PARSE = {"serve", "bench", "--install-completion"}
@@ -161,7 +162,7 @@ class Reader:
             parse(words)
         elif first == "run" and plain[1] == "demo":
             self.call(command, [*dict.fromkeys([*words, "--dry-run"])])
-        elif shows or first in RUN or first == "run" or (first == "eval" and plain[1:2] in (["show"], ["compare"])):
+        elif shows or first in RUN or first == "run" or tuple(plain[:2]) in READING:
             self.call(command, words)
         elif first == "data" and plain[1] in DATA_RUN:
             self.call(command, ["--workers", "1", *words])

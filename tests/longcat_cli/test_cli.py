@@ -89,6 +89,8 @@ def test_train_and_its_subcommands_are_imported_when_called(
         "train verify",
         "grow",
         "extend",
+        "extend schedules list",
+        "extend schedules show",
         "report",
         "eval",
         "generate",

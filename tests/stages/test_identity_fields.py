@@ -38,7 +38,8 @@ RUNTIME: dict[str, set[str]] = {
     "data.pack": {"encoder"},
     "train": TRAINING | EVALUATION | MICRO_BATCH,
     "train.sweep": TRAINING | MICRO_BATCH,
-    "extend": TRAINING | EVALUATION | {f"phases.{name}" for name in MICRO_BATCH},
+    # The values of a schedule determine the result, not its name.
+    "extend": TRAINING | EVALUATION | {f"phases.{name}" for name in MICRO_BATCH} | {"length_schedule"},
 }
 
 STAGES = [name for name in registry.names() if not name.startswith("toy.")]

@@ -175,3 +175,32 @@ def test_bad_configurations(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         run_stage("extend", EXTENSION | changes, {"checkpoint": base, "tokens": long_tokens})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_theta": 1e5}, "phases.0.rope_theta = 100000 is below the checkpoint's 1e+06"),
+        ({"sequence_length": 16}, "phases.0.sequence_length = 16 is below the 32 tokens that the checkpoint was"),
+    ],
+)
+def test_a_step_back_is_refused(
+    run_stage: Any, base: Artifact, long_tokens: Artifact, changes: dict[str, Any], message: str
+) -> None:
+    phase = {"sequence_length": 600, "rope_theta": 5e6, "steps": 1, "batch_size": 1} | changes
+    with pytest.raises(ConfigError) as caught:
+        run_stage("extend", EXTENSION | {"phases": [phase]}, {"checkpoint": base, "tokens": long_tokens})
+    assert message in str(caught.value)
+
+
+def test_a_step_back_is_foreseen(base: Artifact, long_tokens: Artifact) -> None:
+    from longcat.pipeline.runner import PlannedInput
+    from longcat.stages.extend.check import foresee_extension
+
+    phase = {"sequence_length": 16, "rope_theta": 5e6, "steps": 1, "batch_size": 1}
+    inputs = {
+        name: (PlannedInput(id=item.id, kind=item.kind, artifact=item),)
+        for name, item in (("checkpoint", base), ("tokens", long_tokens))
+    }
+    with pytest.raises(ConfigError, match="below the 32 tokens"):
+        foresee_extension(ExtendConfig(phases=[phase]), inputs)  # type: ignore[arg-type]
