@@ -15,7 +15,7 @@ def run_samples(engine: InferenceEngine, options: SampleOptions, seed: int) -> l
     sampled: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p, "seed": seed}
     records: list[dict[str, Any]] = []
     for prompt in options.prompts:
-        ids = engine.tokenizer.encode(prompt)
+        ids = engine.tokenizer.encode_prompt(prompt)
         room = engine.max_length - len(ids)
         if room < 1:
             reason = f"the prompt has {len(ids)} tokens, the context holds {engine.max_length}"

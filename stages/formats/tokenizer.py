@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.faults import open_input
 from longcat.pipeline.json_text import parse_json
+from longcat.stages.formats.begin_token import begin_ids
 from longcat.stages.formats.chat_template import ChatTemplate
 from longcat.stages.formats.tokenizer_backend import check_state, load_backend, one_line, panics_told
 
@@ -52,6 +54,15 @@ class Tokenizer:
         return self._special[self._named["bos_token"]]
 
     @property
+    def bos_token(self) -> str:
+        return self._named["bos_token"]
+
+    @cached_property
+    def begin_ids(self) -> tuple[int, ...]:
+        """Ids that the tokenizer adds before a text, such as that of the begin token; usually none."""
+        return begin_ids(self._backend)
+
+    @property
     def eos_id(self) -> int:
         return self._special[self._named["eos_token"]]
 
@@ -72,6 +83,11 @@ class Tokenizer:
             InputError: the text contains a lone surrogate.
         """
         return self._parse(text, self._encode_between) if parse_special else self.encode_batch([text])[0]
+
+    def encode_prompt(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Ids of a text to be continued: `encode`, after `begin_ids` unless it begins with them."""
+        ids, begin = self.encode(text, parse_special=parse_special), list(self.begin_ids)
+        return ids if ids[: len(begin)] == begin else begin + ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, in order."""

@@ -101,7 +101,7 @@ class BatchFile:
 
     def _ids(self, line: BatchLine) -> list[int]:
         if line.prompt is not None:
-            return self.engine.tokenizer.encode(line.prompt)
+            return self.engine.tokenizer.encode_prompt(line.prompt)
         return self.engine.tokenizer.encode_chat([message.model_dump() for message in line.messages or ()])
 
     def _grammar(self, schema: Mapping[str, Any], where: str) -> Grammar:

@@ -65,7 +65,7 @@ def complete(
 def _checked(
     engine: InferenceEngine, prompt: str, params: SamplingParams, *, clip: bool
 ) -> tuple[list[int], SamplingParams]:
-    ids = engine.tokenizer.encode(prompt)
+    ids = engine.tokenizer.encode_prompt(prompt)
     if clip:
         # At least one, so that a prompt without room is refused with its length.
         params = replace(params, max_tokens=max(1, min(params.max_tokens, engine.max_length - len(ids))))

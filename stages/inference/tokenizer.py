@@ -79,11 +79,13 @@ class EngineTokenizer:
         Raises:
             InputError: the text contains a lone surrogate.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise InputError("the text is not valid Unicode (lone surrogate)") from None
+        _check_unicode(text)
         return self._tokenizer.encode(text, parse_special=parse_special)
+
+    def encode_prompt(self, text: str, parse_special: bool = False) -> list[int]:
+        """`encode`, after the tokens that the tokenizer adds before a text, if any; raises as `encode`."""
+        _check_unicode(text)
+        return self._tokenizer.encode_prompt(text, parse_special=parse_special)
 
     def encode_chat(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, **template_kwargs: Any
@@ -130,3 +132,10 @@ def _kinds(decoder: Any) -> set[str]:
     if not isinstance(decoder, dict):
         return set()
     return {str(decoder.get("type"))}.union(*map(_kinds, decoder.get("decoders", ())))
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("the text is not valid Unicode (lone surrogate)") from None

@@ -57,7 +57,7 @@ def plan_completion(engine: InferenceEngine, request: CompletionRequest, setting
     limit = settings.limits.prompt_choices
     if len(request.prompt) * request.n > limit:
         raise invalid(f"{len(request.prompt)} prompts times n = {request.n} is more than {limit}", "n")
-    prompts = [_ids(engine, prompt, request.parse_special) for prompt in request.prompt]
+    prompts = [_ids(engine, prompt, request) for prompt in request.prompt]
     room = engine.max_length - max(map(len, prompts))
     params = _params(engine, request, _limit(request.max_tokens, settings.completion_tokens, room), request.logprobs)
     for ids in prompts:
@@ -138,18 +138,23 @@ def chat_ids(
     return _explained(lambda: encode(rendered, tools, **variables), "messages")
 
 
-def text_ids(engine: InferenceEngine, text: str, *, parse_special: bool) -> list[int]:
+def text_ids(engine: InferenceEngine, text: str, *, parse_special: bool, add_special: bool) -> list[int]:
     """Ids of a text; with `parse_special` the names of special tokens in it are these tokens.
+
+    With `add_special` it begins with the tokens that the tokenizer adds before a text, if any.
 
     Raises:
         ApiError: 400 if it cannot fit.
     """
     _check_size(engine, len(text), "prompt")
-    return _explained(lambda: engine.tokenizer.encode(text, parse_special=parse_special), "prompt")
+    encode = engine.tokenizer.encode_prompt if add_special else engine.tokenizer.encode
+    return _explained(lambda: encode(text, parse_special=parse_special), "prompt")
 
 
-def _ids(engine: InferenceEngine, prompt: Prompt, parse_special: bool) -> list[int]:
-    return list(prompt) if isinstance(prompt, tuple) else text_ids(engine, prompt, parse_special=parse_special)
+def _ids(engine: InferenceEngine, prompt: Prompt, request: CompletionRequest) -> list[int]:
+    if isinstance(prompt, tuple):
+        return list(prompt)
+    return text_ids(engine, prompt, parse_special=request.parse_special, add_special=request.add_special_tokens)
 
 
 def _limit(asked: int | None, usual: int, room: int) -> int:

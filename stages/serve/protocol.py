@@ -50,7 +50,6 @@ _STORED = "nothing is stored here, send the whole conversation"
 _CHAT = "use /v1/chat/completions"
 _STRUCTURED = "use structured_outputs"
 _RETURNED = "prompts and tokens are returned as text"
-_BEGINNING = "the tokens at the beginning of a prompt are those that the text names"
 
 # The fields of others that clients send, whether or not their user asked for anything.
 NOT_OURS: Mapping[str, NotOurs] = {
@@ -91,7 +90,7 @@ NOT_OURS: Mapping[str, NotOurs] = {
     "suffix": _only("", because="a prompt is continued at its end only"),
     # Prompts.
     "add_generation_prompt": _only(True, because=_TEMPLATE),
-    "add_special_tokens": _only(True, False, because=_BEGINNING),
+    "add_special_tokens": _only(False, because=_TEMPLATE),
     "chat_template": _only(because=_TEMPLATE),
     "continue_final_message": _only(False, because="an answer is a new message"),
     "chat_template_kwargs": _only({}, because=_CHAT),
@@ -212,6 +211,7 @@ class CompletionRequest(Request):
 
     prompt: Prompts
     parse_special: bool = True
+    add_special_tokens: bool = True
     max_tokens: int | None = Field(None, ge=0, le=MAX_INTEGER)
     echo: bool = False
     logprobs: Annotated[int | None, Field(ge=0), at_most("top_logprobs")] = None

@@ -35,6 +35,7 @@ class TokenizeRequest(Body):
     prompt: Annotated[str, AfterValidator(lambda text: valid_text(text, "a prompt"))] | None = None
     messages: Messages = Field(default_factory=list)
     parse_special: bool = True
+    add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False
 
@@ -94,4 +95,4 @@ def token_routes(service: Service) -> APIRouter:
 def _ids(engine: InferenceEngine, body: TokenizeRequest) -> list[int]:
     if body.messages:
         return chat_ids(engine, body.messages, add_generation_prompt=body.add_generation_prompt)
-    return text_ids(engine, body.prompt or "", parse_special=body.parse_special)
+    return text_ids(engine, body.prompt or "", parse_special=body.parse_special, add_special=body.add_special_tokens)

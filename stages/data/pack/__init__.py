@@ -41,6 +41,11 @@ class PackConfig(StageConfig):
         default=(),
         description="Sequence lengths in tokens for which a best-fit packing index is written.",
     )
+    begin_token: bool | None = Field(
+        default=None,
+        description="Whether documents begin with the begin token, which the tokenizer files then state, so that "
+        "prompts do too; null: if the tokenizer adds one to a text.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the split.")
     encoder: Literal["auto", "gigatoken", "tokenizers"] = Field(
         default="auto",
@@ -64,6 +69,8 @@ def _check(config: PackConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -
 def pack_documents(context: Context[PackConfig]) -> Result:
     """Tokenise documents into `train` and `validation` token files; every document ends with the end token.
 
+    With `begin_token` it also begins with the begin token.
+
     The tokenizer files are included, so that training needs only this artifact. For every length in `pack_lengths` a
     best-fit packing index of the training documents is written. With scores from `data score`, those of the training
     documents are included for `data mix`.
@@ -74,6 +81,7 @@ def pack_documents(context: Context[PackConfig]) -> Result:
         IntegrityError: a shard or its scores are damaged, or two libraries give a document different ids.
     """
     from longcat.pipeline.document_inputs import plain_inputs
+    from longcat.stages.data.pack.begin import changed_files
     from longcat.stages.data.pack.encode import encode_shard
 
     inputs, tokenizer = plain_inputs(context.many("documents")), context.input("tokenizer")
@@ -90,8 +98,9 @@ def pack_documents(context: Context[PackConfig]) -> Result:
     if scores:
         _join_scores(context, tasks)
     packing = _index(context)
+    changed = changed_files(tokenizer.path, context.config.begin_token)
     for name in TOKENIZER_FILES:
-        atomic_write(context.output / name, tokenizer.file(name).read_bytes())
+        atomic_write(context.output / name, changed.get(name) or tokenizer.file(name).read_bytes())
     n_bytes, empty = (sum(part[name] for part in encoded) for name in ("bytes", "empty"))
     tokens = counts["train_tokens"] + counts["validation_tokens"]
     return Result(
@@ -104,7 +113,7 @@ def pack_documents(context: Context[PackConfig]) -> Result:
         },
         metrics={
             "bytes": n_bytes,
-            "bytes_per_token": round(n_bytes / (tokens - total), 4),
+            "bytes_per_token": round(n_bytes / (tokens - total * (1 + encoded[0]["begin"])), 4),
             "vocab_size": encoded[0]["vocab_size"],
             **({"packing": packing} if packing else {}),
         },
@@ -127,6 +136,7 @@ def _tasks(
             scores=path,
             scored=context.work / f"scores-{number:05d}.npy",
             encoder=context.config.encoder,
+            begin_token=context.config.begin_token,
         )
         for number, (shard, path) in enumerate(zip(inputs.shards, _score_files(scores, inputs), strict=True))
     ]

@@ -16,6 +16,7 @@ from longcat.pipeline.documents import Document, document_batches
 from longcat.pipeline.errors import IntegrityError
 from longcat.pipeline.files import atomic_path
 from longcat.pipeline.tokens import dtype_for
+from longcat.stages.data.pack.begin import document_begin
 from longcat.stages.formats.scores import read_scores, read_table
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class EncodeTask:
     scores: Path | None
     scored: Path
     encoder: Choice
+    begin_token: bool | None = None
 
 
 def split_hash(identifier: str, seed: int) -> int:
@@ -62,6 +64,7 @@ def encode_shard(task: EncodeTask) -> dict[str, Any]:
     encoder = _encoder(task.tokenizer, task.encoder)
     tokenizer = encoder.tokenizer
     dtype = dtype_for(tokenizer.vocab_size)
+    begin = document_begin(tokenizer, task.begin_token)
     tables = [np.empty((0, 2), dtype=np.uint64)]
     seen: list[tuple[str, bool]] = []
     n_bytes = empty = compared = 0
@@ -76,8 +79,9 @@ def encode_shard(task: EncodeTask) -> dict[str, Any]:
             chosen = [n for n, number in enumerate(hashes) if n < to_compare or number % COMPARED_OF == 0]
             to_compare = max(to_compare - len(hashes), 0)
             compared += _compare(encoder, documents, encoded, chosen, task.shard)
-            stream.write(with_ends(encoded, tokenizer.eos_id, dtype).tobytes())
-            tables.append(np.stack((np.array(hashes, dtype=np.uint64), encoded.lengths.astype(np.uint64) + 1), axis=1))
+            stream.write(with_ends(encoded, begin, tokenizer.eos_id, dtype).tobytes())
+            lengths = encoded.lengths.astype(np.uint64) + len(begin) + 1
+            tables.append(np.stack((np.array(hashes, dtype=np.uint64), lengths), axis=1))
             n_bytes += encoded.n_bytes
     table = np.concatenate(tables)
     with atomic_path(task.table) as aside, aside.open("wb") as stream:
@@ -91,17 +95,20 @@ def encode_shard(task: EncodeTask) -> dict[str, Any]:
         "vocab_size": tokenizer.vocab_size,
         "encoder": encoder.describe(),
         "compared": compared,
+        "begin": len(begin),
     }
 
 
-def with_ends(encoded: Encoded, end: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """Ids of all documents, each followed by `end`."""
-    places = np.cumsum(encoded.lengths + 1) - 1
-    ids = np.empty(len(encoded.ids) + len(places), dtype=dtype)
+def with_ends(encoded: Encoded, begin: Sequence[int], end: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """Ids of all documents, each after `begin` and followed by `end`."""
+    ends = np.cumsum(encoded.lengths + len(begin) + 1) - 1
+    starts = ends - encoded.lengths - len(begin)
+    ids = np.empty(len(encoded.ids) + len(ends) * (len(begin) + 1), dtype=dtype)
     is_text = np.ones(len(ids), dtype=np.bool_)
-    is_text[places] = False
+    for places, token in ((ends, end), *((starts + number, token) for number, token in enumerate(begin))):
+        is_text[places] = False
+        ids[places] = token
     ids[is_text] = encoded.ids
-    ids[places] = end
     return ids
 
 

@@ -82,3 +82,22 @@ def test_special_tokens_in_a_chat_stay_text(client: httpx.Client, engine: Infere
     ids = engine.tokenizer.encode_chat(messages)
     assert usage["prompt_tokens"] == len(ids)
     assert engine.tokenizer.eos_id not in ids
+
+
+def test_a_text_begins_with_the_tokens_that_the_tokenizer_adds(
+    shared: Any, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = shared.service.engine
+    monkeypatch.setitem(engine.tokenizer._tokenizer.__dict__, "begin_ids", (1,))
+    text = engine.tokenizer.encode("The sea")
+    for fields, expected in (({}, [1, *text]), ({"add_special_tokens": False}, text)):
+        answer = client.post("/tokenize", json={"prompt": "The sea", **fields})
+        assert answer.json()["tokens"] == expected
+        body = {"model": "tiny", "prompt": "The sea", "max_tokens": 1, **fields}
+        usage = client.post("/v1/completions", json=body).json()["usage"]
+        assert usage["prompt_tokens"] == len(expected)
+    refused = client.post(
+        "/v1/chat/completions",
+        json={"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "add_special_tokens": True},
+    )
+    assert refused.status_code == 400
