@@ -22,7 +22,8 @@ def read_bounded(path: Path, limit: int) -> bytes:
         ValueError: the file is larger.
     """
     with named(path), path.open("rb") as file:
-        content = file.read(limit + 1)
+        # Reading allocates what it is asked for, so the limit alone would ask for too much.
+        content = file.read(min(limit, path.stat().st_size) + 1)
     if len(content) > limit:
         raise ValueError(f"larger than the limit of {limit} bytes")
     return content
