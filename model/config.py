@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from longcat.model.bounds import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, check_size, shown
 from longcat.model.errors import ModelConfigError, first_problem
 from longcat.model.mixers import DEFAULT, MixerSpec, parse, spec_of_slot
+from longcat.model.rope_scaling import RopeScaling
 
 MODEL_TYPE = "longcat_flash"
 ARCHITECTURE = "LongcatFlashForCausalLM"
@@ -74,6 +75,9 @@ class ModelConfig(BaseModel):
         default=True, description="scale the key-value latent by sqrt(hidden_size / kv_lora_rank)"
     )
     rope_theta: float = Field(default=10_000_000.0, gt=1, le=1e15, description="base of the rotary frequencies")
+    rope_scaling: RopeScaling | None = Field(
+        default=None, description="YaRN: other rotary frequencies for a longer context; none: those of the base"
+    )
     max_position_embeddings: int = Field(
         default=131072, ge=1, le=MAX_CONTEXT, description="context length of the model in tokens"
     )
@@ -187,7 +191,7 @@ class ModelConfig(BaseModel):
         fields: dict[str, Any] = {}
         other: dict[str, Any] = {}
         for key, value in published.items():
-            if key not in cls.model_fields:
+            if key not in cls.model_fields or key == "rope_scaling":
                 other[key] = value
             elif value is not None:
                 fields[key] = value
@@ -236,7 +240,7 @@ _REQUIRED = (
 # Keys of optional parts that the published config.json lacks, or of our extensions.
 _OPTIONAL = frozenset(
     {"num_nextn_predict_layers", "mtp_share_embeddings", "zero_expert_types", "moe_layout", "gating_residual"}
-    | {"attention"}
+    | {"attention", "rope_scaling"}
 )
 
 # Keys about files, software and sampling, which do not change what the model computes.
@@ -270,25 +274,25 @@ def _check_architecture(published: Mapping[str, Any], source: str) -> None:
 
 
 def _rope_fields(other: dict[str, Any], theta: Any, source: str) -> dict[str, Any]:
-    """Remove the rotary keys of newer transformers from `other`; they contain the base.
-
-    `theta` is the separate key, if present.
-    """
+    """Remove the rotary keys from `other`; in newer transformers they contain the base, else the separate `theta`."""
     fields: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):
         settings = other.pop(key, None)
         if settings is None:
             continue
-        plain = isinstance(settings, Mapping) and all(
-            name == "rope_theta" or (name in ("rope_type", "type") and value == "default")
-            for name, value in settings.items()
-            if value is not None
-        )
-        if not plain:
+        if not isinstance(settings, Mapping):
+            raise ModelConfigError(f"{source}: {key} = {shown(settings)} is not supported, expected an object")
+        stated = {name: value for name, value in settings.items() if value is not None}
+        base = stated.pop("rope_theta", None)
+        kind = stated.get("rope_type", stated.get("type"))
+        if kind == "yarn":
+            scaling = _yarn(stated, f"{source}: {key}")
+            if fields.setdefault("rope_scaling", scaling) != scaling:
+                raise ModelConfigError(f"{source}: rope_scaling contradicts rope_parameters")
+        elif kind not in ("default", None) or stated.keys() - {"rope_type", "type"}:
             raise ModelConfigError(
-                f"{source}: {key} = {shown(settings)} is not supported, only the plain rotary embedding is"
+                f"{source}: {key} = {shown(settings)} is not supported, only the plain rotary embedding and yarn are"
             )
-        base = settings.get("rope_theta")
         if base is None:
             continue
         if theta is not None and base != theta:
@@ -297,6 +301,17 @@ def _rope_fields(other: dict[str, Any], theta: Any, source: str) -> dict[str, An
             )
         fields["rope_theta"] = theta = base
     return fields
+
+
+def _yarn(stated: dict[str, Any], where: str) -> RopeScaling:
+    # Other programs scale only the rotary parts where these are missing.
+    for name in ("mscale", "mscale_all_dim"):
+        if name not in stated:
+            raise ModelConfigError(f"{where}: the key {name} is missing; only equal mscale and mscale_all_dim work")
+    try:
+        return RopeScaling(**stated)
+    except ValidationError as error:
+        raise ModelConfigError(f"{where}: {first_problem(error)}") from None
 
 
 def _check_other_keys(other: Mapping[str, Any], config: ModelConfig, source: str) -> None:

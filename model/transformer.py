@@ -6,7 +6,7 @@ is not used in `forward` and `loss`.
 Names: B batch, T tokens, D hidden, V vocabulary, L layers, E experts of both kinds.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -130,7 +130,11 @@ class LongcatFlash(nn.Module):
                 documents = document_bounds(cu_seqlens, batch, tokens, input_ids_BT.device)
             positions_T = torch.arange(tokens, device=input_ids_BT.device)
         fields = {"cu_seqlens": cu_seqlens, "documents": documents, "budgets_B": budgets_B}
-        return SequenceContext.at(positions_T, self._rotary_widths, self.config.rope_theta, **fields)
+        return self._context_at(positions_T, **fields)
+
+    def _context_at(self, positions_T: torch.Tensor, **fields: Any) -> SequenceContext:
+        rope = self.config.rope_theta, self.config.rope_scaling
+        return SequenceContext.at(positions_T, self._rotary_widths, *rope, **fields)
 
     def new_pages(self, pages: int, page_size: int = 16, slots: int = 0) -> PagedCache:
         """Memory for steps: `pages` pages of `page_size` positions, in the dtype and on the device of the embedding.
@@ -187,8 +191,7 @@ class LongcatFlash(nn.Module):
 
     def step_context(self, batch: StepBatch) -> SequenceContext:
         """Sequence context of the tokens of a step."""
-        theta = self.config.rope_theta
-        return SequenceContext.at(batch.positions_T, self._rotary_widths, theta, layout=batch.layout)
+        return self._context_at(batch.positions_T, layout=batch.layout)
 
     def _wanted(self, hidden_TD: torch.Tensor, batch: StepBatch) -> torch.Tensor:
         return self._logits(hidden_TD if batch.wanted_R is None else hidden_TD.index_select(0, batch.wanted_R))

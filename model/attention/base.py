@@ -23,6 +23,7 @@ from longcat.model.attention.pages import StateKind, StepLayout, StepState
 from longcat.model.errors import ModelError
 from longcat.model.parameter_kinds import Kind
 from longcat.model.rope import rope_angles_at
+from longcat.model.rope_scaling import RopeScaling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +53,16 @@ class SequenceContext:
     layout: StepLayout | None = None
 
     @classmethod
-    def at(cls, positions_T: torch.Tensor, widths: Iterable[int], theta: float, **fields: Any) -> Self:
+    def at(
+        cls,
+        positions_T: torch.Tensor,
+        widths: Iterable[int],
+        theta: float,
+        scaling: RopeScaling | None = None,
+        **fields: Any,
+    ) -> Self:
         """Context with the angles of every required rotary width."""
-        angles = {width: rope_angles_at(positions_T, width, theta) for width in sorted(set(widths))}
+        angles = {width: rope_angles_at(positions_T, width, theta, scaling) for width in sorted(set(widths))}
         return cls(positions_T, angles=angles, **fields)
 
 

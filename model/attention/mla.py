@@ -46,6 +46,8 @@ class MultiHeadLatentAttention(SequenceMixer):
         self.latent_width, self.value_width = config.kv_lora_rank, config.v_head_dim
         self._widths = (self.latent_width, self.nope_width, self.rope_width, self.value_width)
         self.softmax_scale = config.qk_head_dim**-0.5
+        if config.rope_scaling is not None:
+            self.softmax_scale *= config.rope_scaling.logit_scale
         self.query_scale = (config.hidden_size / config.q_lora_rank) ** 0.5 if config.mla_scale_q_lora else 1.0
         self.latent_scale = (config.hidden_size / config.kv_lora_rank) ** 0.5 if config.mla_scale_kv_lora else 1.0
 

@@ -59,6 +59,28 @@ def test_written_configurations_are_read_back_and_have_the_published_keys() -> N
     assert "auto_map" not in written
 
 
+# The keys of a published copy with YaRN, in the older spelling.
+YARN = {
+    "type": "yarn",
+    "factor": 10,
+    "original_max_position_embeddings": 32768,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1,
+    "mscale_all_dim": 1,
+}
+
+
+def test_yarn_is_read_and_written_under_its_key() -> None:
+    config = ModelConfig.from_dict(PUBLISHED | {"rope_scaling": YARN})
+    written = config.to_dict()
+    assert written["rope_scaling"] == {key: value for key, value in YARN.items() if key != "type"} | {
+        "rope_type": "yarn"
+    }
+    assert ModelConfig.from_dict(written) == config
+    assert "rope_scaling" not in ModelConfig.from_dict(PUBLISHED).to_dict()
+
+
 def test_keys_of_newer_transformers_are_read() -> None:
     newer = {key: value for key, value in PUBLISHED.items() if key != "rope_theta"}
     newer |= {
@@ -91,7 +113,7 @@ def test_keys_of_newer_transformers_are_read() -> None:
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
         ({"head_dim": 128}, "head_dim = 128 is not supported, expected 64"),
         ({"model_type": "longcat_flash_ngram"}, "model_type = 'longcat_flash_ngram'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 10}}, "rope_scaling = .* only the plain rotary embedding"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 10}}, "rope_scaling = .* only the plain rotary embedding"),
         ({"quantization_config": {"quant_method": "fp8"}}, "unknown key quantization_config"),
     ],
 )
@@ -142,7 +164,14 @@ def test_factors_must_be_positive_finite_numbers(name: str, value: Any) -> None:
         ({"rope_parameters": {"rope_theta": 5e6}}, "rope_theta = 10000000 contradicts rope_parameters.rope_theta = 5"),
         ({"rope_parameters": {"rope_theta": "5e6"}}, "rope_theta = 10000000 contradicts rope_parameters.rope_theta"),
         ({"rope_theta": None, "rope_parameters": {"rope_theta": "5e6"}}, "rope_theta = '5e6': "),
-        ({"rope_scaling": {"type": "yarn", "factor": 10}}, "rope_scaling = .* only the plain rotary embedding"),
+        ({"rope_scaling": {"type": "linear", "factor": 10}}, "rope_scaling = .* only the plain rotary embedding"),
+        ({"rope_scaling": {"type": "yarn", "factor": 10}}, "rope_scaling: the key mscale is missing"),
+        ({"rope_scaling": YARN | {"mscale": 0.7}}, "rope_scaling: mscale = 0.7 differs from mscale_all_dim = 1"),
+        ({"rope_scaling": YARN | {"factor": 0.5}}, "rope_scaling: factor = 0.5: "),
+        ({"rope_scaling": YARN | {"attention_factor": 2}}, "rope_scaling: attention_factor = 2: "),
+        ({"rope_scaling": YARN | {"beta_slow": 32}}, "rope_scaling: beta_fast = 32 must exceed beta_slow = 32"),
+        ({"rope_scaling": YARN | {"rope_type": "default"}}, "rope_scaling = .* only the plain rotary embedding"),
+        ({"rope_scaling": YARN, "rope_parameters": YARN | {"factor": 5}}, "rope_scaling contradicts rope_parameters"),
         ({"rope_scaling": {"factor": 10}}, "rope_scaling = .* only the plain rotary embedding"),
         ({"rope_scaling": "yarn"}, "rope_scaling = 'yarn' is not supported"),
         ({"architectures": ["LongcatFlashNgramForCausalLM"]}, "architectures = .*Ngram.* is not supported, expected"),

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from longcat.model.checkpoint import load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.layout import published_tensors
+from longcat.model.rope import rope_angles_at
+from longcat.model.rope_scaling import RopeScaling
 from longcat.model.rows import Rows
 from longcat.model.transformer import LongcatFlash
 
@@ -62,6 +64,36 @@ def test_the_installed_transformers_gives_the_golden_logits(golden: Path, peer: 
     """So versions 4.57.1 and 5 agree, and no test depends on only one of them."""
     expected = load_file(golden / "expected.safetensors")
     assert relative_rms(peer(load_pretrained(golden))(expected["input_ids"]).logits, expected["logits"]) < 1e-5
+
+
+YARN = {"original_max_position_embeddings": 16, "mscale": 0.7, "mscale_all_dim": 0.7}
+
+
+@torch.no_grad()
+def test_yarn_equals_transformers(
+    build_model: Callable[..., LongcatFlash], peer: Callable[[LongcatFlash], Any]
+) -> None:
+    """Also beyond the original context, and in steps over pages."""
+    scaled = build_model(
+        rope_scaling=RopeScaling(factor=4.0, **YARN), rope_theta=100.0, max_position_embeddings=64, qk_rope_head_dim=8
+    )
+    tokens = torch.randint(0, scaled.config.vocab_size, (1, 60), generator=torch.Generator().manual_seed(0))
+    expected = peer(scaled)(tokens).logits
+    assert relative_rms(scaled(tokens).logits, expected) < 1e-5
+    rows = Rows(scaled, 1, 60)
+    in_steps = [rows.append(part).logits for part in tokens.split(7, dim=1)]
+    assert relative_rms(torch.cat(in_steps, dim=1), expected) < 1e-5
+
+
+def test_yarn_frequencies_and_scale() -> None:
+    """By hand, 16 wide at base 10 with 63 positions before: pair 8 lg(63 / 2 pi n) turns n times."""
+    scaling = RopeScaling(factor=4.0, original_max_position_embeddings=63, beta_fast=10.0)
+    # 8 lg(1.0027) = 0.009 rounds down to pair 0, 8 lg(10.027) = 8.009 up to pair 9.
+    expected = [1 - pair / 9 * 0.75 for pair in range(8)]
+    assert scaling.slowed(16, 10.0) == pytest.approx(expected, abs=1e-12)
+    assert scaling.logit_scale == pytest.approx(1.13862943611**2, abs=1e-10)  # 0.1 ln 4 + 1
+    angles = rope_angles_at(torch.tensor([3]), 16, 10.0, scaling)
+    assert angles[0].tolist() == pytest.approx([3 * 10 ** (-pair / 8) * expected[pair] for pair in range(8)], abs=1e-12)
 
 
 @pytest.mark.parametrize("zero_experts", [3, 0])
