@@ -19,18 +19,20 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from text import Text, library_text, packed_text
 
 from longcat.model.config import ModelConfig
+from longcat.model.growth.layers import Growth, Order
+from longcat.model.growth.memory import grow_model, grow_tensors
 from longcat.model.init import initialize
 from longcat.model.transformer import BackboneOutput, LongcatFlash
 from longcat.stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.load_balance.controller import BiasController
-from longcat.stages.train.optim.adamw import build_optimizer
+from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments
 from longcat.stages.train.optim.schedule import Schedule
 
 Figures = dict[str, Any]
@@ -77,6 +79,24 @@ def of_width(width: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Growing:
+    """A model of half the layers, which is grown after a fraction of all steps.
+
+    `own_schedule`: the small model has a learning-rate schedule to its end, and the grown one re-warms from its last
+    rate; otherwise one schedule spans both.
+    """
+
+    fraction: float
+    order: Order = "stack"
+    moments: Literal["copy", "rescale", "zero"] = "copy"
+    own_schedule: bool = False
+
+    def after(self, steps: int) -> int:
+        """Steps of the small model, of `steps` in all."""
+        return max(1, round(self.fraction * steps))
+
+
+@dataclass(frozen=True)
 class Run:
     """One run. `model` overrides values of `BASE`; `width_scale` is s of the report's table 1; 1: no transfer."""
 
@@ -90,6 +110,7 @@ class Run:
     steps: int = 400
     batch_size: int = 8
     sequence_length: int = 128
+    growing: Growing | None = None
 
     def architecture(self, vocab_size: int) -> ModelConfig:
         return ModelConfig(**{**BASE, **self.model, "vocab_size": vocab_size})
@@ -127,6 +148,7 @@ def train(run: Run, text: Text) -> Figures:
         "run": asdict(run),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "validation_loss": validation,
+        "jump": trainer.jump,
         "cpu_seconds": time.process_time() - began,
         **{key: [record[key] for record in records] for key in records[0]},
     }
@@ -138,11 +160,17 @@ class Trainer:
     def __init__(self, run: Run, text: Text) -> None:
         self.run, self.text = run, text
         config = run.architecture(text.vocab_size)
+        if run.growing is not None:
+            config = config.model_copy(update={"num_layers": config.num_layers // 2})
         self.model = LongcatFlash(config)
         initialize(self.model, run.seed)
         self.optimizer = build_optimizer(self.model, OptimizerOptions(eps=run.eps))
         transfer(self.model, self.optimizer, run.width_scale)
-        self.schedule = Schedule.of(ScheduleOptions(), run.learning_rate, run.steps)
+        self.jump: Figures = {}
+        self.first = 0  # the first step of the schedule
+        own = run.growing is not None and run.growing.own_schedule
+        steps = run.growing.after(run.steps) if run.growing is not None and own else run.steps
+        self.schedule = Schedule.of(ScheduleOptions(), run.learning_rate, steps)
         self.controller = BiasController.of(
             BalanceOptions(),
             experts=config.n_routed_experts,
@@ -152,6 +180,8 @@ class Trainer:
 
     def step(self, step: int) -> Figures:
         run, tokens = self.run, self.run.batch_size * self.run.sequence_length
+        if run.growing is not None and step == run.growing.after(run.steps):
+            self.grow(run.growing, step)
         rows = torch.from_numpy(self.text.batch(run.seed, step, run.batch_size, run.sequence_length))
         loss_sum, _, output = self.model.loss(rows[:, :-1], rows[:, 1:])
         loss = loss_sum / tokens
@@ -159,12 +189,29 @@ class Trainer:
         figures = {"loss": loss.item(), "gradient_rms": self.gradient_rms()}
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), OptimizerOptions().gradient_clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.learning_rate(step) * group["factor"]
+            group["lr"] = self.schedule.learning_rate(step - self.first) * group["factor"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        gain = self.controller.gain(self.schedule.progress(step))
+        gain = self.controller.gain(self.schedule.progress(step - self.first))
         self.controller.update(self.model.router_biases(), output.expert_counts_LE, tokens, gain)
         return figures | self.routing(output) | states(output)
+
+    def grow(self, growing: Growing, step: int) -> None:
+        """Double the layers before step `step`; the validation losses before and after it are kept."""
+        if self.run.width_scale != 1:
+            raise ValueError("a run that grows has the width scale 1")
+        before = self.validation_loss()
+        growth = Growth.of(self.model.config.num_layers, 2, growing.order)
+        state = {} if growing.moments == "zero" else moments(self.model, self.optimizer)
+        self.model = grow_model(self.model, growth)
+        self.optimizer = build_optimizer(self.model, OptimizerOptions(eps=self.run.eps))
+        if growing.moments != "zero":
+            load_moments(self.model, self.optimizer, grow_tensors(state, growth, growing.moments))
+        if growing.own_schedule:
+            last = self.schedule.learning_rate(step - 1)
+            self.first = step
+            self.schedule = Schedule.of(ScheduleOptions(), self.run.learning_rate, self.run.steps - step, last)
+        self.jump = {"step": step, "before": before, "after": self.validation_loss()}
 
     def gradient_rms(self) -> float:
         """Root mean square over all matrices, before clipping."""

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
-NAMES = ("zero_experts", "shortcut", "mla_scale", "hidden_z_loss", "adam_epsilon", "learning_rate_transfer")
+NAMES = (
+    *("zero_experts", "shortcut", "mla_scale", "hidden_z_loss", "adam_epsilon", "learning_rate_transfer"),
+    "growth",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,3 +95,46 @@ def test_optimum_is_the_vertex_of_a_parabola_in_the_logarithm():
     row = [(float(log - centre)) ** 2 for log in logs]
     assert script.optimum(row) == pytest.approx(float(centre.exp()))
     assert script.optimum([3.0, 2.0, 1.0, 0.5, float("nan")]) == script.RATES[3]
+
+
+def test_steps_to_recover_from_growth(monkeypatch):
+    growth = importlib.import_module("growth")
+    monkeypatch.setattr(growth, "WINDOW", 2)
+    losses = [5.0, 4.0, 3.0, 6.0, 4.0, 3.5, 3.25, 2.0]
+    # The mean before step 3 is 3.5; those of two losses from there on are 5, 3.75, 3.375.
+    assert growth.recovered(losses, 3) == 4
+    assert growth.recovered(losses[:6], 3) is None
+
+
+def test_runs_that_grow_have_equal_flops():
+    growth = importlib.import_module("growth")
+    ratio, costs = growth.flops_ratio(), {}
+    for run in growth.plan(range(1)):
+        if run.model["num_layers"] == growth.SMALL:
+            small = run.steps
+        else:
+            small = 0 if run.growing is None else run.growing.after(run.steps)
+        costs[run.label] = small * ratio + run.steps - small
+    timed = set(growth.TIMED.values())
+    assert all(abs(cost - growth.LARGE_STEPS) < 1 for label, cost in costs.items() if label not in timed)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_run_grows_with_its_moments_and_schedule(own, output):
+    toy, text = importlib.import_module("toy"), importlib.import_module("text")
+    words = text.library_text(output / "tokens-quick.npz", quick=True)
+    growing = toy.Growing(0.5, "interleave", own_schedule=own)
+    run = toy.Run("grown", 0, {"num_layers": 2}, steps=8, batch_size=2, sequence_length=16, growing=growing)
+    trainer = toy.Trainer(run, words)
+    for step in range(5):
+        layers = len(trainer.model.model.layers)
+        trainer.step(step)
+    assert layers == 1
+    assert len(trainer.model.model.layers) == 2
+    assert trainer.jump["step"] == 4
+    steps = {float(value) for name, value in toy.moments(trainer.model, trainer.optimizer).items() if "step" in name}
+    assert steps == {5}
+    # One warm-up step; with schedules of its own, the small model ends at 0.1 of the peak.
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    assert rate == pytest.approx(run.learning_rate)
+    assert trainer.schedule.start == pytest.approx(0.1 * run.learning_rate if own else 0)
