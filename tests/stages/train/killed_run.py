@@ -14,7 +14,7 @@ from typing import Any
 
 import longcat.stages  # noqa: F401  registers the stages
 from longcat.pipeline.engine import LocalEngine
-from longcat.pipeline.errors import LongcatError
+from longcat.pipeline.errors import Told
 from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
@@ -41,7 +41,7 @@ def main(store: str, tokens: str, config: str, steps: str | None = None) -> int:
         try:
             session = Session(Store(Path(store)), engine=LocalEngine(workers=1), stop=stop)
             run_stage(session, "train", json.loads(config), {"tokens": tokens})
-        except LongcatError as error:
+        except Told as error:
             return error.exit_code
     return 0
 
