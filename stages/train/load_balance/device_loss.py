@@ -30,7 +30,8 @@ from longcat.stages.train.stability.config import BalanceLossOptions, expert_gro
 from longcat.stages.train.stability.measure import due
 
 LARGEST_MOVE = 2.0
-REMEMBERED = 4
+# R_g of one batch is noisy (a standard deviation of its logarithm of 0.7 between steps of a small model).
+REMEMBERED, MARGIN = 4, 2.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ class BalanceCoefficient:
 
     Measurements for other purposes do not move it, so that they change no bit of the weights.
 
-    R_g moves between measurements, because the other losses' gradient does: alpha stays below what the largest of the
-    last `REMEMBERED` measurements allows, and a measurement above the limit is repeated in the next step.
+    R_g moves between measurements, because the other losses' gradient does: alpha is kept so small that R_g is below
+    the limit by a factor `MARGIN` in the largest of the last `REMEMBERED` measurements, and a measurement above the
+    limit is repeated in the next step.
     """
 
     def __init__(self, options: BalanceLossOptions) -> None:
@@ -121,7 +123,7 @@ class BalanceCoefficient:
         if self.value > 0:
             step = min(max(math.sqrt(aim / self.value), 1 / LARGEST_MOVE), LARGEST_MOVE)
             aim = self.value * step
-        self.value = min(aim, self.options.limit_ratio / max(self._largest))
+        self.value = min(aim, self.options.limit_ratio / MARGIN / max(self._largest))
 
     def state(self) -> dict[str, Any]:
         """State saved in checkpoints of the run."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -77,7 +80,7 @@ def test_groups() -> None:
 
 
 def test_the_coefficient_reaches_and_follows_its_target() -> None:
-    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    coefficient = BalanceCoefficient(BalanceLossOptions(limit_ratio=0.2))
     assert coefficient.value == 0.0
     assert coefficient.wants_measurement
     coefficient.update([100.0, 60.0])
@@ -89,16 +92,16 @@ def test_the_coefficient_reaches_and_follows_its_target() -> None:
 
 
 def test_one_update_is_at_most_a_factor_of_two() -> None:
-    coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
+    coefficient = BalanceCoefficient(BalanceLossOptions(limit_ratio=0.4))
     coefficient.update([1.0])
     coefficient.update([1e-3])
     assert coefficient.value == pytest.approx(0.1)
 
 
-def test_no_layer_exceeds_the_limit() -> None:
+def test_no_layer_exceeds_half_of_the_limit() -> None:
     coefficient = BalanceCoefficient(BalanceLossOptions(enabled=True))
     coefficient.update([1.0] * 9 + [91.0])  # the mean of 10 requires 0.005, for which the last layer has 0.455
-    assert coefficient.value * 91 == pytest.approx(0.1)
+    assert coefficient.value * 91 == pytest.approx(0.05)
 
 
 def test_the_limit_holds_for_the_last_four_measurements() -> None:
@@ -107,9 +110,22 @@ def test_the_limit_holds_for_the_last_four_measurements() -> None:
     assert coefficient.value == pytest.approx(0.05 / 8)
     for _ in range(3):
         coefficient.update([1.0])
-        assert coefficient.value <= 0.1 / 8 * (1 + 1e-12)
+        assert coefficient.value <= 0.05 / 8 * (1 + 1e-12)
     coefficient.update([1.0])  # the measurement of 8 is forgotten
-    assert coefficient.value > 0.02
+    assert coefficient.value == pytest.approx(0.05 / 8 * 2)
+
+
+@pytest.mark.parametrize(("spread", "share"), [(0.35, 0.01), (0.7, 0.05)])
+def test_noise_of_the_measurement_seldom_exceeds_the_limit(spread: float, share: float) -> None:
+    """Log-normal ratios; 0.7 is the spread measured in a model of one layer with 1024 tokens per step."""
+    generator = np.random.default_rng(0)
+    coefficient, above, steps = BalanceCoefficient(BalanceLossOptions(every=50)), 0, 20_000
+    for done in range(steps):
+        ratio = math.exp(spread * generator.standard_normal())
+        above += coefficient.value * ratio > 0.1
+        if coefficient.moves(done, done):
+            coefficient.update([ratio])
+    assert above / steps < share
 
 
 def test_a_measurement_above_the_limit_is_repeated() -> None:
