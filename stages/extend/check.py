@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from longcat.model.config import ModelConfig
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.extend.config import ExtendConfig
-from longcat.stages.formats.architecture import architecture_of, changed_config
+from longcat.stages.extend.step import config_of_phase
+from longcat.stages.formats.architecture import architecture_of
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
 from longcat.stages.formats.training_state import TrainingState, foreseen_state
 from longcat.stages.train.check import Inputs, check_options, check_parallel, check_vocabulary, forecast
@@ -22,26 +22,16 @@ def foresee_extension(config: ExtendConfig, inputs: Inputs) -> dict[str, Any]:
         return forecast(None, config, before, tokens)
     check_vocabulary(vocabulary_of(inputs["tokens"][0]), model)
     check_options(config, model)
-    check_start(config, model, before)
-    for phase in config.phases:
-        length = max(phase.sequence_length, model.max_position_embeddings)
-        model = changed_config(model, {"rope_theta": phase.rope_theta, "max_position_embeddings": length}, "phases")
+    check_start(config, before)
+    for number, phase in enumerate(config.phases):
+        model = config_of_phase(model, phase, number)
         check_parallel(config, model, phase.sequence_length, phase.batch_size, phase.micro_batch_size)
     return forecast(model, config, before, tokens)
 
 
-def check_start(config: ExtendConfig, model: ModelConfig, before: TrainingState | None) -> None:
-    """Check that the first phase is no step back from the model; `before`: its training, if known.
-
-    Raises:
-        ConfigError: the phase has shorter sequences or a smaller base.
-    """
+def check_start(config: ExtendConfig, before: TrainingState | None) -> None:
+    """Raise ConfigError if the first phase has shorter sequences than the last training, if that is known."""
     first = config.phases[0]
-    if first.rope_theta < model.rope_theta:
-        raise ConfigError(
-            f"phases.0.rope_theta = {first.rope_theta:g} is below the checkpoint's {model.rope_theta:g}",
-            hint="raise it, or train the checkpoint with a smaller base, e.g. model.rope_theta=1e6",
-        )
     trained_length = 0 if before is None or before.data is None else before.data.sequence_length
     if first.sequence_length < trained_length:
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
+from longcat.model.rope_scaling import RopeScaling
 from longcat.pipeline.config import RUNTIME, StageConfig, identity_values, merge
 from longcat.stages.extend.schedules import load_schedule
 from longcat.stages.formats.training_state import Packing
@@ -20,7 +21,16 @@ class Phase(StageConfig):
     sequence_length: int = Field(
         ge=1, description="tokens per sequence; the model's context becomes at least this long"
     )
-    rope_theta: float = Field(gt=1, description="base of the rotary frequencies")
+    rope_theta: float | None = Field(
+        default=None, gt=1, description="base of the rotary frequencies; null: as before the phase"
+    )
+    rope_scaling: RopeScaling | None = Field(
+        default=None, description="YaRN from this phase on, see `rope_scaling` of a model; null: as before the phase"
+    )
+    attention: str | dict[str, Any] | None = Field(
+        default=None,
+        description="convert the model to this attention, as `attention` of a model; null: as before the phase",
+    )
     steps: int | None = Field(default=None, ge=1, description="optimizer steps")
     token_budget: int | None = Field(
         default=None, ge=1, description="training tokens, instead of steps; rounded up to whole steps"
@@ -93,9 +103,9 @@ class ExtendConfig(TrainingOptions):
 
     @model_validator(mode="after")
     def _lengths_and_bases_grow(self) -> Self:
-        for number, (before, after) in enumerate(pairwise(self.phases), start=1):
-            for key in ("sequence_length", "rope_theta"):
-                low, high = getattr(before, key), getattr(after, key)
+        for key in ("sequence_length", "rope_theta"):
+            given = [(number, getattr(phase, key)) for number, phase in enumerate(self.phases)]
+            for (_, low), (number, high) in pairwise([item for item in given if item[1] is not None]):
                 if high < low:
                     raise ValueError(
                         f"phases.{number}.{key} = {high:g} is below the {low:g} of the phase before; "

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from longcat.model.config import ModelConfig
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.stage import Context, Result
 from longcat.stages.extend.check import check_start
 from longcat.stages.extend.config import ExtendConfig, Phase
-from longcat.stages.formats.checkpoint import Start, check_same_tokenizer, read_model, rebuilt, write_checkpoint
+from longcat.stages.extend.step import config_of_phase, model_of_phase
+from longcat.stages.formats.checkpoint import Start, check_same_tokenizer, read_model, write_checkpoint
 from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
 from longcat.stages.formats.training_windows import SOURCES, MixedWindows, training_windows
 from longcat.stages.formats.windows import WindowSource, open_tokens
@@ -44,13 +46,15 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         state = read_state(checkpoint)
         model = read_model(checkpoint)
         check_options(config, model.config)
-        check_start(config, model.config, state)
+        check_start(config, state)
+        configs = _configs(config, model.config)
         start = start_of(config, checkpoint)
         parallel = join(config)
         plans = _plans(context, state, parallel)
         done: list[Trained] = []
-        for phase, own, plan in zip(config.phases, data, plans, strict=True):
-            trained = _train_phase(context, phase, plan, parallel, model, start, own.source)
+        for its_config, own, plan in zip(configs, data, plans, strict=True):
+            model, start = model_of_phase(model, its_config, start, config.seed, context.logger)
+            trained = _train_phase(context, plan, parallel, model, start, own.source)
             model, start = trained.whole()
             done.append(trained)
         order = _order(config, config.phases[-1], tokens)
@@ -58,20 +62,26 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
             after = state_after(state, plans[-1], order, config, done[-1].samples_skipped, start)
             write_checkpoint(context.output, model, start, after, tokens)
             write_metrics(context.output, *done)
-        return _result(config, plans, data, done)
+        return _result(configs, plans, data, done)
+
+
+def _configs(config: ExtendConfig, model: ModelConfig) -> list[ModelConfig]:
+    """Configuration of the model in every phase."""
+    found = []
+    for number, phase in enumerate(config.phases):
+        model = config_of_phase(model, phase, number)
+        found.append(model)
+    return found
 
 
 def _train_phase(
     context: Context[ExtendConfig],
-    phase: Phase,
     plan: TrainingPlan,
     parallel: Parallel,
     model: LongcatFlash,
     start: Start,
     source: WindowSource,
 ) -> Trained:
-    length = max(phase.sequence_length, model.config.max_position_embeddings)
-    model = rebuilt(model, {"rope_theta": phase.rope_theta, "max_position_embeddings": length})
     if parallel.is_distributed:
         check_fits(
             context.config.parallel,
@@ -82,7 +92,7 @@ def _train_phase(
             micro_batch_size=plan.micro_batch_size,
         )
     held = spread(model, context.config, parallel)
-    validation = read_validation(context.input("tokens"), phase.sequence_length, context.config)
+    validation = read_validation(context.input("tokens"), plan.sequence_length, context.config)
     return run_training(plan, context.config, held, start, source, validation, context)
 
 
@@ -152,12 +162,12 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
     return plans
 
 
-def _result(config: ExtendConfig, plans: list[TrainingPlan], data: list[_Data], done: list[Trained]) -> Result:
+def _result(configs: list[ModelConfig], plans: list[TrainingPlan], data: list[_Data], done: list[Trained]) -> Result:
     phases = []
-    for phase, own, trained in zip(config.phases, data, done, strict=True):
+    for model, plan, own, trained in zip(configs, plans, data, done, strict=True):
         figures = {
-            "sequence_length": phase.sequence_length,
-            "rope_theta": phase.rope_theta,
+            "sequence_length": plan.sequence_length,
+            "rope_theta": model.rope_theta,
             "train_loss": trained.train_loss,
             "active_experts": trained.active_experts,
             **own.packing,

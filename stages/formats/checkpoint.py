@@ -20,7 +20,7 @@ from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
 from longcat.pipeline.files import atomic_path, atomic_write, is_temporary, pretty_json, sha256_file
-from longcat.stages.formats.architecture import changed_config, preset_architecture
+from longcat.stages.formats.architecture import preset_architecture
 from longcat.stages.formats.special_tokens import TOKENIZER_FILES
 from longcat.stages.formats.tokenizer_backend import read_vocabulary
 from longcat.stages.formats.training_state import STATE_FILE, TrainingState, read_state
@@ -96,15 +96,6 @@ def read_model_config(checkpoint: Artifact) -> ModelConfig:
         raise ConfigError(str(error)) from None
     except CheckpointError as error:
         raise IntegrityError(str(error)) from None
-
-
-def rebuilt(model: LongcatFlash, changes: Mapping[str, Any]) -> LongcatFlash:
-    """Same weights with a configuration that differs only in values independent of weights."""
-    config = changed_config(model.config, changes, "model")
-    with torch.device("meta"):
-        other = LongcatFlash(config)
-    other.load_state_dict(model.state_dict(), assign=True)
-    return other
 
 
 def new_architecture(preset: str, changes: Mapping[str, Any], tokens: Artifact) -> ModelConfig:

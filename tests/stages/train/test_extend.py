@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from longcat.model import mixers
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.store import Store
@@ -180,7 +181,7 @@ def test_bad_configurations(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_theta": 1e5}, "phases.0.rope_theta = 100000 is below the checkpoint's 1e+06"),
+        ({"rope_theta": 1e5}, "phases.0.rope_theta = 100000 is below the model's 1e+06"),
         ({"sequence_length": 16}, "phases.0.sequence_length = 16 is below the 32 tokens that the checkpoint was"),
     ],
 )
@@ -204,3 +205,19 @@ def test_a_step_back_is_foreseen(base: Artifact, long_tokens: Artifact) -> None:
     }
     with pytest.raises(ConfigError, match="below the 32 tokens"):
         foresee_extension(ExtendConfig(phases=[phase]), inputs)  # type: ignore[arg-type]
+
+
+def test_yarn_and_conversion_are_steps_of_a_schedule(
+    run_stage: Any, base: Artifact, long_tokens: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(mixers.KINDS, "test_linear", "tests.model.variants:LinearMixer")
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 512}
+    pattern = {"pattern": ["test_linear", "mla"]}
+    phases = [
+        {"sequence_length": 600, "rope_scaling": yarn, "steps": 1, "batch_size": 1},
+        {"sequence_length": 700, "attention": pattern, "steps": 1, "batch_size": 1},
+    ]
+    extended = run_stage("extend", EXTENSION | {"phases": phases}, {"checkpoint": base, "tokens": long_tokens})
+    config = read_model(extended).config
+    assert config.rope_scaling is not None
+    assert (config.rope_scaling.factor, config.attention, config.max_position_embeddings) == (4.0, pattern, 700)
