@@ -20,6 +20,7 @@ from longcat.cli.app import command as command_line
 from longcat.cli.app import run
 from longcat.cli.settings import Settings
 from longcat.pipeline.store import Store
+from longcat.stages.train import join
 from tests.docs.blocks import PAGES, ROOT, SHELL, UNQUOTED, Block, Command, blocks, commands
 
 # The first test runs the smoke recipe, which all pages share.
@@ -212,6 +213,8 @@ def test_a_page_runs_as_written(
     page: Path, world: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hello\n")))
+    # In place of the outputs of planned commands stand others, whose schedules are not those of the page.
+    monkeypatch.setattr(join, "_same", lambda one, other: True)
     reader = Reader(world, capfd)
     names: dict[str, Any] = {}
     for block in blocks(page):
