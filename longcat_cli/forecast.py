@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def forecast_figures(plan: Plan) -> dict[str, Any]:
     """Estimates that follow from the configuration alone; empty for stages without estimates.
 
-    `memory_bytes` counts float32 weights, gradients and AdamW moments, without activations.
+    `memory_bytes` is the estimate of `model.training_memory` for the dtype and micro batch of the run, the largest
+    phase of several; with several processes, float32 weights, gradients and moments of the whole model.
     """
     found = {key: value for key, value in plan.forecast.items() if isinstance(value, int)}
     model = plan.forecast.get("model")
@@ -23,7 +24,29 @@ def forecast_figures(plan: Plan) -> dict[str, Any]:
     sizes = _count(model)
     context = {"context": model.max_position_embeddings}
     figures = {"parameters": sizes.total, "activated_parameters": sizes.activated_mean, **context, **found}
-    return figures | ({"memory_bytes": sizes.memory.training_fp32} if "steps" in found else {})
+    return figures | ({"memory_bytes": _memory_bytes(plan, model)} if "steps" in found else {})
+
+
+def _memory_bytes(plan: Plan, model: ModelConfig) -> int:
+    from longcat.model.training_memory import training_memory
+    from longcat.stages.train.config import TrainingOptions
+
+    options = plan.config
+    if not isinstance(options, TrainingOptions) or options.world_size > 1:
+        return _count(model).memory.training_fp32
+    peaks, phases = [], getattr(options, "phases", None) or [options]
+    phase: Any
+    for phase in phases:
+        micro = phase.micro_batch_size or phase.batch_size
+        estimate = training_memory(
+            model,
+            "bfloat16" if options.resolved().dtype == "bfloat16" else "float32",
+            micro * phase.sequence_length,
+            parts=-(-phase.batch_size // micro),
+            checkpointing=options.activation_checkpointing,
+        )
+        peaks.append(estimate.peak)
+    return max(peaks)
 
 
 @lru_cache(maxsize=32)

@@ -45,6 +45,7 @@ from longcat.stages.train.prefetch import Prefetcher
 from longcat.stages.train.stability.errors import DivergedError
 from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded
 from longcat.stages.train.training_plan import Trained, TrainingPlan
+from longcat.stages.train.watch.memory import RunMemory
 from longcat.stages.train.watch.watch import Watch, Watched
 
 
@@ -109,6 +110,9 @@ class TrainingRun:
         context: Context[Any],
     ) -> None:
         self.plan, self.options, self.held, self.data, self.context = plan, options, held, data, context
+        self.memory = RunMemory(plan, options, held)
+        if self.memory.line:
+            context.logger.info(self.memory.line)
         self.compute = ComputeModel(held)
         for model in self.compute.models:
             checkpoint_activations(model, options.activation_checkpointing)
@@ -351,4 +355,5 @@ class TrainingRun:
         return {
             "tokens_per_second": round(tokens / self.seconds, 1),
             "step_seconds": round(self.seconds / self.steps_timed, 4),
+            **self.memory.figures(),
         }

@@ -211,6 +211,9 @@ def test_bfloat16_keeps_float32_weights(run_stage: Any, tokens: Artifact, tiny: 
     embedding = tensors["model.embed_tokens.weight"]
     assert not torch.equal(embedding, embedding.bfloat16().float())
     assert coarse.manifest.metrics["train_loss"] == pytest.approx(exact.manifest.metrics["train_loss"], rel=5e-3)
+    for run in (exact, coarse):
+        assert run.manifest.performance["estimated_memory_bytes"] > 0
+        assert run.manifest.performance["peak_memory_bytes"] > 0
 
 
 def test_continuing_equals_an_uninterrupted_run(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:

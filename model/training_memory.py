@@ -1,0 +1,105 @@
+"""Estimate of the memory of a training step of one process, from the shapes of the model; nothing is allocated.
+
+Counted are weights, gradients, moments, the copy in the compute dtype, what the operations of the CPU keep for the
+backward pass, and the logits of a chunk. Not counted are the process itself (about 0.4 GiB with its libraries), memory
+that is free but not returned, and buffers of the libraries. Kinds of attention other than latent attention are counted
+like it.
+
+Names: D hidden, F inner width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from longcat.kernels.linear_cross_entropy.cpu import CHUNK_MIB
+from longcat.model.attention.base import SequenceMixer
+from longcat.model.config import ModelConfig
+from longcat.model.ffn import FeedForward
+from longcat.model.moe.mixture import MixtureOfExperts
+from longcat.model.norm import RMSNorm
+from longcat.model.transformer import LongcatFlash
+
+WIDE, HALF = 4, 2  # bytes
+# Queries, keys, values and the output, of which half-precision attention pads the values; the output twice.
+ATTENTION_VALUES = {WIDE: 2.5, HALF: 2.8}
+INNER_VALUES = {WIDE: 3, HALF: 2}  # gate, up and their product; in half precision the product is computed again
+PADDING = 1.1  # rows of experts in half precision
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes. `copy` is that of the weights in half precision; `loss` a chunk of logits and the output's gradient."""
+
+    weights: int
+    copy: int
+    moments: int
+    gradients: int
+    activations: int
+    loss: int
+
+    @property
+    def peak(self) -> int:
+        """All that exists at once: activations are gone when the gradients are complete."""
+        return self.weights + self.copy + self.moments + max(self.gradients, self.activations + self.loss)
+
+
+def training_memory(
+    config: ModelConfig,
+    dtype: Literal["float32", "bfloat16"],
+    tokens: int,
+    *,
+    parts: int = 1,
+    checkpointing: str = "none",
+) -> TrainingMemory:
+    """Estimate for micro batches of `tokens` tokens, `parts` of them per step.
+
+    `checkpointing` is `activation_checkpointing` of the training configuration.
+    """
+    with torch.device("meta"):
+        model = LongcatFlash(config)
+    size = HALF if dtype == "bfloat16" else WIDE
+    count = sum(parameter.numel() for parameter in model.parameters())
+    # The sum of several gradients is float32.
+    gradient = HALF if size == HALF and parts == 1 else WIDE
+    layers = [_bytes_per_token(layer, config, size, checkpointing) for layer in model.model.layers]
+    if checkpointing == "block":
+        layers = [*(size * config.hidden_size for _ in layers), max(layers)]
+    table = config.vocab_size * config.hidden_size
+    return TrainingMemory(
+        weights=WIDE * count,
+        copy=HALF * count if size == HALF else 0,
+        moments=2 * WIDE * count,
+        gradients=gradient * count,
+        activations=round(tokens * sum(layers)),
+        loss=min(CHUNK_MIB << 20, size * tokens * config.vocab_size) + size * table,
+    )
+
+
+def _bytes_per_token(layer: torch.nn.Module, config: ModelConfig, size: int, checkpointing: str) -> float:
+    """What a layer keeps for its backward pass."""
+    inner = 0.0 if checkpointing == "selective" else 1.0
+    found = 0.0
+    for module in layer.modules():
+        if isinstance(module, RMSNorm):
+            found += 2 * size * module.weight.numel()  # its input and its output
+        elif isinstance(module, SequenceMixer):
+            found += ATTENTION_VALUES[size] * size * module.expanded_values()
+        elif isinstance(module, FeedForward):
+            found += inner * INNER_VALUES[size] * size * module.up_proj.weight.shape[0]
+        elif isinstance(module, MixtureOfExperts):
+            found += _experts(config, size, inner)
+    return found
+
+
+def _experts(config: ModelConfig, size: int, inner: float) -> float:
+    """Rows of the experts selected on average, and the router's scores, which are float32 as is its input."""
+    rows = config.moe_topk * config.n_routed_experts / config.num_experts
+    gate_up = 2 * config.expert_ffn_hidden_size
+    if size == HALF:
+        return inner * PADDING * rows * HALF * gate_up + WIDE * (config.num_experts + config.hidden_size)
+    # Inputs and outputs of the experts are kept too, the latter for the gradient of their weights.
+    return WIDE * (rows * (inner * (config.hidden_size + gate_up) + config.hidden_size) + config.num_experts)
