@@ -130,6 +130,15 @@ SPECS = {
         ),
         options={"blocklists": "--blocklist"},
     ),
+    "repositories": Spec(
+        "data.repositories",
+        "Join the files of code repositories to one document each, what is imported first.",
+        (
+            "longcat data repositories project/ other.tar.gz --name repositories",
+            "longcat data repositories --documents code --set path_key=file --name repositories",
+        ),
+        positional="input",
+    ),
     "train-quality": Spec(
         "data.train-quality",
         "Train a fastText quality classifier for the filter.",

@@ -8,6 +8,7 @@ registry.declare(
         "data.collect.urls": "longcat.stages.data.collect",
         "data.extract": "longcat.stages.data.extract",
         "data.filter": "longcat.stages.data.filter",
+        "data.repositories": "longcat.stages.data.repositories",
         "data.train-quality": "longcat.stages.data.quality",
         "data.dedup": "longcat.stages.data.dedup",
         "data.decontaminate": "longcat.stages.data.decontaminate",
