@@ -83,7 +83,8 @@ def test_checkpoint_has_the_published_layout(run_stage: Any, tokens: Artifact, t
     state = read_state(trained)
     assert (state.step, state.tokens, state.samples, state.schedule_position) == (8, 8 * 4 * 32, 32, 8)
     assert trained.manifest.counts["tokens"] == 8 * 4 * 32
-    assert set(trained.manifest.performance) == {"tokens_per_second", "step_seconds"}
+    memory = {"estimated_memory_bytes", "peak_memory_bytes"}
+    assert set(trained.manifest.performance) == {"tokens_per_second", "step_seconds"} | memory
 
 
 def test_all_files_have_the_modes_of_the_umask(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:
