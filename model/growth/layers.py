@@ -92,7 +92,7 @@ class Growth:
             ModelError: the model would be too large, or its pattern of attention kinds too long.
         """
         changes: dict[str, Any] = {"num_layers": len(self.layers)}
-        if len(config.mixers) > 1:
+        if config.attention is not None and len(config.mixers) > 1:  # a plan does not import torch
             changes["attention"] = self._attention(config)
         return ModelConfig.from_dict(config.model_dump() | changes, source="the grown model")
 

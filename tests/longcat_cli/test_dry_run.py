@@ -54,7 +54,7 @@ def planned(capfd: Capture, tmp_path: Path, recipe: dict[str, Any], *more: str) 
         ("base", {"balance_loss": {"groups": 7}}, "must divide"),
         ("base", {"parallel": {"expert": 8}}, "expert = 8"),
         ("base", {"nproc_per_node": 3, "batch_size": 8}, "batch_size = 8 is not a multiple"),
-        ("grown", {"factor": 1}, "greater than or equal to 2"),
+        ("grown", {"factor": 0}, "greater than or equal to 1"),
         ("extended", {"phases": [{"sequence_length": 512, "rope_theta": 5e6}]}, "set either steps or token_budget"),
         ("extended", {"phases": []}, "phases"),
         ("extended", {"nproc_per_node": 3}, "is not a multiple"),
