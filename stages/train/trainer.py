@@ -43,7 +43,7 @@ from longcat.stages.train.parallel.control import control, stop_everywhere
 from longcat.stages.train.parallel.norms import clip_factor, gradient_norm
 from longcat.stages.train.prefetch import Prefetcher
 from longcat.stages.train.stability.errors import DivergedError
-from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded
+from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded, recorded_all
 from longcat.stages.train.training_plan import Trained, TrainingPlan
 from longcat.stages.train.watch.memory import RunMemory
 from longcat.stages.train.watch.watch import Watch, Watched
@@ -276,7 +276,7 @@ class TrainingRun:
             "active_experts_std": taken.load.spread(tokens),
         }
         if taken.stability is not None:
-            figures |= {"expert_load": taken.load.counts_LE.tolist(), "stability": taken.stability}
+            figures |= {"expert_load": taken.load.counts_LE.tolist(), "stability": recorded_all(taken.stability)}
         return figures
 
     def _finish(self, record: dict[str, Any], seconds: float, attention: float) -> StepOutcome:

@@ -71,6 +71,15 @@ def recorded(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def recorded_all(figures: Any) -> Any:
+    """`recorded` of every number in nested mappings and lists."""
+    if isinstance(figures, Mapping):
+        return {name: recorded_all(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [recorded_all(value) for value in figures]
+    return recorded(figures) if isinstance(figures, float) else figures
+
+
 class SpikeGuard:
     """Judges every step by the previous ones.
 

@@ -32,7 +32,7 @@ from longcat.stages.train.parallel.all_to_all import Exchange
 from longcat.stages.train.parallel.build import Distributed, build_model
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.parallel.mesh import Parallel
-from longcat.stages.train.parallel.norms import by_mesh, clip_gradients, gradient_norm
+from longcat.stages.train.parallel.norms import by_mesh, clip_factor, gradient_norm, scale_gradients
 from longcat.stages.train.parallel.pipeline import Pipeline
 from longcat.stages.train.parallel.reduce import sum_statistics
 from longcat.stages.train.parallel.rows import Rows, local_rows
@@ -224,7 +224,8 @@ def run(case: Case) -> dict[str, Any]:
     counts_LE, sums = sum_statistics(parallel, case.config.num_layers, step.counts, figures)
     gradients = {name: gradient.clone() for name, gradient in full_tensors(distributed, of=gradient_of)}
     result = {"same_without_overlap": same_without_overlap(case, distributed, batch, counted)} if case.again else {}
-    result["norm"] = clip_gradients(parameters(distributed), parallel, CLIP)
+    result["norm"] = gradient_norm(parameters(distributed), parallel)
+    scale_gradients(parameters(distributed), clip_factor(result["norm"], CLIP))
     result["clipped_norm"] = gradient_norm(parameters(distributed), parallel)
     after = optimizer_step(case, distributed, rows, counted) if case.step else {}
     if parallel.is_first:
