@@ -1,17 +1,16 @@
-"""Causal attention without gradient in blocks of queries, one head at a time, with products of oneDNN.
+"""Causal attention without gradient, one head at a time, with products of oneDNN.
 
 On AMD cores with AVX-512, oneDNN computes these products at two to four times the rate of torch's batched product,
-which is MKL's (`kernels.linear.cpu`). Scores of one head and block also stay in the second cache. oneDNN has no batched
-product of float32 in torch, so there is a call for each head.
-
-Additional names: X batch rows and heads together, U queries of a block, E keys visible to them.
+which is MKL's (`kernels.linear.cpu`). oneDNN has no batched product of float32 in torch, so there is a call for each
+head.
 """
 
 import torch
 
 from longcat.kernels.linear import cpu as linear
+from longcat.kernels.mla_attention.pieces import Group, pieces_of
+from longcat.kernels.mla_attention.tiles import Products, attend, prepare, write
 
-BLOCK_QUERIES = 128
 # Below these, calls take longer than products.
 FEW_QUERIES, FEW_PAIRS = 64, 1 << 16
 
@@ -26,28 +25,30 @@ def takes(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor) -> bool:
 def mla_attention(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float) -> torch.Tensor:
     """See `kernels.mla_attention.mla_attention`, for rows of one document each."""
     batch, tokens, heads, _ = q_BTHQ.shape
-    # Contiguous for each head: oneDNN takes a reference path for rows with gaps.
-    inputs = (q_BTHQ * scale, k_BSHQ, v_BSHV)
-    q_XTQ, k_XSQ, v_XSV = (x.transpose(1, 2).contiguous().flatten(0, 1) for x in inputs)
     o_BTHV = q_BTHQ.new_empty(batch, tokens, heads, v_BSHV.shape[-1])
-    for row, (q_TQ, k_SQ, v_SV) in enumerate(zip(q_XTQ.unbind(), k_XSQ.unbind(), v_XSV.unbind(), strict=True)):
-        _head(q_TQ, k_SQ, v_SV, o_BTHV[row // heads, :, row % heads])
+    (piece,), products = pieces_of(tokens, k_BSHQ.shape[1]), _HeadProducts()
+    for row in range(batch):
+        for head in range(heads):
+            group = Group(slice(row, row + 1), slice(head, head + 1))
+            inputs = prepare(group.of(q_BTHQ), group.of(k_BSHQ), group.of(v_BSHV), scale)
+            for block in piece.blocks():
+                write(attend(inputs, piece, block, products), group.of(o_BTHV)[:, :, block.queries])
     return o_BTHV
 
 
-def _head(q_TQ: torch.Tensor, k_SQ: torch.Tensor, v_SV: torch.Tensor, o_TV: torch.Tensor) -> None:
-    """Write the output of one head; queries are scaled."""
-    product = torch.ops.mkldnn._linear_pointwise.default
-    tokens, positions = q_TQ.shape[0], k_SQ.shape[0]
-    for first in range(0, tokens, BLOCK_QUERIES):
-        end = min(first + BLOCK_QUERIES, tokens)
-        seen = positions - tokens + end
-        scores_UE = product(q_TQ[first:end], k_SQ[:seen], None, "none", [], "")
-        scores_UE[:, seen - end + first :].add_(_later(end - first))
-        shares_UE = torch.softmax(scores_UE, dim=-1)
-        o_TV[first:end] = product(shares_UE, v_SV[:seen].t(), None, "none", [], "")
+class _HeadProducts(Products):
+    """Products of one head. Rows must be without gaps, for which oneDNN would take a reference path."""
+
+    def __init__(self) -> None:
+        super().__init__(0, torch.float32)
+
+    def scores(self, a_1UW: torch.Tensor, b_1EW: torch.Tensor) -> torch.Tensor:
+        return _product(a_1UW, b_1EW)
+
+    def add(self, sum_1UV: torch.Tensor, a_1UE: torch.Tensor, b_1EV: torch.Tensor) -> None:
+        sum_1UV.add_(_product(a_1UE, b_1EV.transpose(1, 2)))
 
 
-def _later(queries: int) -> torch.Tensor:
-    """Minus infinity for keys after the query, [U, U]."""
-    return torch.full((queries, queries), float("-inf")).triu_(1)
+def _product(a_1UW: torch.Tensor, b_1EW: torch.Tensor) -> torch.Tensor:
+    product_UE: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a_1UW[0], b_1EW[0], None, "none", [], "")
+    return product_UE.unsqueeze(0)

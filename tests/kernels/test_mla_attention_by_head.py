@@ -17,7 +17,9 @@ def inputs(batch: int, tokens: int, positions: int, heads: int) -> tuple[torch.T
     )
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 9, 3), (1, 128, 128, 2), (2, 300, 431, 2), (1, 257, 257, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (2, 5, 9, 3), (1, 128, 128, 2), (2, 300, 431, 2), (1, 257, 257, 3), (1, 700, 1500, 1)]
+)
 @torch.no_grad()
 def test_results_are_those_of_the_reference(shape: tuple[int, int, int, int]) -> None:
     q, k, v = inputs(*shape)
