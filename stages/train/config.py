@@ -151,11 +151,23 @@ class TrainingOptions(LaunchOptions, ABC):
         json_schema_extra=RUNTIME,
     )
     keep_last: int = Field(default=2, ge=1, description="number of checkpoints to keep", json_schema_extra=RUNTIME)
+    keep_every: int = Field(
+        default=0,
+        ge=0,
+        description="steps between checkpoints that are kept for good, also in the finished artifact, to go on from; "
+        "0: none",
+        json_schema_extra=RUNTIME,
+    )
 
     @property
     @abstractmethod
     def all_steps(self) -> int:
         """Optimizer steps of the run over all phases."""
+
+    @property
+    def last_step(self) -> int:
+        """Steps at the end, counted from the start of the run."""
+        return self.all_steps
 
     @abstractmethod
     def first_steps(self, steps: int) -> dict[str, Any]:

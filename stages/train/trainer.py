@@ -76,7 +76,7 @@ def run_training(
                 bar.set(**outcome.shown)
                 bar.advance(done - before)
                 stopping = stop_everywhere(context.stop_requested())
-                if stopping or done == plan.steps or done % options.checkpoint_every == 0:
+                if stopping or done == plan.steps or run.is_saved(done):
                     run.save(done)
                 if stopping:  # a stop during saving is handled after the next step, which is saved too
                     run.saves.wait()
@@ -130,7 +130,8 @@ class TrainingRun:
             self.balance.coefficient.restore({"coefficient": start.balance_coefficient})
         self.gradients = BatchGradients(plan, options, held, self.compute, self.balance)
         self.evaluator = Evaluator(held, self.compute, validation, plan.micro_batch_size)
-        self.saves = Saves(plan.work / "checkpoints", options.keep_last, self._log)
+        keep = options.keep_last, options.keep_every
+        self.saves = Saves(plan.work / "checkpoints", *keep, plan.first_step, self._log)
         self.metrics = MetricsFile(plan.work / "metrics.jsonl", writes=control().leads)
         self.share = held.parallel.batch_share(plan.batch_size, plan.micro_batch_size)
         self.batches = Prefetcher(self._batch, plan.batch_size, options.loader_workers)
@@ -163,14 +164,15 @@ class TrainingRun:
 
     def resume(self) -> int:
         """Load the newest intact checkpoint, if any; returns its step."""
-        saved = self.saves.newest(self.metrics, self.context.logger)
-        if saved is None:
+        done = self.saves.newest(self.metrics, self.context.logger)
+        if done is None:
             self.metrics.cut(None)
             self._watch_from(0)
             return 0
-        self._load(saved.step)
-        self.context.logger.info("resuming from step %d of %d", saved.step, self.plan.steps)
-        return saved.step
+        self._load(done)
+        first = self.plan.first_step
+        self.context.logger.info("resuming from step %d of %d", first + done, first + self.plan.steps)
+        return done
 
     def go_back(self, rewound: Rewound) -> int:
         """Load an older checkpoint after a divergence; returns its step."""
@@ -200,6 +202,11 @@ class TrainingRun:
     def _watch_from(self, done: int) -> None:
         if self.watch is not None:
             self.watch.resume(self.plan.counters(done).step)
+
+    def is_saved(self, done: int) -> bool:
+        """Whether the run is saved after `done` steps of this phase; the interval counts the steps of the whole run."""
+        step, options = self.plan.first_step + done, self.options
+        return step % options.checkpoint_every == 0 or (options.keep_every > 0 and step % options.keep_every == 0)
 
     def save(self, done: int) -> None:
         state: dict[str, Any] = {"metrics": self.metrics.mark()}

@@ -28,8 +28,8 @@ class Counters:
 class TrainingPlan:
     """One training phase at one sequence length.
 
-    `work` is the folder of its checkpoints; `*_start` are positions at its step 0. `width_scale` is the s of learning
-    rates by parameter kind (`stages.train.optim.transfer`).
+    `work` is the folder of its checkpoints; `*_start` are positions at its step 0, `first_step` are the steps of the
+    run before it. `width_scale` is the s of learning rates by parameter kind (`stages.train.optim.transfer`).
     """
 
     label: str
@@ -43,6 +43,7 @@ class TrainingPlan:
     data_start: int
     before: Counters
     width_scale: float = 1.0
+    first_step: int = 0
 
     @property
     def tokens_per_step(self) -> int:

@@ -19,8 +19,6 @@ processes make the same calls in the same order.
 from __future__ import annotations
 
 import errno
-import hashlib
-import re
 import shutil
 import threading
 import time
@@ -34,13 +32,18 @@ import torch
 from torch import nn
 
 from longcat.pipeline.errors import IntegrityError, LongcatError
-from longcat.pipeline.files import canonical_json, fsync_file, fsync_folder, read_json, remove_tree, sha256_file
+from longcat.pipeline.files import fsync_file, fsync_folder, remove_tree, sha256_file
+from longcat.stages.train.checkpoints.save_files import (
+    STATE_FILE,
+    folder_name,
+    read_save_state,
+    save_folders,
+    step_of,
+    write_save_state,
+)
 from longcat.stages.train.checkpoints.shards import Part, Piece, ShardPlan, ShardReader, Snapshot, piece_of
 from longcat.stages.train.parallel import control as processes
 from longcat.stages.train.parallel.control import Group
-
-STEP_FOLDER = re.compile(r"step-(\d{9})")
-STATE_FILE = "state.json"
 
 Tensors = dict[str, torch.Tensor]
 Groups = Mapping[str, Mapping[str, Part]]
@@ -61,14 +64,17 @@ class Saved:
 
 
 class RunCheckpoints:
-    """Checkpoints of one run inside its work folder; the newest `keep` are kept.
+    """Checkpoints of one run inside its work folder.
 
-    `log` is called in the leading process for each checkpoint, with its duration.
+    The newest `keep` are kept, and those of multiples of `keep_every` steps, unless that is 0. `log` is called in the
+    leading process for each checkpoint, with its duration.
     """
 
-    def __init__(self, folder: Path, keep: int, log: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, keep: int, log: Callable[[dict[str, Any]], None] | None = None, *, keep_every: int = 0
+    ) -> None:
         self.folder = folder
-        self.keep = keep
+        self.keep, self.keep_every = keep, keep_every
         self._log = log
         self._group, self._control = processes.background(), processes.control()
         self._plans: dict[str, ShardPlan] = {}
@@ -124,7 +130,7 @@ class RunCheckpoints:
     def _write(self, flight: _Flight, pieces: Mapping[str, list[Piece]], state: Mapping[str, Any]) -> None:
         """Write to a temporary folder, flush, rename, then delete the oldest; runs in the thread."""
         group = self._group
-        target = self.folder / f"step-{flight.step:09d}"
+        target = self.folder / folder_name(flight.step)
         aside = self.folder / f"{target.name}.tmp"
         with _together(group, flight.step) as prepared:
             prepared.value = group.leads and _prepare(target, aside)
@@ -140,8 +146,9 @@ class RunCheckpoints:
                 if group.leads:
                     files = {name: digest for files in stored.values for name, digest in files.items()}
                     _publish(aside, target, {"step": flight.step, "state": state, "files": files})
-                    for old in list(self._folders())[self.keep :]:
-                        remove_tree(old)
+                    for old in self._folders()[self.keep :]:
+                        if not self.keep_every or step_of(old) % self.keep_every:
+                            remove_tree(old)
         except BaseException:
             if group.leads:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -173,7 +180,7 @@ class RunCheckpoints:
                 shutil.rmtree(leftover, ignore_errors=True)
         for name in group.broadcast([folder.name for folder in self._folders()]):
             folder = self.folder / name
-            saved = _read(folder, group)
+            saved = read_save(folder, group)
             good = group.broadcast(saved is not None and group.leads and usable(saved))
             if saved is not None and good:
                 return saved
@@ -185,7 +192,7 @@ class RunCheckpoints:
 
     def steps(self) -> list[int]:
         """Steps of the written checkpoints, newest first."""
-        return [int(folder.name.removeprefix("step-")) for folder in self._folders()]
+        return [step_of(folder) for folder in self._folders()]
 
     def at(self, step: int) -> Saved:
         """The existing checkpoint of a step.
@@ -193,8 +200,8 @@ class RunCheckpoints:
         Raises:
             IntegrityError: it is damaged.
         """
-        folder = self.folder / f"step-{step:09d}"
-        saved = _read(folder, self._control)
+        folder = self.folder / folder_name(step)
+        saved = read_save(folder, self._control)
         if saved is None:
             raise IntegrityError("the checkpoint is damaged", where=str(folder))
         return saved
@@ -202,14 +209,14 @@ class RunCheckpoints:
     def drop_after(self, step: int) -> None:
         """Remove the checkpoints of later steps."""
         if self._control.leads:
-            for folder, number in zip(list(self._folders()), self.steps(), strict=True):
-                if number > step:
+            for folder in self._folders():
+                if step_of(folder) > step:
                     remove_tree(folder)
         self._control.barrier()
 
-    def _folders(self) -> Iterator[Path]:
+    def _folders(self) -> list[Path]:
         """Checkpoint folders, newest first."""
-        yield from sorted((path for path in self.folder.iterdir() if STEP_FOLDER.fullmatch(path.name)), reverse=True)
+        return save_folders(self.folder)[::-1]
 
 
 class _Flight:
@@ -301,20 +308,16 @@ def _prepare(target: Path, aside: Path) -> bool:
 
 
 def _publish(aside: Path, target: Path, content: dict[str, Any]) -> None:
-    (aside / STATE_FILE).write_bytes(canonical_json(content | {"sha256": _digest(content)}))
+    write_save_state(aside, content)
     fsync_file(aside / STATE_FILE)
     fsync_folder(aside)
     aside.rename(target)
     fsync_folder(target.parent)
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(content)).hexdigest()
-
-
-def _read(folder: Path, group: Group) -> Saved | None:
+def read_save(folder: Path, group: Group) -> Saved | None:
     """Checkpoint in `folder`, or None if any byte has changed."""
-    content = group.broadcast(_read_state(folder) if group.leads else None)
+    content = group.broadcast(read_save_state(folder) if group.leads else None)
     if content is None:
         return None
     names = sorted(content["files"])
@@ -323,15 +326,6 @@ def _read(folder: Path, group: Group) -> Saved | None:
     if any(group.gather(damaged)):
         return None
     return Saved(content["step"], folder, content["state"], tuple(names))
-
-
-def _read_state(folder: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = read_json(folder / STATE_FILE)
-        whole = content.pop("sha256") == _digest(content) and {"step", "state", "files"} <= content.keys()
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return content if whole else None
 
 
 def _has_digest(path: Path, digest: str) -> bool:

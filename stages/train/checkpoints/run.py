@@ -22,13 +22,16 @@ from longcat.stages.train.parallel.placement import empty_whole
 
 
 class Saves:
-    """Checkpoints of a run; see `stages.train.checkpoints.resumable`.
+    """Checkpoints of a phase that begins after `first` steps of its run; see `stages.train.checkpoints.resumable`.
 
-    Every process calls every method, in the same order.
+    They are numbered by the steps of the run; `done` below are the steps of the phase. Every process calls every
+    method, in the same order.
     """
 
-    def __init__(self, folder: Path, keep: int, log: Callable[[dict[str, Any]], None]) -> None:
-        self._checkpoints = RunCheckpoints(folder, keep, log)
+    def __init__(
+        self, folder: Path, keep: int, keep_every: int, first: int, log: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._checkpoints, self._first = RunCheckpoints(folder, keep, log, keep_every=keep_every), first
         self.before_update = self._checkpoints.before_update
         self.wait = self._checkpoints.wait
         self.close = self._checkpoints.close
@@ -44,24 +47,25 @@ class Saves:
         """Start saving the tensors after `done` steps, and `state`."""
         groups = {"model": dict(held.named_tensors()), "optimizer": moments(held, optimizer)}
         groups |= {hook.group: tensors for hook in hooks if (tensors := hook.tensors())}
-        self._checkpoints.save(done, groups, state)
+        self._checkpoints.save(self._first + done, groups, state)
 
-    def newest(self, metrics: MetricsFile, logger: logging.Logger) -> Saved | None:
-        """Newest intact checkpoint covered by metrics.jsonl."""
-        return self._checkpoints.latest(lambda saved: metrics.matches(saved.state["metrics"]), logger.warning)
+    def newest(self, metrics: MetricsFile, logger: logging.Logger) -> int | None:
+        """Steps done at the newest intact checkpoint covered by metrics.jsonl."""
+        saved = self._checkpoints.latest(lambda saved: metrics.matches(saved.state["metrics"]), logger.warning)
+        return None if saved is None else saved.step - self._first
 
     def steps(self) -> list[int]:
-        """Steps of the existing checkpoints, after waiting for the one in flight."""
+        """Steps done at the existing checkpoints, after waiting for the one in flight."""
         self.wait()
-        return self._checkpoints.steps()
+        return [step - self._first for step in self._checkpoints.steps()]
 
     def drop_after(self, done: int) -> None:
         """Remove checkpoints after step `done`."""
-        self._checkpoints.drop_after(done)
+        self._checkpoints.drop_after(self._first + done)
 
     def at(self, done: int) -> Saved:
         """The checkpoint of `done` steps."""
-        return self._checkpoints.at(done)
+        return self._checkpoints.at(self._first + done)
 
     def load(
         self, saved: Saved, held: Distributed, optimizer: torch.optim.Optimizer, hooks: Sequence[AfterStep]
@@ -86,10 +90,15 @@ class Saves:
             averages = {} if average is None else average.tensors()
             return lambda: (held.model, Start(moments(held, optimizer), averages))
         saved = self.at(done)
-        return lambda: _read_whole(saved, held.config, with_average=average is not None)
+        return lambda: read_whole(saved, held.config, with_average=average is not None)
 
 
-def _read_whole(saved: Saved, config: ModelConfig, *, with_average: bool) -> tuple[LongcatFlash, Start]:
+def read_whole(saved: Saved, config: ModelConfig, *, with_average: bool) -> tuple[LongcatFlash, Start]:
+    """The whole model of a checkpoint in host memory, with moments and, if asked for, averages.
+
+    Raises:
+        IntegrityError: a tensor is missing, or has another shape.
+    """
     model = empty_whole(config)
     saved.reader("model").load(model_tensors(model))
     stored = saved.reader("optimizer")
