@@ -110,6 +110,7 @@ def print_steps(
         plans = [_plan_json(store, *step) for step in steps]
         print_json({"recipe": recipe, "dry_run": True, "steps": plans, **preview})
         return
+    from longcat.pipeline.kindred import kindred_runs
     from longcat.pipeline.recipe import made_elsewhere, told
 
     rows = table("step", "stage", "artifact", "state", "inputs", leaves=("inputs…", "stage"))
@@ -123,6 +124,8 @@ def print_steps(
     for name, plan, _ in steps:
         if otherwise := told(made_elsewhere(store, plan)):
             out().print(f"{name} is in the store{otherwise}")
+        for item in kindred_runs(store, plan):
+            out().print("\n".join(item.sentences), soft_wrap=True)
     foreseen = [
         {"step": name, **_for_people(figures)} for name, plan, _ in steps if (figures := forecast_figures(plan))
     ]
@@ -137,6 +140,7 @@ def _for_people(figures: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _plan_json(store: Store, name: str, plan: Plan, state: str) -> dict[str, Any]:
+    from longcat.pipeline.kindred import kindred_runs
     from longcat.pipeline.recipe import made_elsewhere
 
     otherwise = made_elsewhere(store, plan)
@@ -151,6 +155,7 @@ def _plan_json(store: Store, name: str, plan: Plan, state: str) -> dict[str, Any
         "config": plan.config.model_dump(mode="json"),
         "forecast": forecast_figures(plan),
         "made_otherwise": {key: {"there": there, "here": here} for key, (there, here) in otherwise.items()},
+        "unfinished": [item.to_json() for item in kindred_runs(store, plan)],
     }
 
 

@@ -25,6 +25,7 @@ from longcat.pipeline.errors import (
 from longcat.pipeline.faults import machine_error, number_in_text, writing_failed
 from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.interrupt import StopSignal
+from longcat.pipeline.kindred import tell_of_kindred
 from longcat.pipeline.lock import locked
 from longcat.pipeline.outcome import Outcome
 from longcat.pipeline.progress import Progress, SilentProgress
@@ -33,14 +34,13 @@ from longcat.pipeline.shallow import note_absent
 from longcat.pipeline.sources import check_unchanged, stamps_of
 from longcat.pipeline.stage import Context, Result, Stage, registry, seed_of
 from longcat.pipeline.store import Staging, Store, utc_now
+from longcat.pipeline.unfinished import describe_run
 
 # Above this size inputs are checked by size only before a stage reads them; `artifacts verify` checks all bytes.
 VERIFY_BYTES = 4 << 30
 
 # Seconds that a helper process waits for the publishing one: hashing large files takes long.
 PUBLISH_SECONDS = 1800
-
-Reference = str | Artifact
 
 
 @dataclass
@@ -66,6 +66,9 @@ class PlannedInput:
     name: str | None = None
     artifact: Artifact | None = field(default=None, compare=False, repr=False)
     forecast: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+Reference = str | Artifact | PlannedInput
 
 
 @dataclass(frozen=True)
@@ -309,9 +312,8 @@ def _begin(plan: Plan, staging: Staging, session: Session, started: str) -> None
         session.store.discard(staging)
         staging.output.mkdir(parents=True)
         staging.work.mkdir()
-    inputs = sorted({item.id for items in plan.inputs.values() for item in items})
-    run = {"stage": plan.stage.name, "name": plan.name, "started": started, "inputs": inputs}
-    staging.describe({**run, "steps": getattr(plan.config, "steps", None), "stamps": stamps})
+    tell_of_kindred(session.store, plan, session.logger)
+    describe_run(staging, plan, started, stamps)
 
 
 def _manifest(plan: Plan, result: Result, files: list[Any], started: str, duration: float) -> Manifest:
@@ -341,6 +343,8 @@ def _manifest(plan: Plan, result: Result, files: list[Any], started: str, durati
 
 def planned_input(store: Store, reference: Reference) -> PlannedInput:
     """Resolve a reference; see `Store.resolve`."""
+    if isinstance(reference, PlannedInput):
+        return reference
     artifact = store.resolve(reference) if isinstance(reference, str) else reference
     name = reference if isinstance(reference, str) and store.refs.lookup(reference) else None
     return PlannedInput(artifact.id, artifact.kind, name, artifact)
@@ -364,7 +368,7 @@ def plan_named(
         config = build_config(stage.config, config, where=f"{stage_name} configuration")
     planned, typed = {}, {}
     for role, given in (inputs or {}).items():
-        references = [given] if isinstance(given, (str, Artifact)) else list(given)
+        references = [given] if isinstance(given, (str, Artifact, PlannedInput)) else list(given)
         planned[role] = [planned_input(session.store, reference) for reference in references]
         typed[role] = [reference for reference in references if isinstance(reference, str)]
     return plan_stage(stage, config.with_references(typed), planned, publish_as)

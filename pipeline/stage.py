@@ -127,6 +127,9 @@ class Role:
 
 Sources = Callable[[Any], dict[str, str]]
 Follows = Callable[[Any], bool]
+# Maps an unfinished run's id, the settings in which it differs (there, here) and the wanted name to a command that goes
+# on from it; None: it cannot be gone on from.
+GoOn = Callable[[str, Mapping[str, tuple[Any, Any]], str | None], str | None]
 # Maps a configuration and the known inputs (`runner.PlannedInput`, by role) to a prediction of the output.
 Check = Callable[[Any, Mapping[str, tuple[Any, ...]]], Mapping[str, Any]]
 
@@ -146,6 +149,7 @@ class Stage:
     resumes: bool = True
     check: Check | None = None
     body: str | None = None
+    go_on: GoOn | None = None
 
     def load_body(self) -> Callable[[Context[Any]], Result]:
         """Import and return the body that every process of a multi-process stage runs.
@@ -216,6 +220,7 @@ def stage(
     resumes: bool = True,
     check: Check | None = None,
     body: str | None = None,
+    go_on: GoOn | None = None,
 ) -> Callable[[Callable[[Context[C]], Result]], Callable[[Context[C]], Result]]:
     """Register a function as a stage; its configuration class is read from the annotation `Context[Config]`.
 
@@ -224,7 +229,8 @@ def stage(
     helps another one, which makes and publishes the artifact. `resumes` says whether an interrupted run leaves progress
     for the next one. `check` rejects invalid combinations of configuration and predicted inputs before any stage runs;
     it is fast, reads no data and does not import torch. It returns a prediction of the output, for checks of later
-    stages and for `--dry-run`. `body` (`module:function`) is run by every process of a multi-process stage.
+    stages and for `--dry-run`. `body` (`module:function`) is run by every process of a multi-process stage. `go_on`
+    returns the command that goes on from an unfinished run with other settings (see `unfinished.kindred_runs`).
     """
 
     def register(function: Callable[[Context[C]], Result]) -> Callable[[Context[C]], Result]:
@@ -233,7 +239,8 @@ def stage(
         if output not in KINDS:
             raise ValueError(f"stage {name!r}: {output!r} is not a kind of artifact")
         roles = tuple(Role.parse(role, text) for role, text in inputs.items())
-        registry.add(Stage(name, revision, roles, output, config, function, sources, follows, resumes, check, body))
+        known = (name, revision, roles, output, config, function, sources, follows, resumes, check, body, go_on)
+        registry.add(Stage(*known))
         return function
 
     return register

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.artifact import ID_PATTERN, KINDS
+from longcat.pipeline.config import runtime_keys
 from longcat.pipeline.files import folder_bytes, walk
 from longcat.pipeline.store import Staging, Store
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import Plan
 
 # Stages that work in steps save in folders of this name, anywhere below `work`.
 STEP_FOLDER = re.compile(r"step-([0-9]+)")
@@ -22,7 +27,9 @@ SHARDS_PREFIX = "shards-"
 class Unfinished:
     """Progress in `folder`, last modified `age_seconds` ago.
 
-    `leftover`: its artifact exists; `active`: a process is working on it.
+    `step`: the newest step that was saved; `leftover`: its artifact exists; `active`: a process is working on it.
+    `roles` are the ids of the inputs by role, `config` the configuration, `runtime` the keys of it outside the id;
+    empty for runs of earlier versions.
     """
 
     folder: Path
@@ -35,6 +42,10 @@ class Unfinished:
     inputs: tuple[str, ...]
     leftover: bool
     active: bool
+    step: int | None = None
+    roles: Mapping[str, list[str]] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    runtime: tuple[tuple[str | int, ...], ...] = ()
 
     @property
     def reason(self) -> str:
@@ -47,6 +58,24 @@ class Unfinished:
         """`live: train, step 311 of 400`."""
         what = ", ".join(part for part in (self.stage, self.progress) if part) or "unknown stage"
         return f"{self.name}: {what}" if self.name else what
+
+
+def describe_run(staging: Staging, plan: Plan, started: str, stamps: Mapping[str, str]) -> None:
+    """Record what is made in a staging folder; `stamps` are those of the plan's sources."""
+    roles = {role: [item.id for item in items] for role, items in plan.inputs.items()}
+    staging.describe(
+        {
+            "stage": plan.stage.name,
+            "name": plan.name,
+            "started": started,
+            "inputs": sorted({identifier for ids in roles.values() for identifier in ids}),
+            "roles": roles,
+            "config": plan.config.model_dump(mode="json"),
+            "runtime": runtime_keys(plan.config),
+            "steps": getattr(plan.config, "last_step", None),
+            "stamps": stamps,
+        }
+    )
 
 
 def unfinished_runs(store: Store) -> list[Unfinished]:
@@ -74,14 +103,24 @@ def _describe(store: Store, staging: Staging) -> Unfinished:
         inputs=tuple(item for item in run.get("inputs", ()) if isinstance(item, str)),
         leftover=any((store.folder(kind, identifier) / "manifest.json").exists() for kind in KINDS),
         active=store.in_progress(identifier),
+        step=saved_step(staging.work),
+        roles=run.get("roles", {}),
+        config=run.get("config", {}),
+        runtime=tuple(tuple(path) for path in run.get("runtime", ())),
     )
 
 
-def _progress(work: Path, run: dict[str, Any]) -> str:
-    steps = [int(match[1]) for path in walk(work) if (match := STEP_FOLDER.fullmatch(path.name))]
-    if steps:
+def saved_step(work: Path) -> int | None:
+    """Newest step saved in a work folder."""
+    steps = (int(match[1]) for path in walk(work) if (match := STEP_FOLDER.fullmatch(path.name)))
+    return max(steps, default=None)
+
+
+def _progress(work: Path, run: Mapping[str, Any]) -> str:
+    step = saved_step(work)
+    if step is not None:
         total = run.get("steps")
-        return f"step {max(steps)}" + (f" of {total}" if isinstance(total, int) else "")
+        return f"step {step}" + (f" of {total}" if isinstance(total, int) else "")
     shards = sum(path.suffix == ".json" and path.parent.name.startswith(SHARDS_PREFIX) for path in walk(work))
     return f"{shards} shards done" if shards else ""
 
