@@ -83,13 +83,17 @@ def records_table(title: str, records: Sequence[Mapping[str, Any]]) -> PlainTabl
     return rows
 
 
-def print_plan(
-    store: Store, plan: Plan, *, as_json: bool, preview: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+def print_plans(
+    store: Store,
+    plans: Sequence[Plan],
+    *,
+    as_json: bool,
+    preview: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> None:
-    """Print a planned stage; `preview` holds records about it by title."""
+    """Print planned stages; `preview` holds records about the last one by title."""
     from longcat.pipeline.recipe import state_of
 
-    steps = [(plan.name or plan.stage.name, plan, state_of(store, plan))]
+    steps = [(plan.name or plan.stage.name, plan, state_of(store, plan)) for plan in plans]
     print_steps(store, steps, as_json=as_json, preview=preview or {})
 
 

@@ -18,6 +18,7 @@ from longcat.cli.stage_options import field_parameters, flag_of, given_fields, k
 from longcat.cli.stage_spec import Spec
 
 if TYPE_CHECKING:
+    from longcat.pipeline.runner import Plan, Session
     from longcat.pipeline.stage import Stage
 
 
@@ -63,7 +64,8 @@ def build_command(name: str, spec: Spec, commands: Mapping[str, str] | None = No
     from longcat.pipeline.stage import registry
 
     stage = registry.get(spec.stage)
-    parameters = [*role_parameters(stage, spec), *field_parameters(stage, spec), *_running_parameters(stage)]
+    parameters = [*role_parameters(stage, spec), *_resume_parameters(stage, spec), *field_parameters(stage, spec)]
+    parameters += _running_parameters(stage)
 
     def command(ctx: typer.Context, **values: Any) -> None:
         _run(ctx, stage, spec, values)
@@ -107,6 +109,21 @@ def _help_text(stage: Stage, spec: Spec, commands: Mapping[str, str]) -> str:
     return f"{text.replace('[', chr(92) + '[')}\n\n[bold]Examples[/bold]\n\n{examples}{below}"
 
 
+def _resume_parameters(stage: Stage, spec: Spec) -> list[inspect.Parameter]:
+    if spec.resume is None:
+        return []
+    option = typer.Option(
+        "--resume-from",
+        metavar="RUN[@STEP]",
+        help="Go on from a save of a run, finished or not, with other settings: a name, an id or an id prefix, and the "
+        "step of the save (default: the newest). What is not given comes from that run; --steps counts from its start.",
+        rich_help_panel="Inputs",
+        show_default=False,
+        autocompletion=completion.references(stage.output),
+    )
+    return [keyword("resume_from", Annotated[str | None, option])]
+
+
 def _running_parameters(stage: Stage) -> list[inspect.Parameter]:
     def option(flag: str, text: str, **more: Any) -> Any:
         return typer.Option(flag, help=text, rich_help_panel="Running", **more)
@@ -140,9 +157,9 @@ def _running_parameters(stage: Stage) -> list[inspect.Parameter]:
 
 
 def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -> None:
-    from longcat.cli.render import print_outcome, print_plan, print_settings
-    from longcat.pipeline.config import build_config, load_mapping, merge, parse_assignments
-    from longcat.pipeline.runner import execute, plan_named
+    from longcat.cli.render import print_outcome, print_plans, print_settings
+    from longcat.pipeline.config import load_mapping, merge, parse_assignments
+    from longcat.pipeline.runner import execute
 
     config = load_mapping(values["config_file"]) if values["config_file"] else {}
     given, assigned = given_fields(values), parse_assignments(values["assignments"] or [])
@@ -151,21 +168,32 @@ def _run(ctx: typer.Context, stage: Stage, spec: Spec, values: dict[str, Any]) -
     if values["show_config"]:
         print_settings(stage, config, as_json=values["as_json"])
         return
+    session = settings_of(ctx).open_session()
+    plans = _plans(session, stage, spec, config, values)
+    if values["dry_run"]:
+        preview = spec.preview(plans[-1].config) if spec.preview else {}
+        print_plans(session.store, plans, as_json=values["as_json"], preview=preview)
+        return
+    for plan in plans:
+        outcome = execute(plan, session)
+    print_outcome(outcome, as_json=values["as_json"])
+    outcome.check_something_is_left()
+
+
+def _plans(session: Session, stage: Stage, spec: Spec, config: dict[str, Any], values: Mapping[str, Any]) -> list[Plan]:
+    """The plan of the stage, after those of artifacts that it needs."""
+    from longcat.pipeline.config import build_config
+    from longcat.pipeline.runner import plan_named
+
     inputs = {
         name.removeprefix("input__"): value for name, value in values.items() if name.startswith("input__") and value
     }
+    if spec.resume and values["resume_from"]:
+        return spec.resume(session, values["resume_from"], config, inputs, values["name"])
     if spec.prepare:
         config = spec.prepare(config, inputs)
     where = str(values["config_file"]) if values["config_file"] else f"{stage.name} options"
     parsed = build_config(stage.config, config, where=where)
-    session = settings_of(ctx).open_session()
     if spec.complete:
         inputs = spec.complete(session.store, inputs)
-    plan = plan_named(session, stage.name, parsed, inputs, values["name"])
-    if values["dry_run"]:
-        preview = spec.preview(parsed) if spec.preview else {}
-        print_plan(session.store, plan, as_json=values["as_json"], preview=preview)
-        return
-    outcome = execute(plan, session)
-    print_outcome(outcome, as_json=values["as_json"])
-    outcome.check_something_is_left()
+    return [plan_named(session, stage.name, parsed, inputs, values["name"])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from longcat.cli.settings import settings_of
 from longcat.cli.stage_command import add_stage_command, add_stage_group
 from longcat.cli.stage_spec import Spec
 
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import Plan, Session
+
 app = typer.Typer()
 
 
@@ -19,6 +22,7 @@ def register(root: typer.Typer) -> None:
     """Register the command and its subcommands."""
     add_stage_command(app, "sweep", SWEEP)
     add_stage_command(app, "coord-check", COORD_CHECK)
+    app.command("publish")(publish)
     app.command("verify")(verify)
     add_stage_group(root, app, "train", TRAIN)
 
@@ -32,6 +36,14 @@ def _keep_what_is_given(config: dict[str, Any], inputs: Mapping[str, Any]) -> di
     return config | {"keep_own": sorted({*config.get("keep_own", ()), *given_settings(config)})}
 
 
+def _resume(
+    session: Session, text: str, config: dict[str, Any], inputs: dict[str, Any], name: str | None
+) -> list[Plan]:
+    from longcat.stages.train.resume_from import plan_resumption
+
+    return plan_resumption(session, text, config, inputs, name)
+
+
 def _grid(config: Any) -> dict[str, list[dict[str, Any]]]:
     from longcat.stages.train.sweep.grid import grid_points
 
@@ -42,6 +54,53 @@ def _widths(config: Any) -> dict[str, list[dict[str, Any]]]:
     from longcat.stages.train.coord_check.config import width_table
 
     return {"widths": width_table(config)}
+
+
+def publish(
+    ctx: typer.Context,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[@STEP]",
+            help="A training run, finished or not: name, id or id prefix; and the step of a save, counted from the "
+            "start of the run (default: the newest).",
+            autocompletion=completion.references("checkpoint"),
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            help="Publish the artifact under this name (a new version).",
+            autocompletion=completion.references("checkpoint"),
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, without running it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Make a save of a training run a checkpoint, to evaluate it or to branch from it.
+
+    `--set keep_every=N` keeps the saves of every N steps, also after the run has finished.
+
+    Examples:
+
+      [cyan]longcat train publish base@300 --name base-300[/cyan]
+
+      [cyan]longcat train publish 93f791cc --name rescued[/cyan]
+    """
+    from longcat.cli.render import print_artifacts, print_outcome, print_plans
+    from longcat.pipeline.runner import Plan
+    from longcat.stages.train.resume_from import plan_publish, publish_run
+
+    session = settings_of(ctx).open_session()
+    if not dry_run:
+        print_outcome(publish_run(session, run, name), as_json=as_json)
+        return
+    plan = plan_publish(session, run, name)
+    if isinstance(plan, Plan):
+        print_plans(session.store, [plan], as_json=as_json)
+    else:
+        print_artifacts(session.store, [plan], as_json=as_json)
 
 
 def verify(
@@ -96,9 +155,12 @@ TRAIN = Spec(
         "longcat train --tokens tokens --checkpoint grown --steps 200 --name grown-on",
         "longcat train --tokens tokens --preset longcat-1b --steps 400 --nproc-per-node 8 --set parallel.expert=8",
         "longcat train --tokens tokens --preset demo --steps 400 --transfer-from proxy --name wide",
+        "longcat train --resume-from base --steps 600 --name base-600",
+        "longcat train --resume-from base@300 --learning-rate 5e-4 --name lower",
     ),
     options={"proxy": "--transfer-from"},
     prepare=_keep_what_is_given,
+    resume=_resume,
 )
 SWEEP = Spec(
     "train.sweep",

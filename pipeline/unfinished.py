@@ -28,8 +28,8 @@ class Unfinished:
     """Progress in `folder`, last modified `age_seconds` ago.
 
     `step`: the newest step that was saved; `leftover`: its artifact exists; `active`: a process is working on it.
-    `roles` are the ids of the inputs by role, `config` the configuration, `runtime` the keys of it outside the id;
-    empty for runs of earlier versions.
+    `roles` are the ids of the inputs by role, `paths` their folders by id, `config` the configuration, `runtime` the
+    keys of it outside the id; empty for runs of earlier versions.
     """
 
     folder: Path
@@ -44,6 +44,7 @@ class Unfinished:
     active: bool
     step: int | None = None
     roles: Mapping[str, list[str]] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     runtime: tuple[tuple[str | int, ...], ...] = ()
 
@@ -70,12 +71,19 @@ def describe_run(staging: Staging, plan: Plan, started: str, stamps: Mapping[str
             "started": started,
             "inputs": sorted({identifier for ids in roles.values() for identifier in ids}),
             "roles": roles,
+            "paths": _paths(plan),
             "config": plan.config.model_dump(mode="json"),
             "runtime": runtime_keys(plan.config),
             "steps": getattr(plan.config, "last_step", None),
             "stamps": stamps,
         }
     )
+
+
+def _paths(plan: Plan) -> dict[str, str]:
+    """Folders of inputs by id: an input may be in another store."""
+    known = [item.artifact for items in plan.inputs.values() for item in items if item.artifact is not None]
+    return {artifact.id: str(artifact.path) for artifact in known}
 
 
 def unfinished_runs(store: Store) -> list[Unfinished]:
@@ -105,6 +113,7 @@ def _describe(store: Store, staging: Staging) -> Unfinished:
         active=store.in_progress(identifier),
         step=saved_step(staging.work),
         roles=run.get("roles", {}),
+        paths=run.get("paths", {}),
         config=run.get("config", {}),
         runtime=tuple(tuple(path) for path in run.get("runtime", ())),
     )

@@ -19,6 +19,11 @@ def _check(config: ExtendConfig, inputs: Mapping[str, tuple[PlannedInput, ...]])
     return foresee_extension(config, inputs)
 
 
+def _go_on(run: str, differences: Mapping[str, tuple[Any, Any]], name: str | None) -> str | None:
+    """The phases of a configuration are those of a whole run, so its save becomes a checkpoint to extend."""
+    return f"longcat train publish {run} --name NAME, and extend that checkpoint by the phases that are left"
+
+
 @stage(
     "extend",
     revision=3,
@@ -27,6 +32,7 @@ def _check(config: ExtendConfig, inputs: Mapping[str, tuple[PlannedInput, ...]])
     follows=follows,
     check=_check,
     body="longcat.stages.extend.run:extend_checkpoint",
+    go_on=_go_on,
 )
 def extend(context: Context[ExtendConfig]) -> Result:
     """Extend the context of a checkpoint in phases (LongCat-Flash report, section 3.4).

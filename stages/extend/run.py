@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from longcat.model.config import ModelConfig
@@ -17,6 +18,7 @@ from longcat.stages.formats.training_state import DataPosition, TrainingState, r
 from longcat.stages.formats.training_windows import SOURCES, MixedWindows, training_windows
 from longcat.stages.formats.windows import WindowSource, open_tokens
 from longcat.stages.train.check import check_options, micro_batch
+from longcat.stages.train.checkpoints.save_files import keep_saves
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.join import join_schedule
 from longcat.stages.train.parallel.config import check_fits
@@ -31,7 +33,7 @@ from longcat.stages.train.run import (
     told_packing,
     write_metrics,
 )
-from longcat.stages.train.trainer import run_training
+from longcat.stages.train.trainer import History, run_training
 from longcat.stages.train.training_plan import Counters, Trained, TrainingPlan
 
 
@@ -52,16 +54,17 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         parallel = join(config)
         plans = _plans(context, state, parallel)
         done: list[Trained] = []
-        for its_config, own, plan in zip(configs, data, plans, strict=True):
+        for phase, its_config, own, plan in zip(config.phases, configs, data, plans, strict=True):
             model, start = model_of_phase(model, its_config, start, config.seed, context.logger)
-            trained = _train_phase(context, plan, parallel, model, start, own.source)
+            history = partial(state_after, state, plan, _order(config, phase, tokens), config)
+            trained = _train_phase(context, plan, parallel, model, start, own.source, history)
             model, start = trained.whole()
             done.append(trained)
-        order = _order(config, config.phases[-1], tokens)
         if control().leads:
-            after = state_after(state, plans[-1], order, config, done[-1].samples_skipped, start)
+            after = history(plans[-1].steps, done[-1].samples_skipped, start.balance_coefficient)
             write_checkpoint(context.output, model, start, after, tokens)
             write_metrics(context.output, *done)
+            keep_saves(context.work, context.output, config.keep_every)
         return _result(configs, plans, data, done)
 
 
@@ -81,6 +84,7 @@ def _train_phase(
     model: LongcatFlash,
     start: Start,
     source: WindowSource,
+    history: History,
 ) -> Trained:
     if parallel.is_distributed:
         check_fits(
@@ -93,7 +97,7 @@ def _train_phase(
         )
     held = spread(model, context.config, parallel)
     validation = read_validation(context.input("tokens"), plan.sequence_length, context.config)
-    return run_training(plan, context.config, held, start, source, validation, context)
+    return run_training(plan, context.config, held, start, source, validation, context, history)
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
             data_start=state.data.start_for(order) if state.data and number == 1 else 0,
             before=counters,
             width_scale=state.width_scale,
+            first_step=counters.step - state.step,
+            first_token=counters.tokens - state.tokens,
         )
         plans.append(plan)
         position += plan.steps

@@ -65,8 +65,8 @@ def _mark_of(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read all records of a metrics.jsonl.
+def read_metrics(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """Read the records of a metrics.jsonl, all or up to a step; lines after it may be written meanwhile.
 
     Raises:
         IntegrityError: a line is not JSON; names it.
@@ -78,6 +78,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 records.append(orjson.loads(line))
             except ValueError:
                 raise IntegrityError("not a line of JSON", where=f"{path}:{number}") from None
+            if last_step is not None and records[-1]["step"] >= last_step:
+                break
     return records
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,16 @@ def _check(config: TrainConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) 
     return foresee_training(config, inputs)
 
 
+def _go_on(run: str, differences: Mapping[str, tuple[Any, Any]], name: str | None) -> str | None:
+    """Another model cannot go on from the saves of a run."""
+    if any(key == "preset" or key.startswith("model.") for key in differences):
+        return None
+    words = ["longcat", "train", "--resume-from", run]
+    for key, (_, here) in differences.items():
+        words += ["--set", f"{key}={json.dumps(here)}"]
+    return shlex.join([*words, *(("--name", name) if name else ())])
+
+
 @stage(
     "train",
     revision=3,
@@ -27,6 +39,7 @@ def _check(config: TrainConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) 
     follows=follows,
     check=_check,
     body="longcat.stages.train.run:train_checkpoint",
+    go_on=_go_on,
 )
 def train(context: Context[TrainConfig]) -> Result:
     """Train a model on packed tokens."""

@@ -82,6 +82,8 @@ def check_model_is_named(config: TrainConfig, *, continued: bool) -> None:
         preset_of(config)
         if config.schedule.on_join is not None:
             raise ConfigError(f"schedule.on_join = {config.schedule.on_join} is for a checkpoint", hint="remove it")
+        if config.resumed.steps:
+            raise ConfigError("resumed is for a run that goes on from a save", hint="--resume-from RUN@STEP sets it")
     elif config.preset or config.model:
         raise ConfigError("preset and model are for a new model, a checkpoint defines its own", hint="remove them")
 

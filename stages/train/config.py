@@ -179,6 +179,13 @@ class TrainingOptions(LaunchOptions, ABC):
         return self.model_copy(update={"device": device, "dtype": resolve_dtype(self.dtype, device)})
 
 
+class RunSoFar(StageConfig):
+    """The part of a run that was done before the save it goes on from; set by `--resume-from`."""
+
+    steps: int = Field(default=0, ge=0, description="steps before this save; `steps` counts them too")
+    tokens: int = Field(default=0, ge=0, description="tokens before this save; `token_budget` counts them too")
+
+
 class TrainConfig(TrainingOptions):
     """Configuration of `train`."""
 
@@ -200,18 +207,34 @@ class TrainConfig(TrainingOptions):
     keep_own: tuple[str, ...] = Field(
         default=(), description="with a proxy: keys that keep their default value instead of the proxy's"
     )
+    resumed: RunSoFar = RunSoFar()
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         check_one_length(self.steps, self.token_budget)
+        for key, length, done in (
+            ("steps", self.steps, self.resumed.steps),
+            ("token_budget", self.token_budget, self.resumed.tokens),
+        ):
+            if length is not None and length <= done:
+                raise ValueError(
+                    f"{key} = {length} counts from the start of the run, which has done {done}; give a larger number"
+                )
         return self
 
     @property
     def all_steps(self) -> int:
-        return step_count(self.steps, self.token_budget, self.batch_size * self.sequence_length)
+        if self.steps is not None:
+            return self.steps - self.resumed.steps
+        tokens = (self.token_budget or 0) - self.resumed.tokens
+        return step_count(None, tokens, self.batch_size * self.sequence_length)
+
+    @property
+    def last_step(self) -> int:
+        return self.resumed.steps + self.all_steps
 
     def first_steps(self, steps: int) -> dict[str, Any]:
-        return {"steps": min(steps, self.all_steps), "token_budget": None}
+        return {"steps": self.resumed.steps + min(steps, self.all_steps), "token_budget": None}
 
 
 def check_one_length(steps: int | None, token_budget: int | None) -> None:

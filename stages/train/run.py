@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from longcat.stages.formats.training_windows import training_windows
 from longcat.stages.formats.validation_windows import ValidationWindows, validation_windows
 from longcat.stages.formats.windows import PackedSource, open_tokens
 from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
-from longcat.stages.train.config import TrainConfig, TrainingOptions, step_count
+from longcat.stages.train.checkpoints.save_files import keep_saves
+from longcat.stages.train.config import TrainConfig, TrainingOptions
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.join import join_schedule
 from longcat.stages.train.optim.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
@@ -66,12 +68,15 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
         )
         plan = _plan(config, state, order, context.work, scale, held.parallel)
         validation = read_validation(tokens, config.sequence_length, config)
-        trained = run_training(plan, config, held, start_of(config, checkpoint), data, validation, context)
+        history = partial(state_after, state, plan, order, config)
+        start = start_of(config, checkpoint)
+        trained = run_training(plan, config, held, start, data, validation, context, history)
         if control().leads:
             model, end = trained.whole()
-            after = state_after(state, plan, order, config, trained.samples_skipped, end)
+            after = history(plan.steps, trained.samples_skipped, end.balance_coefficient)
             write_checkpoint(context.output, model, end, after, tokens)
             write_metrics(context.output, trained)
+            keep_saves(context.work, context.output, config.keep_every)
         return Result(
             counts=counts_of(plan) | {"parameters": parameter_count(held.config)},
             metrics=metrics_of(trained, held.config, tokens, validation)
@@ -164,7 +169,7 @@ def start_of(options: TrainingOptions, checkpoint: Artifact | None) -> Start:
 def _plan(
     config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float, parallel: Parallel
 ) -> TrainingPlan:
-    steps = step_count(config.steps, config.token_budget, config.batch_size * config.sequence_length)
+    steps = config.all_steps
     joined = join_schedule(config, state, steps)
     return TrainingPlan(
         label="training",
@@ -178,6 +183,8 @@ def _plan(
         data_start=state.data.start_for(order) if state.data else 0,
         before=Counters(state.step, state.tokens, state.samples),
         width_scale=scale,
+        first_step=config.resumed.steps,
+        first_token=config.resumed.tokens,
     )
 
 
@@ -186,13 +193,14 @@ def state_after(
     plan: TrainingPlan,
     order: DataPosition,
     config: TrainingOptions,
+    done: int,
     samples_skipped: int,
-    end: Start,
+    balance_coefficient: float | None,
 ) -> TrainingState:
-    """Training history after `plan`."""
-    counters = plan.counters(plan.steps)
-    position = plan.data_start + plan.steps * plan.batch_size + samples_skipped
-    schedule_position = plan.schedule_start + plan.steps
+    """Training history after `done` steps of `plan`."""
+    counters = plan.counters(done)
+    position = plan.data_start + done * plan.batch_size + samples_skipped
+    schedule_position = plan.schedule_start + done
     return TrainingState(
         step=counters.step,
         tokens=counters.tokens,
@@ -204,7 +212,7 @@ def state_after(
         config=identity_values(config),
         growth=before.growth,
         width_scale=plan.width_scale,
-        balance_coefficient=end.balance_coefficient,
+        balance_coefficient=balance_coefficient,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.stage import Context
 from longcat.stages.formats.checkpoint import Start
 from longcat.stages.formats.metrics import MetricsFile, read_metrics
+from longcat.stages.formats.training_state import TrainingState
 from longcat.stages.formats.validation_windows import ValidationWindows
 from longcat.stages.formats.windows import Batch, WindowSource, batch
 from longcat.stages.train.checkpoints.run import Saves
@@ -48,6 +49,9 @@ from longcat.stages.train.training_plan import Trained, TrainingPlan
 from longcat.stages.train.watch.memory import RunMemory
 from longcat.stages.train.watch.watch import Watch, Watched
 
+# Training history after steps of a plan, given the samples that rewinds skipped and the balance coefficient.
+History = Callable[[int, int, float | None], TrainingState]
+
 
 def run_training(
     plan: TrainingPlan,
@@ -57,6 +61,7 @@ def run_training(
     data: WindowSource,
     validation: ValidationWindows,
     context: Context[Any],
+    history: History,
 ) -> Trained:
     """Train the model in place by `plan`, resuming from the newest intact checkpoint in `plan.work`.
 
@@ -65,7 +70,7 @@ def run_training(
         InputError: the data contains an id outside the model's vocabulary.
         DivergedError: the loss or the gradient is no longer finite, or the run has diverged without a possible rewind.
     """
-    run = TrainingRun(plan, options, held, start, data, validation, context)
+    run = TrainingRun(plan, options, held, start, data, validation, context, history)
     try:
         done = run.resume()
         with context.deferred_stop(), context.progress.task(plan.label, total=plan.steps, unit="steps") as bar:
@@ -108,8 +113,10 @@ class TrainingRun:
         data: WindowSource,
         validation: ValidationWindows,
         context: Context[Any],
+        history: History,
     ) -> None:
         self.plan, self.options, self.held, self.data, self.context = plan, options, held, data, context
+        self.history = history
         self.memory = RunMemory(plan, options, held)
         if self.memory.line:
             context.logger.info(self.memory.line)
@@ -209,9 +216,17 @@ class TrainingRun:
         return step % options.checkpoint_every == 0 or (options.keep_every > 0 and step % options.keep_every == 0)
 
     def save(self, done: int) -> None:
+        """Save; state.json also has what a checkpoint artifact of this step needs."""
         state: dict[str, Any] = {"metrics": self.metrics.mark()}
+        coefficient = None
         if self.balance is not None:
-            state["balance"] = self.balance.coefficient.state()
+            state["balance"], coefficient = self.balance.coefficient.state(), self.balance.coefficient.value
+        plan, training = self.plan, self.history(done, self.guard.samples_skipped, coefficient)
+        state |= {
+            "training": training.model_dump(mode="json"),
+            "model": self.held.config.to_dict(),
+            "run": {"steps": plan.first_step + done, "tokens": plan.first_token + done * plan.tokens_per_step},
+        }
         self.saves.save(done, self.held, self.optimizer, self.hooks, state)
 
     def close(self) -> None:

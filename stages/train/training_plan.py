@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ class Counters:
 class TrainingPlan:
     """One training phase at one sequence length.
 
-    `work` is the folder of its checkpoints; `*_start` are positions at its step 0, `first_step` are the steps of the
-    run before it. `width_scale` is the s of learning rates by parameter kind (`stages.train.optim.transfer`).
+    `work` is the folder of its checkpoints; `*_start` are positions at its step 0, `first_step` and `first_token` the
+    steps and tokens of the run before it. `width_scale` is the s of learning rates by parameter kind
+    (`stages.train.optim.transfer`).
     """
 
     label: str
@@ -44,6 +45,7 @@ class TrainingPlan:
     before: Counters
     width_scale: float = 1.0
     first_step: int = 0
+    first_token: int = 0
 
     @property
     def tokens_per_step(self) -> int:
@@ -77,18 +79,29 @@ class Trained:
     @property
     def train_loss(self) -> float:
         """Mean loss of the last steps."""
-        return _mean([record["loss"] for record in self._recent()])
+        return mean_loss(self.records)
 
     @property
     def active_experts(self) -> list[float]:
         """Mean number of FFN experts per token in the last steps, by layer."""
-        layers = zip(*(record["active_experts"] for record in self._recent()), strict=True)
-        return [_mean(layer) for layer in layers]
+        return mean_active_experts(self.records)
 
-    def _recent(self) -> list[dict[str, Any]]:
-        """Records of the last steps that were not skipped, or of all steps if all were skipped."""
-        taken = [record for record in self.records if not record.get("skipped")]
-        return (taken or self.records)[-RECENT_STEPS:]
+
+def mean_loss(records: Sequence[Mapping[str, Any]]) -> float:
+    """Mean loss of the last lines of metrics.jsonl."""
+    return _mean([record["loss"] for record in _recent(records)])
+
+
+def mean_active_experts(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Mean number of FFN experts per token in the last lines of metrics.jsonl, by layer."""
+    layers = zip(*(record["active_experts"] for record in _recent(records)), strict=True)
+    return [_mean(layer) for layer in layers]
+
+
+def _recent(records: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The last lines of steps that were not skipped, or of all steps if all were skipped."""
+    taken = [record for record in records if not record.get("skipped")]
+    return (taken or records)[-RECENT_STEPS:]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ TRAINING = LAUNCH | {
     "loader_workers",  # a batch is a function of its number
     "checkpoint_every",  # a save copies; only a rewind after a divergence depends on which saves there are
     "keep_last",  # as checkpoint_every
+    "keep_every",  # as checkpoint_every; more files in the artifact
     "activation_checkpointing",  # the same operations on the same values, once more
     "watch",  # reads figures that are there anyway
     "stability.every",  # reads; alpha of the balance loss moves by balance_loss.every
@@ -37,6 +38,7 @@ RUNTIME: dict[str, set[str]] = {
     "data.dedup": {"memory_mib"},
     "data.pack": {"encoder"},
     "train": TRAINING | EVALUATION | MICRO_BATCH,
+    "train.publish": {"root", "settings"},  # the digest of the save is in the id
     "train.sweep": TRAINING | MICRO_BATCH,
     # The values of a schedule determine the result, not its name.
     "extend": TRAINING | EVALUATION | {f"phases.{name}" for name in MICRO_BATCH} | {"length_schedule"},

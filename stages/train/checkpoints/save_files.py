@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from longcat.pipeline.files import canonical_json, read_json
 
 STEP_FOLDER = re.compile(r"step-(\d{9,})")
 STATE_FILE = "state.json"
+METRICS = "metrics.jsonl"
+# Saves in a finished artifact.
+KEPT = Path("training") / "saves"
 
 
 def folder_name(step: int) -> str:
@@ -32,6 +36,38 @@ def save_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if STEP_FOLDER.fullmatch(path.name)), key=step_of)
+
+
+def saves_of(root: Path) -> dict[int, Path]:
+    """Saves of a run by step, oldest first, from its work folder or from its finished artifact."""
+    folders = [root / KEPT, *(path / "checkpoints" for path in sorted(root.glob("*")))]
+    found = {step_of(save): save for folder in folders for save in save_folders(folder)}
+    return dict(sorted(found.items()))
+
+
+def metrics_of(root: Path) -> list[Path]:
+    """Files metrics.jsonl of a run, one a phase, from its work folder or from its finished artifact."""
+    return sorted(path for path in (root / METRICS, *root.glob(f"*/{METRICS}")) if path.is_file())
+
+
+def keep_saves(work: Path, output: Path, every: int) -> None:
+    """Put the saves of multiples of `every` steps, but the last one, into a finished artifact, without a copy."""
+    saves = saves_of(work)
+    for step, save in saves.items():
+        if not every or step % every or step == max(saves):
+            continue
+        target = output / KEPT / save.name
+        target.mkdir(parents=True, exist_ok=True)
+        for path in save.iterdir():
+            (target / path.name).unlink(missing_ok=True)
+            _link(path, target / path.name)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, target)
 
 
 def write_save_state(folder: Path, content: Mapping[str, Any]) -> None:

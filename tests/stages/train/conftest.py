@@ -19,9 +19,12 @@ from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run_in
 from longcat.pipeline.store import Store
 from longcat.pipeline.tokens import TokenWriter
+from longcat.pipeline.unfinished import unfinished_runs
+from longcat.stages.train import trainer
 
 VOCABULARY = 61
 MakeTokens = Callable[..., Artifact]
+Interrupt = Callable[..., str]
 
 # One layer with all parts, batch of 4 x 32 tokens: a few milliseconds per step.
 TINY: dict[str, Any] = {
@@ -116,5 +119,32 @@ def run_apart(tmp_path: Path) -> Callable[..., Artifact]:
     def run(name: str, config: dict[str, Any], inputs: dict[str, Artifact]) -> Artifact:
         session = Session(Store(tmp_path / f"apart-{next(stores)}"), engine=LocalEngine(workers=1))
         return run_in(session, name, config, inputs).artifact
+
+    return run
+
+
+class PowerFailureError(Exception):
+    """Simulates a power failure."""
+
+
+@pytest.fixture
+def interrupt(run_stage: Any, tokens: Artifact, store: Store, monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Start a run that fails after some steps; returns its id."""
+
+    def run(config: dict[str, Any], after: int = 7, name: str | None = None) -> str:
+        original = trainer.TrainingRun.step
+
+        def step(self: Any, done: int) -> Any:
+            if done == after:
+                raise PowerFailureError
+            return original(self, done)
+
+        before = {run.id for run in unfinished_runs(store)}
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.TrainingRun, "step", step)
+            with pytest.raises(PowerFailureError):
+                run_stage("train", config, {"tokens": tokens}, name)
+        (found,) = {run.id for run in unfinished_runs(store)} - before
+        return found
 
     return run

@@ -10,6 +10,7 @@ import pytest
 from longcat.model import mixers
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
+from longcat.pipeline.runner import Session
 from longcat.pipeline.store import Store
 from longcat.stages.extend.config import ExtendConfig
 from longcat.stages.formats.best_fit_windows import BestFitWindows
@@ -18,6 +19,7 @@ from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
 from longcat.stages.formats.windows import TokenWindows
 from longcat.stages.train import trainer
+from longcat.stages.train.resume_from import plan_resumption, publish_run
 
 LENGTHS = [*range(20, 100), 300, 400, 700, 800, 1500]
 EXTENSION: dict[str, Any] = {
@@ -149,6 +151,30 @@ def test_resumes_in_the_middle_of_a_phase(
     resumed = run_stage("extend", EXTENSION, inputs)
     assert (contents(resumed), resumed.manifest.metrics) == expected
     assert calls[0] <= 7 + 2  # finished phases are not trained again
+
+
+def test_a_save_of_a_later_phase_becomes_a_checkpoint(
+    session: Session,
+    run_stage: Any,
+    base: Artifact,
+    long_tokens: Artifact,
+    contents: Callable[[Artifact], dict[str, str]],
+) -> None:
+    """Steps count over the phases; the save after two of three steps of the second one is that of a shorter run."""
+    inputs, kept = {"checkpoint": base, "tokens": long_tokens}, {"keep_every": 5}
+    schedule = {"schedule": {"total_steps": 100, "on_join": "rewarm"}}
+    whole = run_stage("extend", EXTENSION | schedule | kept, inputs, "longer")
+    second = {"sequence_length": 1200, "rope_theta": 1e7, "steps": 2, "batch_size": 1}
+    short = run_stage("extend", EXTENSION | schedule | {"phases": [EXTENSION["phases"][0], second]}, inputs)
+    assert whole.manifest.counts["steps"] == 3 + 4
+    save = publish_run(session, "longer@5").artifact
+    for name in ("model.safetensors", "config.json", "training/optimizer.safetensors"):
+        assert contents(save)[name] == contents(short)[name]
+    assert [item["step"] for item in read_metrics(save.file("metrics.jsonl"))] == [9, 10, 11, 12, 13]
+    state, expected = read_state(save), read_state(short)
+    assert state.model_copy(update={"config": {}}) == expected.model_copy(update={"config": {}})
+    with pytest.raises(InputError, match=r"longer \(\w+\) is a run of extend, --resume-from goes on from one of train"):
+        plan_resumption(session, "longer@5", {}, {})
 
 
 def test_too_few_long_documents_are_an_error_before_training(

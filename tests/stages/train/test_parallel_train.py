@@ -117,6 +117,25 @@ def test_two_processes_then_one_then_four(store_of_one: Path, tmp_path: Path, to
     assert_close(one, many, relative=1e-6)
 
 
+@pytest.mark.slow
+def test_other_settings_from_a_save_of_two_processes(tmp_path: Path, tokens: Artifact) -> None:
+    """The command decides once which save it is; the processes get a checkpoint as input."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    stopped_after(2, two, tokens, "2")
+    (staging,) = two.glob(".staging/*/work")
+    shutil.copytree(two, one)
+    results = []
+    for root, processes in ((one, "1"), (two, "2")):
+        call = [sys.executable, "-m", "longcat.cli", "--store", str(root), "train", "--learning-rate", "1e-4"]
+        call += ["--resume-from", f"{staging.parent.name}@2", "--nproc-per-node", processes, "--json"]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    assert results[0]["id"] == results[1]["id"]
+    assert results[0]["counts"]["steps"] == 4
+    assert_close(*results)
+
+
 def stopped_after(step: int, root: Path, tokens: Artifact, processes: str) -> None:
     """Run until this step is saved, then SIGKILL the whole process group."""
     run = subprocess.Popen([*command(root, tokens), "--nproc-per-node", processes], stderr=subprocess.DEVNULL)

@@ -1,0 +1,82 @@
+"""Stage `train.publish`: makes a save of a training run, finished or not, a checkpoint artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from longcat.pipeline.config import RUNTIME, StageConfig
+from longcat.pipeline.errors import InputError
+from longcat.pipeline.files import sha256_file
+from longcat.pipeline.stage import Context, Result, stage
+from longcat.stages.train.checkpoints.save_files import STATE_FILE, read_save_state, saves_of
+
+if TYPE_CHECKING:
+    from longcat.pipeline.runner import PlannedInput
+
+
+class PublishConfig(StageConfig):
+    """Configuration of `train.publish`."""
+
+    run: str = Field(pattern=r"[0-9a-f]{16}", description="id of the training run")
+    stage: str = Field(description="stage of the run: train or extend")
+    step: int = Field(ge=1, description="step of the save, counted from the start of the run")
+    root: Path = Field(
+        description="folder of the run: its work folder, or its artifact once it is finished", json_schema_extra=RUNTIME
+    )
+    settings: dict[str, Any] = Field(
+        default={}, description="configuration of the run, to go on from here", json_schema_extra=RUNTIME
+    )
+
+    def folder(self) -> Path:
+        """Folder of the save.
+
+        Raises:
+            InputError: there is none of this step.
+        """
+        found = saves_of(self.root)
+        if self.step not in found:
+            there = ", ".join(map(str, found)) or "none"
+            raise InputError(f"the run {self.run} has no save of step {self.step}", hint=f"saves: {there}")
+        return found[self.step]
+
+
+def _sources(config: PublishConfig) -> dict[str, str]:
+    """The digest of state.json, which holds those of all files of the save."""
+    try:
+        return {"save": sha256_file(config.folder() / STATE_FILE)}
+    except FileNotFoundError as error:
+        raise InputError("the save was removed meanwhile", where=str(error.filename)) from None
+
+
+def _check(config: PublishConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
+    from longcat.model.config import ModelConfig
+    from longcat.stages.formats.training_state import TrainingState
+
+    content = read_save_state(config.folder())
+    if content is None or "training" not in content["state"]:
+        return {}
+    state = content["state"]
+    return {
+        "model": ModelConfig.from_dict(state["model"], source=str(config.root)),
+        "state": TrainingState.model_validate(state["training"]),
+    }
+
+
+@stage(
+    "train.publish",
+    revision=1,
+    inputs={"tokens": "tokens", "checkpoint": "checkpoint?", "proxy": "checkpoint|report?"},
+    output="checkpoint",
+    sources=_sources,
+    resumes=False,
+    check=_check,
+)
+def publish(context: Context[PublishConfig]) -> Result:
+    """Make a save of a training run a checkpoint artifact, with its inputs as lineage."""
+    from longcat.stages.train.checkpoints.publish import publish_save
+
+    return publish_save(context)
