@@ -39,7 +39,7 @@ def _keep_what_is_given(config: dict[str, Any], inputs: Mapping[str, Any]) -> di
 def _resume(
     session: Session, text: str, config: dict[str, Any], inputs: dict[str, Any], name: str | None
 ) -> list[Plan]:
-    from longcat.stages.train.resume_from import plan_resumption
+    from longcat.stages.train.joins.resume_from import plan_resumption
 
     return plan_resumption(session, text, config, inputs, name)
 
@@ -90,7 +90,7 @@ def publish(
     """
     from longcat.cli.render import print_artifacts, print_outcome, print_plans
     from longcat.pipeline.runner import Plan
-    from longcat.stages.train.resume_from import plan_publish, publish_run
+    from longcat.stages.train.joins.resume_from import plan_publish, publish_run
 
     session = settings_of(ctx).open_session()
     if not dry_run:

@@ -17,7 +17,7 @@ registry.declare(
         "data.pack": "longcat.stages.data.pack",
         "data.mix": "longcat.stages.data.mixture",
         "train": "longcat.stages.train",
-        "train.publish": "longcat.stages.train.publish",
+        "train.publish": "longcat.stages.train.joins.publish",
         "train.sweep": "longcat.stages.train.sweep",
         "train.coord-check": "longcat.stages.train.coord_check",
         "grow": "longcat.stages.grow",

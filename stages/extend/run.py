@@ -20,7 +20,7 @@ from longcat.stages.formats.windows import WindowSource, open_tokens
 from longcat.stages.train.check import check_options, micro_batch
 from longcat.stages.train.checkpoints.save_files import keep_saves
 from longcat.stages.train.determinism import reproducible
-from longcat.stages.train.join import join_schedule
+from longcat.stages.train.joins.schedule import join_schedule
 from longcat.stages.train.parallel.config import check_fits
 from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel

@@ -11,7 +11,7 @@ from longcat.stages.formats.architecture import architecture_of, preset_architec
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
 from longcat.stages.formats.training_state import TrainingState, foreseen_state
 from longcat.stages.train.config import TrainConfig, TrainingOptions
-from longcat.stages.train.join import join_schedule
+from longcat.stages.train.joins.schedule import join_schedule
 from longcat.stages.train.load_balance.controller import controller_of
 from longcat.stages.train.parallel.config import Degrees, check_fits, degrees
 from longcat.stages.train.stability.config import expert_groups

@@ -31,7 +31,7 @@ from longcat.stages.train.check import check_length, check_model_is_named, check
 from longcat.stages.train.checkpoints.save_files import keep_saves
 from longcat.stages.train.config import TrainConfig, TrainingOptions
 from longcat.stages.train.determinism import reproducible
-from longcat.stages.train.join import join_schedule
+from longcat.stages.train.joins.schedule import join_schedule
 from longcat.stages.train.optim.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.config import check_fits

@@ -22,7 +22,7 @@ from longcat.stages.formats.checkpoint import METRICS_FILE
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
 from longcat.stages.train.config import TrainingOptions
-from longcat.stages.train.join import join_schedule
+from longcat.stages.train.joins.schedule import join_schedule
 
 Records = Sequence[Mapping[str, Any]]
 SAME = "same"

@@ -20,7 +20,7 @@ from longcat.cli.app import command as command_line
 from longcat.cli.app import run
 from longcat.cli.settings import Settings
 from longcat.pipeline.store import Store
-from longcat.stages.train import join
+from longcat.stages.train.joins import schedule as join
 from tests.docs.blocks import PAGES, ROOT, SHELL, UNQUOTED, Block, Command, blocks, commands
 
 # The first test runs the smoke recipe, which all pages share.

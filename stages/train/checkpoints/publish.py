@@ -19,11 +19,11 @@ from longcat.stages.train.parallel.control import control
 from longcat.stages.train.training_plan import mean_active_experts, mean_loss
 
 if TYPE_CHECKING:
-    from longcat.stages.train.publish import PublishConfig
+    from longcat.stages.train.joins.publish import PublishConfig
 
 
 def publish_save(context: Context[PublishConfig]) -> Result:
-    """Run stage `train.publish`; see `stages.train.publish`.
+    """Run stage `train.publish`; see `stages.train.joins.publish`.
 
     Raises:
         IntegrityError: the save, or the metrics.jsonl of the run, is damaged.

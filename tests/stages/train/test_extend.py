@@ -19,7 +19,7 @@ from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
 from longcat.stages.formats.windows import TokenWindows
 from longcat.stages.train import trainer
-from longcat.stages.train.resume_from import plan_resumption, publish_run
+from longcat.stages.train.joins.resume_from import plan_resumption, publish_run
 
 LENGTHS = [*range(20, 100), 300, 400, 700, 800, 1500]
 EXTENSION: dict[str, Any] = {

@@ -11,7 +11,7 @@ from longcat.pipeline.errors import ConfigError
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import TrainingState, read_state
 from longcat.stages.train.config import TrainConfig
-from longcat.stages.train.join import JoinedSchedule, join_schedule
+from longcat.stages.train.joins.schedule import JoinedSchedule, join_schedule
 
 # 40 steps at a peak of 1e-3: the default schedule has decayed to a tenth of it.
 FINISHED = TrainingState(step=40, schedule_position=40, learning_rate=1e-4)

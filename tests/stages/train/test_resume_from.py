@@ -16,8 +16,8 @@ from longcat.pipeline.store import Store
 from longcat.stages.formats.checkpoint import read_start
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
-from longcat.stages.train.known_runs import parse
-from longcat.stages.train.resume_from import plan_resumption, publish_run
+from longcat.stages.train.joins.known_runs import parse
+from longcat.stages.train.joins.resume_from import plan_resumption, publish_run
 
 Contents = Callable[[Artifact], dict[str, str]]
 Interrupt = Callable[..., str]

@@ -2,7 +2,7 @@
 
 What is not given comes from that run, also its tokens. Steps and budgets count from the start of the run, so `--steps
 600` after 400 steps are 200 more. The learning rate continues its schedule where that is possible without a jump, else
-it is warmed up again from where it was (`stages.train.join`).
+it is warmed up again from where it was (`stages.train.joins.schedule`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from longcat.pipeline.runner import Plan, PlannedInput, Reference, Session, exec
 from longcat.pipeline.store import utc_now
 from longcat.stages.formats.training_state import TrainingState, foreseen_state
 from longcat.stages.train.config import TrainConfig
-from longcat.stages.train.join import join_schedule
-from longcat.stages.train.known_runs import KnownRun, find_run, parse, plan_publication
+from longcat.stages.train.joins.known_runs import KnownRun, find_run, parse, plan_publication
+from longcat.stages.train.joins.schedule import join_schedule
 
 # What belongs to the start of the earlier run: its model, how it joined another one, its place among nodes.
 OF_ITS_START = ("preset", "model", "keep_own", "resumed", "node_rank", "schedule.on_join", "optimizer.state")

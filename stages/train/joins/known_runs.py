@@ -1,6 +1,6 @@
 """Training runs, finished and unfinished, by name or id, with their saves: what `RUN[@STEP]` means; no torch.
 
-A finished run is its artifact; one published from a save (`stages.train.publish`) counts as a run that ended there.
+A finished run is its artifact; one published from a save (`stages.train.joins.publish`) counts as a run that ended there.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""How a run goes on from another: learning rate, saves as checkpoints, known runs."""
