@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longcat.model.accounting import Accounting
     from longcat.model.config import ModelConfig
-    from longcat.pipeline.runner import Plan
+    from longcat.pipeline.plans import Plan
 
 
 def forecast_figures(plan: Plan) -> dict[str, Any]:

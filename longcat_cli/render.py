@@ -18,8 +18,9 @@ from longcat.pipeline.values import is_records, leaves, numbers, written
 if TYPE_CHECKING:
     from longcat.pipeline.artifact import Artifact, Manifest
     from longcat.pipeline.lineage import DocumentFlow
+    from longcat.pipeline.plans import Plan
     from longcat.pipeline.recipe import PlannedStep, Recipe
-    from longcat.pipeline.runner import Outcome, Plan
+    from longcat.pipeline.runner import Outcome
     from longcat.pipeline.stage import Stage
     from longcat.pipeline.store import Store
 

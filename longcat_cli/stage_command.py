@@ -18,7 +18,8 @@ from longcat.cli.stage_options import field_parameters, flag_of, given_fields, k
 from longcat.cli.stage_spec import Spec
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import Plan, Session
+    from longcat.pipeline.plans import Plan
+    from longcat.pipeline.runner import Session
     from longcat.pipeline.stage import Stage
 
 

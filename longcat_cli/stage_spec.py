@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import Plan, Session
+    from longcat.pipeline.plans import Plan
+    from longcat.pipeline.runner import Session
     from longcat.pipeline.store import Store
 
 

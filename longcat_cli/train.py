@@ -13,7 +13,8 @@ from longcat.cli.stage_command import add_stage_command, add_stage_group
 from longcat.cli.stage_spec import Spec
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import Plan, Session
+    from longcat.pipeline.plans import Plan
+    from longcat.pipeline.runner import Session
 
 app = typer.Typer()
 
@@ -89,7 +90,7 @@ def publish(
       [cyan]longcat train publish 93f791cc --name rescued[/cyan]
     """
     from longcat.cli.render import print_artifacts, print_outcome, print_plans
-    from longcat.pipeline.runner import Plan
+    from longcat.pipeline.plans import Plan
     from longcat.stages.train.joins.resume_from import plan_publish, publish_run
 
     session = settings_of(ctx).open_session()

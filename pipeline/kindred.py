@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from longcat.pipeline.artifact import without_keys
 from longcat.pipeline.config import identity_values
 from longcat.pipeline.lineage import flatten
+from longcat.pipeline.plans import Plan
 from longcat.pipeline.store import Store
 from longcat.pipeline.unfinished import Unfinished, saved_step, unfinished_runs
 from longcat.pipeline.values import written
-
-if TYPE_CHECKING:
-    from longcat.pipeline.runner import Plan
 
 MOST_DIFFERENCES = 8
 MOST_RUNS = 3

@@ -18,9 +18,10 @@ from longcat.pipeline.errors import (
     MissingArtifactError,
     UsageError,
 )
+from longcat.pipeline.plans import Plan, PlannedInput
 from longcat.pipeline.recipe_file import Recipe, Step, load_recipe, nearest, with_settings
 from longcat.pipeline.refs import check_name
-from longcat.pipeline.runner import Outcome, Plan, PlannedInput, Session, execute, hold_plans, plan_stage, planned_input
+from longcat.pipeline.runner import Outcome, Session, execute, hold_plans, plan_stage, planned_input
 from longcat.pipeline.stage import Stage, registry
 from longcat.pipeline.store import Store
 from longcat.pipeline.validation import problems_of

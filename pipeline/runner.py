@@ -28,6 +28,7 @@ from longcat.pipeline.interrupt import StopSignal
 from longcat.pipeline.kindred import tell_of_kindred
 from longcat.pipeline.lock import locked
 from longcat.pipeline.outcome import Outcome
+from longcat.pipeline.plans import Plan, PlannedInput
 from longcat.pipeline.progress import Progress, SilentProgress
 from longcat.pipeline.refs import Named, check_name
 from longcat.pipeline.shallow import note_absent
@@ -54,34 +55,7 @@ class Session:
     stop: StopSignal = field(default_factory=StopSignal)
 
 
-@dataclass(frozen=True)
-class PlannedInput:
-    """An input known by id, which exists or will be made earlier in the same plan.
-
-    `artifact` is set if it exists; otherwise `forecast` is the prediction of the other plan.
-    """
-
-    id: str
-    kind: str
-    name: str | None = None
-    artifact: Artifact | None = field(default=None, compare=False, repr=False)
-    forecast: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-
 Reference = str | Artifact | PlannedInput
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One stage with everything that determines its artifact."""
-
-    stage: Stage
-    config: StageConfig
-    inputs: Mapping[str, tuple[PlannedInput, ...]]
-    sources: Mapping[str, str]
-    id: str
-    name: str | None = None
-    forecast: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan_stage(

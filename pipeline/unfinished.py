@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from longcat.pipeline.artifact import ID_PATTERN, KINDS
 from longcat.pipeline.config import runtime_keys
 from longcat.pipeline.files import folder_bytes, walk
+from longcat.pipeline.plans import Plan
 from longcat.pipeline.store import Staging, Store
-
-if TYPE_CHECKING:
-    from longcat.pipeline.runner import Plan
 
 # Stages that work in steps save in folders of this name, anywhere below `work`.
 STEP_FOLDER = re.compile(r"step-([0-9]+)")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from longcat.model.growth.files import GrownTensors, GrownWeights
     from longcat.model.growth.layers import Growth
     from longcat.pipeline.artifact import Artifact
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 MEGA = 1_000_000
 _RANGE = re.compile(r"(\d{0,6}):(\d{0,6})")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from longcat.model.transformer import LongcatFlash
     from longcat.pipeline.artifact import Artifact
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 # Rounding hides differences in the last bits.
 DIGITS = 6

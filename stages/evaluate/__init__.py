@@ -9,7 +9,7 @@ from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.evaluate.config import EvaluateConfig
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 
 def _check(config: EvaluateConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from longcat.stages.evaluate.config import EvaluateConfig
 from longcat.stages.formats.architecture import architecture_of
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 
 def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from longcat.stages.extend.config import ExtendConfig
 from longcat.stages.train.launch.torchrun import follows, run_or_launch
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 
 def _check(config: ExtendConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from longcat.model.presets import load_preset, preset_names
 from longcat.pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 MAX_CONFIG_BYTES = 1 << 20
 VOCABULARY_MULTIPLE = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 
 def vocabulary_of(given: PlannedInput) -> int | None:

@@ -12,7 +12,7 @@ from longcat.pipeline.files import read_json
 from longcat.pipeline.validation import reason_of
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 STATE_FILE = "training/state.json"
 # How documents fill sequences: joined to one stream, or by best fit.

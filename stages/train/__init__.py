@@ -12,7 +12,7 @@ from longcat.stages.train.config import TrainConfig
 from longcat.stages.train.launch.torchrun import follows, run_or_launch
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 
 def _check(config: TrainConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:

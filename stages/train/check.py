@@ -17,7 +17,7 @@ from longcat.stages.train.parallel.config import Degrees, check_fits, degrees
 from longcat.stages.train.stability.config import expert_groups
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 Inputs = Mapping[str, "tuple[PlannedInput, ...]"]
 

@@ -14,7 +14,7 @@ from longcat.stages.data.extract.config import ExtractConfig
 from longcat.stages.data.extract.standard_input import NAME as STANDARD_INPUT
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
     from longcat.stages.data.extract.parts import Part
     from longcat.stages.data.extract.records import InputFile
 

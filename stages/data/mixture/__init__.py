@@ -12,7 +12,7 @@ from longcat.stages.data.mixture.config import MixConfig, resolve
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
     from longcat.stages.data.mixture.document_order import Draw
 
 

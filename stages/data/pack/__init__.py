@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from longcat.pipeline.artifact import Artifact
     from longcat.pipeline.document_inputs import DocumentInputs
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
     from longcat.stages.data.pack.encode import EncodeTask
 
 HASH_RANGE = 1 << 64

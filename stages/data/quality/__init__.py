@@ -10,7 +10,7 @@ from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.data.quality.config import QualityTrainingConfig
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 
 def _check(config: QualityTrainingConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.data.repositories.config import RepositoriesConfig
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
     from longcat.stages.data.repositories.shard import AssembleTask
 
 PARTITION_BYTES = 64 << 20

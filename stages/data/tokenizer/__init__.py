@@ -11,7 +11,7 @@ from longcat.stages.formats.special_tokens import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from longcat.pipeline.document_inputs import DocumentInputs
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
     from longcat.stages.data.tokenizer.sample import Sample
 
 

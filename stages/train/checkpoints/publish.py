@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from longcat.model.config import ModelConfig
 from longcat.pipeline.errors import InputError, IntegrityError
@@ -15,11 +15,9 @@ from longcat.stages.formats.training_state import TrainingState
 from longcat.stages.train.checkpoints.resumable import Saved, read_save
 from longcat.stages.train.checkpoints.run import read_whole
 from longcat.stages.train.checkpoints.save_files import metrics_of, saves_of
+from longcat.stages.train.joins.publish_config import PublishConfig
 from longcat.stages.train.parallel.control import control
 from longcat.stages.train.training_plan import mean_active_experts, mean_loss
-
-if TYPE_CHECKING:
-    from longcat.stages.train.joins.publish import PublishConfig
 
 
 def publish_save(context: Context[PublishConfig]) -> Result:

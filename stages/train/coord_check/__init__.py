@@ -9,7 +9,7 @@ from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.train.coord_check.config import CoordCheckConfig, width_table
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 
 def _check(config: CoordCheckConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Training runs, finished and unfinished, by name or id, with their saves: what `RUN[@STEP]` means; no torch.
 
-A finished run is its artifact; one published from a save (`stages.train.joins.publish`) counts as a run that ended there.
+A finished run is its artifact; one published from a save (`stages.train.joins.publish`) counts as a run that ended
+there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from longcat.pipeline.artifact import Artifact, load_artifact
 from longcat.pipeline.config import build_config, merge
 from longcat.pipeline.errors import InputError, IntegrityError, MissingArtifactError
-from longcat.pipeline.runner import Plan, Session, plan_named
+from longcat.pipeline.plans import Plan
+from longcat.pipeline.runner import Session, plan_named
 from longcat.pipeline.stage import registry
 from longcat.pipeline.store import ID_PREFIX, Store
 from longcat.pipeline.unfinished import Unfinished, unfinished_runs

@@ -15,7 +15,8 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.config import build_config, merge
 from longcat.pipeline.errors import ConfigError, InputError, UsageError
 from longcat.pipeline.outcome import Outcome
-from longcat.pipeline.runner import Plan, PlannedInput, Reference, Session, execute, plan_named, planned_input
+from longcat.pipeline.plans import Plan, PlannedInput
+from longcat.pipeline.runner import Reference, Session, execute, plan_named, planned_input
 from longcat.pipeline.store import utc_now
 from longcat.stages.formats.training_state import TrainingState, foreseen_state
 from longcat.stages.train.config import TrainConfig

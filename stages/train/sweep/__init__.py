@@ -9,7 +9,7 @@ from longcat.pipeline.stage import Context, Result, stage
 from longcat.stages.train.sweep.grid import SweepConfig, point_configs
 
 if TYPE_CHECKING:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
 
 
 def _check(config: SweepConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def test_a_step_back_is_refused(
 
 
 def test_a_step_back_is_foreseen(base: Artifact, long_tokens: Artifact) -> None:
-    from longcat.pipeline.runner import PlannedInput
+    from longcat.pipeline.plans import PlannedInput
     from longcat.stages.extend.check import foresee_extension
 
     phase = {"sequence_length": 16, "rope_theta": 5e6, "steps": 1, "batch_size": 1}
