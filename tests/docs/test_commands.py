@@ -159,7 +159,11 @@ class Reader:
         name = words[words.index("--name") + 1] if "--name" in words else None
         shows = {"--show-config", "--help", "-h", "--version", "--dry-run"} & set(words)
         remote = "ray" in words or any("://" in word for word in words)
-        if first in PARSE or remote or (first == "train" and "verify" in plain[:2]):
+        if (
+            first in PARSE
+            or remote
+            or (first == "train" and ({"verify", "publish"} & set(plain[:2]) or "--resume-from" in words))
+        ):
             parse(words)
         elif first == "run" and plain[1] == "demo":
             self.call(command, [*dict.fromkeys([*words, "--dry-run"])])
