@@ -21,6 +21,7 @@ import numpy.typing as npt
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.formats.packing_figures import PackingFigures
+from longcat.stages.formats.read_tokens import ReadTokens
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -74,9 +75,31 @@ class WindowSource(Protocol):
     def sample(self, number: int) -> Window:
         """Sample `number`."""
 
+    def epochs(self, samples: int) -> float:
+        """Epochs in the samples below `samples`."""
+
+
+class EpochPart(Protocol):
+    """Samples of one epoch, or of the rest of it."""
+
+    @property
+    def windows(self) -> int:
+        """Number of samples."""
+
+    def sample(self, index: int) -> Window:
+        """Sample `index`, below `windows`."""
+
+    def read(self, samples: int) -> ReadTokens:
+        """Tokens of the samples below `samples`."""
+
 
 class PackedSource(WindowSource, Protocol):
-    """Samples from documents that are packed into sequences."""
+    """Samples from documents that are packed into sequences; an epoch reads `total` tokens."""
+
+    total: int
+
+    def part(self, epoch: int, read: ReadTokens | None = None) -> EpochPart:
+        """An epoch, or what is left of it after `read`: what was read least, as many tokens as were not read."""
 
     def packing(self) -> PackingFigures:
         """Figures of an epoch."""
@@ -131,11 +154,45 @@ class TokenDocuments:
 
 
 @dataclass(frozen=True)
-class _Epoch:
-    """One order of the documents, and their start positions in the stream with its end."""
+class JoinedPart:
+    """Windows of one order of the documents, whose start positions in the stream and its end are `starts`.
 
+    `chosen` are the numbers of the windows, in reading order; None: all, in strides.
+    """
+
+    source: TokenWindows
     documents: Ids
     starts: Ids
+    chosen: Ids | None = None
+
+    @property
+    def windows(self) -> int:
+        return self.source.windows_per_epoch if self.chosen is None else len(self.chosen)
+
+    def read(self, samples: int) -> ReadTokens:
+        """Inputs of the samples below `samples`."""
+        length = self.source.sequence_length
+        starts = (self.source.in_strides() if self.chosen is None else self.chosen)[:samples] * length
+        return ReadTokens.of(starts, starts + length)
+
+    def sample(self, index: int) -> Window:
+        """Sample `index`."""
+        length = self.source.sequence_length
+        start = (self.source.window(index) if self.chosen is None else int(self.chosen[index])) * length
+        end = start + length + 1
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, end, side="left"))
+        pieces = []
+        for place in range(first, last):
+            offset = int(self.starts[place])
+            document = self.source.documents.read(int(self.documents[place]))
+            pieces.append(document[max(0, start - offset) : end - offset])
+        inside: Ids = np.maximum(self.starts[first:last] - start, 0)
+        trained = None
+        if not self.source.across_documents:
+            trained = np.ones(length, dtype=np.bool_)
+            trained[inside[inside > 0] - 1] = False
+        return Window(np.concatenate(pieces).astype(np.int64), inside[inside < length], trained)
 
 
 class TokenWindows:
@@ -165,37 +222,40 @@ class TokenWindows:
         self.sequence_length = sequence_length
         self.seed = seed
         self.across_documents = across_documents
-        self.windows_per_epoch = (self.documents.total - 1) // sequence_length
+        self.total = self.documents.total
+        self.windows_per_epoch = (self.total - 1) // sequence_length
         self._stride = coprime_near(self.windows_per_epoch, round(self.windows_per_epoch / GOLDEN_RATIO))
         # A batch may span two epochs, never more.
-        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._epoch = lru_cache(maxsize=2)(self.part)
 
-    def _make_epoch(self, epoch: int) -> _Epoch:
+    def window(self, index: int) -> int:
+        """Number of the window that is read at `index` in an epoch."""
+        return index * self._stride % self.windows_per_epoch
+
+    def in_strides(self) -> Ids:
+        """All windows in reading order."""
+        return np.arange(self.windows_per_epoch, dtype=np.int64) * self._stride % self.windows_per_epoch
+
+    def part(self, epoch: int, read: ReadTokens | None = None) -> JoinedPart:
+        """An epoch, or its windows of which the fewest tokens were read, those first."""
         documents = self.documents.order(self.seed, epoch)
         starts = np.zeros(len(documents) + 1, dtype=np.int64)
         np.cumsum(self.documents.lengths[documents], out=starts[1:])
-        return _Epoch(documents, starts)
+        if read is None:
+            return JoinedPart(self, documents, starts)
+        windows = self.in_strides()
+        overlap = read.within(windows * self.sequence_length, (windows + 1) * self.sequence_length)
+        left = max(0, self.total - 1 - read.total) // self.sequence_length
+        return JoinedPart(self, documents, starts, windows[np.argsort(overlap, kind="stable")[:left]])
 
     def sample(self, number: int) -> Window:
         """Sample `number`, in epoch `number // windows_per_epoch`."""
-        epoch_number, index = divmod(number, self.windows_per_epoch)
-        epoch = self._epoch(epoch_number)
-        length = self.sequence_length
-        start = index * self._stride % self.windows_per_epoch * length
-        end = start + length + 1
-        first = int(np.searchsorted(epoch.starts, start, side="right")) - 1
-        last = int(np.searchsorted(epoch.starts, end, side="left"))
-        pieces = []
-        for place in range(first, last):
-            offset = int(epoch.starts[place])
-            document = self.documents.read(int(epoch.documents[place]))
-            pieces.append(document[max(0, start - offset) : end - offset])
-        inside: Ids = np.maximum(epoch.starts[first:last] - start, 0)
-        trained = None
-        if not self.across_documents:
-            trained = np.ones(length, dtype=np.bool_)
-            trained[inside[inside > 0] - 1] = False
-        return Window(np.concatenate(pieces).astype(np.int64), inside[inside < length], trained)
+        epoch, index = divmod(number, self.windows_per_epoch)
+        return self._epoch(epoch).sample(index)
+
+    def epochs(self, samples: int) -> float:
+        """Epochs in the samples below `samples`."""
+        return samples / self.windows_per_epoch
 
     def packing(self) -> PackingFigures:
         """Figures of the first epoch."""
