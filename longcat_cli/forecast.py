@@ -54,3 +54,9 @@ def _count(model: ModelConfig) -> Accounting:
     from longcat.model.accounting import count
 
     return count(model)
+
+
+def training_plans(plan: Plan) -> list[dict[str, Any]]:
+    """What a training will do, one row a phase (`stages.train.outlook`); empty for other stages."""
+    rows: list[dict[str, Any]] = plan.forecast.get("plan", [])
+    return rows

@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from longcat.cli.console import duration, out, print_json, size
 from longcat.cli.eval_report import headline, results_table
-from longcat.cli.forecast import forecast_figures
+from longcat.cli.forecast import forecast_figures, training_plans
 from longcat.cli.tables import PlainTable, Unbroken, table
 from longcat.cli.terminal import line, styled
 from longcat.pipeline.values import is_records, leaves, numbers, written
@@ -126,8 +126,10 @@ def print_steps(
     foreseen = [
         {"step": name, **_for_people(figures)} for name, plan, _ in steps if (figures := forecast_figures(plan))
     ]
-    for title, records in (({"forecast": foreseen} if foreseen else {}) | dict(preview)).items():
-        out().print(records_table(title, records))
+    trainings = [{"step": name, **row} for name, plan, _ in steps for row in training_plans(plan)]
+    for title, records in {"forecast": foreseen, "training": trainings, **preview}.items():
+        if records:
+            out().print(records_table(title, records))
 
 
 def _for_people(figures: Mapping[str, int]) -> dict[str, Any]:
@@ -150,6 +152,7 @@ def _plan_json(store: Store, name: str, plan: Plan, state: str) -> dict[str, Any
         "inputs": {role: [item.id for item in items] for role, items in plan.inputs.items()},
         "config": plan.config.model_dump(mode="json"),
         "forecast": forecast_figures(plan),
+        "training": training_plans(plan),
         "made_otherwise": {key: {"there": there, "here": here} for key, (there, here) in otherwise.items()},
     }
 

@@ -55,6 +55,7 @@ class StagedWindows:
 
     def __init__(self, stages: Sequence[PackedSource]) -> None:
         self._stages = stages
+        self.sequence_length = stages[0].sequence_length
         self._totals = [stage.total for stage in stages]
         self.total = sum(self._totals)
         self.windows_per_epoch = sum(stage.windows_per_epoch for stage in stages)

@@ -96,6 +96,7 @@ class EpochPart(Protocol):
 class PackedSource(WindowSource, Protocol):
     """Samples from documents that are packed into sequences; an epoch reads `total` tokens."""
 
+    sequence_length: int
     total: int
 
     def part(self, epoch: int, read: ReadTokens | None = None) -> EpochPart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from longcat.model.config import ModelConfig
@@ -11,13 +11,16 @@ from longcat.stages.formats.architecture import architecture_of, preset_architec
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
 from longcat.stages.formats.training_state import TrainingState, foreseen_state
 from longcat.stages.train.config import TrainConfig, TrainingOptions
-from longcat.stages.train.join import join_schedule
+from longcat.stages.train.join import JoinedSchedule, join_schedule
 from longcat.stages.train.load_balance.controller import controller_of
+from longcat.stages.train.outlook import Outlook, outlook_of
 from longcat.stages.train.parallel.config import Degrees, check_fits, degrees
 from longcat.stages.train.stability.config import expert_groups
 
 if TYPE_CHECKING:
+    from longcat.pipeline.artifact import Artifact
     from longcat.pipeline.runner import PlannedInput
+    from longcat.stages.train.data_join import JoinedData
 
 Inputs = Mapping[str, "tuple[PlannedInput, ...]"]
 
@@ -49,23 +52,39 @@ def foresee_training(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
         check_options(config, model)
         check_parallel(config, model, config.sequence_length, config.batch_size, config.micro_batch_size)
     before = TrainingState() if checkpoint is None else foreseen_state(checkpoint)
-    return forecast(model, config, before, config.all_steps * config.batch_size * config.sequence_length)
+    # The schedule of a run with a proxy is known when the proxy was read.
+    joined = None if before is None or inputs.get("proxy") else join_schedule(config, before, config.all_steps)
+    data = _data(config, inputs["tokens"][0].artifact, before, continued=checkpoint is not None)
+    return forecast(model, before, joined, [outlook_of(config, joined, data)])
+
+
+def _data(
+    config: TrainConfig, tokens: Artifact | None, before: TrainingState | None, *, continued: bool
+) -> JoinedData | None:
+    if tokens is None or before is None:
+        return None
+    from longcat.stages.train.data_join import train_data
+
+    return train_data(config, tokens, before if continued else None)
 
 
 def forecast(
-    model: ModelConfig | None, options: TrainingOptions, before: TrainingState | None, tokens: int
+    model: ModelConfig | None,
+    before: TrainingState | None,
+    joined: JoinedSchedule | None,
+    outlooks: Sequence[Outlook],
 ) -> dict[str, Any]:
-    """Predicted output of a training stage: `steps`, `tokens`, and `model` and `state` if known.
-
-    Raises:
-        ConfigError: the learning rate would jump.
-    """
-    steps = options.all_steps
-    found: dict[str, Any] = {"steps": steps, "tokens": tokens}
-    if before is not None:
-        joined = join_schedule(options, before, steps)
+    """Predicted output of a training stage: `steps`, `tokens`, the `plan`, and `model` and `state` if known."""
+    rows = [outlook.row() for outlook in outlooks]
+    steps, tokens = (sum(row[key] for row in rows) for key in ("steps", "tokens"))
+    found: dict[str, Any] = {"steps": steps, "tokens": tokens, "plan": rows}
+    if before is not None and joined is not None:
         counts = {"step": before.step + steps, "tokens": before.tokens + tokens}
-        found["state"] = before.model_copy(update=counts | joined.after())
+        state = before.model_copy(update=counts | joined.after())
+        for outlook in outlooks:
+            unknown = state.model_copy(update={"data": None, "other_data": ()})
+            state = outlook.data.state_after(state, outlook.samples) if outlook.data else unknown
+        found["state"] = state
     return found | ({"model": model} if model is not None else {})
 
 
