@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from longcat.cli.console import duration, out, print_json, size
 from longcat.cli.eval_report import headline, results_table
-from longcat.cli.forecast import forecast_figures, training_plans
+from longcat.cli.forecast import forecast_figures, training_columns, training_plans
 from longcat.cli.tables import PlainTable, Unbroken, table
 from longcat.cli.terminal import line, styled
 from longcat.pipeline.values import is_records, leaves, numbers, written
@@ -126,7 +126,7 @@ def print_steps(
     foreseen = [
         {"step": name, **_for_people(figures)} for name, plan, _ in steps if (figures := forecast_figures(plan))
     ]
-    trainings = [{"step": name, **row} for name, plan, _ in steps for row in training_plans(plan)]
+    trainings = [{"step": name, **training_columns(row)} for name, plan, _ in steps for row in training_plans(plan)]
     for title, records in {"forecast": foreseen, "training": trainings, **preview}.items():
         if records:
             out().print(records_table(title, records))

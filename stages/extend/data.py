@@ -11,19 +11,20 @@ from collections.abc import Iterator
 from longcat.pipeline.artifact import Artifact
 from longcat.stages.extend.config import ExtendConfig, Phase
 from longcat.stages.formats.training_state import TrainingState
-from longcat.stages.train.data_join import JoinedData, Stream, join_stream
+from longcat.stages.train.data_join import JoinedData, Stream, check_fills_a_batch, join_stream
 
 
 def phase_data(config: ExtendConfig, phase: Phase, tokens: Artifact, before: TrainingState) -> JoinedData:
     """Data of a phase after `before`.
 
     Raises:
-        InputError: the documents do not fill a sequence, or none is long.
+        InputError: the documents do not fill a sequence or a batch, or none is long.
     """
     length, fraction = phase.sequence_length, config.long_document_share
     across = config.objective.loss_across_documents
     everything = Stream.of(tokens, seed=config.seed, across_documents=across)
     main = join_stream(before, everything, length, config.packing)
+    check_fills_a_batch(main, phase.batch_size)
     if not fraction:
         return JoinedData(main)
     least = phase.min_document_tokens or length

@@ -24,7 +24,6 @@ from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.parallel.placement import join, spread
 from longcat.stages.train.run import (
-    check_fills_a_batch,
     read_validation,
     start_of,
     state_after,
@@ -78,14 +77,13 @@ def _announced(context: Context[ExtendConfig], state: TrainingState, joined: Joi
     """Log what every phase will do, before hours of training; figures for the metrics.
 
     Raises:
-        InputError: the documents do not fill a batch, or none is long.
+        InputError: as `phase_data`.
     """
     config, tokens = context.config, context.input("tokens")
     rows = []
     for outlook in outlooks(config, joined, list(phases_data(config, tokens, state))):
         assert outlook.data is not None  # noqa: S101  it was just opened
         main, long = outlook.data.main, outlook.data.long
-        check_fills_a_batch(main, outlook.batch_size, tokens)
         packing = {"packing": told_packing(main, context)}
         if long is not None:
             least = f"documents of {long.at.min_document_tokens:,} tokens or more"

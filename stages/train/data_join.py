@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longcat.pipeline.artifact import Artifact
+from longcat.pipeline.errors import InputError
 from longcat.stages.formats.continued_windows import ContinuedWindows, go_on, windows_at
 from longcat.stages.formats.training_state import DataPosition, Packing, TrainingState
 from longcat.stages.formats.training_windows import SOURCES, MixedWindows, training_windows
@@ -163,12 +164,28 @@ def _moved(at: DataPosition, position: int) -> DataPosition:
     return at.model_copy(update={"position": position})
 
 
+def check_fills_a_batch(stream: JoinedStream, batch_size: int) -> None:
+    """Raise InputError if the tokens have fewer sequences than one batch."""
+    if (windows := stream.windows.windows_per_epoch) < batch_size:
+        raise InputError(
+            f"the tokens fill {windows} sequences of {stream.at.sequence_length} tokens, batch_size is {batch_size}",
+            where=f"tokens {stream.at.tokens}",
+            hint="lower batch_size or sequence_length, or pack more documents",
+        )
+
+
 def train_data(config: TrainConfig, tokens: Artifact, before: TrainingState | None) -> JoinedData:
-    """Data of stage `train`; `before` None: of a new model. Raises as `training_windows`."""
+    """Data of stage `train`; `before` None: of a new model.
+
+    Raises:
+        InputError: the documents do not fill a sequence or a batch.
+    """
     stream = Stream.of(
         tokens,
         seed=config.seed,
         across_documents=config.objective.loss_across_documents,
         min_document_tokens=config.min_document_tokens,
     )
-    return JoinedData(join_stream(before, stream, config.sequence_length, config.packing))
+    main = join_stream(before, stream, config.sequence_length, config.packing)
+    check_fills_a_batch(main, config.batch_size)
+    return JoinedData(main)

@@ -9,7 +9,6 @@ from typing import Any
 from longcat.model.config import ModelConfig
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.config import identity_values
-from longcat.pipeline.errors import InputError
 from longcat.pipeline.stage import Context, Result
 from longcat.stages.formats.checkpoint import (
     METRICS_FILE,
@@ -48,7 +47,6 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
         state = read_state(checkpoint)
         data = train_data(config, tokens, None if checkpoint is None else state)
         packing = told_packing(data.main, context)
-        check_fills_a_batch(data.main, config.batch_size, tokens)
         config, scale, found = _transferred(context, state)
         held = _held(config, tokens, checkpoint, scale)
         joined = join_schedule(config, state, config.all_steps)
@@ -139,16 +137,6 @@ def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, sc
     if checkpoint is not None:
         return checkpoint_weights(checkpoint, config, parallel)
     return new_weights(architecture, config, parallel, initial_std(architecture.initializer_range, scale))
-
-
-def check_fills_a_batch(stream: JoinedStream, batch_size: int, tokens: Artifact) -> None:
-    """Raise InputError if the tokens have fewer sequences than one batch."""
-    if (windows := stream.windows.windows_per_epoch) < batch_size:
-        raise InputError(
-            f"the tokens fill {windows} sequences of {stream.at.sequence_length} tokens, batch_size is {batch_size}",
-            where=f"tokens {tokens.id}",
-            hint="lower batch_size or sequence_length, or pack more documents",
-        )
 
 
 def start_of(options: TrainingOptions, checkpoint: Artifact | None) -> Start:
