@@ -113,7 +113,7 @@ def test_values_are_suggested(
 
 def test_train_has_subcommands_and_options(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     found = suggested(capfd, monkeypatch, "longcat train ")
-    assert found[:3] == ["sweep", "coord-check", "verify"]
+    assert found[:4] == ["sweep", "coord-check", "publish", "verify"]
     assert {"--tokens", "--preset", "--set", "--dry-run", "--store", "--help"} <= set(found)
     assert suggested(capfd, monkeypatch, "longcat train --dr") == ["--dry-run"]
     assert suggested(capfd, monkeypatch, "longcat artifacts list --st") == ["--store"]

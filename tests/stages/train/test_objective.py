@@ -16,7 +16,8 @@ from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import InputError
-from longcat.stages.formats.checkpoint import changed_config, read_model, read_start
+from longcat.stages.formats.architecture import changed_config
+from longcat.stages.formats.checkpoint import read_model, read_start
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.windows import Batch, Window, batch
 from longcat.stages.train.config import ObjectiveOptions

@@ -360,8 +360,7 @@ def test_budget_in_tokens(run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
 
 def test_registering_the_stages_does_not_import_torch() -> None:
     code = (
-        "import sys, longcat.stages.train, longcat.stages.grow, longcat.stages.extend\n"
-        "sys.exit('torch' in sys.modules)"
+        "import sys, longcat.stages.train, longcat.stages.grow, longcat.stages.extend\nsys.exit('torch' in sys.modules)"
     )
     child = subprocess.run([sys.executable, "-P", "-c", code], check=False)
     assert child.returncode == 0
