@@ -16,12 +16,13 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from worker_process import Worker
 
 TASKS = ("decode-1@128", "decode-8@128", "decode-1@2048", "prefill-1x512", "prefill-1x2048")
 TOOLS = ("transformers", "plain", "fp32", "fp16", "bf16", "int8", "int4")
@@ -175,31 +176,10 @@ def work(name: str, threads: int) -> None:
         print(json.dumps(answer), flush=True)
 
 
-class Worker:
-    """A tool in a process of its own."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        command = [sys.executable, __file__, "--worker", name, "--threads", str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, task: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(task + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def measure(tools: list[str], tasks: list[str], rounds: int, threads: int) -> dict[str, Any]:
     """Seconds of every task and tool in every round, the bandwidth of every round, and the bytes of decode steps."""
     seconds: dict[str, dict[str, list[float]]] = {task: {tool: [] for tool in tools} for task in tasks}
-    machine, workers = Worker("machine", threads), {tool: Worker(tool, threads) for tool in tools}
+    machine, workers = Worker(__file__, "machine", threads), {tool: Worker(__file__, tool, threads) for tool in tools}
     reports = {tool: worker.ask("report")["lines"] for tool, worker in workers.items()}
     needed: dict[str, dict[str, float]] = {}
     for task in tasks:

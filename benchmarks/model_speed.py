@@ -20,12 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+
+from worker_process import Worker
 
 TASKS = ("train-4x512", "prefill-1x512", "prefill-1x2048", "decode-1@128", "decode-1@2048", "decode-8@128")
 TOOLS = ("ours", "transformers")
@@ -207,27 +208,6 @@ def work(name: str, threads: int) -> None:
         print(json.dumps(answer), flush=True)
 
 
-class Worker:
-    """A tool in a process of its own."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        command = [sys.executable, __file__, "--worker", name, "--threads", str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, task: str) -> dict[str, float]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(task + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, float] = json.loads(self.process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def tokens_in(task: str) -> int:
     kind, _, size = task.partition("-")
     batch, length = (int(number) for number in size.replace("@", "x").split("x"))
@@ -264,9 +244,9 @@ def measure(tasks: list[str], tools: list[str], rounds: int, threads: int) -> di
     limits: list[dict[str, float]] = []
     memory: dict[str, float] = {}
     selected = 0.0
-    machine = Worker("machine", threads)
+    machine = Worker(__file__, "machine", threads)
     for task in tasks:
-        workers = {tool: Worker(tool, threads) for tool in tools}
+        workers = {tool: Worker(__file__, tool, threads) for tool in tools}
         for worker in workers.values():
             worker.ask(task)
         for _ in range(rounds):
