@@ -31,6 +31,15 @@ MakeManifest = Callable[..., Manifest]
 PublishArtifact = Callable[..., Artifact]
 
 
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Describe unequal large bytes briefly; pytest's own difference of two files takes longer than a test may."""
+    if op != "==" or not isinstance(left, bytes) or not isinstance(right, bytes) or len(left) + len(right) < 4096:
+        return None
+    first = next((place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+    where = "one is the start of the other" if first is None else f"the first difference is at byte {first}"
+    return [f"{len(left)} bytes == {len(right)} bytes", where]
+
+
 @pytest.fixture(autouse=True)
 def fresh_process() -> None:
     """Undo changes of the logger and environment that commands, ranks and engines make in this process."""

@@ -132,6 +132,8 @@ def test_continuing_keeps_learning_rates_by_group(
     run_stage: Any, tokens: Artifact, proxy: Artifact, wide: dict[str, Any]
 ) -> None:
     """Two runs equal one, though the second has no proxy; and factors of a proxy of a proxy multiply."""
+    # An automatic coefficient is determined again at a join.
+    wide["balance_loss"] = {"coefficient": 1e-3}
     whole = run_stage("train", wide | {"schedule": {"total_steps": 8}}, {"tokens": tokens, "proxy": proxy})
     first = run_stage("train", wide | {"schedule": {"total_steps": 8}, "steps": 5}, {"tokens": tokens, "proxy": proxy})
     onward = read_state(whole).config | {"preset": None, "model": {}, "steps": 3}
