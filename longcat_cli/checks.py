@@ -43,6 +43,7 @@ def run_checks(store: Store) -> list[Check]:
         _language_model,
         _isolation,
         _processor,
+        _half_precision,
         _packed_weights,
         _memory,
         lambda: _disk(store),
@@ -151,6 +152,17 @@ def _processor() -> Check:
         flags = " ".join(flag for flag in wanted if flag in line.split())
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return Check("processor", "ok", f"{available_cores()} cores {flags}{load}")
+
+
+def _half_precision() -> Check:
+    """The measured rate of bfloat16 products on this processor."""
+    try:
+        from longcat.stages.train.watch.half_rate import half_rate
+    except ImportError:
+        return Check("bfloat16", "note", "torch is missing", "")
+    rate = half_rate()
+    found = f"matrix products at {rate:.1f} times the rate of float32"
+    return Check("bfloat16", "ok", found, "train with dtype bfloat16" if rate > 1 else "train with dtype float32")
 
 
 def _packed_weights() -> Check:

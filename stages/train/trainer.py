@@ -46,6 +46,7 @@ from longcat.stages.train.prefetch import Prefetcher
 from longcat.stages.train.stability.errors import DivergedError
 from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded, recorded_all
 from longcat.stages.train.training_plan import Trained, TrainingPlan
+from longcat.stages.train.watch.half_rate import tell_half_rate
 from longcat.stages.train.watch.memory import RunMemory
 from longcat.stages.train.watch.watch import Watch, Watched
 
@@ -120,6 +121,7 @@ class TrainingRun:
         self.memory = RunMemory(plan, options, held)
         if self.memory.line:
             context.logger.info(self.memory.line)
+        tell_half_rate(held.dtype, held.parallel.device, context.logger)
         self.compute = ComputeModel(held)
         for model in self.compute.models:
             checkpoint_activations(model, options.activation_checkpointing)

@@ -97,8 +97,8 @@ def known_peak(name: str, dtype: torch.dtype) -> float | None:
     return None
 
 
-def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s in square matrix products of `dtype`, the best of a quarter of a second.
+def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = MEASURED_SECONDS) -> float:
+    """FLOP/s in square matrix products of `dtype`, the best of those that run for `seconds`.
 
     A CPU is measured by the CPU time of one thread, times the threads of training, so that other processes do not
     affect it.
@@ -109,20 +109,22 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
             return time.perf_counter()
 
-        return _best_product(device, dtype, CUDA_SIZE, finish)
+        return _best_product(device, dtype, CUDA_SIZE, finish, seconds)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return threads * _best_product(device, dtype, CPU_SIZE, time.thread_time)
+        return threads * _best_product(device, dtype, CPU_SIZE, time.thread_time, seconds)
     finally:
         torch.set_num_threads(threads)
 
 
 @torch.no_grad()
-def _best_product(device: torch.device, dtype: torch.dtype, size: int, clock: Callable[[], float]) -> float:
+def _best_product(
+    device: torch.device, dtype: torch.dtype, size: int, clock: Callable[[], float], seconds: float
+) -> float:
     # Constant matrices, to keep the random state of the run.
     x_NN = torch.full((size, size), 0.5, device=device, dtype=dtype)
-    best, stop = float("inf"), time.perf_counter() + MEASURED_SECONDS
+    best, stop = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < stop:
         began = clock()
         torch.mm(x_NN, x_NN)
