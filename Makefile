@@ -109,6 +109,7 @@ bench: setup ## Run the benchmarks (CORPUS=folder of HTML, PEER=python with data
 	$(BIN)/python benchmarks/serve_drafts.py
 	$(BIN)/python benchmarks/serve_clients.py --peer-python $(if $(SERVING_PEER),$(SERVING_PEER),none)
 	$(BIN)/python benchmarks/kernel_experts.py
+	$(BIN)/python benchmarks/kernel_attention.py
 	$(BIN)/python benchmarks/kernel_cross_entropy.py
 ifneq ($(CORPUS),)
 	$(BIN)/python benchmarks/data_extract.py $(PEER:%=--peer-python %) $(CORPUS)
