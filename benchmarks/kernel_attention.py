@@ -70,7 +70,7 @@ def options() -> argparse.Namespace:
 
 def of_commit(commit: str) -> Attention:
     """The CPU version of another commit, on the modules of this tree that it imports."""
-    source = subprocess.check_output(["git", "show", f"{commit}:src/longcat/kernels/mla_attention/cpu.py"], cwd=ROOT)
+    source = subprocess.check_output(["git", "show", f"{commit}:kernels/mla_attention/cpu.py"], cwd=ROOT)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "attention_before.py"
         path.write_bytes(source)
