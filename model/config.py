@@ -44,9 +44,15 @@ class ModelConfig(BaseModel):
     )
     moe_topk: int = Field(default=12, ge=1, description="experts selected per token, of both kinds")
     routed_scaling_factor: float = Field(default=6.0, gt=0, le=1e6, description="factor on every expert's weight")
-    moe_layout: Literal["shortcut", "interleaved"] = Field(
+    moe_layout: Literal["shortcut", "interleaved", "span", "post"] = Field(
         default="shortcut",
-        description="whether the mixture runs beside two dense networks, or after the second attention in place of one",
+        description="whether the mixture runs beside two dense networks, or after the second attention in place of "
+        "one; span and post: as shortcut, with SpanNorm or PostNorm",
+    )
+    span_scale: Literal["none", "L", "2L"] | None = Field(
+        default=None,
+        description="span and post: initial output projections are divided by the root of the number of attention and "
+        "FFN pairs (L) or of twice that; null: L; not for other layouts",
     )
     gating_residual: bool = Field(
         default=False, description="whether a router also reads the logits of the previous router"
@@ -109,6 +115,10 @@ class ModelConfig(BaseModel):
             raise ValueError(f"zero_expert_type = {self.zero_expert_type!r} needs zero_expert_num of at least 1")
         if self.zero_expert_types is not None:
             self._check_zero_expert_types(self.zero_expert_types)
+        if self.span_scale is not None and self.moe_layout not in _NORMED_SUMS:
+            raise ValueError(
+                f"span_scale = {self.span_scale!r} needs moe_layout = 'span' or 'post', this is {self.moe_layout!r}"
+            )
         self._check_attention()
         if self.mtp_share_embeddings and not self.num_nextn_predict_layers:
             raise ValueError("mtp_share_embeddings = True needs num_nextn_predict_layers = 1")
@@ -151,6 +161,8 @@ class ModelConfig(BaseModel):
 
     def unreadable_elsewhere(self) -> str | None:
         """Reason why other programs cannot run this model, naming the key; None if they can."""
+        if self.moe_layout in _NORMED_SUMS:
+            return f"moe_layout = {self.moe_layout!r} is not supported by other programs"
         if self.attention is None:
             return None
         return f"attention = {shown(self.attention)} is not supported by other programs"
@@ -240,8 +252,11 @@ _REQUIRED = (
 # Keys of optional parts that the published config.json lacks, or of our extensions.
 _OPTIONAL = frozenset(
     {"num_nextn_predict_layers", "mtp_share_embeddings", "zero_expert_types", "moe_layout", "gating_residual"}
-    | {"attention", "rope_scaling"}
+    | {"attention", "rope_scaling", "span_scale"}
 )
+
+# Layouts whose norms follow sums: their tensors have other names and their models no final norm.
+_NORMED_SUMS = ("span", "post")
 
 # Keys about files, software and sampling, which do not change what the model computes.
 _IGNORED = frozenset(

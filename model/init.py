@@ -47,14 +47,14 @@ def initial_value(
     if key.endswith(("e_score_correction_bias", ".router.residual.weight")):
         return torch.zeros(*shape)
     scale = (std or {}).get(parameter_kind(config, key, len(shape)), config.initializer_range)
+    layer = _LAYER_KEY.fullmatch(key)
+    if layer is not None:
+        scale *= layer_class(config).initial_scale(config, layer[1])
     own = _of_mixer(config, seed, key, shape, scale)
     if own is not None:
         return own
     if len(shape) == 1:
         return torch.ones(*shape)
-    layer = _LAYER_KEY.fullmatch(key)
-    if layer is not None:
-        scale *= layer_class(config).initial_scale(config, layer[1])
     values = _stream(seed, key).standard_normal(tuple(shape), dtype=np.float32)
     return torch.from_numpy(values).mul_(scale)
 

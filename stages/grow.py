@@ -43,6 +43,11 @@ class GrowConfig(StageConfig):
     router_biases: Literal["copy", "zero"] = Field(
         default="copy", description="router biases of a copied layer: those of its source layer; or all zero"
     )
+    depth_scale: Literal["rescale", "keep"] = Field(
+        default="rescale",
+        description="matrices whose initial values depend on the depth (moe_layout span and post, unless span_scale is "
+        "none): multiply them by the scale at the new depth over that at the old one, or keep them",
+    )
 
     @field_validator("range")
     @classmethod
@@ -103,12 +108,17 @@ def grow(context: Context[GrowConfig]) -> Result:
     growth = config.growth(small.num_layers)
     files.clear_partial(context.output)
     with _told():
-        weights = GrownWeights(source.path, growth, zero_router_biases=config.router_biases == "zero")
+        weights = GrownWeights(
+            source.path,
+            growth,
+            zero_router_biases=config.router_biases == "zero",
+            rescale_depth=config.depth_scale == "rescale",
+        )
         others: dict[str, GrownTensors] = {}
         if config.moments != "zero" and (path := source.path / files.OPTIMIZER_FILE).exists():
-            others[files.OPTIMIZER_FILE] = GrownTensors(path, growth, config.moments)
+            others[files.OPTIMIZER_FILE] = GrownTensors(path, growth, config.moments, weights.depth)
         if (path := source.path / files.AVERAGE_FILE).exists():
-            others[files.AVERAGE_FILE] = GrownTensors(path, growth)
+            others[files.AVERAGE_FILE] = GrownTensors(path, growth, depth=weights.depth)
         _write(context, weights, others)
     files.copy_tokenizer(source, context.output)
     _write_state(context, source, growth)

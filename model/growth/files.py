@@ -9,6 +9,7 @@ from pathlib import Path
 from longcat.model.checkpoint import EMBEDDING, MAX_SHARD_BYTES, checked_files
 from longcat.model.errors import CheckpointError
 from longcat.model.files import write_aside
+from longcat.model.growth.depth import DepthScale
 from longcat.model.growth.layers import Growth, Moments
 from longcat.model.layout import is_router_bias
 from longcat.model.safetensors_files import DTYPES, Copied, copied_size, read_header, write_copies
@@ -18,20 +19,24 @@ from longcat.model.weights import CONFIG_FILE, PT_METADATA, Advance, write_json,
 class GrownWeights:
     """Weights of the model grown from the checkpoint in `source`, in its layout and with its bits.
 
-    `config` is its architecture, `size` the bytes of its weights. With `zero_router_biases` these are zero.
+    `config` is its architecture, `size` the bytes of its weights. With `zero_router_biases` these are zero; with
+    `rescale_depth` matrices whose initial values depend on the depth are multiplied, see `depth` (a `DepthScale`).
 
     Raises:
         CheckpointError, ModelConfigError: as `load_pretrained`.
         ModelError: as `Growth.config`.
     """
 
-    def __init__(self, source: Path, growth: Growth, *, zero_router_biases: bool = False) -> None:
+    def __init__(
+        self, source: Path, growth: Growth, *, zero_router_biases: bool = False, rescale_depth: bool = False
+    ) -> None:
         small, files = checked_files(source)
         self.config = growth.config(small)
-        self._tensors = {
-            key: Copied(source, files.tensors[name], math.inf if zero_router_biases and is_router_bias(key) else 1.0)
-            for key, name in growth.names(files.tensors).items()
-        }
+        self.depth = DepthScale(small, self.config) if rescale_depth else None
+        self._tensors = {}
+        for key, name in growth.names(files.tensors).items():
+            divisor = math.inf if zero_router_biases and is_router_bias(key) else _divisor(self.depth, name)
+            self._tensors[key] = Copied(source, files.tensors[name], divisor)
         self._dtype = str(files.dtype_of(EMBEDDING)).removeprefix("torch.")
 
     @property
@@ -56,16 +61,21 @@ class GrownWeights:
 class GrownTensors:
     """Tensors named after parameters, such as optimizer moments, from the file `source` for the grown model.
 
+    `depth`: rescale what depends on the depth.
+
     Raises:
         CheckpointError: the file is damaged, or a moment to rescale is not a plain float.
         ModelError: a name belongs to a layer that the small model does not have.
     """
 
-    def __init__(self, source: Path, growth: Growth, moments: Moments = "copy") -> None:
+    def __init__(
+        self, source: Path, growth: Growth, moments: Moments = "copy", depth: DepthScale | None = None
+    ) -> None:
         stored = read_header(source)
         self._tensors: dict[str, Copied] = {}
         for key, name in growth.names(stored).items():
-            copied = Copied(source.parent, stored[name], growth.divisor(name, moments))
+            divisor = growth.divisor(name, moments) * _divisor(depth, name)
+            copied = Copied(source.parent, stored[name], divisor)
             if copied.divisor != 1 and stored[name].dtype not in DTYPES:
                 raise CheckpointError(f"{source}: {name} is {stored[name].dtype}, not a float")
             self._tensors[key] = copied
@@ -79,6 +89,10 @@ class GrownTensors:
         if not _has_size(path, copied_size(self._tensors)):
             with write_aside(path) as temporary:
                 write_copies(temporary, self._tensors)
+
+
+def _divisor(depth: DepthScale | None, name: str) -> float:
+    return 1.0 if depth is None else depth.divisor(name)
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -19,7 +19,9 @@ from longcat.model.mixers import MAX_PATTERN
 Order = Literal["stack", "interleave"]
 Moments = Literal["copy", "rescale"]
 # Degree of a moment in the gradient.
-_DEGREES = {"exp_avg": 1, "exp_avg_sq": 2}
+DEGREES = {"exp_avg": 1, "exp_avg_sq": 2}
+# The norm of embeddings that some layouts have in their first layer only.
+_FIRST_LAYER = "embedding_norm."
 _LAYER_KEY = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
@@ -70,7 +72,8 @@ class Growth:
                 continue
             if int(match[1]) not in targets:
                 raise ModelError(f"{name}: a model of {self.num_layers} layers has no layer {match[1]}")
-            grown |= {f"model.layers.{target}.{match[2]}": name for target in targets[int(match[1])]}
+            copies = [0] if match[2].startswith(_FIRST_LAYER) else targets[int(match[1])]
+            grown |= {f"model.layers.{target}.{match[2]}": name for target in copies}
         return grown
 
     def divisor(self, source: str, moments: Moments) -> float:
@@ -80,9 +83,9 @@ class Growth:
         divided by n, so that those of all copies sum to that of the source, and second moments by the square of n.
         """
         match = _LAYER_KEY.fullmatch(source)
-        if moments == "copy" or match is None:
+        if moments == "copy" or match is None or match[2].startswith(_FIRST_LAYER):
             return 1.0
-        degree = _DEGREES.get(source.rpartition(".")[2], 0)
+        degree = DEGREES.get(source.rpartition(".")[2], 0)
         return float(self.layers.count(int(match[1])) ** degree)
 
     def config(self, config: ModelConfig) -> ModelConfig:

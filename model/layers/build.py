@@ -3,9 +3,16 @@
 from longcat.model.config import ModelConfig
 from longcat.model.layers.base import Layer
 from longcat.model.layers.interleaved import InterleavedLayer
+from longcat.model.layers.post_norm import PostNormLayer
 from longcat.model.layers.shortcut import ShortcutLayer
+from longcat.model.layers.span import SpanLayer
 
-LAYOUTS: dict[str, type[Layer]] = {"shortcut": ShortcutLayer, "interleaved": InterleavedLayer}
+LAYOUTS: dict[str, type[Layer]] = {
+    "shortcut": ShortcutLayer,
+    "interleaved": InterleavedLayer,
+    "span": SpanLayer,
+    "post": PostNormLayer,
+}
 
 
 def layer_class(config: ModelConfig) -> type[Layer]:

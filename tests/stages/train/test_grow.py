@@ -57,6 +57,33 @@ def test_moments_and_biases_are_copied(run_stage: Any, base: Artifact) -> None:
     assert torch.equal(biases[1], biases[3])
 
 
+@pytest.mark.parametrize(("choice", "factor"), [("rescale", 0.5**0.5), ("keep", 1.0)])
+def test_what_depends_on_the_depth_is_rescaled(
+    choice: str, factor: float, run_stage: Any, tokens: Artifact, tiny: dict[str, Any]
+) -> None:
+    """Weights, moments and averages, with a run that continues; only output projections."""
+    options = {"model": {"num_layers": 1, "moe_layout": "span"}, "optimizer": {"average_decay": 0.9}}
+    base = run_stage("train", tiny | options, {"tokens": tokens})
+    grown = run_stage("grow", {"depth_scale": choice}, {"checkpoint": base})
+    small, large = read_model(base).model.layers, read_model(grown).model.layers
+    before, after = read_start(base), read_start(grown)
+    for name, tensor in small[0].state_dict().items():
+        is_output = name.endswith(("o_proj.weight", "down_proj.weight", "experts.down_proj"))
+        expected, key = factor if is_output else 1.0, f"model.layers.0.{name}"
+        if name == "embedding_norm.weight":
+            assert name not in large[1].state_dict()
+            continue
+        torch.testing.assert_close(large[1].state_dict()[name], tensor * expected)
+        if f"{key}.exp_avg" in before.moments:
+            for power, moment in enumerate(("exp_avg", "exp_avg_sq"), start=1):
+                found = after.moments[f"model.layers.1.{name}.{moment}"]
+                torch.testing.assert_close(found, before.moments[f"{key}.{moment}"] / expected**power)
+            torch.testing.assert_close(after.average[f"model.layers.1.{name}"], before.average[key] * expected)
+    onward = {key: value for key, value in tiny.items() if key not in ("preset", "model")}
+    trained = run_stage("train", onward | {"steps": 2}, {"tokens": tokens, "checkpoint": grown})
+    assert read_model(trained).config.num_layers == 2
+
+
 def test_moments_and_biases_may_be_reset(run_stage: Any, base: Artifact) -> None:
     grown = run_stage("grow", {"moments": "zero", "router_biases": "zero"}, {"checkpoint": base})
     assert read_start(grown).moments == {}
