@@ -34,6 +34,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "null": {"zero_expert_type": "null"},
     "gating residual": {"gating_residual": True},
     "interleaved": {"moe_layout": "interleaved"},
+    "span, mtp": MTP | {"moe_layout": "span"},
+    "post": {"moe_layout": "post"},
     "no scaling": {"mla_scale_q_lora": False, "mla_scale_kv_lora": False},
     "all": MIXED | MTP | {"gating_residual": True, "moe_layout": "interleaved"},
 }

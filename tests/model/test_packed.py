@@ -65,6 +65,7 @@ def test_logits_are_within_the_bound_of_the_form(build_model: BuildModel, weight
 
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     "interleaved": {"moe_layout": "interleaved"},
+    "span": {"moe_layout": "span"},
     "tied": {"tie_word_embeddings": True},
     "null experts": {"zero_expert_type": "null"},
     "gating residual": {"gating_residual": True},

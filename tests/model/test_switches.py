@@ -29,6 +29,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "gating residual": {"gating_residual": True},
     "gating residual and null": {"gating_residual": True, "zero_expert_type": "null"},
     "interleaved": {"moe_layout": "interleaved"},
+    "span": {"moe_layout": "span"},
+    "post, scaled twice": {"moe_layout": "post", "span_scale": "2L"},
     "all": MIXED | {"gating_residual": True, "moe_layout": "interleaved", "num_nextn_predict_layers": 1},
 }
 IDS_BT = torch.arange(26).view(2, 13)

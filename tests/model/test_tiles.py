@@ -31,6 +31,7 @@ SHAPES: dict[str, dict[str, object]] = {
     # A router of four: with two or three outputs MKL computes by the place of a row, and the mode is refused.
     "one expert for all": {"n_routed_experts": 2, "zero_expert_num": 2, "moe_topk": 2},
     "interleaved": {"moe_layout": "interleaved"},
+    "span": {"moe_layout": "span"},
     "gating residual": {"gating_residual": True},
     "constant experts": {"zero_expert_type": "constant"},
 }

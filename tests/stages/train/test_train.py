@@ -123,6 +123,7 @@ def test_multi_token_prediction_is_kept(run_stage: Any, tokens: Artifact, tiny: 
         {"zero_expert_num": 0},
         {"zero_expert_type": "constant", "gating_residual": True},
         {"zero_expert_type": "null", "moe_layout": "interleaved"},
+        {"moe_layout": "span", "num_nextn_predict_layers": 1},
     ],
 )
 def test_ablated_models_train(changes: dict[str, Any], run_stage: Any, tokens: Artifact, tiny: dict[str, Any]) -> None:

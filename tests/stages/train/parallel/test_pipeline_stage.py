@@ -54,6 +54,7 @@ def linear_kind(monkeypatch: pytest.MonkeyPatch) -> None:
         {"gating_residual": True},
         {"gating_residual": True, "zero_expert_type": "null", "moe_layout": "interleaved"},
         {"attention": {"pattern": ["test_linear", "mla"]}},
+        {"moe_layout": "span", "num_nextn_predict_layers": 1},
     ],
 )
 def test_stages_in_sequence_equal_the_whole_model(changes: dict[str, Any], linear_kind: None) -> None:

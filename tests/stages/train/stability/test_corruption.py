@@ -37,7 +37,9 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("changes", [{}, {"gating_residual": True}, {"moe_layout": "interleaved"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"gating_residual": True}, {"moe_layout": "interleaved"}, {"moe_layout": "span"}]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sound_hardware_passes_and_the_step_keeps_its_bits(
     build_model: BuildModel, ids: torch.Tensor, changes: dict[str, object], dtype: torch.dtype
