@@ -1,8 +1,9 @@
 """Parameter kinds for rules that scale with the width of the model.
 
     embedding     a table of vectors: no sum over the width
-    hidden        a matrix that sums over a width: attention, dense networks, experts, routers, latents, the join of
-                  multi-token prediction
+    hidden        a matrix that sums over a width: attention, dense networks, experts, latents, the join of multi-token
+                  prediction
+    router        the classifier of a router, which sums over a width too
     unembedding   the output projection
     vector        norm gains, and matrices with both dimensions independent of the width
 
@@ -15,7 +16,7 @@ from typing import Literal, get_args
 from longcat.model.config import ModelConfig
 from longcat.model.mixers import slot_of_key
 
-Kind = Literal["embedding", "hidden", "unembedding", "vector"]
+Kind = Literal["embedding", "hidden", "router", "unembedding", "vector"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -32,4 +33,6 @@ def parameter_kind(config: ModelConfig, name: str, dimensions: int) -> Kind:
     # The output of a constant expert is a lookup, like a token's vector.
     if name.endswith(("embed_tokens.weight", ".zero_experts.constant.vectors")):
         return "embedding"
+    if name.endswith(".router.classifier.weight"):
+        return "router"
     return "unembedding" if name.startswith("lm_head.") else "hidden"

@@ -26,7 +26,7 @@ def _go_on(run: str, differences: Mapping[str, tuple[Any, Any]], name: str | Non
 
 @stage(
     "extend",
-    revision=3,
+    revision=4,
     inputs={"checkpoint": "checkpoint", "tokens": "tokens"},
     output="checkpoint",
     follows=follows,

@@ -10,13 +10,14 @@ from longcat.stages.extend.step import config_of_phase
 from longcat.stages.formats.architecture import architecture_of
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
 from longcat.stages.formats.training_state import TrainingState, foreseen_state
-from longcat.stages.train.check import Inputs, check_options, check_parallel, check_vocabulary, forecast
+from longcat.stages.train.check import Inputs, check_options, check_parallel, check_vocabulary, forecast, with_kinds_of
 
 
 def foresee_extension(config: ExtendConfig, inputs: Inputs) -> dict[str, Any]:
     """The check of stage `extend`; raises as `stages.train.check.foresee_training`."""
     tokens = sum(phase.step_count * phase.batch_size * phase.sequence_length for phase in config.phases)
     before = foreseen_state(inputs["checkpoint"][0])
+    config = with_kinds_of(before, config)
     model = architecture_of(inputs["checkpoint"][0])
     if model is None:
         return forecast(None, config, before, tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,11 @@ from longcat.stages.formats.checkpoint import Start, check_same_tokenizer, read_
 from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
 from longcat.stages.formats.training_windows import SOURCES, MixedWindows, training_windows
 from longcat.stages.formats.windows import WindowSource, open_tokens
-from longcat.stages.train.check import check_options, micro_batch
+from longcat.stages.train.check import check_options, micro_batch, with_kinds_of
 from longcat.stages.train.checkpoints.save_files import keep_saves
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.joins.schedule import join_schedule
+from longcat.stages.train.optim.kinds import initial_std
 from longcat.stages.train.parallel.config import check_fits
 from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
@@ -30,6 +31,7 @@ from longcat.stages.train.run import (
     read_validation,
     start_of,
     state_after,
+    told_kinds,
     told_packing,
     write_metrics,
 )
@@ -39,23 +41,27 @@ from longcat.stages.train.training_plan import Counters, Trained, TrainingPlan
 
 def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
     """Run stage `extend`; see `stages.extend`."""
-    config, tokens, checkpoint = context.config, context.input("tokens"), context.input("checkpoint")
+    tokens, checkpoint = context.input("tokens"), context.input("checkpoint")
     check_same_tokenizer(checkpoint, tokens)
+    state = read_state(checkpoint)
+    config = with_kinds_of(state, context.config)
+    context = replace(context, config=config)
     with reproducible(config.threads):
         # The data of every phase is checked first, so that a lack of long documents is reported before hours of
         # training.
         data = [_data(context, phase) for phase in config.phases]
-        state = read_state(checkpoint)
         model = read_model(checkpoint)
         check_options(config, model.config)
         check_start(config, state)
+        by_kind = told_kinds(context, config, state.width_scale, model.config)
+        std = initial_std(model.config.initializer_range, config.kinds, state.width_scale)
         configs = _configs(config, model.config)
         start = start_of(config, checkpoint)
         parallel = join(config)
         plans = _plans(context, state, parallel)
         done: list[Trained] = []
         for phase, its_config, own, plan in zip(config.phases, configs, data, plans, strict=True):
-            model, start = model_of_phase(model, its_config, start, config.seed, context.logger)
+            model, start = model_of_phase(model, its_config, start, config.seed, std, context.logger)
             history = partial(state_after, state, plan, _order(config, phase, tokens), config)
             trained = _train_phase(context, plan, parallel, model, start, own.source, history)
             model, start = trained.whole()
@@ -65,7 +71,7 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
             write_checkpoint(context.output, model, start, after, tokens)
             write_metrics(context.output, *done)
             keep_saves(context.work, context.output, config.keep_every)
-        return _result(configs, plans, data, done)
+        return _result(configs, plans, data, done, by_kind)
 
 
 def _configs(config: ExtendConfig, model: ModelConfig) -> list[ModelConfig]:
@@ -168,7 +174,13 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
     return plans
 
 
-def _result(configs: list[ModelConfig], plans: list[TrainingPlan], data: list[_Data], done: list[Trained]) -> Result:
+def _result(
+    configs: list[ModelConfig],
+    plans: list[TrainingPlan],
+    data: list[_Data],
+    done: list[Trained],
+    by_kind: dict[str, Any],
+) -> Result:
     phases = []
     for model, plan, own, trained in zip(configs, plans, data, done, strict=True):
         figures = {
@@ -187,6 +199,6 @@ def _result(configs: list[ModelConfig], plans: list[TrainingPlan], data: list[_D
             "total_steps": counters.step,
             "total_tokens": counters.tokens,
         },
-        metrics={"phases": phases},
+        metrics={"phases": phases} | by_kind,
         performance={f"phase-{number}": trained.performance for number, trained in enumerate(done, start=1)},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +55,17 @@ def config_of_phase(model: ModelConfig, phase: Phase, number: int) -> ModelConfi
 
 
 def model_of_phase(
-    model: LongcatFlash, config: ModelConfig, start: Start, seed: int, logger: logging.Logger
+    model: LongcatFlash,
+    config: ModelConfig,
+    start: Start,
+    seed: int,
+    std: Mapping[str, float],
+    logger: logging.Logger,
 ) -> tuple[LongcatFlash, Start]:
     """The model under another configuration, and its training state.
 
     Parameters of the same name and shape keep their values and moments; those that a new attention kind adds get
-    initial values from `seed`, those that it lacks are dropped. Both are logged.
+    initial values from `seed` with the deviations `std` by kind, those that it lacks are dropped. Both are logged.
     """
     import torch
 
@@ -73,7 +79,9 @@ def model_of_phase(
     kept = {name: value for name, value in before.items() if shapes.get(name) == value.shape}
     like = next(model.parameters())
     added = {
-        name: initial_value(config, seed, name, shape).to(like) for name, shape in shapes.items() if name not in kept
+        name: initial_value(config, seed, name, shape, std).to(like)
+        for name, shape in shapes.items()
+        if name not in kept
     }
     other.load_state_dict(kept | added, assign=True)
     dropped = before.keys() - kept.keys()

@@ -11,9 +11,10 @@ from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError
 from longcat.model.files import read_bounded
 from longcat.model.presets import load_preset, preset_names
-from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.errors import ConfigError, IntegrityError
 
 if TYPE_CHECKING:
+    from longcat.pipeline.artifact import Artifact
     from longcat.pipeline.plans import PlannedInput
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -57,7 +58,22 @@ def architecture_of(checkpoint: PlannedInput) -> ModelConfig | None:
     if checkpoint.artifact is None:
         return checkpoint.forecast.get("model")
     try:
-        content = read_bounded(checkpoint.artifact.path / "config.json", MAX_CONFIG_BYTES)
-        return ModelConfig.from_dict(json.loads(content))
-    except (OSError, ValueError, TypeError, ModelConfigError):
+        return read_architecture(checkpoint.artifact)
+    except (ConfigError, IntegrityError):
         return None
+
+
+def read_architecture(checkpoint: Artifact) -> ModelConfig:
+    """Architecture of a checkpoint.
+
+    Raises:
+        ConfigError: its config.json does not describe a valid model.
+        IntegrityError: its config.json cannot be read.
+    """
+    path = checkpoint.path / "config.json"
+    try:
+        return ModelConfig.from_dict(json.loads(read_bounded(path, MAX_CONFIG_BYTES)))
+    except ModelConfigError as error:
+        raise ConfigError(str(error), where=str(path)) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise IntegrityError(f"cannot be read: {error}", where=str(path)) from None

@@ -43,7 +43,8 @@ class TrainingState(BaseModel):
     Counts are totals since initialisation, across growth and continued training. `learning_rate` is that of the last
     step (None: not recorded), at `schedule_position` - 1 of a schedule that was warmed up from `warmup_from`. `config`
     is the configuration of the last run, `growth` the list of layer stackings. `width_scale` is the s of
-    `stages.train.optim.transfer`, which scales learning rates, `balance_coefficient` that of the balance loss.
+    `stages.train.optim.kinds`, which scales learning rates, `kinds` the values by kind of parameter that it scales;
+    `balance_coefficient` is that of the balance loss.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +59,7 @@ class TrainingState(BaseModel):
     config: dict[str, Any] = {}
     growth: list[dict[str, Any]] = []
     width_scale: float = Field(default=1.0, gt=0)
+    kinds: dict[str, dict[str, float]] = {}
     balance_coefficient: float | None = None
 
 

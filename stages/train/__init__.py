@@ -22,8 +22,8 @@ def _check(config: TrainConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) 
 
 
 def _go_on(run: str, differences: Mapping[str, tuple[Any, Any]], name: str | None) -> str | None:
-    """Another model cannot go on from the saves of a run."""
-    if any(key == "preset" or key.startswith("model.") for key in differences):
+    """Another model, or other initial weights, cannot go on from the saves of a run."""
+    if any(key == "preset" or key.startswith("model.") or key.endswith(".initial_std") for key in differences):
         return None
     words = ["longcat", "train", "--resume-from", run]
     for key, (_, here) in differences.items():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from longcat.model.config import ModelConfig
+from longcat.pipeline.config import identity_values
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.stages.formats.architecture import architecture_of, preset_architecture
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
@@ -13,6 +14,7 @@ from longcat.stages.formats.training_state import TrainingState, foreseen_state
 from longcat.stages.train.config import TrainConfig, TrainingOptions
 from longcat.stages.train.joins.schedule import join_schedule
 from longcat.stages.train.load_balance.controller import controller_of
+from longcat.stages.train.optim.kinds import table
 from longcat.stages.train.parallel.config import Degrees, check_fits, degrees
 from longcat.stages.train.stability.config import expert_groups
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from longcat.pipeline.plans import PlannedInput
 
 Inputs = Mapping[str, "tuple[PlannedInput, ...]"]
+Options = TypeVar("Options", bound=TrainingOptions)
 
 
 def foresee_training(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
@@ -32,11 +35,6 @@ def foresee_training(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
     checkpoint = next(iter(inputs.get("checkpoint", ())), None)
     vocabulary = vocabulary_of(inputs["tokens"][0])
     check_model_is_named(config, continued=checkpoint is not None)
-    if inputs.get("proxy"):
-        from longcat.stages.train.optim.transfer import check_new, own_settings
-
-        check_new(continued=checkpoint is not None)
-        own_settings(config)
     model: ModelConfig | None
     if checkpoint is None:
         model = preset_architecture(preset_of(config), config.model, vocabulary)
@@ -49,24 +47,76 @@ def foresee_training(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
         check_options(config, model)
         check_parallel(config, model, config.sequence_length, config.batch_size, config.micro_batch_size)
     before = TrainingState() if checkpoint is None else foreseen_state(checkpoint)
+    if checkpoint is not None:
+        config = with_kinds_of(before, config)
+    if inputs.get("proxy"):
+        config, before = _foresee_transfer(config, inputs, model, continued=checkpoint is not None)
+        model = preset_architecture(preset_of(config), config.model, vocabulary)
     return forecast(model, config, before, config.all_steps * config.batch_size * config.sequence_length)
+
+
+def with_kinds_of(before: TrainingState | None, options: Options) -> Options:
+    """Options of a run from a checkpoint, with its values by kind where none are given; `before`: None if not known.
+
+    Raises:
+        ConfigError: an initial deviation is given.
+    """
+    return options.model_copy(update={"kinds": options.kinds.after({} if before is None else before.kinds)})
+
+
+def _foresee_transfer(
+    config: TrainConfig, inputs: Inputs, model: ModelConfig | None, *, continued: bool
+) -> tuple[TrainConfig, TrainingState | None]:
+    """Configuration with the values of the proxy, and the state before training, with its width; None: not known."""
+    from longcat.stages.train.optim.transfer import check_new, foreseen_proxy, own_settings, transfer
+
+    check_new(continued=continued)
+    own_settings(config)
+    proxy = foreseen_proxy(inputs["proxy"][0])
+    if proxy is None or model is None:
+        return config, None
+    found = transfer(config, model, proxy)
+    return found.config, TrainingState(width_scale=found.scale)
 
 
 def forecast(
     model: ModelConfig | None, options: TrainingOptions, before: TrainingState | None, tokens: int
 ) -> dict[str, Any]:
-    """Predicted output of a training stage: `steps`, `tokens`, and `model` and `state` if known.
+    """Predicted output of a training stage: `steps`, `tokens`, and `model`, `state` and `by_kind` if known.
 
     Raises:
-        ConfigError: the learning rate would jump.
+        ConfigError: the learning rate would jump, or values by kind do not fit the checkpoint or the model.
     """
     steps = options.all_steps
     found: dict[str, Any] = {"steps": steps, "tokens": tokens}
     if before is not None:
         joined = join_schedule(options, before, steps)
-        counts = {"step": before.step + steps, "tokens": before.tokens + tokens}
-        found["state"] = before.model_copy(update=counts | joined.after())
+        after = {"step": before.step + steps, "tokens": before.tokens + tokens, "kinds": options.kinds.given()}
+        after |= {"config": identity_values(options), **joined.after()}
+        found["state"] = before.model_copy(update=after)
+        if model is not None and (rows := table_by_kind(options, before.width_scale, model)):
+            found["by_kind"] = rows
     return found | ({"model": model} if model is not None else {})
+
+
+def table_by_kind(
+    options: TrainingOptions, scale: float, model: ModelConfig, *, always: bool = False
+) -> list[dict[str, Any]]:
+    """Values by kind of parameter (`stages.train.optim.kinds.table`); none, unless `always`, if none is set or scaled.
+
+    Raises:
+        ConfigError: a kind has values, but the model has no parameter of it.
+    """
+    options.kinds.check_fits(model)
+    if scale == 1 and not options.kinds.given() and not always:
+        return []
+    return table(
+        options.kinds,
+        scale,
+        base_std=model.initializer_range,
+        learning_rate=options.learning_rate,
+        base_decay=options.optimizer.weight_decay,
+    )
 
 
 def preset_of(config: TrainConfig) -> str:

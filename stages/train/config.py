@@ -11,6 +11,7 @@ from longcat.pipeline.config import RUNTIME, StageConfig
 from longcat.stages.device import Device, Dtype, resolve_device, resolve_dtype
 from longcat.stages.formats.training_state import Packing
 from longcat.stages.train.launch.config import LaunchOptions
+from longcat.stages.train.optim.kinds import KindsOptions
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.stability.config import BalanceLossOptions, StabilityOptions
 from longcat.stages.train.watch.config import WatchOptions
@@ -110,6 +111,7 @@ class TrainingOptions(LaunchOptions, ABC):
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
     schedule: ScheduleOptions = ScheduleOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
+    kinds: KindsOptions = KindsOptions()
     objective: ObjectiveOptions = ObjectiveOptions()
     balance: BalanceOptions = BalanceOptions()
     evaluation: EvaluationOptions = Field(default=EvaluationOptions(), json_schema_extra=RUNTIME)

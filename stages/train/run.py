@@ -27,12 +27,21 @@ from longcat.stages.formats.training_state import DataPosition, TrainingState, r
 from longcat.stages.formats.training_windows import training_windows
 from longcat.stages.formats.validation_windows import ValidationWindows, validation_windows
 from longcat.stages.formats.windows import PackedSource, open_tokens
-from longcat.stages.train.check import check_length, check_model_is_named, check_options, micro_batch, preset_of
+from longcat.stages.train.check import (
+    check_length,
+    check_model_is_named,
+    check_options,
+    micro_batch,
+    preset_of,
+    table_by_kind,
+    with_kinds_of,
+)
 from longcat.stages.train.checkpoints.save_files import keep_saves
 from longcat.stages.train.config import TrainConfig, TrainingOptions
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.joins.schedule import join_schedule
-from longcat.stages.train.optim.transfer import Transfer, check_new, differences, initial_std, read_proxy, transfer
+from longcat.stages.train.optim.kinds import initial_std
+from longcat.stages.train.optim.transfer import Transfer, check_new, differences, read_proxy, transfer
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.config import check_fits
 from longcat.stages.train.parallel.control import control
@@ -59,6 +68,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
         check_fills_a_batch(data.windows_per_epoch, config.sequence_length, config.batch_size, tokens)
         config, scale, found = _transferred(context, state)
         held = _held(config, tokens, checkpoint, scale)
+        by_kind = told_kinds(context, config, scale, held.config, always=found is not None)
         order = DataPosition(
             tokens=tokens.id,
             seed=config.seed,
@@ -81,7 +91,8 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
             counts=counts_of(plan) | {"parameters": parameter_count(held.config)},
             metrics=metrics_of(trained, held.config, tokens, validation)
             | {"packing": packing}
-            | (found.metrics() if found else {}),
+            | (found.metrics() if found else {})
+            | by_kind,
             performance=trained.performance,
         )
 
@@ -108,17 +119,30 @@ def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[T
     """Configuration with transferred values, the width scale s, and the transfer if there is a proxy."""
     config, proxy = context.config, context.optional("proxy")
     if proxy is None:
+        if context.optional("checkpoint") is not None:
+            config = with_kinds_of(state, config)
         return config, state.width_scale, None
     check_new(continued=context.optional("checkpoint") is not None)
     target = new_architecture(preset_of(config), config.model, context.input("tokens"))
     found = transfer(config, target, read_proxy(proxy))
     for sentence in differences(found.config, target, found.proxy):
         context.logger.warning("transfer: %s", sentence)
-    context.logger.info("transfer from %s, %g times as wide:", proxy.id, found.scale)
-    for row in found.table():
-        std = "-" if row["initial_std"] is None else f"{row['initial_std']:.4g}"
-        context.logger.info("  %-12s std %-9s learning rate %.4g", row["kind"], std, row["learning_rate"])
+    context.logger.info("transfer from %s, %g times as wide", proxy.id, found.scale)
     return found.config, found.scale, found
+
+
+def told_kinds(
+    context: Context[Any], options: TrainingOptions, scale: float, architecture: ModelConfig, *, always: bool = False
+) -> dict[str, Any]:
+    """Values by kind of parameter for the metrics, logged before training; empty as `table_by_kind`."""
+    rows = table_by_kind(options, scale, architecture, always=always)
+    for row in rows:
+        std = "-" if row["initial_std"] is None else f"{row['initial_std']:.4g}"
+        context.logger.info(
+            "  %-12s std %-9s learning rate %-9.4g weight decay %.4g",
+            *(row["kind"], std, row["learning_rate"], row["weight_decay"]),
+        )
+    return {"by_kind": rows} if rows else {}
 
 
 def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, scale: float) -> Distributed:
@@ -147,7 +171,8 @@ def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, sc
         )
     if checkpoint is not None:
         return checkpoint_weights(checkpoint, config, parallel)
-    return new_weights(architecture, config, parallel, initial_std(architecture.initializer_range, scale))
+    std = initial_std(architecture.initializer_range, config.kinds, scale)
+    return new_weights(architecture, config, parallel, std)
 
 
 def check_fills_a_batch(windows: int, sequence_length: int, batch_size: int, tokens: Artifact) -> None:
@@ -212,6 +237,7 @@ def state_after(
         config=identity_values(config),
         growth=before.growth,
         width_scale=plan.width_scale,
+        kinds=config.kinds.given(),
         balance_coefficient=balance_coefficient,
     )
 

@@ -36,7 +36,6 @@ from longcat.stages.train.optim.after_step import StepDone
 from longcat.stages.train.optim.average import WeightAverage
 from longcat.stages.train.optim.hooks import hooks_of
 from longcat.stages.train.optim.precision import ComputeModel
-from longcat.stages.train.optim.transfer import learning_rate_factors
 from longcat.stages.train.parallel.activation_checkpointing import checkpoint_activations
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.compilation import compile_blocks
@@ -127,7 +126,7 @@ class TrainingRun:
             checkpoint_activations(model, options.activation_checkpointing)
             if options.compile:
                 compile_blocks(model)
-        self.optimizer = build_optimizer(held, options.optimizer, learning_rate_factors(plan.width_scale))
+        self.optimizer = build_optimizer(held, options.optimizer, options.kinds, plan.width_scale)
         start = self._own(start)
         load_moments(held, self.optimizer, start.moments)
         decay = options.optimizer.average_decay

@@ -30,7 +30,7 @@ class TrainingPlan:
 
     `work` is the folder of its checkpoints; `*_start` are positions at its step 0, `first_step` and `first_token` the
     steps and tokens of the run before it. `width_scale` is the s of learning rates by parameter kind
-    (`stages.train.optim.transfer`).
+    (`stages.train.optim.kinds`).
     """
 
     label: str

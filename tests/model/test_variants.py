@@ -66,7 +66,7 @@ def variant(attention: Any, config: ModelConfig) -> ModelConfig:
 def model(variant: ModelConfig) -> LongcatFlash:
     """Model in float64, with weights large enough that every part affects the logits."""
     built = LongcatFlash(variant)
-    initialize(built, 3, {"hidden": 0.2, "embedding": 1.0, "unembedding": 0.3})
+    initialize(built, 3, {"hidden": 0.2, "router": 0.2, "embedding": 1.0, "unembedding": 0.3})
     return built.double()
 
 

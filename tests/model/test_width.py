@@ -31,7 +31,8 @@ def test_every_parameter_has_its_kind(config: ModelConfig) -> None:
     assert kinds["embedding"] == {"model.embed_tokens.weight", "model.mtp.embed_tokens.weight"} | constants
     residuals = {f"model.layers.{layer}.mlp.router.residual.weight" for layer in range(2)}
     assert {name for name in kinds["vector"] if "norm" not in name} == residuals
-    assert {"model.layers.1.mlp.router.classifier.weight", "model.layers.0.mlp.experts.down_proj"} <= kinds["hidden"]
+    assert kinds["router"] == {f"model.layers.{layer}.mlp.router.classifier.weight" for layer in range(2)}
+    assert {"model.layers.1.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"} <= kinds["hidden"]
     assert {"model.mtp.layers.0.eh_proj.weight", "model.layers.0.self_attn.1.kv_b_proj.weight"} <= kinds["hidden"]
     # Published names give the same kinds.
     for key, tensor in published_tensors(model):
@@ -45,9 +46,9 @@ def test_initial_std_by_kind_scales_the_same_values(config: ModelConfig) -> None
         initialize(model, 3, std)
         return dict(published_tensors(model))
 
-    plain, same = values(None), values({"embedding": 0.2, "hidden": 0.2, "unembedding": 0.2})
-    scaled = values({"hidden": 0.1, "unembedding": 0.4})
-    factors = {"embedding": 1.0, "hidden": 0.5, "unembedding": 2.0, "vector": 1.0}
+    plain, same = values(None), values(dict.fromkeys(("embedding", "hidden", "router", "unembedding"), 0.2))
+    scaled = values({"hidden": 0.1, "unembedding": 0.4, "router": 0.6})
+    factors = {"embedding": 1.0, "hidden": 0.5, "router": 3.0, "unembedding": 2.0, "vector": 1.0}
     for key, tensor in plain.items():
         assert torch.equal(tensor, same[key])
         torch.testing.assert_close(

@@ -10,6 +10,7 @@ from longcat.pipeline.config import StageConfig
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.device import Device, resolve_device
 from longcat.stages.train.config import OptimizerOptions
+from longcat.stages.train.optim.kinds import KindsOptions, table
 
 
 class CoordCheckConfig(StageConfig):
@@ -27,6 +28,7 @@ class CoordCheckConfig(StageConfig):
     sequence_length: int = Field(default=64, ge=2, description="tokens per sequence")
     batch_size: int = Field(default=4, ge=1, description="sequences per optimizer step")
     optimizer: OptimizerOptions = OptimizerOptions()
+    kinds: KindsOptions = KindsOptions()
     tolerance: float = Field(
         default=0.25, gt=0, description="maximum slope of log RMS by log width that counts as constant"
     )
@@ -43,7 +45,8 @@ def width_table(config: CoordCheckConfig) -> list[dict[str, Any]]:
     """Architectures of all widths.
 
     Raises:
-        ConfigError: the preset is unknown, a value does not fit, or a width is not an integer.
+        ConfigError: the preset is unknown, a value does not fit, a width is not an integer, or a kind has values but
+            no parameter.
     """
     from longcat.model.errors import ModelConfigError
     from longcat.model.width import WIDTHS, widened
@@ -52,8 +55,27 @@ def width_table(config: CoordCheckConfig) -> list[dict[str, Any]]:
     if len(set(config.scales)) < len(config.scales) or min(config.scales) <= 0:
         raise ConfigError("scales must be positive and differ from each other")
     base = preset_architecture(config.preset, config.model, None)
+    config.kinds.check_fits(base)
     try:
         models = [(scale, widened(base, scale)) for scale in sorted(config.scales)]
     except ModelConfigError as error:
         raise ConfigError(str(error)) from None
     return [{"scale": scale} | {name: getattr(model, name) for name in WIDTHS} for scale, model in models]
+
+
+def kinds_by_width(config: CoordCheckConfig) -> list[dict[str, Any]]:
+    """Values by kind of parameter at all widths, with transfer; raises as `width_table`."""
+    from longcat.stages.formats.architecture import preset_architecture
+
+    base = preset_architecture(config.preset, config.model, None)
+    return [
+        {"hidden_size": row["hidden_size"]} | values
+        for row in width_table(config)
+        for values in table(
+            config.kinds,
+            row["scale"],
+            base_std=base.initializer_range,
+            learning_rate=config.learning_rate,
+            base_decay=config.optimizer.weight_decay,
+        )
+    ]

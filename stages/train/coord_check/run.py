@@ -19,11 +19,12 @@ from longcat.stages.formats.svg import Line, Panel, draw
 from longcat.stages.formats.training_windows import training_windows
 from longcat.stages.formats.windows import batch
 from longcat.stages.train.config import TrainConfig
+from longcat.stages.train.coord_check.by_kind import KindProbe, exponents, follows_table, slope
 from longcat.stages.train.coord_check.config import CoordCheckConfig, width_table
 from longcat.stages.train.coord_check.probe import Probe
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.optim.adamw import build_optimizer, set_learning_rate
-from longcat.stages.train.optim.transfer import initial_std, learning_rate_factors
+from longcat.stages.train.optim.kinds import initial_std
 from longcat.stages.train.parallel.placement import new_model
 
 COORD_CHECK_FILE = "coord_check.json"
@@ -47,16 +48,21 @@ def run_coord_check(context: Context[CoordCheckConfig]) -> Result:
     ]
     slopes = {mode: slopes_of([run for run in runs if run["mode"] == mode]) for mode in MODES}
     verdicts = [verdict(mode, slopes[mode], config.tolerance) for mode in MODES]
-    report = {"widths": widths, "runs": runs, "slopes": slopes, "verdicts": verdicts}
+    by_kind = exponents(
+        [row["hidden_size"] for row in widths],
+        [figures["parameters"] for (mode, _), figures in zip(choices, found, strict=True) if mode == MODES[0]],
+    )
+    report = {"widths": widths, "runs": runs, "slopes": slopes, "verdicts": verdicts, "exponents_by_kind": by_kind}
     atomic_write(context.output / COORD_CHECK_FILE, pretty_json(report))
     atomic_write(context.output / PAGE_FILE, page(runs).encode())
-    return Result(counts={"runs": len(runs), "steps": config.steps}, metrics={"verdict": verdicts})
+    metrics = {"verdict": verdicts, "exponents_by_kind": by_kind, "follows_table": follows_table(by_kind)}
+    return Result(counts={"runs": len(runs), "steps": config.steps}, metrics=metrics)
 
 
 def run_width(task: dict[str, Any]) -> dict[str, Any]:
     """Train one width; `steps` holds the figures of every forward pass, starting before the first step.
 
-    A diverging training ends early with `diverged` set.
+    `parameters` are those of `KindProbe` at the first step. A diverging training ends early with `diverged` set.
     """
     config = CoordCheckConfig.model_validate(task["config"])
     tokens = load_artifact(Path(task["tokens"]))
@@ -65,11 +71,13 @@ def run_width(task: dict[str, Any]) -> dict[str, Any]:
     with reproducible(config.threads):
         device = choose_device(options.device)
         architecture = _architecture(config, task["widths"], tokens)
-        model = new_model(architecture, config.seed, device, initial_std(architecture.initializer_range, scale))
-        optimizer = build_optimizer(model, config.optimizer, learning_rate_factors(scale))
+        std = initial_std(architecture.initializer_range, config.kinds, scale)
+        model = new_model(architecture, config.seed, device, std)
+        optimizer = build_optimizer(model, config.optimizer, config.kinds, scale)
         set_learning_rate(optimizer, config.learning_rate)
         data = training_windows(tokens.path, sequence_length=config.sequence_length, seed=config.seed)
         steps: list[dict[str, float]] = []
+        kinds = KindProbe(model)
         with Probe(model).attached() as probe:
             for step in range(config.steps + 1):
                 ids = torch.from_numpy(batch(data, step * config.batch_size, config.batch_size).ids).to(device)
@@ -77,13 +85,15 @@ def run_width(task: dict[str, Any]) -> dict[str, Any]:
                 loss = loss_sum / count
                 figures = dict(sorted((probe.read(output) | {"loss": loss.item()}).items()))
                 if not all(map(math.isfinite, figures.values())):
-                    return {"steps": steps, "diverged": True}
+                    return {"steps": steps, "diverged": True, "parameters": kinds.found()}
                 steps.append(figures)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.gradient_clip)
                 optimizer.step()
+                if step == 0:
+                    kinds.read_step(optimizer)
                 optimizer.zero_grad(set_to_none=True)
-    return {"steps": steps, "diverged": False}
+    return {"steps": steps, "diverged": False, "parameters": kinds.found()}
 
 
 def _architecture(config: CoordCheckConfig, widths: Mapping[str, Any], tokens: Any) -> ModelConfig:
@@ -101,15 +111,8 @@ def slopes_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     for figures in zip(*(run["steps"] for run in runs), strict=False):
         for quantity in figures[0]:
             values = [math.log(max(figure[quantity], 1e-30)) for figure in figures]
-            found.setdefault(quantity, []).append(_slope(widths, values))
+            found.setdefault(quantity, []).append(slope(widths, values))
     return found
-
-
-def _slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Least-squares slope."""
-    x_mean, y_mean = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
-    covariance = math.fsum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
-    return covariance / math.fsum((x - x_mean) ** 2 for x in xs)
 
 
 def verdict(mode: str, slopes: Mapping[str, Sequence[float]], tolerance: float) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from longcat.model.config import ModelConfig
-from longcat.model.parameter_kinds import parameter_kind
+from longcat.model.parameter_kinds import Kind, parameter_kind
 from longcat.pipeline.errors import IntegrityError
 from longcat.stages.train.config import OptimizerOptions
+from longcat.stages.train.optim.kinds import KindsOptions, learning_rate_factors, weight_decay
 from longcat.stages.train.parallel.norms import by_mesh
 from longcat.stages.train.parallel.state import copy_part
 
@@ -28,20 +29,22 @@ class NamedParameters(Protocol):
 
 
 def build_optimizer(
-    model: NamedParameters, options: OptimizerOptions, factors: Mapping[str, float] | None = None
+    model: NamedParameters, options: OptimizerOptions, kinds: KindsOptions | None = None, scale: float = 1.0
 ) -> torch.optim.AdamW:
     """Fused AdamW, with one group per parameter kind (`model.parameter_kinds`) and weight decay.
 
-    `factors` are learning rate factors by kind, 1 by default. Weight decay applies to tensors of two or more
-    dimensions, not to norms; it is multiplied by the group's learning rate. Sharded parameters are also grouped by
-    mesh.
+    `kinds` are values by kind, `scale` is the s of the width (`stages.train.optim.kinds`). Weight decay is multiplied
+    by the group's learning rate. Sharded parameters are also grouped by mesh.
     """
-    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    kinds = kinds or KindsOptions()
+    groups: dict[tuple[Kind, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decay = options.weight_decay if parameter.ndim >= 2 else 0.0
-        groups.setdefault((parameter_kind(model.config, name, parameter.ndim), decay), []).append(parameter)
+        kind = parameter_kind(model.config, name, parameter.ndim)
+        decay = weight_decay(kinds, kind, parameter.ndim, options.weight_decay)
+        groups.setdefault((kind, decay), []).append(parameter)
+    rates = learning_rate_factors(kinds, scale)
     settings = [
-        {"params": parameters, "weight_decay": decay, "kind": kind, "factor": (factors or {}).get(kind, 1.0)}
+        {"params": parameters, "weight_decay": decay, "kind": kind, "factor": rates[kind]}
         for (kind, decay), members in groups.items()
         for parameters in by_mesh(members)
     ]

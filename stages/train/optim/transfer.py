@@ -1,11 +1,4 @@
-"""Hyperparameter transfer from a narrow to a wide model: standard parameterisation, Adam, full alignment.
-
-With s = width of the target / width of the proxy (LongCat-Flash report, table 1; Everett et al. 2024):
-
-    embedding              variance and learning rate unchanged
-    hidden, unembedding    variance / s and learning rate / s
-    vector                 unchanged: a gain has no sum, so it behaves like an embedding (neither source
-                           lists norms, so this is by their argument and not by their table)
+"""Hyperparameter transfer from a narrow model, the proxy, to a wide one; `stages.train.optim.kinds` has the rule.
 
 Depth, sparsity and batch should be equal, otherwise transferred values fit less well.
 """
@@ -15,20 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError
-from longcat.model.parameter_kinds import KINDS, Kind
 from longcat.model.width import WIDTHS
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.config import build_config, merge
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError
 from longcat.pipeline.files import read_json
 from longcat.pipeline.validation import reason_of
+from longcat.stages.formats.architecture import read_architecture
+from longcat.stages.formats.training_state import TrainingState, read_state
 from longcat.stages.train.config import TrainConfig
+from longcat.stages.train.optim.kinds import KIND_KEYS
+
+if TYPE_CHECKING:
+    from longcat.pipeline.plans import PlannedInput
 
 PROXY_FILE = "proxy.json"
 
@@ -38,31 +36,8 @@ TRANSFERRED = (
     *("optimizer.beta1", "optimizer.beta2", "optimizer.eps", "optimizer.weight_decay"),
     *("balance.mu", "balance.final_mu_ratio"),
     *("schedule.kind", "schedule.warmup_steps", "schedule.decay_fraction", "schedule.minimum_ratio"),
+    *KIND_KEYS,
 )
-
-
-@dataclass(frozen=True)
-class Factors:
-    """Factors on the standard deviation and learning rate of a kind."""
-
-    std: float
-    learning_rate: float
-
-
-def factors(scale: float) -> dict[Kind, Factors]:
-    """Factors for a model `scale` times as wide as its proxy."""
-    unchanged, narrowed = Factors(1.0, 1.0), Factors(scale**-0.5, 1 / scale)
-    return {"embedding": unchanged, "hidden": narrowed, "unembedding": narrowed, "vector": unchanged}
-
-
-def learning_rate_factors(scale: float) -> dict[str, float]:
-    """Learning rate factors for `stages.train.optim.adamw.build_optimizer`."""
-    return {kind: found.learning_rate for kind, found in factors(scale).items()}
-
-
-def initial_std(base: float, scale: float) -> dict[str, float]:
-    """Standard deviations for `model.init.initialize`; none for vectors."""
-    return {kind: base * found.std for kind, found in factors(scale).items() if kind != "vector"}
 
 
 class Proxy(BaseModel):
@@ -93,18 +68,9 @@ class Transfer:
     proxy: Proxy
     taken: Mapping[str, Any]
 
-    def table(self) -> list[dict[str, Any]]:
-        """Rows of kind, initial_std and peak learning_rate."""
-        std = initial_std(self.config.model["initializer_range"], self.scale)
-        rates = learning_rate_factors(self.scale)
-        return [
-            {"kind": kind, "initial_std": std.get(kind), "learning_rate": self.config.learning_rate * rates[kind]}
-            for kind in KINDS
-        ]
-
     def metrics(self) -> dict[str, Any]:
         """Values for the manifest."""
-        return {"transfer": {"proxy": self.proxy.id, "width_scale": self.scale, **self.taken}, "by_kind": self.table()}
+        return {"transfer": {"proxy": self.proxy.id, "width_scale": self.scale, **self.taken}}
 
 
 def read_proxy(artifact: Artifact) -> Proxy:
@@ -124,18 +90,27 @@ def read_proxy(artifact: Artifact) -> Proxy:
             return Proxy.model_validate({**found, "id": artifact.id})
         except ValueError as error:
             raise IntegrityError(reason_of(error), where=str(artifact.file(PROXY_FILE))) from None
-    from longcat.stages.formats.checkpoint import read_model_config
-    from longcat.stages.formats.training_state import read_state
+    return proxy_of(artifact.id, read_architecture(artifact), read_state(artifact))
 
-    state = read_state(artifact)
+
+def foreseen_proxy(planned: PlannedInput) -> Proxy | None:
+    """The proxy of an artifact, or of a checkpoint that another plan will make; None: not known yet.
+
+    Raises:
+        LongcatError: as `read_proxy`.
+    """
+    if planned.artifact is not None:
+        return read_proxy(planned.artifact)
+    model, state = planned.forecast.get("model"), planned.forecast.get("state")
+    return proxy_of(planned.id, model, state) if model is not None and state is not None and state.config else None
+
+
+def proxy_of(identifier: str, model: ModelConfig, state: TrainingState) -> Proxy:
+    """A checkpoint as a proxy; raises ConfigError if it does not record how it was trained."""
     if not state.config:
-        raise ConfigError(f"the checkpoint {artifact.id} does not record how it was trained", hint="train one here")
-    return Proxy(
-        id=artifact.id,
-        model=read_model_config(artifact).to_dict(),
-        config=state.config,
-        width_scale=state.width_scale,
-    )
+        raise ConfigError(f"the checkpoint {identifier} does not record how it was trained", hint="train one here")
+    config = merge(state.config, {"kinds": state.kinds})
+    return Proxy(id=identifier, model=model.to_dict(), config=config, width_scale=state.width_scale)
 
 
 def transfer(config: TrainConfig, target: ModelConfig, proxy: Proxy) -> Transfer:
@@ -153,9 +128,13 @@ def transfer(config: TrainConfig, target: ModelConfig, proxy: Proxy) -> Transfer
         if key in own:
             continue
         try:
-            value = value_at(proxy.config, key) if key != "model.initializer_range" else architecture.initializer_range
+            value = architecture.initializer_range if key == "model.initializer_range" else value_at(proxy.config, key)
         except KeyError:
+            if key in KIND_KEYS:
+                continue
             raise ConfigError(f"the proxy {proxy.id} was trained without {key}", hint=f"give {key} yourself") from None
+        if value is None and key in KIND_KEYS:
+            continue
         taken[key] = value
         values = merge(values, _nested(key, value))
     values["model"].setdefault("initializer_range", target.initializer_range)

@@ -64,7 +64,9 @@ def test_a_conversion_keeps_what_fits_and_initializes_the_rest(caplog: pytest.Lo
     ones = {f"{name}.exp_avg": torch.ones_like(value) for name, value in model.named_parameters()}
     average = {name: torch.full_like(value, 2.0) for name, value in model.named_parameters()}
     config = config_of_phase(SMOKE, phase(attention=PATTERN), 0)
-    converted, start = model_of_phase(model, config, Start(ones, average), 7, logging.getLogger("test"))
+    converted, start = model_of_phase(
+        model, config, Start(ones, average), 7, {"hidden": 0.3}, logging.getLogger("test")
+    )
     before, after = model.state_dict(), converted.state_dict()
     new = {f"model.layers.0.self_attn.0.{name}" for name in ("q_proj", "k_proj", "v_proj")}
     new = {f"{name}.weight" for name in new} | {"model.layers.0.self_attn.0.A_log"}
@@ -72,7 +74,7 @@ def test_a_conversion_keeps_what_fits_and_initializes_the_rest(caplog: pytest.Lo
     new.add("model.layers.0.self_attn.0.o_proj.weight")
     assert {name for name in after if name not in before or after[name].shape != before[name].shape} == new
     for name, value in after.items():
-        expected = initial_value(config, 7, name, value.shape) if name in new else before[name]
+        expected = initial_value(config, 7, name, value.shape, {"hidden": 0.3}) if name in new else before[name]
         assert torch.equal(value, expected), name
     kept = {name for name, _ in converted.named_parameters()} - new
     assert {name.removesuffix(".exp_avg") for name in start.moments} == kept

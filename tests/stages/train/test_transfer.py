@@ -21,7 +21,8 @@ from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
 from longcat.stages.train.config import OptimizerOptions, TrainConfig
 from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments, set_learning_rate
-from longcat.stages.train.optim.transfer import factors, learning_rate_factors, read_proxy, transfer
+from longcat.stages.train.optim.kinds import factors
+from longcat.stages.train.optim.transfer import read_proxy, transfer
 
 FOUND = {
     "learning_rate": 5e-3,
@@ -48,7 +49,7 @@ def wide(tiny: dict[str, Any]) -> dict[str, Any]:
 def test_the_published_table() -> None:
     table = factors(8)
     assert (table["embedding"].std, table["embedding"].learning_rate) == (1, 1)
-    for kind in ("hidden", "unembedding"):
+    for kind in ("hidden", "router", "unembedding"):
         assert (table[kind].std ** 2, table[kind].learning_rate) == pytest.approx((1 / 8, 1 / 8))
 
 
@@ -61,7 +62,7 @@ def test_learning_rates_and_decay_by_group() -> None:
         for parameter in model.parameters():
             parameter.data.fill_(1.0)
             parameter.grad = torch.randn(parameter.shape)
-        optimizer = build_optimizer(model, OptimizerOptions(weight_decay=0.3), learning_rate_factors(scale))
+        optimizer = build_optimizer(model, OptimizerOptions(weight_decay=0.3), scale=scale)
         set_learning_rate(optimizer, 0.25)
         optimizer.step()
         return {name: 1 - parameter.detach() for name, parameter in model.named_parameters()}
@@ -80,7 +81,7 @@ def test_moments_do_not_depend_on_the_groups() -> None:
         parameter.grad = torch.ones_like(parameter)
     first = build_optimizer(model, OptimizerOptions())
     first.step()
-    second = build_optimizer(model, OptimizerOptions(weight_decay=0), learning_rate_factors(2))
+    second = build_optimizer(model, OptimizerOptions(weight_decay=0), scale=2)
     load_moments(model, second, moments(model, first))
     for name, tensor in moments(model, first).items():
         assert torch.equal(moments(model, second)[name], tensor)

@@ -61,7 +61,7 @@ def test_stages_in_sequence_equal_the_whole_model(changes: dict[str, Any], linea
     """Hidden states, router logits and losses of mixers: all gradients equal those of the whole model."""
     config = ModelConfig(**{**load_preset("tiny").model_dump(), "num_layers": 3, **changes})
     whole = LongcatFlash(config)
-    initialize_whole(whole, 1, {"hidden": 0.1})
+    initialize_whole(whole, 1, {"hidden": 0.1, "router": 0.1})
     with torch.no_grad():
         for router in whole.routers():
             if config.gating_residual:
