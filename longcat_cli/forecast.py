@@ -27,6 +27,12 @@ def forecast_figures(plan: Plan) -> dict[str, Any]:
     return figures | ({"memory_bytes": _memory_bytes(plan, model)} if "steps" in found else {})
 
 
+def values_by_kind(plan: Plan) -> list[dict[str, Any]]:
+    """Rows of initial deviation, learning rate and weight decay by kind of parameter; none if they do not differ."""
+    found: list[dict[str, Any]] = plan.forecast.get("by_kind", [])
+    return found
+
+
 def _memory_bytes(plan: Plan, model: ModelConfig) -> int:
     from longcat.model.training_memory import training_memory
     from longcat.stages.train.config import TrainingOptions

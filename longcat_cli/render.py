@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from longcat.cli.console import duration, out, print_json, size
 from longcat.cli.eval_report import headline, results_table
-from longcat.cli.forecast import forecast_figures
+from longcat.cli.forecast import forecast_figures, values_by_kind
 from longcat.cli.tables import PlainTable, Unbroken, table
 from longcat.cli.terminal import line, styled
 from longcat.pipeline.values import is_records, leaves, numbers, written
@@ -131,11 +131,18 @@ def print_steps(
             out().print(f"{name} is in the store{otherwise}")
         for item in kindred_runs(store, plan):
             out().print("\n".join(item.sentences), soft_wrap=True)
+    for title, records in (_estimates(steps) | dict(preview)).items():
+        out().print(records_table(title, records))
+
+
+def _estimates(steps: Sequence[tuple[str, Plan, str]]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Records about planned steps by title: size, length and memory, and values by kind of parameter."""
     foreseen = [
         {"step": name, **_for_people(figures)} for name, plan, _ in steps if (figures := forecast_figures(plan))
     ]
-    for title, records in (({"forecast": foreseen} if foreseen else {}) | dict(preview)).items():
-        out().print(records_table(title, records))
+    found: dict[str, Sequence[Mapping[str, Any]]] = {"forecast": foreseen} if foreseen else {}
+    by_kind = {f"{name}: values by kind of parameter": values_by_kind(plan) for name, plan, _ in steps}
+    return found | {title: rows for title, rows in by_kind.items() if rows}
 
 
 def _for_people(figures: Mapping[str, int]) -> dict[str, Any]:
@@ -159,6 +166,7 @@ def _plan_json(store: Store, name: str, plan: Plan, state: str) -> dict[str, Any
         "inputs": {role: [item.id for item in items] for role, items in plan.inputs.items()},
         "config": plan.config.model_dump(mode="json"),
         "forecast": forecast_figures(plan),
+        "by_kind": values_by_kind(plan),
         "made_otherwise": {key: {"there": there, "here": here} for key, (there, here) in otherwise.items()},
         "unfinished": [item.to_json() for item in kindred_runs(store, plan)],
     }

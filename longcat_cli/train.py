@@ -52,9 +52,9 @@ def _grid(config: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def _widths(config: Any) -> dict[str, list[dict[str, Any]]]:
-    from longcat.stages.train.coord_check.config import width_table
+    from longcat.stages.train.coord_check.config import kinds_by_width, width_table
 
-    return {"widths": width_table(config)}
+    return {"widths": width_table(config), "values by kind of parameter": kinds_by_width(config)}
 
 
 def publish(

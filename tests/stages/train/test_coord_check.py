@@ -102,3 +102,36 @@ def test_invalid_widths(run_stage: Any, tokens: Artifact) -> None:
         run_stage("train.coord-check", CHECK | {"scales": [1, 1.25]}, {"tokens": tokens})
     with pytest.raises(ConfigError, match="differ from each other"):
         run_stage("train.coord-check", CHECK | {"scales": [1, 1]}, {"tokens": tokens})
+
+
+def test_the_table_of_transfer_is_measured(run_stage: Any, tokens: Artifact) -> None:
+    kinds = {
+        "embedding": {"initial_std": 0.5},
+        "router": {"learning_rate_factor": 4.0},
+        "vector": {"weight_decay": 0.2},
+    }
+    report = run_stage("train.coord-check", CHECK | {"scales": [1, 2, 4], "kinds": kinds}, {"tokens": tokens})
+    assert report.manifest.metrics["follows_table"] is True
+    rows = {row["kind"]: row for row in read_json(report.file("coord_check.json"))["exponents_by_kind"]}
+    expected = {"embedding": (0, 0), "hidden": (-0.5, -1), "router": (-0.5, -1), "unembedding": (-0.5, -1)}
+    for kind, (std, rate) in expected.items():
+        assert rows[kind]["initial_std"] == pytest.approx(std, abs=0.06), kind
+        assert rows[kind]["learning_rate"] == pytest.approx(rate, abs=1e-3), kind
+    assert rows["vector"]["learning_rate"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_kind_that_is_not_scaled_is_noticed(
+    run_stage: Any, tokens: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = longcat.stages.train.coord_check.run
+    original = module.build_optimizer
+
+    def wrong(model: Any, options: Any, kinds: Any, scale: float) -> Any:
+        optimizer = original(model, options, kinds, scale)
+        for group in optimizer.param_groups:
+            group["factor"] = 1.0 if group["kind"] == "router" else group["factor"]
+        return optimizer
+
+    monkeypatch.setattr(module, "build_optimizer", wrong)
+    report = run_stage("train.coord-check", CHECK, {"tokens": tokens})
+    assert report.manifest.metrics["follows_table"] is False
