@@ -1,32 +1,43 @@
 """Checkpoints: `config.json` and safetensors in a published layout, read strictly and never executed."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from longcat.model.bounds import least_tensors, shown
-from longcat.model.config import MODEL_TYPE, ModelConfig
-from longcat.model.errors import CheckpointError, ModelConfigError
+from longcat.model.config import ModelConfig
 from longcat.model.layout import Layout, idle_tensors, is_router_key, published_tensors
+from longcat.model.published_keys import EMBEDDING, copies
 from longcat.model.quantized import CONFIGS, Method, Plan, QuantizedFiles, method_of
+from longcat.model.safetensors_files import DTYPES, Copied, Stored, all_finite, not_finite, write_copies
+from longcat.model.tensor_check import (
+    Quantized,
+    check_tensors,
+    expected_shapes,
+    meta_model,
+    open_checkpoint,
+    read_config,
+)
 from longcat.model.transformer import LongcatFlash
 from longcat.model.weights import (
     CONFIG_FILE,
     MAX_CONFIG_BYTES,
+    PT_METADATA,
     Advance,
     WeightFiles,
     read_json,
     write_json,
+    write_shard,
+    write_shards,
     write_weights,
 )
 
 MAX_SHARD_BYTES = 5_000_000_000
-Quantized = Literal["refused", "fp8", "read"]
-FAR_MORE, FEW = 4, 1000
-EMBEDDING = "model.embed_tokens.weight"
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def save_pretrained(
@@ -42,18 +53,26 @@ def save_pretrained(
     More than `max_shard_bytes` of weights become several shards with an index. The same model gives the same bytes.
     Every file is written to a temporary name and renamed; `config.json` comes last, so an interrupted save is not a
     readable checkpoint. The weights are written without a copy. `advance` is called with the bytes of every file
-    written.
+    written. A shared table is written once for each of its parts, since other programs do not share it.
 
     Raises:
         CheckpointError: `folder` holds weights of another layout, which would be read as part of this checkpoint.
     """
-    tensors = dict(published_tensors(model)) | _idle(model.config, layout, next(model.parameters()).dtype)
+    tensors = _with_copies(model) | _idle(model.config, layout, next(model.parameters()).dtype)
 
     @contextmanager
     def reader() -> Iterator[Callable[[str], torch.Tensor]]:
         yield tensors.__getitem__
 
-    _write(Path(folder), model.config, tensors, reader, max_shard_bytes, advance)
+    where = Path(folder)
+    where.mkdir(parents=True, exist_ok=True)
+    write_weights(where, tensors, reader, max_shard_bytes, advance)
+    write_json(where / CONFIG_FILE, model.config.to_dict() | {"torch_dtype": _name(tensors[EMBEDDING].dtype)})
+
+
+def _with_copies(model: LongcatFlash) -> dict[str, torch.Tensor]:
+    tensors = dict(published_tensors(model))
+    return tensors | {key: tensors[source] for key, source in copies(model.config).items()}
 
 
 def save_quantized(
@@ -64,7 +83,8 @@ def save_quantized(
     Tensors are quantised one at a time while they are written. Raises as `save_pretrained`, or if a weight is not
     finite.
     """
-    plan = Plan(dict(published_tensors(model)), method)
+    # Only fp8 is for other programs.
+    plan = Plan(_with_copies(model) if method == "fp8" else dict(published_tensors(model)), method)
 
     @contextmanager
     def reader() -> Iterator[Callable[[str], torch.Tensor]]:
@@ -85,7 +105,7 @@ def load_config(folder: Path | str, *, quantized: Quantized = "refused") -> Mode
         CheckpointError: there is no readable `config.json`, or it says that the weights are quantised.
         ModelConfigError: it is not a LongCat-Flash configuration; the message names the key.
     """
-    return _read_config(Path(folder), quantized)[0]
+    return read_config(Path(folder), quantized)[0]
 
 
 def quantization_of(folder: Path | str) -> Method | None:
@@ -96,22 +116,6 @@ def quantization_of(folder: Path | str) -> Method | None:
     """
     path = Path(folder) / CONFIG_FILE
     return method_of(read_json(path, MAX_CONFIG_BYTES), str(path))
-
-
-def _read_config(folder: Path, quantized: Quantized) -> tuple[ModelConfig, Method | None]:
-    path = folder / CONFIG_FILE
-    published = read_json(path, MAX_CONFIG_BYTES)
-    kind = published.get("model_type")
-    if kind is not None and kind != MODEL_TYPE:
-        raise ModelConfigError(f"{path}: model_type = {shown(kind)} is another architecture, expected {MODEL_TYPE!r}")
-    method = method_of(published, str(path))
-    if method is not None and (quantized == "refused" or (quantized == "fp8" and method != "fp8")):
-        raise CheckpointError(
-            f"{path}: quantization_config says that the weights are {method}; quantised weights are for inference "
-            "(`longcat generate`, `chat`, `serve`), take the checkpoint that they were made from"
-        )
-    published.pop("quantization_config", None)
-    return ModelConfig.from_dict(published, source=str(path)), method
 
 
 def load_pretrained(
@@ -130,14 +134,14 @@ def load_pretrained(
 
     Raises:
         CheckpointError: a missing, unexpected or misshapen tensor (named), a damaged file, weights of a dtype that is
-            not a plain float, or weights only in a pickled format.
+            not a plain float, a weight that is not finite, or weights only in a pickled format.
         ModelConfigError: `config.json` is not a LongCat-Flash configuration.
     """
-    config, weights = _open(Path(folder), quantized)
-    model = _meta_model(config).to(dtype)
+    config, weights = open_checkpoint(Path(folder), quantized)
+    model = meta_model(config).to(dtype)
     for router in model.routers():
         router.to(torch.promote_types(dtype, torch.float32))
-    _check(weights, config, dict(published_tensors(model)))
+    check_tensors(weights, config, {key: tuple(tensor.shape) for key, tensor in published_tensors(model)})
     # `to_empty` would do the same but import 35 MB of code.
     shapes = model.state_dict().items()
     model.load_state_dict({key: torch.empty(t.shape, dtype=t.dtype, device=device) for key, t in shapes}, assign=True)
@@ -162,69 +166,117 @@ def checked_files(folder: Path | str) -> tuple[ModelConfig, WeightFiles]:
 
     As strict as `load_pretrained`, with the same errors.
     """
-    config, weights = _open(Path(folder))
-    _check(weights, config, dict(published_tensors(_meta_model(config))))
+    config, weights = open_checkpoint(Path(folder))
+    check_tensors(weights, config, expected_shapes(config))
     return config, weights
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor of a converted checkpoint: the stored tensor of its values, what they are divided by, and its dtype."""
+
+    source: str
+    shape: tuple[int, ...]
+    divisor: float
+    dtype: torch.dtype
 
 
 class Conversion:
     """Conversion of a checkpoint on disk to a layout and a dtype (None: as stored; fp8 becomes bfloat16).
 
-    As strict as `load_pretrained`, but no model is built: `write` takes at most twice the memory of one shard. Routers
-    stay at least float32. `config` is the architecture, `found` the layout of the checkpoint, `size` the bytes of the
-    weights to write, `dtype` the name of their dtype.
+    As strict as `load_pretrained`, but no model is built: `write` copies some megabytes at a time, except for fp8, of
+    which one shard is in memory. Routers stay at least float32. `config` is the architecture that is written, `found`
+    the layout of the checkpoint, `size` the bytes of the weights to write, `dtype` the name of their dtype.
+
+    `standalone`: the result says nothing that only this toolkit reads. A shared table becomes one table for each part,
+    and latents that are not scaled (`mla_scale_q_lora`, `mla_scale_kv_lora`) become scaled ones whose norms are divided
+    by the scale; the logits stay the same, up to the rounding of these norms.
 
     Raises:
         CheckpointError, ModelConfigError: see `load_pretrained`.
     """
 
-    def __init__(self, source: Path | str, *, layout: Layout = "published", dtype: torch.dtype | None = None) -> None:
-        self.config, self._weights = _open(Path(source), "fp8")
-        expected = dict(published_tensors(_meta_model(self.config)))
-        self.found = _check(self._weights, self.config, expected)
-        stored = {key: self._weights.dtype_of(key) for key in expected}
-        dtypes = {key: _target_dtype(key, stored[key], dtype) for key in expected}
-        self._planned = {key: torch.empty(t.shape, dtype=dtypes[key], device="meta") for key, t in expected.items()}
-        self._idle = _idle(self.config, layout, dtypes[EMBEDDING])
-        self.dtype = _name(dtypes[EMBEDDING])
-        self.size = sum(tensor.nbytes for tensor in [*self._planned.values(), *self._idle.values()])
+    def __init__(
+        self,
+        source: Path | str,
+        *,
+        layout: Layout = "published",
+        dtype: torch.dtype | None = None,
+        standalone: bool = False,
+    ) -> None:
+        config, self._weights = open_checkpoint(Path(source), "fp8")
+        shapes = expected_shapes(config)
+        self.found = check_tensors(self._weights, config, shapes)
+        divisors = _undone_scales(config) if standalone else {}
+        self._planned: dict[str, Planned] = {}
+        for key, origin in {**{key: key for key in shapes}, **copies(config)}.items():
+            divisor = next((value for suffix, value in divisors.items() if key.endswith(suffix)), 1.0)
+            target = _target_dtype(key, self._weights.dtype_of(origin), dtype)
+            self._planned[key] = Planned(origin, shapes[origin], divisor, target)
+        written = self._planned[EMBEDDING].dtype
+        self._idle = {key: (tuple(t.shape), t.dtype) for key, t in _idle(config, layout, written).items()}
+        self.config = _standalone(config) if standalone else config
+        self.dtype = _name(written)
+        self._copied = {**{key: self._copy(plan) for key, plan in self._planned.items()}, **self._zeros()}
+        self.size = sum(copied.written.nbytes for copied in self._copied.values())
 
     def write(
         self, folder: Path | str, *, max_shard_bytes: int = MAX_SHARD_BYTES, advance: Advance | None = None
     ) -> None:
-        """Write the checkpoint into `folder` like `save_pretrained`, with the same errors."""
-        _write(Path(folder), self.config, self._planned | self._idle, self._reader, max_shard_bytes, advance)
+        """Write the checkpoint into `folder` like `save_pretrained`.
 
-    @contextmanager
-    def _reader(self) -> Iterator[Callable[[str], torch.Tensor]]:
+        Raises:
+            CheckpointError: as `save_pretrained`, or a weight is not finite.
+        """
+        where = Path(folder)
+        where.mkdir(parents=True, exist_ok=True)
+        sizes = {key: copied.written.nbytes for key, copied in self._copied.items()}
+        write = self._write_shard if isinstance(self._weights, QuantizedFiles) else self._copy_shard
+        write_shards(where, sizes, write, max_shard_bytes, advance)
+        write_json(where / CONFIG_FILE, self.config.to_dict() | {"torch_dtype": self.dtype})
+
+    def _copy(self, plan: Planned) -> Copied:
+        stored = self._weights.tensors[plan.source]
+        return Copied(self._weights.folder, stored, plan.divisor, NAMES[plan.dtype], checked=True)
+
+    def _zeros(self) -> dict[str, Copied]:
+        stored = {key: Stored("", shape, NAMES[dtype]) for key, (shape, dtype) in self._idle.items()}
+        return {key: Copied(self._weights.folder, one, math.inf) for key, one in stored.items()}
+
+    def _copy_shard(self, path: Path, keys: Sequence[str]) -> None:
+        write_copies(path, {key: self._copied[key] for key in keys}, PT_METADATA)
+
+    def _write_shard(self, path: Path, keys: Sequence[str]) -> None:
         with self._weights.reader() as read:
-            yield lambda key: self._idle[key] if key in self._idle else read(key).to(self._planned[key].dtype)
+            write_shard(path, {key: self._value(key, read) for key in keys})
+
+    def _value(self, key: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        if key in self._idle:
+            shape, dtype = self._idle[key]
+            return torch.zeros(shape, dtype=dtype)
+        plan = self._planned[key]
+        values = read(plan.source)
+        if not all_finite(values):
+            raise not_finite(self._weights.folder / self._weights.tensors[plan.source].file, plan.source)
+        return (values if plan.divisor == 1 else values / plan.divisor).to(plan.dtype)
 
 
-def _open(folder: Path, quantized: Quantized = "refused") -> tuple[ModelConfig, WeightFiles]:
-    """Configuration and weights; the published `config.json` does not say that there is multi-token prediction."""
-    config, method = _read_config(folder, quantized)
-    weights = WeightFiles(folder) if method is None else QuantizedFiles(folder)
-    if not config.num_nextn_predict_layers and any(key.startswith("model.mtp.") for key in weights.tensors):
-        shared = "model.mtp.embed_tokens.weight" not in weights.tensors
-        config = config.model_copy(update={"num_nextn_predict_layers": 1, "mtp_share_embeddings": shared})
-    _check_count(config, weights)
-    return config, weights
+def _undone_scales(config: ModelConfig) -> dict[str, float]:
+    """What the norms of latents are divided by, by the end of their keys, if these become scaled ones."""
+    scales = {}
+    if not config.mla_scale_q_lora:
+        scales[".q_a_layernorm.weight"] = (config.hidden_size / config.q_lora_rank) ** 0.5
+    if not config.mla_scale_kv_lora:
+        scales[".kv_a_layernorm.weight"] = (config.hidden_size / config.kv_lora_rank) ** 0.5
+    return scales
 
 
-def _check_count(config: ModelConfig, weights: WeightFiles) -> None:
-    """Checked before tensor names are built, since a file may ask for far more tensors than exist."""
-    least, found = least_tensors(config), len(weights.tensors)
-    if least > FAR_MORE * found + FEW:
-        raise CheckpointError(
-            f"{weights.folder}: {CONFIG_FILE} (num_layers = {config.num_layers}, n_routed_experts = "
-            f"{config.n_routed_experts}) asks for at least {least} tensors, the files hold {found}"
-        )
-
-
-def _meta_model(config: ModelConfig) -> LongcatFlash:
-    with torch.device("meta"):
-        return LongcatFlash(config)
+def _standalone(config: ModelConfig) -> ModelConfig:
+    changes: dict[str, Any] = {"mla_scale_q_lora": True, "mla_scale_kv_lora": True}
+    changes |= {"tie_word_embeddings": False, "mtp_share_embeddings": False}
+    if config.zero_expert_counts.keys() == {config.zero_expert_type}:
+        changes["zero_expert_types"] = None
+    return config.model_copy(update=changes)
 
 
 def _target_dtype(key: str, stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
@@ -237,47 +289,5 @@ def _idle(config: ModelConfig, layout: Layout, dtype: torch.dtype) -> dict[str, 
     return dict(idle_tensors(config, dtype)) if layout == "transformers5" else {}
 
 
-def _write(
-    folder: Path,
-    config: ModelConfig,
-    planned: dict[str, torch.Tensor],
-    reader: Callable[[], Any],
-    max_shard_bytes: int,
-    advance: Advance | None,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder, planned, reader, max_shard_bytes, advance)
-    write_json(folder / CONFIG_FILE, config.to_dict() | {"torch_dtype": _name(planned[EMBEDDING].dtype)})
-
-
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _check(weights: WeightFiles, config: ModelConfig, expected: dict[str, torch.Tensor]) -> Layout:
-    """Compare the stored tensors with `config.json` before anything is read, and return the layout.
-
-    The layout of transformers 5 has additional unused matrices for experts without a network.
-    """
-    folder, present = weights.folder, weights.tensors.keys()
-    # Checked first, since quantised checkpoints have additional tensors.
-    for key in sorted(present & expected.keys()):
-        weights.check_dtype(key)
-    with torch.device("meta"):  # these are the expected shapes, not checked yet
-        idle = dict(idle_tensors(config, torch.float32)) if present - expected.keys() else {}
-    layout: Layout = "transformers5" if present & idle.keys() else "published"
-    expected = expected | (idle if layout == "transformers5" else {})
-    missing = sorted(expected.keys() - present)
-    if missing:
-        raise CheckpointError(f"{folder}: the tensor {missing[0]} is missing ({len(missing)} missing in all)")
-    unexpected = sorted(present - expected.keys())
-    if unexpected:
-        raise CheckpointError(
-            f"{folder}: the tensor {unexpected[0]} is unexpected ({len(unexpected)} unexpected in all); "
-            f"the model of {CONFIG_FILE} has no such part"
-        )
-    weights.check_index()
-    for key, tensor in expected.items():
-        weights.check_dtype(key)
-        weights.check_shape(key, tuple(tensor.shape))
-    return layout

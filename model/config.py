@@ -160,12 +160,19 @@ class ModelConfig(BaseModel):
         return {kind: counts[kind] for kind in order if counts.get(kind)}
 
     def unreadable_elsewhere(self) -> str | None:
-        """Reason why other programs cannot run this model, naming the key; None if they can."""
-        if self.moe_layout in _NORMED_SUMS:
-            return f"moe_layout = {self.moe_layout!r} is not supported by other programs"
-        if self.attention is None:
-            return None
-        return f"attention = {shown(self.attention)} is not supported by other programs"
+        """Reason why other programs cannot run this model, naming the key; None if they can.
+
+        They ignore these keys, and would load most of such models without an error and compute something else.
+        """
+        ours = {
+            "attention": self.attention is not None,
+            "zero_expert_type": self.zero_expert_type != "identity",
+            "zero_expert_types": bool(self.zero_expert_counts.keys() - {"identity"}),
+            "moe_layout": self.moe_layout != "shortcut",
+            "gating_residual": self.gating_residual,
+        }
+        found = next((key for key, is_ours in ours.items() if is_ours), None)
+        return None if found is None else f"{found} = {shown(getattr(self, found))} is not supported by other programs"
 
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:

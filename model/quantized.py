@@ -32,7 +32,7 @@ from longcat.kernels.packed_linear import int4, int8
 from longcat.model.bounds import shown
 from longcat.model.errors import CheckpointError
 from longcat.model.layout import is_router_key
-from longcat.model.safetensors_files import DTYPES
+from longcat.model.safetensors_files import DTYPES, all_finite, not_finite
 from longcat.model.weights import CONFIG_FILE, WeightFiles
 
 Method = Literal["int8", "int4", "fp8"]
@@ -223,7 +223,10 @@ class QuantizedFiles(WeightFiles):
         super().copy_into({key: target for key, target in targets.items() if key not in self._scales})
         with self.reader() as read:
             for key in sorted(targets.keys() & self._scales.keys()):
-                targets[key].copy_(read(key))
+                values = read(key)
+                if not all_finite(values):
+                    raise not_finite(self.folder / self.tensors[key].file, key)
+                targets[key].copy_(values)
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[str], torch.Tensor]]:

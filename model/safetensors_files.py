@@ -5,8 +5,8 @@ shape and byte range, padded with spaces), the values. A shard is one such file.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,20 @@ class Stored:
 class Copied:
     """A tensor of a new file: the values of `stored` in `folder`, divided by `divisor`; infinity gives zeros.
 
-    A divisor other than 1 needs a dtype of `DTYPES`.
+    `dtype`: the safetensors dtype of the new tensor, None for that of `stored`. A divisor other than 1 and another
+    dtype need dtypes of `DTYPES`. `checked`: whether a value that is not finite is an error.
     """
 
     folder: Path
     stored: Stored
     divisor: float = 1.0
+    dtype: str | None = None
+    checked: bool = False
+
+    @property
+    def written(self) -> Stored:
+        """The new tensor."""
+        return self.stored if self.dtype is None else replace(self.stored, dtype=self.dtype)
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -127,54 +135,91 @@ def check_regular(path: Path) -> None:
 
 def copied_size(tensors: Mapping[str, Copied], metadata: Mapping[str, str] | None = None) -> int:
     """Bytes of the file that `write_copies` would write."""
-    return len(_header(tensors, metadata)) + sum(tensor.stored.nbytes for tensor in tensors.values())
+    return len(_header(tensors, metadata)) + sum(tensor.written.nbytes for tensor in tensors.values())
 
 
 def write_copies(path: Path, tensors: Mapping[str, Copied], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, with `COPIED_BYTES` of it in memory, as the library would write the same values.
 
     Raises:
-        CheckpointError: a source file became shorter.
+        CheckpointError: a source file became shorter, or a value of a checked tensor is not finite.
         OSError: for example, the disk is full.
     """
     with named(path), path.open("wb") as file:
         file.write(_header(tensors, metadata))
         for key in _ordered(tensors):
-            _copy(tensors[key], file)
+            _copy(key, tensors[key], file)
 
 
 def _ordered(tensors: Mapping[str, Copied]) -> list[str]:
-    return sorted(tensors, key=lambda key: (_ORDER[tensors[key].stored.dtype], key))
+    return sorted(tensors, key=lambda key: (_ORDER[tensors[key].written.dtype], key))
 
 
 def _header(tensors: Mapping[str, Copied], metadata: Mapping[str, str] | None) -> bytes:
     entries: dict[str, Any] = {METADATA_KEY: dict(metadata)} if metadata else {}
     start = 0
     for key in _ordered(tensors):
-        stored = tensors[key].stored
-        end = start + stored.nbytes
-        entries[key] = {"dtype": stored.dtype, "shape": list(stored.shape), "data_offsets": [start, end]}
+        written = tensors[key].written
+        end = start + written.nbytes
+        entries[key] = {"dtype": written.dtype, "shape": list(written.shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % HEADER_ALIGNMENT)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def _copy(tensor: Copied, target: Any) -> None:
-    stored, left = tensor.stored, tensor.stored.nbytes
-    buffer = bytearray(min(left, COPIED_BYTES))
+def _copy(key: str, tensor: Copied, target: Any) -> None:
     if tensor.divisor == float("inf"):
+        left, zeros = tensor.written.nbytes, memoryview(bytes(min(tensor.written.nbytes, COPIED_BYTES)))
         while left:
-            left -= target.write(memoryview(buffer)[:left])
+            left -= target.write(zeros[:left])
         return
-    path = tensor.folder / stored.file
+    for part in stored_parts(tensor.folder, tensor.stored):
+        target.write(_converted(key, tensor, part))
+
+
+def _converted(key: str, tensor: Copied, part: memoryview) -> memoryview:
+    """Bytes of a piece of the new tensor; `part` may be changed."""
+    stored = tensor.stored
+    if stored.dtype not in DTYPES or tensor == Copied(tensor.folder, stored):
+        return part
+    values = torch.frombuffer(part, dtype=DTYPES[stored.dtype])
+    if tensor.checked and not all_finite(values):
+        raise not_finite(tensor.folder / stored.file, key)
+    target = DTYPES[tensor.written.dtype]
+    if tensor.divisor != 1:
+        values = values.to(torch.promote_types(values.dtype, target)).div_(tensor.divisor)
+    return values.to(target).view(torch.uint8).numpy().data
+
+
+def stored_parts(folder: Path, stored: Stored) -> Iterator[memoryview]:
+    """The bytes of a tensor, `COPIED_BYTES` at a time, in memory that the next piece overwrites.
+
+    Raises:
+        CheckpointError: the file became shorter.
+    """
+    path, left = folder / stored.file, stored.nbytes
+    buffer = bytearray(min(left, COPIED_BYTES))
     with named(path), path.open("rb") as source:
         source.seek(stored.start)
         while left:
             part = memoryview(buffer)[:left]
             if source.readinto(part) != len(part):
                 raise CheckpointError(f"{path}: became shorter while it was read")
-            if tensor.divisor != 1:
-                torch.frombuffer(part, dtype=DTYPES[stored.dtype]).div_(tensor.divisor)
-            target.write(part)
+            yield part
             left -= len(part)
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite, in one pass without a mask."""
+    if not values.numel():
+        return True
+    low, high = values.aminmax()
+    return bool(low.isfinite() & high.isfinite())
+
+
+def not_finite(path: Path, key: str) -> CheckpointError:
+    """Error for a tensor with a value that is NaN or infinite."""
+    return CheckpointError(
+        f"{path}: {key} has a value that is not finite; the file is damaged or its training has diverged"
+    )

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from longcat.model.bounds import MAX_MATRICES, shown
 from longcat.model.errors import CheckpointError
 from longcat.model.files import default_mode, fault_of, parse_json, read_bounded, write_aside
-from longcat.model.safetensors_files import DTYPES, Stored, check_regular, read_header
+from longcat.model.safetensors_files import DTYPES, Stored, all_finite, check_regular, not_finite, read_header
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 64 << 20
@@ -46,6 +46,9 @@ class WeightFiles:
         for file in _shard_files(folder, self.index):
             for key, stored in sorted(read_header(folder / file).items()):
                 self._add(key, stored)
+        for key, file in (self.index or {}).items():
+            if key not in self.tensors:
+                raise CheckpointError(f"{folder / INDEX_FILE}: says that {shown(key)} is in {file}, which lacks it")
 
     def _add(self, key: str, stored: Stored) -> None:
         known, path = self.tensors.get(key), self.folder / stored.file
@@ -84,13 +87,20 @@ class WeightFiles:
 
     @torch.no_grad()
     def copy_into(self, targets: Mapping[str, torch.Tensor]) -> None:
-        """Copy tensors to their destinations, file by file, with at most `MAPPED_BYTES` of a file in memory."""
+        """Copy tensors to their destinations, file by file, with at most `MAPPED_BYTES` of a file in memory.
+
+        Raises:
+            CheckpointError: a value is not finite.
+        """
         for file in sorted({self.tensors[key].file for key in targets}):
             chosen = {key: targets[key] for key in sorted(targets) if self.tensors[key].file == file}
             for batch in _batches(chosen):
                 with open_shard(self.folder / file) as shard:
                     for key, start, stop in batch:
-                        chosen[key][start:stop].copy_(shard.get_slice(key)[start:stop])
+                        rows = shard.get_slice(key)[start:stop]
+                        if not all_finite(rows):
+                            raise not_finite(self.folder / file, key)
+                        chosen[key][start:stop].copy_(rows)
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[str], torch.Tensor]]:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from longcat.model.checkpoint import EMBEDDING, MAX_SHARD_BYTES, checked_files
+from longcat.model.checkpoint import MAX_SHARD_BYTES, checked_files
 from longcat.model.errors import CheckpointError
 from longcat.model.files import write_aside
 from longcat.model.growth.depth import DepthScale
 from longcat.model.growth.layers import Growth, Moments
 from longcat.model.layout import is_router_bias
+from longcat.model.published_keys import EMBEDDING
 from longcat.model.safetensors_files import DTYPES, Copied, copied_size, read_header, write_copies
 from longcat.model.weights import CONFIG_FILE, PT_METADATA, Advance, write_json, write_shards
 
