@@ -61,11 +61,17 @@ def export(
     dtype: Annotated[
         DtypeName, typer.Option("--dtype", help="Dtype of the weights; routers stay at least float32.")
     ] = DtypeName.STORED,
+    allow_incompatible: Annotated[
+        bool,
+        typer.Option(
+            "--allow-incompatible", help="Also write a model that other tools load and compute something else with."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Write a checkpoint and its tokenizer to a folder that other tools can load.
 
-    The folder appears only when complete. Importing it again gives identical bits.
+    The folder appears only when complete. Importing it again gives identical weights, and a shared table becomes two.
 
     Examples:
 
@@ -73,7 +79,7 @@ def export(
 
       [cyan]longcat export extended --output extended-vllm --dtype bfloat16[/cyan]
     """
-    from longcat.cli.console import make_progress, print_json
+    from longcat.cli.console import make_progress, print_json, say
     from longcat.stages.convert import export_checkpoint
 
     settings = settings_of(ctx)
@@ -82,8 +88,11 @@ def export(
         output,
         layout=layout.value,
         dtype=dtype.value,
+        allow_incompatible=allow_incompatible,
         progress=make_progress(quiet=settings.quiet),
     )
+    if result["incompatible"] is not None:
+        say(f"warning: {result['incompatible']}, which may load this folder and compute something else")
     if as_json:
         print_json({"checkpoint": checkpoint, **result})
     else:

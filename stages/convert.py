@@ -19,6 +19,7 @@ from longcat.pipeline.progress import Progress
 from longcat.pipeline.stage import Context, Result, stage
 from longcat.pipeline.verification import check_top_files
 from longcat.stages.formats.special_tokens import TOKENIZER_FILES
+from longcat.stages.formats.tokenizer_config import export_tokenizer_config
 
 if TYPE_CHECKING:
     from longcat.model.checkpoint import Conversion
@@ -85,14 +86,17 @@ def export_checkpoint(
     *,
     layout: Layout = "published",
     dtype: Dtype = "stored",
+    allow_incompatible: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
     """Write the checkpoint in `source` and its tokenizer files to the new folder `output`; returns a summary.
 
-    `output` appears by one rename when everything is on disk.
+    `output` appears by one rename when everything is on disk. Without `allow_incompatible` the model is one that other
+    programs can run, and the folder has nothing that only this toolkit reads (`Conversion`, `standalone`).
 
     Raises:
-        InputError: `output` exists and is not empty, or `source` is not a complete checkpoint.
+        InputError: `output` exists and is not empty, `source` is not a complete checkpoint, or other programs would
+            compute something else.
         IntegrityError: `source` is an artifact and differs from its manifest.
         ConfigError: its config.json is of another architecture.
     """
@@ -105,13 +109,16 @@ def export_checkpoint(
     check_top_files(source, progress)
     wanted = None if dtype == "stored" else getattr(torch, dtype)
     with _told(), _beside(output) as aside:
-        conversion = Conversion(source, layout=layout, dtype=wanted)
+        conversion = Conversion(source, layout=layout, dtype=wanted, standalone=True)
         reason = conversion.config.unreadable_elsewhere()
-        if reason is not None:
-            raise InputError(f"cannot be exported: {reason}", where=str(source))
+        if reason is not None and not allow_incompatible:
+            hint = "--allow-incompatible writes it for programs that know this key"
+            raise InputError(f"cannot be exported: {reason}", where=str(source), hint=hint)
         _write(conversion, aside, progress, "exporting")
         _copy_tokenizer(source, aside)
+        export_tokenizer_config(aside, conversion.config.max_position_embeddings)
     return {
+        "incompatible": reason,
         "path": str(output),
         "layout": layout,
         "dtype": conversion.dtype,

@@ -13,13 +13,14 @@ from longcat.pipeline.faults import open_input
 from longcat.pipeline.json_text import parse_json
 from longcat.stages.formats.begin_token import begin_ids
 from longcat.stages.formats.chat_template import ChatTemplate
+from longcat.stages.formats.published_templates import DEFAULT, WITH_TOOLS, read_templates
 from longcat.stages.formats.tokenizer_backend import check_state, load_backend, one_line, panics_told
+from longcat.stages.formats.tokenizer_config import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, read_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 MAX_TOKENIZER_BYTES = 128 << 20
-MAX_TEMPLATE_BYTES = 256 << 10
 MAX_PROMPT_CHARACTERS = 16 << 20
 
 NAMED_TOKENS = {"bos_token": "<longcat_s>", "eos_token": "</longcat_s>", "pad_token": "<longcat_pad>"}
@@ -43,7 +44,7 @@ class Tokenizer:
         self._hidden = frozenset(hidden)
         self._named = dict(named)
         self._marks = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
-        self._template: ChatTemplate | None = None
+        self._templates: dict[str, ChatTemplate] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -119,7 +120,11 @@ class Tokenizer:
         Raises:
             InputError: it is not a Jinja template.
         """
-        self._template = ChatTemplate(source)
+        self.set_templates({DEFAULT: ChatTemplate(source)})
+
+    def set_templates(self, templates: Mapping[str, ChatTemplate]) -> None:
+        """Use these chat templates, by name (`formats.published_templates`)."""
+        self._templates = dict(templates)
 
     def render_chat(
         self,
@@ -185,14 +190,17 @@ class Tokenizer:
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any]
     ) -> str:
-        if self._template is None:
-            raise InputError("this tokenizer has no chat template", hint="use plain text, or add chat_template.jinja")
+        template = self._templates.get(WITH_TOOLS if tools and WITH_TOOLS in self._templates else DEFAULT)
+        if template is None:
+            named = f" named {DEFAULT!r}, only {', '.join(self._templates)}" if self._templates else ""
+            hint = "use plain text, or add chat_template.jinja"
+            raise InputError(f"this tokenizer has no chat template{named}", hint=hint)
         fixed = {"messages": list(messages), "tools": list(tools) if tools else None, **self._named}
         reserved = sorted(fixed.keys() & options.keys())
         if reserved:
             raise InputError(f"{', '.join(reserved)} cannot be set", where="chat_template_kwargs")
         values = {**options, **fixed}
-        return self._template.render(values, MAX_PROMPT_CHARACTERS)
+        return template.render(values, MAX_PROMPT_CHARACTERS)
 
 
 def load_tokenizer(folder: Path, state: Mapping[str, Any] | None = None) -> Tokenizer:
@@ -214,15 +222,9 @@ def load_tokenizer(folder: Path, state: Mapping[str, Any] | None = None) -> Toke
     except ValueError as error:
         raise InputError(f"not a tokenizer: {error}", where=str(path)) from None
     backend.encode_special_tokens = True
-    tokenizer = Tokenizer(backend, added, hidden, _named_tokens(folder, added))
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        try:
-            tokenizer.set_template(_read(template, MAX_TEMPLATE_BYTES).decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise InputError(f"not UTF-8 (byte {error.start})", where=str(template)) from None
-        except InputError as error:
-            raise InputError(error.what, where=error.where or str(template), hint=error.hint) from None
+    stated = read_object(folder / TOKENIZER_CONFIG)
+    tokenizer = Tokenizer(backend, added, hidden, _named_tokens(folder, stated, added))
+    tokenizer.set_templates(read_templates(folder, stated))
     return tokenizer
 
 
@@ -242,23 +244,18 @@ def read_state(folder: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def _named_tokens(folder: Path, added: Mapping[str, int]) -> dict[str, str]:
-    """Names of the begin, end and padding tokens."""
-    path = folder / "tokenizer_config.json"
-    try:
-        stated = parse_json(_read(path, MAX_TOKENIZER_BYTES)) if path.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=str(path)) from None
-    if not isinstance(stated, dict):
-        raise InputError("is not a JSON object", where=str(path))
-    named = {}
+def _named_tokens(folder: Path, stated: Mapping[str, Any], added: Mapping[str, int]) -> dict[str, str]:
+    """Names of the begin, end and padding tokens, from `stated`, the content of tokenizer_config.json, or the older
+    special_tokens_map.json."""
+    older, named = read_object(folder / SPECIAL_TOKENS_MAP), {}
     for name, default in NAMED_TOKENS.items():
-        token = stated.get(name) or default
+        path = folder / (TOKENIZER_CONFIG if stated.get(name) or not older.get(name) else SPECIAL_TOKENS_MAP)
+        token = stated.get(name) or older.get(name) or default
         text = token.get("content") if isinstance(token, dict) else token
         if not isinstance(text, str):
             raise InputError(f"{name} is neither a string nor an object with `content`", where=str(path))
         if text not in added:
-            where = str(path if name in stated else folder)
+            where = str(path if name in stated or name in older else folder)
             raise InputError(f"the {name} {text[:80]!r} is not among the added tokens", where=where)
         named[name] = text
     return named

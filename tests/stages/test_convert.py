@@ -22,7 +22,7 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.progress import SilentProgress
 from longcat.pipeline.tokens import TokenWriter
-from longcat.stages.convert import export_checkpoint
+from longcat.stages.convert import export_checkpoint, inspect_checkpoint
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
@@ -67,7 +67,8 @@ def test_export_and_import_give_the_same_bytes(layout: Any, folder: Path, run_st
     assert again.manifest.metrics["layout"] == layout
     assert again.id != imported.id
     for name in (*TOKENIZER_FILES, "model.safetensors", "config.json"):
-        assert (again.path / name).read_bytes() == (folder / name).read_bytes(), name
+        if name != "tokenizer_config.json":  # tells the context length of the model
+            assert (again.path / name).read_bytes() == (folder / name).read_bytes(), name
     assert not list(again.path.glob("*.py"))
 
 
@@ -98,6 +99,83 @@ def test_transformers_5_loads_the_export_with_its_tokenizer(dtype: Any, folder: 
     ours = load_pretrained(tmp_path / "out")(ids).logits
     difference = torch.linalg.vector_norm(ours - theirs(ids).logits) / torch.linalg.vector_norm(ours)
     assert difference < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tie_word_embeddings": True},
+        {"mla_scale_q_lora": False, "mla_scale_kv_lora": False},
+        {"mla_scale_kv_lora": False, "tie_word_embeddings": True, "num_nextn_predict_layers": 1},
+        {"zero_expert_num": 0},
+        {"routed_scaling_factor": 9.0, "n_routed_experts": 7, "zero_expert_num": 1},
+    ],
+    ids=["tied", "unscaled", "tied-unscaled-mtp", "no-zero-experts", "other-share"],
+)
+def test_transformers_5_gives_our_logits_for_every_exported_variant(changes: dict[str, Any], tmp_path: Path) -> None:
+    """The layout `published` has the same tensors, and differs in those that transformers never reads."""
+    transformers = pytest.importorskip("transformers", minversion="5.0")
+    config = ModelConfig(**{**load_preset("tiny").model_dump(), "vocab_size": 320, "initializer_range": 0.2, **changes})
+    model = LongcatFlash(config)
+    initialize(model, 3)
+    save_pretrained(model, tmp_path / "own")
+    export(tmp_path / "own", tmp_path / "out", layout="transformers5")
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert all(key.startswith("model.mtp.") for key in report["unexpected_keys"])
+    ids = torch.randint(320, (2, 17))
+    ours = model(ids).logits
+    assert torch.linalg.vector_norm(theirs(ids).logits - ours) / torch.linalg.vector_norm(ours) < 1e-5
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["mla_scale_q_lora"] is written["mla_scale_kv_lora"] is True
+    assert written["tie_word_embeddings"] is False
+
+
+INCOMPATIBLE: dict[str, dict[str, Any]] = {
+    "zero_expert_type = 'zero'": {"zero_expert_type": "zero"},
+    "zero_expert_type = 'null'": {"zero_expert_type": "null"},
+    "zero_expert_type = 'constant'": {"zero_expert_type": "constant"},
+    "zero_expert_types = ": {"zero_expert_types": {"zero": 1, "identity": 1}, "zero_expert_num": 2},
+    "moe_layout = 'interleaved'": {"moe_layout": "interleaved"},
+    "gating_residual = True": {"gating_residual": True},
+}
+
+
+@pytest.mark.parametrize("reason", INCOMPATIBLE)
+def test_what_others_would_compute_wrong_is_exported_only_if_asked(
+    reason: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ModelConfig(**{**load_preset("tiny").model_dump(), "vocab_size": 320, **INCOMPATIBLE[reason]})
+    model = LongcatFlash(config)
+    initialize(model, 3)
+    save_pretrained(model, tmp_path / "own")
+    command = ["--store", str(tmp_path / "store"), "-q", "export", str(tmp_path / "own"), "--output"]
+    assert run([*command, str(tmp_path / "out")]) == 3
+    said = capfd.readouterr().err
+    assert f"cannot be exported: {reason}" in said
+    assert "--allow-incompatible" in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    assert run([*command, str(tmp_path / "out"), "--allow-incompatible"]) == 0
+    assert f"warning: {reason}" in capfd.readouterr().err
+    again = load_pretrained(tmp_path / "out")
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+    with pytest.raises(InputError, match=f"cannot be used elsewhere: {reason}"):
+        inspect_checkpoint(tmp_path / "own")
+
+
+def test_the_exported_tokenizer_tells_the_context_of_the_model(folder: Path, tmp_path: Path) -> None:
+    export(folder, tmp_path / "out")
+    stated = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert stated["model_max_length"] == 128
+    assert stated["model_input_names"] == ["input_ids", "attention_mask"]
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert (tokenizer.model_max_length, tokenizer.padding_side) == (128, "left")
+    assert set(tokenizer("a b", return_tensors="pt")) == {"input_ids", "attention_mask"}
 
 
 def test_the_configuration_has_the_keys_required_by_vllm_and_no_misleading_ones(folder: Path, tmp_path: Path) -> None:

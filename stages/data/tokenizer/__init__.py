@@ -19,7 +19,7 @@ def _check(config: TokenizerConfig, inputs: Mapping[str, tuple[PlannedInput, ...
     return {"vocab_size": config.vocab_size}
 
 
-@stage("data.tokenizer", revision=2, inputs={"documents": "documents+"}, output="tokenizer", check=_check)
+@stage("data.tokenizer", revision=3, inputs={"documents": "documents+"}, output="tokenizer", check=_check)
 def train_tokenizer(context: Context[TokenizerConfig]) -> Result:
     """Train a byte-level BPE tokenizer on a sample of the documents, and measure it on others.
 

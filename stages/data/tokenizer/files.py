@@ -18,6 +18,7 @@ from longcat.stages.formats.special_tokens import (
     SPECIAL_TOKENS,
     UNKNOWN,
 )
+from longcat.stages.formats.tokenizer_config import EXPLICIT
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -49,6 +50,7 @@ def _tokenizer_config() -> dict[str, Any]:
         for number, token in enumerate(SPECIAL_TOKENS)
     }
     return {
+        **EXPLICIT,
         "tokenizer_class": "PreTrainedTokenizerFast",
         **NAMED_TOKENS,
         "added_tokens_decoder": decoder,
