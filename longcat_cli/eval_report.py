@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 def results_table(metrics: Mapping[str, Any]) -> PlainTable:
     """Print the checkpoints of an evaluation (its metrics), then the baselines."""
-    needles = any(found.get("needle_top1") is not None for found in metrics["checkpoints"])
-    columns = ("checkpoint", ">loss", ">bits per byte", ">perplexity", *((">needle accuracy",) if needles else ()))
-    rows = table(*columns)
+    shares = {"needle_top1": "needle accuracy", "recalled": "recall"}
+    shares = {key: name for key, name in shares.items() if any(key in found for found in metrics["checkpoints"])}
+    rows = table("checkpoint", ">loss", ">bits per byte", ">perplexity", *(f">{name}" for name in shares.values()))
     for found in metrics["checkpoints"]:
-        needle = found.get("needle_top1")
         losses = (found["validation_loss"], found["bits_per_byte"], found["perplexity"])
-        rows.add_row(found["label"], *map(_figure, losses), "" if needle is None else _figure(needle))
+        rows.add_row(
+            found["label"], *map(_figure, losses), *(_figure(found[key]) if key in found else "" for key in shares)
+        )
     loss = metrics["unigram_loss"]
-    chance = _figure(metrics["needle_chance"]) if needles else ""
     baseline = (loss, metrics["unigram_bits_per_byte"], math.exp(loss))
-    rows.add_row("baseline: unigram, chance" if needles else "baseline: unigram", *map(_figure, baseline), chance)
+    chances = [_figure(metrics["needle_chance"]) if key == "needle_top1" else "" for key in shares]
+    title = "baseline: unigram, chance" if "needle_top1" in shares else "baseline: unigram"
+    rows.add_row(title, *map(_figure, baseline), *chances)
     return rows
 
 
@@ -49,6 +51,29 @@ def print_report(text: str) -> None:
         console.print(Markdown(text, hyperlinks=False))
     else:
         write_text(text)
+
+
+def print_heat_maps(evaluation: Mapping[str, Any]) -> None:
+    """Print the heat maps of needles and recall on a terminal with colours; elsewhere the tables say the same."""
+    from rich.text import Text
+
+    from longcat.stages.evaluate.drawings import SHOWN, heat_maps
+    from longcat.stages.formats.heat_map import color, digits_color
+
+    console = out()
+    if not console.is_terminal or console.no_color:
+        return
+    for found in (each for part in SHOWN for each in heat_maps(evaluation, part)):
+        console.print()
+        console.print(found.title)
+        console.print(Text("depth".ljust(7) + "".join(f"{label:>9}" for label in found.columns) + " tokens"))
+        for label, row in zip(found.rows, found.values, strict=True):
+            line = Text(label.ljust(7))
+            for value in row:
+                shown = "" if value is None else f"{value:.2f}"
+                style = "" if value is None else f"{digits_color(value)} on {color(value)}"
+                line.append(f"{shown:>8} ", style)
+            console.print(line)
 
 
 def print_comparison(found: Comparison) -> None:

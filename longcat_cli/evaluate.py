@@ -30,12 +30,12 @@ def show(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show the report of an evaluation; Markdown in a pipe.
+    """Show the report of an evaluation, with heat maps; Markdown in a pipe.
 
     Example: [cyan]longcat eval show evaluation[/cyan]
     """
     from longcat.cli.console import print_json
-    from longcat.cli.eval_report import print_report
+    from longcat.cli.eval_report import print_heat_maps, print_report
     from longcat.cli.render import artifact_json
     from longcat.stages.evaluate.compare import read_evaluation
 
@@ -47,6 +47,7 @@ def show(
         print_json({key: about[key] for key in ("id", "names", "path", "config")} | evaluation)
     else:
         print_report(artifact.file("report.md").read_text(encoding="utf-8", errors="replace"))
+        print_heat_maps(evaluation)
 
 
 def compare(

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]) -> dict[str, int]:
-    """Check labels and lengths against the known checkpoints; returns `needle_lengths_skipped`, if any are.
+    """Check labels and lengths against the known checkpoints; returns `needle_lengths_skipped` and
+    `recall_lengths_skipped`, if any are.
 
     Raises:
         ConfigError: labels are missing or too many, a window is longer than a checkpoint's context, or all requested
-            needle lengths exceed the context of every checkpoint.
+            needle or recall lengths exceed the context of every checkpoint.
     """
     check_labels(config, len(checkpoints))
     contexts = {}
@@ -29,17 +30,21 @@ def check_evaluation(config: EvaluateConfig, checkpoints: Sequence[PlannedInput]
     if contexts:
         name = min(contexts, key=lambda name: contexts[name])
         check_window(config.sequence_length, name, contexts[name])
-    if len(contexts) < len(checkpoints):
+    if len(contexts) < len(checkpoints) or config.beyond_context:
         return {}
     name = max(contexts, key=lambda name: contexts[name])
-    beyond = [length for length in config.needle.lengths if length > contexts[name]]
-    if beyond and beyond == list(config.needle.lengths) and "lengths" in config.needle.model_fields_set:
-        raise ConfigError(
-            f"needle.lengths: {min(beyond)} exceeds every checkpoint's context, the longest is {name}: "
-            f"{contexts[name]}",
-            hint="use a shorter one, or evaluate a checkpoint with a longer context",
-        )
-    return {"needle_lengths_skipped": len(beyond)} if beyond else {}
+    skipped = {}
+    for part, options in (("needle", config.needle), ("recall", config.recall)):
+        beyond = [length for length in options.lengths if length > contexts[name]]
+        if beyond and beyond == list(options.lengths) and "lengths" in options.model_fields_set:
+            raise ConfigError(
+                f"{part}.lengths: {min(beyond)} exceeds every checkpoint's context, the longest is {name}: "
+                f"{contexts[name]}",
+                hint="use a shorter one, evaluate a checkpoint with a longer context, or set beyond_context",
+            )
+        if beyond:
+            skipped[f"{part}_lengths_skipped"] = len(beyond)
+    return skipped
 
 
 def check_labels(config: EvaluateConfig, checkpoints: int) -> None:

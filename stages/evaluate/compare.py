@@ -18,6 +18,8 @@ ORDER = (
     "bits per byte",
     "perplexity",
     "needle accuracy",
+    "recall",
+    "loss by position",
     "FFN experts per token",
     "parameters",
     "activated parameters",
@@ -136,11 +138,24 @@ def _figures(result: dict[str, Any]) -> Iterator[tuple[str, float | int | None]]
     for length in dict.fromkeys(cell["length"] for cell in needle["cells"]):
         cells = [cell for cell in needle["cells"] if cell["length"] == length]
         yield f"needle accuracy{LENGTH}{length:,}", weighted_mean(cells, "top1")
+    yield from _of_recall(result.get("recall", {}).get("cells", []))
+    for bucket in result.get("positions", {}).get("buckets", []):
+        yield f"loss by position{LENGTH}{bucket['to']:,}", bucket["loss"]
     yield "FFN experts per token", validation["ffn_experts"]
     yield "parameters", result["parameters"]
     yield "activated parameters", result["activated_parameters"]
     yield "context", result["context"]
     yield "trained on tokens", result["training_tokens"]
+
+
+def _of_recall(cells: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    if cells:
+        yield "recall", weighted_mean(cells, "recalled")
+    for length in dict.fromkeys(cell["length"] for cell in cells):
+        yield (
+            f"recall{LENGTH}{length:,}",
+            weighted_mean([cell for cell in cells if cell["length"] == length], "recalled"),
+        )
 
 
 def weighted_mean(cells: Sequence[dict[str, Any]], name: str) -> float:
@@ -157,9 +172,9 @@ def _notes(read: Sequence[tuple[Artifact, dict[str, Any]]]) -> Iterator[str]:
     elif any(other["validation"] != first["validation"] for _, other in others):
         yield "measured on different windows of the same tokens: small differences in loss are not significant"
     if any(_needles(other) != _needles(artifact) for other, _ in others):
-        yield "measured with different needles: compare accuracies of the same length only"
+        yield "measured with different needles, facts or documents: compare figures of the same length only"
 
 
-def _needles(artifact: Artifact) -> tuple[Any, Any]:
+def _needles(artifact: Artifact) -> dict[str, Any]:
     config = artifact.manifest.config
-    return config.get("needle"), config.get("seed")
+    return {key: config.get(key) for key in ("needle", "recall", "positions", "seed")}

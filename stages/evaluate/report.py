@@ -16,6 +16,7 @@ def render_report(evaluation: dict[str, Any]) -> str:
     parts = ["# Evaluation", _loss_section(evaluation)]
     if any(result["needle"]["cells"] or result["needle"]["skipped"] for result in evaluation["checkpoints"]):
         parts.append(_needle_section(evaluation))
+    parts += _recall_section(evaluation) + _position_section(evaluation)
     parts.append("Continuations of the fixed prompts are in `samples.jsonl`, all figures in `evaluation.json`.")
     return "\n\n".join(parts) + "\n"
 
@@ -82,6 +83,55 @@ def _needle_table(result: dict[str, Any]) -> str:
     skipped = [f"Length {item['length']:,} was skipped: {item['reason']}." for item in result["needle"]["skipped"]]
     parts = [f"### {_plain(result['label'])}{trials}", *([_table(header, rows)] if rows else []), *skipped]
     return "\n\n".join(parts)
+
+
+def _recall_section(evaluation: dict[str, Any]) -> list[str]:
+    results = [result for result in evaluation["checkpoints"] if "recall" in result]
+    if not results:
+        return []
+    parts = ["## Recall among many facts"]
+    for result in results:
+        cells = result["recall"]["cells"]
+        depths = sorted({cell["depth"] for cell in cells})
+        rows = []
+        for length in dict.fromkeys(cell["length"] for cell in cells):
+            here = [cell for cell in cells if cell["length"] == length]
+            by_depth = {cell["depth"]: cell["recalled"] for cell in here}
+            mean = weighted_mean(here, "recalled")
+            rows.append([f"{length:,}", *(f"{by_depth[depth]:.2f}" for depth in depths), f"{mean:.2f}"])
+        count = f" ({cells[0]['trials']} facts a cell)" if cells else ""
+        parts.append(f"### {_plain(result['label'])}{count}")
+        parts += [_table(["length", *(f"depth {depth:g}" for depth in depths), "all"], rows)] if rows else []
+        parts += [f"Length {item['length']:,} was skipped: {item['reason']}." for item in result["recall"]["skipped"]]
+    parts.append(
+        "Fraction of facts whose answer is the model's most likely one, by length and depth. All facts of a length are "
+        "in the same texts; chance is practically zero. Heat maps are in `recall.svg`."
+    )
+    return parts
+
+
+def _position_section(evaluation: dict[str, Any]) -> list[str]:
+    results = [result for result in evaluation["checkpoints"] if "positions" in result]
+    if not results:
+        return []
+    ranges = {(bucket["from"], bucket["to"]) for result in results for bucket in result["positions"]["buckets"]}
+    rows = []
+    for first, end in sorted(ranges):
+        row = [f"{first:,} – {end:,}"]
+        for result in results:
+            buckets = result["positions"]["buckets"]
+            bucket = next((each for each in buckets if (each["from"], each["to"]) == (first, end)), None)
+            row.append("–" if bucket is None else f"{bucket['loss']:.4f} ± {bucket['standard_error']:.4f}")
+        rows.append(row)
+    parts = ["## Loss by position"]
+    parts += [_table(["position", *(_plain(result["label"]) for result in results)], rows)] if rows else []
+    parts += [f"{_plain(result['label'])}: {why}." for result in results if (why := result["positions"]["skipped"])]
+    documents = results[0]["positions"]["documents"]
+    parts.append(
+        f"Loss of the tokens after so many tokens of the same {documents} documents, nats per token, with its standard "
+        "error over documents. The curves are in `positions.svg`."
+    )
+    return parts
 
 
 def _table(header: Row, rows: Sequence[Row]) -> str:

@@ -18,11 +18,15 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.files import atomic_write, canonical_json, pretty_json, read_json
 from longcat.pipeline.progress import Bar
 from longcat.pipeline.stage import Context, Result
+from longcat.pipeline.tokens import TokenFile
 from longcat.stages.evaluate.check import check_labels, check_window
 from longcat.stages.evaluate.config import EvaluateConfig
+from longcat.stages.evaluate.drawings import drawings
 from longcat.stages.evaluate.loss import Windows, baseline_loss, model_loss, read_windows
 from longcat.stages.evaluate.needle import read_haystack
 from longcat.stages.evaluate.needle_run import run_needles
+from longcat.stages.evaluate.positions import run_positions
+from longcat.stages.evaluate.recall import run_recall
 from longcat.stages.evaluate.report import render_report
 from longcat.stages.evaluate.samples import run_samples
 from longcat.stages.formats.checkpoint import check_same_tokenizer, read_model_config
@@ -46,7 +50,19 @@ DEFINITIONS = {
     "top1": "fraction of needles whose answer has the highest log-probability among the candidates",
     "exact_match": "fraction of needles whose answer the model generates by greedy decoding",
     "answer_logprob": "mean log-probability of the whole answer, nats",
+    "recalled": "fraction of facts whose answer has the highest probability, token by token",
+    "positions": "loss of the tokens after `from` to `to` - 1 tokens of long documents, nats per token; standard error "
+    "with documents as sampling units",
 }
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every checkpoint reads."""
+
+    windows: Windows
+    haystack: Ids
+    validation: TokenFile
 
 
 @dataclass
@@ -64,7 +80,10 @@ class Evaluated:
     def engine(self) -> InferenceEngine:
         """Engine, loaded when the first result is missing."""
         options = self.options
-        return load_engine(self.artifact.path, device=options.device, dtype=options.dtype)
+        engine = load_engine(self.artifact.path, device=options.device, dtype=options.dtype)
+        if options.beyond_context and options.longest > engine.max_length:
+            engine.model.config = engine.config.model_copy(update={"max_position_embeddings": options.longest})
+        return engine
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """Result `name`: saved by an earlier, interrupted run, or computed and saved now."""
@@ -86,9 +105,11 @@ def run_evaluation(context: Context[EvaluateConfig]) -> Result:
         validation = open_tokens(tokens.path, "validation")
         length = _sequence_length(config, checkpoints)
         windows = read_windows(validation, length, config, _token_bytes(tokenizer))
-        haystack = read_haystack(validation, tokenizer) if config.needle.lengths else np.zeros(0, dtype=np.int64)
+        hides = config.needle.lengths or config.recall.lengths
+        haystack = read_haystack(validation, tokenizer) if hides else np.zeros(0, dtype=np.int64)
         baseline = baseline_loss(open_tokens(tokens.path, "train"), windows, tokenizer.vocab_size)
-        results = [_evaluate(context, checkpoint, windows, haystack) for checkpoint in checkpoints]
+        material = Material(windows, haystack, validation)
+        results = [_evaluate(context, checkpoint, material) for checkpoint in checkpoints]
     evaluation = {
         "definitions": DEFINITIONS,
         "tokens": tokens.id,
@@ -136,21 +157,34 @@ def _token_bytes(tokenizer: EngineTokenizer) -> Ids:
     return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], dtype=np.int64)
 
 
-def _evaluate(
-    context: Context[EvaluateConfig], checkpoint: Evaluated, windows: Windows, haystack: Ids
-) -> dict[str, Any]:
-    config = context.config
-    total = windows.tokens + sum(config.needle.lengths) * len(config.needle.depths) * config.needle.trials
-    with context.progress.task(f"evaluating {checkpoint.label}", total=total, unit="tokens") as bar:
+def _evaluate(context: Context[EvaluateConfig], checkpoint: Evaluated, material: Material) -> dict[str, Any]:
+    config, windows = context.config, material.windows
+    with context.progress.task(f"evaluating {checkpoint.label}", total=_tokens(config, windows), unit="tokens") as bar:
         step = _stepper(context, bar)
         loss = checkpoint.remember("loss", lambda: _loss(checkpoint.engine, windows, step))
         needles = checkpoint.remember(
-            "needle", lambda: run_needles(checkpoint.engine, haystack, config.needle, config.seed, step)
+            "needle", lambda: run_needles(checkpoint.engine, material.haystack, config.needle, config.seed, step)
         )
+        found = {"validation": loss, "needle": needles}
+        if config.recall.lengths:
+            found["recall"] = checkpoint.remember(
+                "recall", lambda: run_recall(checkpoint.engine, material.haystack, config.recall, config.seed, step)
+            )
+        if config.positions.length:
+            found["positions"] = checkpoint.remember(
+                "positions", lambda: run_positions(checkpoint.engine, material.validation, config.positions, step)
+            )
         samples = checkpoint.remember("samples", lambda: run_samples(checkpoint.engine, config.samples, config.seed))
     checkpoint.__dict__.pop("engine", None)  # one model in memory at a time
     context.logger.info("%s: loss %.4f, %.4f bits per byte", checkpoint.label, loss["loss"], loss["bits_per_byte"])
-    return {**_identity(checkpoint), "validation": loss, "needle": needles, "samples": samples}
+    return {**_identity(checkpoint), **found, "samples": samples}
+
+
+def _tokens(config: EvaluateConfig, windows: Windows) -> int:
+    """Tokens that one checkpoint reads, at most."""
+    needles = sum(config.needle.lengths) * len(config.needle.depths) * config.needle.trials
+    positions = (config.positions.length or 0) * config.positions.documents
+    return windows.tokens + needles + sum(config.recall.lengths) * config.recall.trials + positions
 
 
 def _stepper(context: Context[EvaluateConfig], bar: Bar) -> Callable[[int], None]:
@@ -194,6 +228,8 @@ def _write(output: Path, evaluation: dict[str, Any], checkpoints: Sequence[Evalu
     atomic_write(output / "samples.jsonl", b"".join(line + b"\n" for line in lines))
     atomic_write(output / "evaluation.json", pretty_json(evaluation))
     atomic_write(output / "report.md", render_report(evaluation).encode())
+    for name, drawing in drawings(evaluation).items():
+        atomic_write(output / name, drawing.encode())
 
 
 def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -205,6 +241,7 @@ def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
             "bits_per_byte": result["validation"]["bits_per_byte"],
             "perplexity": result["validation"]["perplexity"],
             **({"needle_top1": result["needle"]["top1"]} if result["needle"]["top1"] is not None else {}),
+            **({"recalled": result["recall"]["recalled"]} if result.get("recall", {}).get("cells") else {}),
         }
         for result in evaluation["checkpoints"]
     ]
@@ -224,6 +261,8 @@ def _performance(checkpoints: Sequence[Evaluated], windows: Windows) -> dict[str
         asked = {
             "loss": True,
             "needle": checkpoint.options.needle.lengths,
+            "recall": checkpoint.options.recall.lengths,
+            "positions": checkpoint.options.positions.length,
             "samples": checkpoint.options.samples.prompts,
         }
         parts = {f"{part}_seconds": round(seconds, 3) for part, seconds in checkpoint.speed.items() if asked[part]}

@@ -119,6 +119,25 @@ def test_the_report_is_shown(longcat: Any, store: Store, monkeypatch: pytest.Mon
     assert any(row[0] == "extended" and loss in row for row in words(shown) if row)
 
 
+def test_heat_maps_on_a_terminal_with_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [{"length": length, "depth": 0.5, "recalled": share} for length, share in ((512, 1.0), (1024, 0.25))]
+    evaluation = {"checkpoints": [{"label": "base", "recall": {"cells": cells}}]}
+    found = {}
+    for system in ("truecolor", None):
+        console = PlainConsole(width=100, force_terminal=True, color_system=system, no_color=system is None)
+        monkeypatch.setattr(eval_report, "out", lambda console=console: console)
+        with console.capture() as capture:
+            eval_report.print_heat_maps(evaluation)
+        found[system] = capture.get()
+    assert found[None] == ""
+    shown = found["truecolor"]
+    assert "base: facts recalled" in shown
+    assert words(shown)[2] == ["depth", "512", "1,024", "tokens"]
+    # Dark blue behind a white 1.00, light blue behind a black 0.25.
+    assert "38;2;255;255;255;48;2;8;48;107m    1.00" in shown
+    assert "38;2;0;0;0;48;2;187;200;218m    0.25" in shown
+
+
 @pytest.mark.usefixtures("named")
 def test_evaluations_side_by_side(longcat: Any, store: Store) -> None:
     longcat(*evaluate("base", lengths="[90, 94]", name="first"))

@@ -205,7 +205,7 @@ def test_an_interrupted_run_resumes_and_gives_the_same_bytes(
     # The first checkpoint was finished; only the samples of the second were missing.
     assert loaded == [short.path, long.path, long.path]
     contents = {entry.path: entry.sha256 for entry in resumed.manifest.files}
-    assert set(contents) == {"evaluation.json", "report.md", "samples.jsonl"}
+    assert set(contents) == {"evaluation.json", "needle.svg", "report.md", "samples.jsonl"}
     session.store.remove(resumed)
     whole = evaluate([short, long])
     assert {entry.path: entry.sha256 for entry in whole.manifest.files} == contents
