@@ -21,7 +21,7 @@ PATHS_A_SHARD = 64
 
 def _sources(config: RepositoriesConfig) -> dict[str, str]:
     from longcat.pipeline.sources import fingerprint_paths
-    from longcat.stages.data.repositories.read import repository_files
+    from longcat.stages.data.repositories.read import module_files, repository_files
 
     found: dict[str, str] = {}
     for given in config.input:
@@ -29,12 +29,14 @@ def _sources(config: RepositoriesConfig) -> dict[str, str]:
         if not path.exists():
             raise InputError("no such folder or archive", where=given)
         found |= fingerprint_paths([file for _, file in repository_files(path)] if path.is_dir() else [path])
+    for name in config.modules:
+        found |= fingerprint_paths([file for _, file in module_files(name)])
     return found
 
 
 def _check(config: RepositoriesConfig, inputs: Mapping[str, tuple[PlannedInput, ...]]) -> dict[str, Any]:
-    if not inputs.get("documents") and not config.input:
-        raise UsageError("no input", hint="pass a PATH or --documents NAME")
+    if not inputs.get("documents") and not config.input and not config.modules:
+        raise UsageError("no input", hint="pass a PATH, --modules NAME or --documents NAME")
     return {}
 
 
@@ -49,8 +51,8 @@ def _check(config: RepositoriesConfig, inputs: Mapping[str, tuple[PlannedInput, 
 def join_repositories(context: Context[RepositoriesConfig]) -> Result:
     """Join the files of each repository to one document, in dependency order.
 
-    Repositories are folders, tar archives, or documents whose metadata name repository and path. Documents are
-    partitioned by repository on disk, so that a process holds only one partition.
+    Repositories are folders, tar archives, installed Python packages, or documents whose metadata name repository and
+    path. Documents are partitioned by repository on disk, so that a process holds only one partition.
 
     Raises:
         UsageError: neither documents nor an input was given.
@@ -60,10 +62,10 @@ def join_repositories(context: Context[RepositoriesConfig]) -> Result:
 
     tasks, first = _partitions(context)
     paths = [Path(given) for given in context.config.input]
-    tasks += [
-        _task(context, (), tuple(paths[at : at + PATHS_A_SHARD]), len(tasks) + at // PATHS_A_SHARD)
-        for at in range(0, len(paths), PATHS_A_SHARD)
-    ]
+    for at in range(0, len(paths), PATHS_A_SHARD):
+        tasks.append(_task(context, len(tasks), paths=tuple(paths[at : at + PATHS_A_SHARD])))
+    if context.config.modules:
+        tasks.append(_task(context, len(tasks), modules=context.config.modules))
     results = [*first, *context.map_shards(assemble_shard, tasks, description="joining repositories")]
     total = {
         key: sum(result.get(key, 0) for result in results) for key in ("documents", "files", "kept", "repositories")
@@ -101,13 +103,11 @@ def _partitions(context: Context[RepositoriesConfig]) -> tuple[list[AssembleTask
     ]
     tasks = [PartitionTask(shard, tuple(own), context.config) for shard, own in zip(shards, parts, strict=True)]
     first = list(context.map_shards(partition_shard, tasks, description="partitioning"))
-    return [_task(context, tuple(own), (), at) for at, own in enumerate(zip(*parts, strict=True))], first
+    return [_task(context, at, parts=tuple(own)) for at, own in enumerate(zip(*parts, strict=True))], first
 
 
-def _task(
-    context: Context[RepositoriesConfig], parts: tuple[Path, ...], paths: tuple[Path, ...], number: int
-) -> AssembleTask:
+def _task(context: Context[RepositoriesConfig], number: int, **sources: Any) -> AssembleTask:
     from longcat.pipeline.documents import shard_name
     from longcat.stages.data.repositories.shard import AssembleTask
 
-    return AssembleTask(parts, paths, context.output / shard_name(number), context.config)
+    return AssembleTask(target=context.output / shard_name(number), config=context.config, **sources)

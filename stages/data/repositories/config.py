@@ -11,6 +11,10 @@ class RepositoriesConfig(StageConfig):
     """Where repositories are, and how long their documents may be."""
 
     input: tuple[str, ...] = Field(default=(), description="Repositories: folders, and tar archives of one each.")
+    modules: tuple[str, ...] = Field(
+        default=(),
+        description="Installed Python packages by import name, whose sources are a repository each, e.g. longcat.",
+    )
     repository_key: str = Field(
         default="repository", min_length=1, description="Metadata key of a document with the name of its repository."
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from posixpath import splitext
 
-from longcat.pipeline.errors import InputError
+from longcat.pipeline.errors import ConfigError, InputError
 
 _SUFFIXES = """
 .py .pyi .pyx .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .rs .go .java .kt .scala .js .mjs .cjs .jsx .ts .tsx .cs .rb .php
@@ -70,6 +71,21 @@ def repository_name(path: Path) -> str:
     return next((name.removesuffix(end) for end in sorted(ARCHIVES, key=len, reverse=True) if name.endswith(end)), name)
 
 
+def module_folder(name: str) -> Path:
+    """Folder of an installed Python package; the package is not imported, those above it are.
+
+    Raises:
+        ConfigError: there is no such package, or it is no folder of Python files.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
+        raise ConfigError(f"modules: no installed package {name!r}", hint="give import names, such as longcat or numpy")
+    return Path(spec.origin).parent
+
+
 def left_out(path: str) -> bool:
     """Whether a folder of the path is hidden, or holds what is not of the repository."""
     return any(part.startswith(".") or part in LEFT_OUT for part in path.split("/")[:-1])
@@ -83,9 +99,7 @@ def read_repository(path: Path, max_characters: int) -> Read:
     """
     read = Read(max_characters)
     if path.is_dir():
-        for name, file in repository_files(path):
-            if read.wants(name, file.stat().st_size):
-                read.add(name, file.read_bytes())
+        _read_files(repository_files(path), read)
         return read
     try:
         with tarfile.open(path) as archive:
@@ -95,10 +109,35 @@ def read_repository(path: Path, max_characters: int) -> Read:
     return read
 
 
-def repository_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Regular files by path, without links."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not left_out(f"{name}/"))
+def read_module(name: str, max_characters: int) -> Read:
+    """Read an installed package. Raises as `module_folder`."""
+    read = Read(max_characters)
+    _read_files(module_files(name), read)
+    return read
+
+
+def module_files(name: str) -> Iterator[tuple[str, Path]]:
+    """Files of an installed package by path, from the name on, as imports write it.
+
+    An installation for development may link to its folders.
+    """
+    for path, file in repository_files(module_folder(name), links=True):
+        yield f"{name.replace('.', '/')}/{path}", file
+
+
+def _read_files(files: Iterable[tuple[str, Path]], read: Read) -> None:
+    for name, file in files:
+        if read.wants(name, file.stat().st_size):
+            read.add(name, file.read_bytes())
+
+
+def repository_files(root: Path, *, links: bool = False) -> Iterator[tuple[str, Path]]:
+    """Regular files by path, without links; with `links` those to folders are followed, each folder once."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=links):
+        seen.add(os.path.realpath(folder))
+        kept = (name for name in sorted(folders) if not left_out(f"{name}/"))
+        folders[:] = [name for name in kept if os.path.realpath(Path(folder, name)) not in seen]
         for name in sorted(names):
             file = Path(folder) / name
             if file.is_file() and not file.is_symlink():

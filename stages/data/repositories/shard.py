@@ -13,7 +13,7 @@ from longcat.pipeline.document_inputs import InputShard
 from longcat.pipeline.documents import Document, read_documents, write_documents
 from longcat.stages.data.repositories.assemble import repository_documents
 from longcat.stages.data.repositories.config import RepositoriesConfig
-from longcat.stages.data.repositories.read import Read, read_repository, repository_name
+from longcat.stages.data.repositories.read import Read, read_module, read_repository, repository_name
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,17 @@ def partition_shard(task: PartitionTask) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class AssembleTask:
-    """One shard of the output, from the files of a partition, or from folders and archives."""
+    """One shard of the output, from the files of a partition, from folders and archives, or from packages."""
 
-    parts: tuple[Path, ...]
-    paths: tuple[Path, ...]
     target: Path
     config: RepositoriesConfig
+    parts: tuple[Path, ...] = ()
+    paths: tuple[Path, ...] = ()
+    modules: tuple[str, ...] = ()
 
 
 def assemble_shard(task: AssembleTask) -> dict[str, Any]:
-    """Write one shard of repository documents, in the order of the names of partitions, as given of paths.
+    """Write one shard of repository documents, in the order of the names of partitions, as given of paths and packages.
 
     Raises:
         InputError: an archive is damaged.
@@ -79,6 +80,8 @@ def _repositories(task: AssembleTask) -> Iterator[tuple[str, Read]]:
     most = task.config.max_file_characters
     for path in task.paths:
         yield repository_name(path), read_repository(path, most)
+    for module in task.modules:
+        yield module, read_module(module, most)
     found: dict[str, Read] = defaultdict(lambda: Read(most))
     for part in task.parts:
         for document in read_documents(part):

@@ -13,7 +13,7 @@ import pytest
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.documents import Document, document_shards, read_documents
-from longcat.pipeline.errors import InputError, UsageError
+from longcat.pipeline.errors import ConfigError, InputError, UsageError
 from longcat.stages.data.repositories.assemble import repository_documents
 from longcat.stages.data.repositories.imports import Files, imported
 from longcat.stages.data.repositories.order import dependency_order
@@ -170,6 +170,32 @@ def test_folders_archives_and_documents_give_the_same(
     }
     assert made[2].manifest.counts["dropped"] == {"empty": 1, "joined": 4, "no_repository": 1}
     assert made[0].manifest.metrics == {"repositories": 1, "circular_imports": 0}
+
+
+def test_installed_packages_are_repositories(run_stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Installed for development: a folder of links, one of which leads back.
+    folder_of(tmp_path / "code" / "app", {"sea.py": "x = 1\n", "ships.py": "from .sea import x\n"})
+    folder_of(tmp_path / "links_of_ships", {"__init__.py": "import links_of_ships.app.sea\n"})
+    (tmp_path / "links_of_ships" / "app").symlink_to(tmp_path / "code" / "app")
+    (tmp_path / "code" / "app" / "again").symlink_to(tmp_path / "links_of_ships")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = run_stage("data.repositories", {"modules": ["links_of_ships"]})
+    (document,) = documents_of(made)
+    assert document.id == "links_of_ships"
+    paths = ["app/sea.py", "__init__.py", "app/ships.py"]
+    assert document.metadata["paths"] == [f"links_of_ships/{path}" for path in paths]
+    # The files are part of the artifact's identity.
+    (tmp_path / "code" / "app" / "sea.py").write_text("x = 2\n")
+    assert run_stage("data.repositories", {"modules": ["links_of_ships"]}).id != made.id
+    # A repository that is given as a folder is read without its links.
+    (document,) = documents_of(run_stage("data.repositories", {"input": [str(tmp_path / "links_of_ships")]}))
+    assert document.metadata["paths"] == ["__init__.py"]
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "tarfile", "no_such_package.below", ""])
+def test_what_is_no_installed_package_is_refused(run_stage: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"modules: no installed package '{name}'"):
+        run_stage("data.repositories", {"modules": [name]})
 
 
 def test_bad_inputs_are_refused(run_stage: Any, tmp_path: Path) -> None:
