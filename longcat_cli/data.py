@@ -139,6 +139,14 @@ SPECS = {
         ),
         positional="input",
     ),
+    "key-values": Spec(
+        "data.key-values",
+        "Make up facts of keys and values, alone or among other text, to train recall.",
+        (
+            "longcat data key-values --facts 8 --mentions 4 --name facts",
+            "longcat data key-values --tokens tokens --length 4096 --facts 64 --name facts-4k",
+        ),
+    ),
     "train-quality": Spec(
         "data.train-quality",
         "Train a fastText quality classifier for the filter.",

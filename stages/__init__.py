@@ -9,6 +9,7 @@ registry.declare(
         "data.extract": "longcat.stages.data.extract",
         "data.filter": "longcat.stages.data.filter",
         "data.repositories": "longcat.stages.data.repositories",
+        "data.key-values": "longcat.stages.data.key_values",
         "data.train-quality": "longcat.stages.data.quality",
         "data.dedup": "longcat.stages.data.dedup",
         "data.decontaminate": "longcat.stages.data.decontaminate",
