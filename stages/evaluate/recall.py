@@ -141,7 +141,10 @@ def _facts(tokenizer: EngineTokenizer, options: RecallOptions, rng: random.Rando
     keys, values = (rng.sample(words(options.words), count) for words in (key_words, value_words))
     return [
         _Fact(
-            *(tokenizer.encode(text) for text in (statement.question(key), statement.answer(value), statement.end)),
+            *(
+                tokenizer.encode(text)
+                for text in (statement.question(key), statement.answer(value), statement.end(key))
+            ),
         )
         for key, value in zip(keys, values, strict=True)
     ]

@@ -43,11 +43,12 @@ class Statement:
         """Check a template.
 
         Raises:
-            ValueError: it lacks `{key}` or, later and after a space, `{value}`, or has one of them twice.
+            ValueError: it lacks `{key}` or, later and after a space, `{value}`, or several of either before its end.
         """
-        if template.count("{key}") != 1 or template.count("{value}") != 1:
-            raise ValueError(f"{template!r} must have {{key}} and {{value}}, each once")
-        if "{key}" not in template.partition(" {value}")[0] or " {value}" not in template:
+        before = template.partition(" {value}")[0]
+        if template.count("{value}") != 1 or before.count("{key}") > 1:
+            raise ValueError(f"{template!r} must have {{value}} once, and {{key}} once before it")
+        if "{key}" not in before or " {value}" not in template:
             raise ValueError(f"{template!r} must have {{value}} after {{key}}, with a space before it")
         return cls(template)
 
@@ -59,11 +60,10 @@ class Statement:
         """What continues the question."""
         return f" {value}"
 
-    @property
-    def end(self) -> str:
-        """The sentence after its value."""
-        return self.template.partition(" {value}")[2]
+    def end(self, key: str) -> str:
+        """The sentence after its value, where the key may be repeated."""
+        return self.template.partition(" {value}")[2].replace("{key}", key)
 
     def text(self, key: str, value: str) -> str:
         """The whole sentence."""
-        return self.question(key) + self.answer(value) + self.end
+        return self.question(key) + self.answer(value) + self.end(key)

@@ -33,7 +33,7 @@ class KeyValuesConfig(StageConfig):
         description="Tokens of a document with its end token, filled with text of `tokens`; null: facts only.",
     )
     statement: str = Field(
-        default="{key} {value}\n",
+        default=" {key} {value} {key}\n",
         max_length=200,
         description="Sentence of a fact with {key} and, after a space, {value}; as `recall.statement` of `evaluate`.",
     )

@@ -28,7 +28,7 @@ def documents_of(artifact: Artifact) -> list[Document]:
 
 def facts_in(text: str) -> list[tuple[str, str]]:
     keys, values = set(key_words(64)), set(value_words(64))
-    pairs = re.findall(r"^(\w{4}) (\w{4})$", text, re.MULTILINE)
+    pairs = re.findall(r"^ (\w{4}) (\w{4}) \1$", text, re.MULTILINE)
     return [(key, value) for key, value in pairs if key in keys and value in values]
 
 
@@ -66,7 +66,8 @@ def test_keys_and_values_of_a_document_differ() -> None:
     sizes = set()
     for seed in range(30):
         facts = [fact.split() for fact in drawn_facts(config, random.Random(seed))]
-        assert len({key for key, _ in facts}) == len({value for _, value in facts}) == len(facts)
+        assert all(key == again for key, _, again in facts)
+        assert len({key for key, _, _ in facts}) == len({value for _, value, _ in facts}) == len(facts)
         sizes.add(len(facts))
     assert min(sizes) >= 2 and max(sizes) <= 40 and len(sizes) > 15
 
@@ -108,10 +109,11 @@ def test_documents_have_the_length_in_tokens_and_no_validation_text(run_stage: A
 
 def test_a_word_is_a_token_for_a_tokenizer_of_such_documents(run_stage: Any) -> None:
     made = run_stage("data.key-values", {"documents": 400, "words": 32})
-    tokenizer = run_stage("data.tokenizer", {"vocab_size": 400}, {"documents": made})
+    tokenizer = run_stage("data.tokenizer", {"vocab_size": 410}, {"documents": made})
     loaded = load_tokenizer(tokenizer.path)
     key, value = key_words(32)[5], value_words(32)[7]
-    assert [loaded.decode([token]) for token in loaded.encode(f"{key} {value}\n")] == [key, f" {value}", "\n"]
+    pieces = [loaded.decode([token]) for token in loaded.encode(f" {key} {value} {key}\n")]
+    assert pieces == [f" {key}", f" {value}", f" {key}", "\n"]
 
 
 @pytest.mark.parametrize(

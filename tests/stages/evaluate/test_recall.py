@@ -70,6 +70,15 @@ def test_facts_lie_at_their_depths_and_fill_the_length(haystack: Any, tokenizer:
     assert any((haystack[at : at + room] == around).all() for at in range(len(haystack) - room + 1))
 
 
+def test_a_fact_may_repeat_its_key_after_the_value(haystack: Any, tokenizer: EngineTokenizer) -> None:
+    options = RecallOptions(depths=(0.5,), keys=3, statement="({key}: {value}, {key})")
+    facts = draw_facts(haystack, tokenizer, options, 300, "0")
+    said = re.findall(r"[(](\w+): (\w+), (\w+)[)]", tokenizer.literal_text(facts.text))
+    asked = [tokenizer.literal_text(each.question + each.answer) for each in facts.questions]
+    assert asked == [f"({key}: {value}" for key, value, _ in said]
+    assert [key for key, _, _ in said] == [again for _, _, again in said]
+
+
 def test_facts_depend_on_seed_length_and_trial_alone(haystack: Any, tokenizer: EngineTokenizer) -> None:
     first = draw_facts(haystack, tokenizer, OPTIONS, 400, "0:400:0")
     assert draw_facts(haystack, tokenizer, OPTIONS, 400, "0:400:0") == first
@@ -90,7 +99,8 @@ def test_a_text_with_the_keys_is_no_haystack(tokenizer: EngineTokenizer) -> None
     [
         ({"statement": "{value} is {key}"}, "must have {value} after {key}"),
         ({"statement": "{key}{value}"}, "must have {value} after {key}, with a space before it"),
-        ({"statement": "{key} {key} {value}"}, "each once"),
+        ({"statement": "{key} {key} {value}"}, "must have {value} once, and {key} once before it"),
+        ({"statement": "{key} {value} {value}"}, "must have {value} once, and {key} once before it"),
         ({"keys": 8, "words": 39}, "40 facts need as many words, but words = 39"),
         ({"depths": [0.5, 0.5]}, "a depth is given twice"),
     ],
