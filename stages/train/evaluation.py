@@ -73,4 +73,5 @@ class Evaluator:
             None if bounds is None else torch.from_numpy(bounds),
             context_rank=parallel.context_rank,
             context_size=parallel.sizes.context,
+            look_back=self.held.look_back,
         )

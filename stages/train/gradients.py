@@ -58,7 +58,7 @@ class BatchGradients:
     ) -> None:
         self.plan, self.options, self.held, self.compute, self.balance = plan, options, held, compute, balance
         self.parallel, self.config = held.parallel, held.config
-        self.objective = Objective(options.objective, held.config, held.parallel)
+        self.objective = Objective(options.objective, held.config, held.parallel, held.look_back)
         self.mixer_losses = mixer_losses(held.config)
         self._pipeline: Pipeline | None = None
         self._attention = AttentionFlops(held.config)

@@ -42,11 +42,12 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """Loss of a model for this process's part of the work."""
+    """Loss of a model for this process's part of the work. `look_back`: that of its embedding."""
 
     options: ObjectiveOptions
     config: ModelConfig
     parallel: Parallel
+    look_back: int = 0
 
     def names(self, step: int) -> list[str]:
         """Names of the figures of a step (since initialisation), the same in every process."""
@@ -65,13 +66,19 @@ class Objective:
     def rows(self, batch: Batch) -> Rows:
         """A micro batch on the device; document bounds stay on the CPU, which reads them."""
         ids = torch.from_numpy(batch.ids).to(self.parallel.device)
-        bounds, sizes = torch.from_numpy(batch.cu_seqlens()), self.parallel.sizes
-        place = {"context_rank": self.parallel.context_rank, "context_size": sizes.context}
         targets = torch.from_numpy(batch.targets()).to(self.parallel.device)
-        rows = local_rows(ids[:, :-1], targets, bounds, **place)
+        rows = local_rows(
+            ids[:, :-1],
+            targets,
+            torch.from_numpy(batch.cu_seqlens()),
+            context_rank=self.parallel.context_rank,
+            context_size=self.parallel.sizes.context,
+            look_back=self.look_back,
+            masked=self.options.document_mask,
+        )
         if batch.budgets is not None:
             rows = rows._replace(budgets_B=torch.from_numpy(batch.budgets).to(self.parallel.device))
-        return rows if self.options.document_mask else rows._replace(cu_seqlens=None)
+        return rows
 
     def totals(self, batch: Batch, batch_size: int, step: int) -> Totals:
         """Counts of the batch, of which `batch` is this process's part; collective if needed."""

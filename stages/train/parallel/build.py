@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from longcat.model.config import ModelConfig
+from longcat.model.embeddings.base import Embedding
 from longcat.model.transformer import LongcatFlash
 from longcat.stages.train.parallel.context import share_context
 from longcat.stages.train.parallel.expert import distribute_experts
@@ -54,6 +55,12 @@ class Distributed:
             for model, stage in zip(self.models, self.pipeline_stages, strict=True)
             for layer in layers_of_stage(self.config.num_layers, stage, stages)
         }
+
+    @property
+    def look_back(self) -> int:
+        """Earlier ids that the embedding of this process needs; 0 if another process has it."""
+        held = (model.model.embed_tokens for model in self.models)
+        return max((module.look_back for module in held if isinstance(module, Embedding)), default=0)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This process's parameters by their names in the whole model."""

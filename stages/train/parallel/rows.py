@@ -42,10 +42,17 @@ def local_rows(
     context_rank: int = 0,
     context_size: int = 1,
     look_back: int = 0,
+    masked: bool = True,
 ) -> Rows:
-    """Part of whole rows for one process; every token keeps its target, next and earlier tokens."""
+    """Part of whole rows for one process; every token keeps its target, next and earlier tokens.
+
+    `look_back`: earlier ids that the embedding needs. Without `masked`, attention and embedding cross the bounds of
+    documents, but multi-token prediction does not.
+    """
+    next_targets_BT = targets_after_next(targets_BT, cu_seqlens)
+    cu_seqlens = cu_seqlens if masked else None
     # The last position of a row gets a wrong next token, but has no target and no position attends to it.
-    whole = Rows(ids_BT, targets_BT, ids_BT.roll(-1, dims=1), targets_after_next(targets_BT, cu_seqlens), cu_seqlens)
+    whole = Rows(ids_BT, targets_BT, ids_BT.roll(-1, dims=1), next_targets_BT, cu_seqlens)
     if look_back:
         whole = whole._replace(previous_ids_BTN=previous_ids(ids_BT, look_back, cu_seqlens))
     if context_size == 1:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from longcat.model.embeddings.token import TokenEmbedding
 from longcat.model.init import initialize
 from longcat.model.moe.mixture import LayerRouting
 from longcat.model.presets import load_preset
@@ -24,6 +25,7 @@ from longcat.stages.train.config import ObjectiveOptions
 from longcat.stages.train.load_balance.expert_load import Load, RoutingObserver
 from longcat.stages.train.objective import Objective, Terms, Totals
 from longcat.stages.train.optim.average import WeightAverage
+from longcat.stages.train.parallel.config import Degrees
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.prefetch import Prefetcher
 
@@ -278,3 +280,31 @@ def test_less_than_one_batch(run_stage: Any, make_tokens: Any, tiny: dict[str, A
     few = make_tokens([40, 40])
     with pytest.raises(InputError, match="fill 2 sequences of 32 tokens, batch_size is 4"):
         run_stage("train", tiny, {"tokens": few})
+
+
+class Shifted(TokenEmbedding):
+    """Vector of the token, plus half of that of the token before it."""
+
+    look_back = 1
+
+    def forward(self, input_ids_BT: torch.Tensor, previous_ids_BTN: torch.Tensor | None = None) -> torch.Tensor:
+        assert previous_ids_BTN is not None
+        before_BT = previous_ids_BTN[..., -1]
+        return self.weight[input_ids_BT] + 0.5 * self.weight[before_BT.clamp(min=0)] * (before_BT >= 0).unsqueeze(-1)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_embedding_of_earlier_ids_gets_them_for_every_part_of_a_row(masked: bool) -> None:
+    model, whole = make_model(), make_batch(5, 7)
+    shifted = Shifted(64, model.config.hidden_size)
+    shifted.weight = model.model.embed_tokens.weight
+    model.model.embed_tokens = shifted
+    bounds = torch.from_numpy(whole.cu_seqlens()) if masked else None
+    expected = model.embed(torch.from_numpy(whole.ids)[:, :-1], bounds)
+    options = ObjectiveOptions(document_mask=masked)
+    for rank in range(2):
+        parallel = Parallel(sizes=Degrees(context=2), rank=rank)
+        rows = Objective(options, model.config, parallel, shifted.look_back).rows(whole)
+        found = model.embed(rows.ids_BT, rows.cu_seqlens, rows.positions_T, rows.previous_ids_BTN)
+        assert rows.positions_T is not None
+        torch.testing.assert_close(found, expected[:, rows.positions_T])

@@ -45,3 +45,19 @@ def test_whole_rows_have_the_targets_that_the_model_would_shift() -> None:
     whole, _ = parts(2)
     assert torch.equal(whole.next_targets_BT, targets_after_next(whole.targets_BT, whole.cu_seqlens))
     assert whole.positions_T is None
+
+
+def test_earlier_ids_cross_the_border_of_a_chunk_but_not_of_a_document() -> None:
+    ids = torch.arange(16).view(1, 16)
+    whole = (ids, ids + 1, torch.tensor([0, 3, 16]))
+    first, second = (local_rows(*whole, context_rank=rank, context_size=2, look_back=2) for rank in range(2))
+    assert second.ids_BT[0].tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert second.previous_ids_BTN is not None and first.previous_ids_BTN is not None
+    # Position 2 is in the other process's part; the document begins at 3.
+    assert second.previous_ids_BTN[0, :3].tolist() == [[-1, 3], [3, 4], [4, 5]]
+    assert first.previous_ids_BTN[0, 2:6].tolist() == [[0, 1], [-1, -1], [10, 11], [11, 12]]
+    unmasked = local_rows(*whole, context_rank=0, context_size=2, look_back=2, masked=False)
+    assert unmasked.previous_ids_BTN is not None
+    assert unmasked.previous_ids_BTN[0, 3].tolist() == [1, 2]
+    assert unmasked.cu_seqlens is None
+    assert torch.equal(unmasked.next_targets_BT, first.next_targets_BT)

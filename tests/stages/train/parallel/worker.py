@@ -25,6 +25,7 @@ from gathering import full_state, full_tensors
 from torch.utils.checkpoint import checkpoint
 
 from longcat.model.config import ModelConfig
+from longcat.model.embeddings.base import Embedding
 from longcat.model.init import initialize as initialize_whole
 from longcat.model.layers.base import LayerOutput
 from longcat.model.transformer import BackboneOutput, LongcatFlash
@@ -78,6 +79,7 @@ class Case:
     preferred: tuple[int, ...] = ()
     again: bool = False
     step: bool = False
+    look_back: int = 0
     dtype: str = "float32"
 
     @property
@@ -141,13 +143,27 @@ def plain_step(model: LongcatFlash, micro_batches: list[Rows], counted: tuple[in
     """A training step without a pipeline."""
     step = Step(0.0, {})
     for rows in micro_batches:
-        loss_sum, _, output = model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, rows.positions_T)
+        loss_sum, _, output = model.loss(
+            rows.ids_BT, rows.targets_BT, rows.cu_seqlens, rows.positions_T, rows.previous_ids_BTN
+        )
         loss = objective(model, output, rows, counted, loss_sum, shift)
         (loss + sum(spread(layer, given) for layer, given in enumerate(output.layers))).backward()
         step.loss += loss.item()
         for layer, routing in enumerate(output.routing):
             step.counts[layer] = step.counts.get(layer, 0) + routing.counts_E
     return step
+
+
+def look_back(embedding: torch.nn.Module, count: int) -> None:
+    """Make the token embedding one that adds weighted vectors of the `count` ids before a token."""
+
+    def forward(ids_BT: torch.Tensor, previous_BTN: torch.Tensor | None = None) -> torch.Tensor:
+        assert previous_BTN is not None and previous_BTN.shape[-1] == count
+        weights_N1 = torch.linspace(0.3, 0.9, count).unsqueeze(-1)
+        vectors_BTND = embedding.weight[previous_BTN.clamp(min=0)] * (previous_BTN >= 0).unsqueeze(-1)
+        return embedding.weight[ids_BT] + (vectors_BTND * weights_N1).sum(dim=2)
+
+    embedding.look_back, embedding.forward = count, forward
 
 
 def pipeline_step(
@@ -175,6 +191,9 @@ def build(case: Case, parallel: Parallel) -> Distributed:
     distributed = build_model(case.config, parallel, getattr(torch, case.dtype))
     initialize(distributed, SEED)
     prefer(distributed.router_biases(), case.preferred)
+    for model in (model for model in distributed.models if case.look_back):
+        if isinstance(model.model.embed_tokens, Embedding):
+            look_back(model.model.embed_tokens, case.look_back)
     for layer in (layer for model in distributed.models for layer in model.model.layers if case.recompute):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     return distributed
@@ -186,7 +205,10 @@ def distributed_step(
     parallel = distributed.parallel
     share = parallel.batch_share(len(batch) * case.rows, case.rows)
     place = {"context_rank": parallel.context_rank, "context_size": parallel.sizes.context}
-    own = [local_rows(*part, **place) for part in batch[share.start // case.rows : share.stop // case.rows]]
+    own = [
+        local_rows(*part, **place, look_back=distributed.look_back)
+        for part in batch[share.start // case.rows : share.stop // case.rows]
+    ]
     if parallel.sizes.pipeline > 1:
         return pipeline_step(case, distributed, own, counted)
     return plain_step(distributed.model, own, counted), None
@@ -296,6 +318,8 @@ def compare(
     """Compare with the same step of one plain model."""
     model = LongcatFlash(case.config)
     initialize_whole(model, SEED)
+    if case.look_back:  # the model itself finds the earlier ids of whole rows
+        look_back(model.model.embed_tokens, case.look_back)
     prefer(model.router_biases(), case.preferred)
     same_start = same(start, model) if case.step else None
     step = plain_step(model, rows, counted, shift=True)
