@@ -19,6 +19,7 @@ Row = Sequence[str | Text]
 
 PART_NAMES = {
     "embedding": "embedding",
+    "ngram": "n-gram embedding",
     "output": "output projection",
     "attention": "attention",
     "dense_ffn": "dense feed-forward",

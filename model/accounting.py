@@ -17,7 +17,7 @@ PRETRAINING_LENGTH = 8192  # tokens, the published sequence length
 TRAINING_PASSES = 3  # forward, gradient of inputs, gradient of weights
 CACHE_BYTES_PER_VALUE = 2  # bfloat16
 FP8_BLOCK, FP8_SCALE_BYTES = 128, 4  # one float32 scale for every 128 x 128 weights, as in DeepSeek-V3
-PARTS = ("embedding", "output", "attention", "dense_ffn", "experts", "router", "norms", "other", "mtp")
+PARTS = ("embedding", "ngram", "output", "attention", "dense_ffn", "experts", "router", "norms", "other", "mtp")
 
 # Part of the model by substring of the published key; the first match wins.
 _PART_OF_SEGMENT = {
@@ -26,9 +26,13 @@ _PART_OF_SEGMENT = {
     "router": "router",
     "self_attn": "attention",
     "mlps": "dense_ffn",
+    "tables": "ngram",
+    "projection": "ngram",
     "embed_tokens": "embedding",
     "lm_head": "output",
 }
+# Parts of published keys whose tensors are bfloat16 in an FP8 checkpoint.
+_WIDE_PARTS = frozenset({"embed_tokens", "ngram_embeddings", "lm_head"})
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Accounting:
     figure.
 
     `activated_*` count the parameters that one token uses, with one matrix of vocabulary size (the output projection)
-    and not the embedding table: minimum (as many selected experts as possible are zero-computation ones), maximum (none
-    is), and average when FFN experts are selected in proportion to their number.
+    and no table of embeddings, of tokens or n-grams: minimum (as many selected experts as possible are zero-computation
+    ones), maximum (none is), and average when FFN experts are selected in proportion to their number.
 
     FLOPs are for that average: `flops_per_token_train` forward and backward with causal attention over `context`
     tokens, `flops_per_token_prefill` the forward pass alone, `flops_per_token_decode` one token after `context` cached
@@ -96,7 +100,8 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
     total = sum(parts.values()) - parts["mtp"]
     output_table = config.vocab_size * config.hidden_size
     experts_of_layers = parts["experts"] // config.n_routed_experts  # one expert in every layer
-    always = total - parts["experts"] - parts["embedding"] - parts["output"] + output_table
+    tables = config.ngram_tables.rows * config.ngram_tables.width if config.ngram_tables else 0
+    always = total - parts["experts"] - parts["embedding"] - tables - parts["output"] + output_table
     fewest = max(0, config.moe_topk - config.zero_expert_num)
     mean_ffn_experts = config.moe_topk * config.n_routed_experts / config.num_experts
     activated_mean = always + round(mean_ffn_experts * experts_of_layers)
@@ -221,4 +226,4 @@ def _lowest_bytes(key: str, tensor: torch.Tensor) -> int:
     segments = key.split(".")
     if "router" in segments:
         return 4
-    return 1 if tensor.dim() == 2 and "embed_tokens" not in segments and "lm_head" not in segments else 2
+    return 1 if tensor.dim() == 2 and _WIDE_PARTS.isdisjoint(segments) else 2

@@ -40,6 +40,8 @@ class Sizes(Protocol):
     def qk_rope_head_dim(self) -> int: ...
     @property
     def v_head_dim(self) -> int: ...
+    @property
+    def ngram_parameters(self) -> int: ...
 
 
 def check_size(sizes: Sizes) -> None:
@@ -51,6 +53,7 @@ def check_size(sizes: Sizes) -> None:
             f"zero_expert_num = {sizes.zero_expert_num} are {matrices}, more than {MAX_MATRICES}"
         )
     parameters = sizes.num_layers * _parameters_of_layer(sizes) + 2 * sizes.vocab_size * sizes.hidden_size
+    parameters += sizes.ngram_parameters
     if parameters > MAX_PARAMETERS:
         raise ValueError(f"the sizes make a model of {parameters:.1e} parameters, more than {MAX_PARAMETERS:.1e}")
 

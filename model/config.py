@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from longcat.model.bounds import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, check_size, shown
+from longcat.model.embeddings.ngram_tables import MAX_ORDER, MAX_SPLITS, NgramTables
 from longcat.model.errors import ModelConfigError, first_problem
 from longcat.model.mixers import DEFAULT, MixerSpec, parse, spec_of_slot
 from longcat.model.rope_scaling import RopeScaling
@@ -92,6 +93,25 @@ class ModelConfig(BaseModel):
     )
     initializer_range: float = Field(default=0.02, gt=0, le=1e3, description="standard deviation of initial weights")
     tie_word_embeddings: bool = Field(default=False, description="whether the output projection is the embedding table")
+    ngram_vocab_size_ratio: float | None = Field(
+        default=None, gt=0, le=1e6, description="rows of an n-gram table by vocab_size; none: no n-gram embeddings"
+    )
+    emb_neighbor_num: int = Field(
+        default=4, ge=2, le=MAX_ORDER, description="longest n-gram in tokens (N), the token itself included"
+    )
+    emb_split_num: int = Field(default=4, ge=1, le=MAX_SPLITS, description="n-gram tables of each length (K)")
+    ngram_word_scale: Literal["mean", "full"] = Field(
+        default="mean",
+        description="whether the token's own vector is a term of the mean over tables, or is added whole to the rest",
+    )
+    ngram_amplification: Literal["none", "sqrt_d", "norm"] = Field(
+        default="none", description="embeddings with n-grams as they are, times sqrt(hidden_size), or normalised"
+    )
+    ngram_excluded_ids: tuple[int, ...] = Field(
+        default=(),
+        strict=False,
+        description="token ids without n-grams, which also end the look-back of the tokens after them",
+    )
     num_nextn_predict_layers: int = Field(
         default=0, ge=0, le=1, description="layers that predict the token after the next: 0 or 1"
     )
@@ -120,6 +140,7 @@ class ModelConfig(BaseModel):
                 f"span_scale = {self.span_scale!r} needs moe_layout = 'span' or 'post', this is {self.moe_layout!r}"
             )
         self._check_attention()
+        self._check_ngram()
         if self.mtp_share_embeddings and not self.num_nextn_predict_layers:
             raise ValueError("mtp_share_embeddings = True needs num_nextn_predict_layers = 1")
         check_size(self)
@@ -141,6 +162,24 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"attention {pattern[0].kind!r} has losses of its own ({', '.join(losses)}), which multi-token "
                 "prediction does not train; give a pattern, under which that layer has 'mla'"
+            )
+
+    def _check_ngram(self) -> None:
+        tables = self.ngram_tables
+        if tables is None:
+            given = [name for name in NGRAM_KEYS if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
+                raise ValueError(f"{given[0]} = {getattr(self, given[0])!r} needs ngram_vocab_size_ratio")
+            return
+        if problem := tables.problem():
+            raise ValueError(problem)
+        outside = [number for number in self.ngram_excluded_ids if not 0 <= number < self.vocab_size]
+        if outside:
+            raise ValueError(f"ngram_excluded_ids: {outside[0]} is outside vocab_size = {self.vocab_size}")
+        if self.mtp_share_embeddings:
+            raise ValueError(
+                "mtp_share_embeddings = True and ngram_vocab_size_ratio exclude each other: multi-token prediction has "
+                "a token table of its own"
             )
 
     def _check_zero_expert_types(self, counts: Mapping[Any, int]) -> None:
@@ -166,6 +205,7 @@ class ModelConfig(BaseModel):
         """
         ours = {
             "attention": self.attention is not None,
+            "ngram_vocab_size_ratio": self.ngram_tables is not None,
             "zero_expert_type": self.zero_expert_type != "identity",
             "zero_expert_types": bool(self.zero_expert_counts.keys() - {"identity"}),
             "moe_layout": self.moe_layout != "shortcut",
@@ -182,6 +222,19 @@ class ModelConfig(BaseModel):
     def mixer(self, slot: int) -> MixerSpec:
         """Attention kind of slot `slot`: `2 * layer`, `2 * layer + 1`, or `mtp_slot`."""
         return spec_of_slot(self.mixers, slot, self.num_layers)
+
+    @property
+    def ngram_tables(self) -> NgramTables | None:
+        """Sizes of the n-gram tables; None without n-gram embeddings."""
+        if self.ngram_vocab_size_ratio is None:
+            return None
+        shape = self.vocab_size, self.hidden_size, self.emb_neighbor_num, self.emb_split_num
+        return NgramTables(*shape, self.ngram_vocab_size_ratio)
+
+    @property
+    def ngram_parameters(self) -> int:
+        """Parameters of n-gram tables and their projections."""
+        return 0 if self.ngram_tables is None else self.ngram_tables.parameters
 
     @property
     def num_experts(self) -> int:
@@ -232,9 +285,9 @@ class ModelConfig(BaseModel):
         """
         default = type(self).model_fields
         fields = {
-            key: value
+            key: list(value) if isinstance(value, tuple) else value
             for key, value in self.model_dump().items()
-            if key not in _OPTIONAL or value != default[key].default
+            if key not in _OPTIONAL or value != default[key].default or (key in _NGRAM_SIZES and self.ngram_tables)
         }
         constants = {
             "architectures": [ARCHITECTURE],
@@ -256,10 +309,14 @@ _REQUIRED = (
     *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rope_theta", "max_position_embeddings", "rms_norm_eps"),
 )
 
+# Sizes of n-gram embeddings, written whenever there are any; and all keys that need them.
+_NGRAM_SIZES = ("emb_neighbor_num", "emb_split_num")
+NGRAM_KEYS = (*_NGRAM_SIZES, "ngram_word_scale", "ngram_amplification", "ngram_excluded_ids")
+
 # Keys of optional parts that the published config.json lacks, or of our extensions.
 _OPTIONAL = frozenset(
     {"num_nextn_predict_layers", "mtp_share_embeddings", "zero_expert_types", "moe_layout", "gating_residual"}
-    | {"attention", "rope_scaling", "span_scale"}
+    | {"attention", "rope_scaling", "span_scale", "ngram_vocab_size_ratio", *NGRAM_KEYS}
 )
 
 # Layouts whose norms follow sums: their tensors have other names and their models no final norm.

@@ -1,7 +1,7 @@
 """Published tensor names: one tensor per matrix on disk, while experts are stacked per layer in memory.
 
 Layouts: `published` is the layout of Meituan's checkpoints, vLLM, SGLang and transformers 4; `transformers5` has more,
-see `idle_tensors`.
+see `idle_tensors`. N-gram tables are stacked in memory, and their projections side by side.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ from longcat.model.transformer import LongcatFlash
 Layout = Literal["published", "transformers5"]
 
 GATE_UP, DOWN = ".experts.gate_up_proj", ".experts.down_proj"
+NGRAM_TABLES, NGRAM_PROJECTION = "model.embed_tokens.tables", "model.embed_tokens.projection.weight"
+NGRAM_PREFIX = "model.ngram_embeddings."
 
 
 def published_tensors(model: LongcatFlash) -> Iterator[tuple[str, torch.Tensor]]:
@@ -30,8 +32,25 @@ def published_tensors(model: LongcatFlash) -> Iterator[tuple[str, torch.Tensor]]
             prefix = name.removesuffix("down_proj")
             for expert, down_DF in enumerate(tensor.unbind()):
                 yield f"{prefix}{expert}.down_proj.weight", down_DF
+        elif name in (NGRAM_TABLES, NGRAM_PROJECTION):
+            parts, dim = ngram_parts(model.config, name)
+            for key, start, size in parts:
+                yield key, tensor.narrow(dim, start, size)
         else:
             yield name, tensor
+
+
+def ngram_parts(config: ModelConfig, name: str) -> tuple[list[tuple[str, int, int]], int]:
+    """(published key, first index, size) of every part of the stacked tables or the projection, and their dimension."""
+    tables = config.ngram_tables
+    if tables is None:
+        raise ValueError("the model has no n-gram embeddings")
+    if name == NGRAM_TABLES:
+        places, kind, dimension = list(zip(tables.starts, tables.sizes, strict=True)), "embedders", 0
+    else:
+        places = [(table * tables.width, tables.width) for table in range(tables.count)]
+        kind, dimension = "post_projs", 1
+    return [(f"{NGRAM_PREFIX}{kind}.{table}.weight", *place) for table, place in enumerate(places)], dimension
 
 
 def idle_tensors(config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,8 +1,8 @@
 """Parameter kinds for rules that scale with the width of the model.
 
-    embedding     a table of vectors: no sum over the width
+    embedding     a table of vectors, of tokens or n-grams: no sum over the width
     hidden        a matrix that sums over a width: attention, dense networks, experts, latents, the join of multi-token
-                  prediction
+                  prediction, the projection of n-gram tables
     router        the classifier of a router, which sums over a width too
     unembedding   the output projection
     vector        norm gains, and matrices with both dimensions independent of the width
@@ -11,6 +11,7 @@ The names are those of a model's parameters or, expert by expert, of its publish
 (`tie_word_embeddings`) has one name, and counts as embedding.
 """
 
+import re
 from typing import Literal, get_args
 
 from longcat.model.config import ModelConfig
@@ -18,6 +19,11 @@ from longcat.model.mixers import slot_of_key
 
 Kind = Literal["embedding", "hidden", "router", "unembedding", "vector"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+# The output of a constant expert is a lookup too, like a token's vector.
+_TABLES = re.compile(
+    r".*embed_tokens\.weight|.*\.zero_experts\.constant\.vectors"
+    r"|model\.embed_tokens\.tables|model\.ngram_embeddings\.embedders\.\d+\.weight"
+)
 
 
 def parameter_kind(config: ModelConfig, name: str, dimensions: int) -> Kind:
@@ -30,8 +36,7 @@ def parameter_kind(config: ModelConfig, name: str, dimensions: int) -> Kind:
             return own
     if dimensions < 2 or name.endswith(".router.residual.weight"):
         return "vector"
-    # The output of a constant expert is a lookup, like a token's vector.
-    if name.endswith(("embed_tokens.weight", ".zero_experts.constant.vectors")):
+    if _TABLES.fullmatch(name):
         return "embedding"
     if name.endswith(".router.classifier.weight"):
         return "router"

@@ -11,7 +11,7 @@ import torch
 from longcat.model.bounds import least_tensors, shown
 from longcat.model.config import MODEL_TYPE, ModelConfig
 from longcat.model.errors import CheckpointError, ModelConfigError
-from longcat.model.layout import Layout, idle_tensors, published_tensors
+from longcat.model.layout import NGRAM_TABLES, Layout, idle_tensors, ngram_parts, published_tensors
 from longcat.model.published_keys import MTP_EMBEDDING, copies, is_derived
 from longcat.model.quantized import Method, QuantizedFiles, method_of
 from longcat.model.safetensors_files import Stored, stored_parts
@@ -102,6 +102,7 @@ def check_tensors(weights: WeightFiles, config: ModelConfig, expected: Mapping[s
             f"the model of {CONFIG_FILE} has no such part"
         )
     weights.check_index()
+    _check_ratio(weights, config)
     for key, shape in wanted.items():
         weights.check_dtype(key)
         weights.check_shape(key, shape)
@@ -109,6 +110,17 @@ def check_tensors(weights: WeightFiles, config: ModelConfig, expected: Mapping[s
         weights.check_shape(key, expected[source])
         _check_copy(weights, key, source)
     return layout
+
+
+def _check_ratio(weights: WeightFiles, config: ModelConfig) -> None:
+    """Raise CheckpointError if n-gram tables have other rows than the configuration says."""
+    for key, _, rows in ngram_parts(config, NGRAM_TABLES)[0] if config.ngram_tables else ():
+        stored = weights.tensors[key]
+        if stored.shape and stored.shape[0] != rows:
+            raise CheckpointError(
+                f"{weights.folder / stored.file}: {key} has {stored.shape[0]} rows, ngram_vocab_size_ratio = "
+                f"{config.ngram_vocab_size_ratio:g} of {CONFIG_FILE} asks for {rows}; the tables are of another ratio"
+            )
 
 
 def _check_copy(weights: WeightFiles, key: str, source: str) -> None:

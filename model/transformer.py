@@ -17,7 +17,7 @@ from longcat.kernels.mla_attention import document_bounds
 from longcat.model.attention.base import MixerOutput, SequenceContext, SequenceMixer, rotary_widths
 from longcat.model.config import ModelConfig
 from longcat.model.embeddings.base import Embedding, previous_ids
-from longcat.model.embeddings.token import TokenEmbedding
+from longcat.model.embeddings.build import build_embedding
 from longcat.model.errors import ModelError
 from longcat.model.layers.base import LayerOutput, run_layers
 from longcat.model.layers.build import build_layer, layer_class
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = build_embedding(config)
         self.layers = nn.ModuleList(build_layer(config, index) for index in range(config.num_layers))
         self.norm: nn.Module = (
             RMSNorm(config.hidden_size, config.rms_norm_eps) if layer_class(config).final_norm else nn.Identity()

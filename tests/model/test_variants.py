@@ -1,10 +1,11 @@
-"""Table of variants: every kind of attention satisfies the interface (`model.attention.base`).
+"""Table of variants: every kind of attention (`model.attention.base`) and embedding (`model.embeddings.base`).
 
 A new kind adds a row to `VARIANTS` and changes nothing else here.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,17 @@ from longcat.stages.convert import export_checkpoint
 from longcat.stages.train.parallel.compilation import compile_blocks
 from longcat.stages.train.parallel.config import Degrees, ParallelOptions, check_fits
 
-VARIANTS: dict[str, Any] = {
-    "mla": None,
-    "window": {"kind": "test_window", "size": 4},
-    "linear": "test_linear",
-    "window and mla": {"pattern": ["test_window", "mla"]},
-    "linear and mla": {"pattern": ["test_linear", "mla"]},
+NGRAM = {"ngram_vocab_size_ratio": 2.57, "emb_neighbor_num": 3, "emb_split_num": 2, "ngram_excluded_ids": [7]}
+# Changes to the configuration.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mla": {},
+    "window": {"attention": {"kind": "test_window", "size": 4}},
+    "linear": {"attention": "test_linear"},
+    "window and mla": {"attention": {"pattern": ["test_window", "mla"]}},
+    "linear and mla": {"attention": {"pattern": ["test_linear", "mla"]}},
+    "n-grams": {**NGRAM, "ngram_amplification": "norm"},
+    "n-grams and window": {**NGRAM, "attention": "test_window", "ngram_word_scale": "full", "eos_token_id": 50},
+    "n-grams, tied": {**NGRAM, "tie_word_embeddings": True, "ngram_amplification": "sqrt_d", "emb_neighbor_num": 5},
 }
 ATEN = torch.ops.aten
 PRODUCTS = (ATEN.mm.default, ATEN.bmm.default, ATEN.addmm.default, ATEN.baddbmm.default, ATEN.baddbmm_.default)
@@ -53,13 +59,8 @@ def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
-def attention(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture
-def variant(attention: Any, config: ModelConfig) -> ModelConfig:
-    return ModelConfig(**{**config.model_dump(), "attention": attention, "num_nextn_predict_layers": 0})
+def variant(request: pytest.FixtureRequest, config: ModelConfig) -> ModelConfig:
+    return ModelConfig(**{**config.model_dump(), **request.param, "num_nextn_predict_layers": 0})
 
 
 @pytest.fixture
@@ -73,6 +74,10 @@ def model(variant: ModelConfig) -> LongcatFlash:
 @pytest.fixture(name="ids_BT")
 def token_ids(variant: ModelConfig) -> torch.Tensor:
     return torch.randint(4, variant.vocab_size, (2, 24), generator=torch.Generator().manual_seed(1))
+
+
+def batch_of(model: LongcatFlash, pieces: list[Piece], page_size: int = 4) -> StepBatch:
+    return StepBatch.of(pieces, page_size, look_back=model.model.embed_tokens.look_back)
 
 
 @torch.no_grad()
@@ -140,8 +145,9 @@ def test_steps_over_pages_equal_the_forward_pass(
         pieces = []
         for row in rows:
             start, count = sum(splits[row][:place]), splits[row][place]
-            pieces.append(Piece(ids_BT[row, start : start + count].tolist(), start, pages[row], count, slot=2 - row))
-        logits_RV = model.step(StepBatch.of(pieces, 4), cache).logits_RV
+            ids = ids_BT[row].tolist()
+            pieces.append(Piece(ids[start : start + count], start, pages[row], count, ids[:start], slot=2 - row))
+        logits_RV = model.step(batch_of(model, pieces), cache).logits_RV
         for row, part in zip(rows, logits_RV.split([len(piece.ids) for piece in pieces]), strict=True):
             found[row].append(part)
     expected = model(ids_BT).logits
@@ -156,7 +162,8 @@ def test_a_step_continues_from_an_earlier_position_or_is_refused(model: LongcatF
     cache = model.new_pages(3, page_size=4, slots=2)
 
     def run(start: int, end: int, slot: int) -> torch.Tensor:
-        return model.step(StepBatch.of([Piece(ids[start:end], start, [1, 2, 0], 1, slot=slot)], 4), cache).logits_RV
+        piece = Piece(ids[start:end], start, [1, 2, 0], 1, ids[:start], slot)
+        return model.step(batch_of(model, [piece]), cache).logits_RV
 
     run(0, 6, 0)
     cache.copy_slot(0, 1)
@@ -180,9 +187,9 @@ def test_slots_are_required_and_belong_to_one_sequence(model: LongcatFlash) -> N
         with pytest.raises(ModelError, match="make the cache with slots = number of sequences"):
             model.new_pages(4)
         with pytest.raises(ModelError, match="two pieces of a step have the same slot"):
-            model.step(StepBatch.of([Piece([5], 0, [0]), Piece([6], 0, [1])], 4), cache)
+            model.step(batch_of(model, [Piece([5], 0, [0]), Piece([6], 0, [1])]), cache)
         with pytest.raises(ModelError, match="there is no slot 2: the cache has 2"):
-            model.step(StepBatch.of([Piece([5], 0, [0], slot=2)], 4), cache)
+            model.step(batch_of(model, [Piece([5], 0, [0], slot=2)]), cache)
 
 
 @torch.no_grad()
@@ -282,8 +289,12 @@ def test_sharing_rows_works_or_is_refused_by_name(variant: ModelConfig) -> None:
         )
 
     others = {spec.kind for spec in variant.mixers} - {"mla"}
-    if not others:
+    if not others and variant.ngram_tables is None:
         check()
+        return
+    if not others:
+        with pytest.raises(ConfigError, match="n-gram embeddings cannot share a row between processes"):
+            check()
         return
     (kind,) = others
     with pytest.raises(ConfigError, match=f"attention '{kind}' cannot share a row between processes"):
@@ -348,23 +359,24 @@ def test_kinds_that_no_pattern_can_give_are_refused(config: ModelConfig) -> None
 
 @torch.no_grad()
 def test_a_checkpoint_is_read_back_and_cannot_be_exported(
-    model: LongcatFlash, attention: Any, ids_BT: torch.Tensor, tmp_path: Path
+    model: LongcatFlash, ids_BT: torch.Tensor, tmp_path: Path
 ) -> None:
     save_pretrained(model, tmp_path / "saved")
     again = load_pretrained(tmp_path / "saved", dtype=torch.float64)
     assert again.config == model.config
     assert torch.equal(again(ids_BT).logits, model(ids_BT).logits)
-    assert ("attention" in model.config.to_dict()) == (attention is not None)
+    assert ("attention" in model.config.to_dict()) == (model.config.attention is not None)
 
     def export() -> None:
         export_checkpoint(
             tmp_path / "saved", tmp_path / "out", layout="published", dtype="stored", progress=SilentProgress()
         )
 
-    if attention is None:
+    reason = model.config.unreadable_elsewhere()
+    if reason is None:
         export()
         return
-    with pytest.raises(InputError, match=r"cannot be exported: attention = .* is not supported by other programs"):
+    with pytest.raises(InputError, match=f"cannot be exported: {re.escape(reason)}"):
         export()
     assert not (tmp_path / "out").exists()
 
@@ -375,7 +387,7 @@ def test_a_wider_model_keeps_its_kinds(variant: ModelConfig) -> None:
     assert wide.hidden_size == 2 * variant.hidden_size
 
 
-def test_a_subclass_does_not_inherit_support_for_parts_of_rows(attention: Any, variant: ModelConfig) -> None:
+def test_a_subclass_does_not_inherit_support_for_parts_of_rows(variant: ModelConfig) -> None:
     for spec in variant.mixers:
         assert spec.mixer.shares_context() == (spec.kind == "mla")
 

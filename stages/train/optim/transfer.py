@@ -189,8 +189,12 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 def differences(config: TrainConfig, target: ModelConfig, proxy: Proxy) -> Iterator[str]:
     """Warnings that transfer may not hold between two models, one sentence each."""
     architecture = proxy.architecture
-    names = ("num_layers", "n_routed_experts", "zero_expert_num", "moe_topk", "routed_scaling_factor", "moe_layout")
-    for name in (*names, "span_scale", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+    names = (
+        *("num_layers", "n_routed_experts", "zero_expert_num", "moe_topk", "routed_scaling_factor", "moe_layout"),
+        *("span_scale", "ngram_vocab_size_ratio", "emb_neighbor_num", "emb_split_num"),
+        *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+    )
+    for name in names:
         before, after = getattr(architecture, name), getattr(target, name)
         if before != after:
             yield f"{name} is {after}, the proxy's is {before}; only the width may differ"

@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch.distributed.tensor import DTensor, Shard
 
+from longcat.model.config import ModelConfig
 from longcat.model.init import check_seed, initial_value
-from longcat.model.layout import DOWN, GATE_UP
+from longcat.model.layout import DOWN, GATE_UP, NGRAM_PROJECTION, NGRAM_TABLES, ngram_parts
 from longcat.stages.train.parallel.build import Distributed
 
 Source = Callable[[str, torch.Size, range], torch.Tensor]
@@ -31,13 +32,18 @@ def initialize(distributed: Distributed, seed: int, std: Mapping[str, float] | N
     check_seed(seed)
 
     def source(name: str, shape: torch.Size, rows: range) -> torch.Tensor:
-        return _published_rows(partial(initial_value, distributed.config, seed, std=std), name, shape, rows)
+        value = partial(initial_value, distributed.config, seed, std=std)
+        return _published_rows(distributed.config, value, name, shape, rows)
 
     fill(distributed.named_tensors(), source)
 
 
-def _published_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.Size, rows: range) -> torch.Tensor:
-    """Rows of a tensor from a function of published key and shape, which does not handle expert stacks."""
+def _published_rows(
+    config: ModelConfig, value: Callable[..., torch.Tensor], name: str, shape: torch.Size, rows: range
+) -> torch.Tensor:
+    """Rows of a tensor from a function of published key and shape, which handles no stacks of experts or tables."""
+    if name in (NGRAM_TABLES, NGRAM_PROJECTION):
+        return _ngram_rows(config, value, name, shape, rows)
     if not name.endswith((GATE_UP, DOWN)):
         return value(name, shape)[rows.start : rows.stop]
     prefix, _, kind = name.rpartition(".")
@@ -48,11 +54,26 @@ def _published_rows(value: Callable[..., torch.Tensor], name: str, shape: torch.
     return torch.stack([torch.cat(pair) for pair in parts])
 
 
+def _ngram_rows(
+    config: ModelConfig, value: Callable[..., torch.Tensor], name: str, shape: torch.Size, rows: range
+) -> torch.Tensor:
+    """Rows of the stacked n-gram tables, or of their projections side by side."""
+    parts, dimension = ngram_parts(config, name)
+    if dimension:
+        return torch.cat([value(key, (shape[0], size))[rows.start : rows.stop] for key, _, size in parts], dim=1)
+    held = [
+        value(key, (size, shape[1]))[max(0, rows.start - start) : rows.stop - start]
+        for key, start, size in parts
+        if start < rows.stop and start + size > rows.start
+    ]
+    return torch.cat(held)
+
+
 def load_published(distributed: Distributed, read: Callable[[str], torch.Tensor]) -> None:
     """Load this process's part of a published checkpoint; `read` returns a tensor by its published key."""
 
     def source(name: str, shape: torch.Size, rows: range) -> torch.Tensor:
-        return _published_rows(lambda key, _: read(key), name, shape, rows)
+        return _published_rows(distributed.config, lambda key, _: read(key), name, shape, rows)
 
     fill(distributed.named_tensors(), source)
 
