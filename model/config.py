@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from longcat.model.bounds import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, check_size, shown
-from longcat.model.embeddings.ngram_tables import MAX_ORDER, MAX_SPLITS, NgramTables
+from longcat.model.embeddings.ngram_tables import MAX_ORDER, MAX_SPLITS, NGRAM_KEYS, NGRAM_SIZES, NgramTables
+from longcat.model.embeddings.ngram_tables import problem as ngram_problem
 from longcat.model.errors import ModelConfigError, first_problem
 from longcat.model.mixers import DEFAULT, MixerSpec, parse, spec_of_slot
 from longcat.model.rope_scaling import RopeScaling
@@ -140,7 +141,8 @@ class ModelConfig(BaseModel):
                 f"span_scale = {self.span_scale!r} needs moe_layout = 'span' or 'post', this is {self.moe_layout!r}"
             )
         self._check_attention()
-        self._check_ngram()
+        if problem := ngram_problem(self):
+            raise ValueError(problem)
         if self.mtp_share_embeddings and not self.num_nextn_predict_layers:
             raise ValueError("mtp_share_embeddings = True needs num_nextn_predict_layers = 1")
         check_size(self)
@@ -162,24 +164,6 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"attention {pattern[0].kind!r} has losses of its own ({', '.join(losses)}), which multi-token "
                 "prediction does not train; give a pattern, under which that layer has 'mla'"
-            )
-
-    def _check_ngram(self) -> None:
-        tables = self.ngram_tables
-        if tables is None:
-            given = [name for name in NGRAM_KEYS if getattr(self, name) != type(self).model_fields[name].default]
-            if given:
-                raise ValueError(f"{given[0]} = {getattr(self, given[0])!r} needs ngram_vocab_size_ratio")
-            return
-        if problem := tables.problem():
-            raise ValueError(problem)
-        outside = [number for number in self.ngram_excluded_ids if not 0 <= number < self.vocab_size]
-        if outside:
-            raise ValueError(f"ngram_excluded_ids: {outside[0]} is outside vocab_size = {self.vocab_size}")
-        if self.mtp_share_embeddings:
-            raise ValueError(
-                "mtp_share_embeddings = True and ngram_vocab_size_ratio exclude each other: multi-token prediction has "
-                "a token table of its own"
             )
 
     def _check_zero_expert_types(self, counts: Mapping[Any, int]) -> None:
@@ -287,7 +271,7 @@ class ModelConfig(BaseModel):
         fields = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in self.model_dump().items()
-            if key not in _OPTIONAL or value != default[key].default or (key in _NGRAM_SIZES and self.ngram_tables)
+            if key not in _OPTIONAL or value != default[key].default or (key in NGRAM_SIZES and self.ngram_tables)
         }
         constants = {
             "architectures": [ARCHITECTURE],
@@ -308,10 +292,6 @@ _REQUIRED = (
     *("n_routed_experts", "zero_expert_num", "moe_topk", "routed_scaling_factor", "q_lora_rank", "kv_lora_rank"),
     *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rope_theta", "max_position_embeddings", "rms_norm_eps"),
 )
-
-# Sizes of n-gram embeddings, written whenever there are any; and all keys that need them.
-_NGRAM_SIZES = ("emb_neighbor_num", "emb_split_num")
-NGRAM_KEYS = (*_NGRAM_SIZES, "ngram_word_scale", "ngram_amplification", "ngram_excluded_ids")
 
 # Keys of optional parts that the published config.json lacks, or of our extensions.
 _OPTIONAL = frozenset(

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, Protocol
 
 MAX_ROWS = 1 << 38  # of one table: products with a token id stay within 63 bits, see `bounds.MAX_WIDTH`
 MAX_ORDER = 16
 MAX_SPLITS = 64
+# Keys of the sizes, which are written whenever there are tables; and all keys that need `ngram_vocab_size_ratio`.
+NGRAM_SIZES = ("emb_neighbor_num", "emb_split_num")
+NGRAM_KEYS = (*NGRAM_SIZES, "ngram_word_scale", "ngram_amplification", "ngram_excluded_ids")
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,45 @@ class NgramTables:
         size, order = self.sizes[table], self.order_of(table)
         return tuple(pow(self.vocab_size, back, size) if back < order else 0 for back in range(self.order))
 
-    def problem(self) -> str | None:
-        """Reason why there can be no such tables, naming the configuration key; None if there is none."""
-        if self.hidden_size % self.count:
-            return (
-                f"hidden_size = {self.hidden_size} is not a multiple of the {self.count} n-gram tables that "
-                f"emb_neighbor_num = {self.order} and emb_split_num = {self.splits} make: (N - 1) * K"
-            )
-        if not self.ratio * self.vocab_size < MAX_ROWS:
-            return (
-                f"ngram_vocab_size_ratio = {self.ratio:g} times vocab_size = {self.vocab_size} is too large: an n-gram "
-                f"table has at most {MAX_ROWS} rows"
-            )
-        return None
+
+class NgramSettings(Protocol):
+    """The fields of `model.config.ModelConfig` that concern n-gram embeddings."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def ngram_excluded_ids(self) -> tuple[int, ...]: ...
+    @property
+    def mtp_share_embeddings(self) -> bool: ...
+    @property
+    def ngram_tables(self) -> NgramTables | None: ...
+
+
+def problem(config: NgramSettings) -> str | None:
+    """Reason why a model cannot have its n-gram embeddings, naming the key; None if it can, or has none."""
+    tables = config.ngram_tables
+    if tables is None:
+        fields: dict[str, Any] = type(config).model_fields  # type: ignore[attr-defined]
+        given = [name for name in NGRAM_KEYS if getattr(config, name) != fields[name].default]
+        return f"{given[0]} = {getattr(config, given[0])!r} needs ngram_vocab_size_ratio" if given else None
+    if tables.hidden_size % tables.count:
+        return (
+            f"hidden_size = {tables.hidden_size} is not a multiple of the {tables.count} n-gram tables that "
+            f"emb_neighbor_num = {tables.order} and emb_split_num = {tables.splits} make: (N - 1) * K"
+        )
+    if not tables.ratio * tables.vocab_size < MAX_ROWS:
+        return (
+            f"ngram_vocab_size_ratio = {tables.ratio:g} times vocab_size = {tables.vocab_size} is too large: an n-gram "
+            f"table has at most {MAX_ROWS} rows"
+        )
+    outside = [number for number in config.ngram_excluded_ids if not 0 <= number < config.vocab_size]
+    if outside:
+        return f"ngram_excluded_ids: {outside[0]} is outside vocab_size = {config.vocab_size}"
+    if config.mtp_share_embeddings:
+        return (
+            "mtp_share_embeddings = True and ngram_vocab_size_ratio exclude each other: multi-token prediction has a "
+            "token table of its own"
+        )
+    return None
