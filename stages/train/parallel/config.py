@@ -133,8 +133,6 @@ def _problems(
     if sizes.context > 1:
         for kind in sorted(_kinds_of_whole_rows(model)):
             yield f"attention {kind!r} cannot share a row between processes", "set context: 1, or use 'mla'"
-        if model.ngram_tables is not None:
-            yield "n-gram embeddings cannot share a row between processes", "set context: 1"
     if sizes.expert > 1:
         yield from _expert_problems(sizes, model)
     if sizes.pipeline > 1:
