@@ -20,6 +20,7 @@ from torch import nn
 from longcat.kernels.mla_attention import DocumentBounds
 from longcat.model.attention.options import MixerOptions
 from longcat.model.attention.pages import StateKind, StepLayout, StepState
+from longcat.model.attention.rescaling import Exchange
 from longcat.model.errors import ModelError
 from longcat.model.parameter_kinds import Kind
 from longcat.model.rope import rope_angles_at
@@ -87,6 +88,8 @@ class SequenceMixer(nn.Module, ABC):
     loss_names: ClassVar[tuple[str, ...]] = ()
     # Methods excluded from torch.compile, because they call kernels that are faster than its code.
     opaque: ClassVar[tuple[str, ...]] = ()
+    # Whether `exchanges` is defined; a subclass in which these change its output sets it to False.
+    rescales: ClassVar[bool] = False
     # `module:class` of the context-parallel form, made from a module and a process group. Not inherited: a subclass may
     # attend to other positions than its parent.
     parts_of_rows: ClassVar[str]
@@ -127,6 +130,14 @@ class SequenceMixer(nn.Module, ABC):
     def expanded_values(self) -> int:
         """Number of key and value elements of all heads per position, to compare with `state_values`."""
         return self.state_values(1)
+
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Parts of parameters that can be rescaled against each other without a change of the output.
+
+        Raises:
+            ModelError: none are defined for the kind.
+        """
+        raise ModelError(f"attention {self.kind!r} has no matrices whose scales may be exchanged; use 'mla'")
 
     @property
     def rotary_width(self) -> int | None:

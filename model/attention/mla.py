@@ -22,6 +22,7 @@ from longcat.model.attention.base import MixerOutput, SequenceContext, SequenceM
 from longcat.model.attention.options import MixerOptions
 from longcat.model.attention.paged_mla import attend_in_pages
 from longcat.model.attention.pages import PageState, PerPosition, Span, StepState
+from longcat.model.attention.rescaling import Exchange, Part, groups
 from longcat.model.linear import Linear
 from longcat.model.norm import RMSNorm
 
@@ -37,6 +38,7 @@ class MultiHeadLatentAttention(SequenceMixer):
 
     kind: ClassVar[str] = "mla"
     opaque: ClassVar[tuple[str, ...]] = ("attend",)
+    rescales: ClassVar[bool] = True
     parts_of_rows: ClassVar[str] = "longcat.model.attention.shared_context:SharedContextAttention"
 
     def __init__(self, config: ModelConfig, slot: int, options: MixerOptions) -> None:
@@ -91,6 +93,25 @@ class MultiHeadLatentAttention(SequenceMixer):
         k_BSHQ, v_BSHV = self.expand(latent_BSC, k_rope_BSR)
         q_BTHQ = torch.cat((q_nope_BTHN, q_rope_BTHR), dim=-1)
         return mla_attention(q_BTHQ, k_BSHQ, v_BSHV, self.softmax_scale, where.documents)
+
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Heads of queries without position against keys, and of values against the output; rotary queries of all heads
+        against the rotary key that they share, which no norm follows. Rotations and `mla_scale_*` are linear.
+        """
+        nope, rope, value, heads = self.nope_width, self.rope_width, self.value_width, self.heads
+        query, expanded = ("q_b_proj.weight", nope + rope), ("kv_b_proj.weight", nope + value)
+        rotary_key = torch.arange(self.latent_width, self.latent_width + rope).unsqueeze(0)
+
+        def rows(of: tuple[str, int], start: int, size: int) -> Part:
+            return Part(of[0], 0, groups(heads, of[1], start, size))
+
+        rotary = Exchange("qk", rows(query, nope, rope), Part("kv_a_proj_with_mqa.weight", 0, rotary_key)).together()
+        output = Part("o_proj.weight", 1, groups(heads, value, 0, value))
+        return (
+            Exchange("qk", rows(query, 0, nope), rows(expanded, 0, nope)),
+            rotary,
+            Exchange("vo", rows(expanded, nope, value), output),
+        )
 
     def state_kind(self) -> PerPosition:
         return PerPosition(self.latent_width + self.rope_width)

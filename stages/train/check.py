@@ -158,13 +158,25 @@ def check_length(sequence_length: int, model: ModelConfig) -> None:
 
 
 def check_options(options: TrainingOptions, model: ModelConfig) -> None:
-    """Raise ConfigError if the options for load balance do not fit the model."""
+    """Raise ConfigError if the options for load balance and weight rescaling do not fit the model."""
+    if options.optimizer.weight_rescaling.enabled:
+        _check_rescaling(model)
     try:
         controller = controller_of(options, model)
         if options.balance_loss.enabled:
             expert_groups(options.balance_loss, controller.experts)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _check_rescaling(model: ModelConfig) -> None:
+    mtp = [model.mixer(model.mtp_slot)] if model.num_nextn_predict_layers else []
+    for spec in (*model.mixers, *mtp) if model.attention is not None else ():
+        if not spec.mixer.rescales:
+            raise ConfigError(
+                f"optimizer.weight_rescaling: attention {spec.kind!r} has no matrices whose scales may be exchanged",
+                hint="remove optimizer.weight_rescaling, or train a model with attention mla",
+            )
 
 
 def check_parallel(

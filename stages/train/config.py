@@ -41,6 +41,33 @@ class ScheduleOptions(StageConfig):
     )
 
 
+class WeightRescalingOptions(StageConfig):
+    """Rescaling of attention weights (WISCA); see `stages.train.optim.weight_rescaling`."""
+
+    every: int = Field(default=0, ge=0, description="steps between rescalings, counted from initialisation; 0: none")
+    at_start: bool = Field(default=False, description="whether the initial values of a new model are rescaled")
+    pairs: Literal["both", "qk", "vo"] = Field(
+        default="both", description="what is rescaled: queries against keys (qk), values against the output (vo)"
+    )
+    groups: Literal["tensor", "head"] = Field(
+        default="tensor", description="one factor for a tensor or for each head; rotary parts always have one"
+    )
+    moments: Literal["rescale", "keep"] = Field(
+        default="rescale", description="optimizer moments: rescaled like the gradients of their weights, or kept"
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is ever rescaled."""
+        return self.every > 0 or self.at_start
+
+    @model_validator(mode="after")
+    def _has_a_time(self) -> Self:
+        if not self.enabled and self != self.model_construct():
+            raise ValueError("options are given, but nothing is rescaled; set every or at_start, or remove them")
+        return self
+
+
 class OptimizerOptions(StageConfig):
     """AdamW."""
 
@@ -56,6 +83,7 @@ class OptimizerOptions(StageConfig):
     average_decay: float | None = Field(
         default=None, ge=0, lt=1, description="keep an exponential moving average of the weights with this decay"
     )
+    weight_rescaling: WeightRescalingOptions = WeightRescalingOptions()
     state: Literal["continue", "reset"] = Field(
         default="continue", description="with an input checkpoint: keep its optimizer moments, or reset them"
     )

@@ -36,6 +36,7 @@ from longcat.stages.train.optim.after_step import StepDone
 from longcat.stages.train.optim.average import WeightAverage
 from longcat.stages.train.optim.hooks import hooks_of
 from longcat.stages.train.optim.precision import ComputeModel
+from longcat.stages.train.optim.weight_rescaling import WeightRescaling
 from longcat.stages.train.parallel.activation_checkpointing import checkpoint_activations
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.compilation import compile_blocks
@@ -132,7 +133,8 @@ class TrainingRun:
         decay = options.optimizer.average_decay
         self.average = None if decay is None else WeightAverage(held, decay, start.average)
         self.controller = controller_of(options, held.config)
-        self.hooks = hooks_of(held, self.controller, self.average)
+        self.rescaling = WeightRescaling.of(options.optimizer.weight_rescaling, held, self.optimizer, self.average)
+        self.hooks = hooks_of(held, self.controller, self.average, self.rescaling)
         self.balance = Balance.of(options.balance_loss, self.controller)
         if self.balance is not None and start.balance_coefficient is not None:
             self.balance.coefficient.restore({"coefficient": start.balance_coefficient})
@@ -176,11 +178,18 @@ class TrainingRun:
         if done is None:
             self.metrics.cut(None)
             self._watch_from(0)
+            self._begin()
             return 0
         self._load(done)
         first = self.plan.first_step
         self.context.logger.info("resuming from step %d of %d", first + done, first + self.plan.steps)
         return done
+
+    def _begin(self) -> None:
+        """Change the initial values of a new model."""
+        if self.rescaling is not None and self.plan.before.step == 0:
+            self.rescaling.at_start()
+            self.compute.refresh()
 
     def go_back(self, rewound: Rewound) -> int:
         """Load an older checkpoint after a divergence; returns its step."""

@@ -234,6 +234,27 @@ def test_accounting_equals_the_computation(model: LongcatFlash, ids_BT: torch.Te
             assert held[0].numel() == mixer.state_values(20)
 
 
+@torch.no_grad()
+def test_exchanged_scales_change_no_logits_or_are_refused(model: LongcatFlash, ids_BT: torch.Tensor) -> None:
+    """With an arbitrary factor for every group of a pair, 0.2 to 5."""
+    before, generator, changed = model(ids_BT).logits, torch.Generator().manual_seed(4), 0
+    for mixer in (module for module in model.modules() if isinstance(module, SequenceMixer)):
+        if not mixer.rescales:
+            with pytest.raises(ModelError, match=f"attention '{mixer.kind}' has no matrices whose scales"):
+                mixer.exchanges()
+            continue
+        for exchange in mixer.exchanges():
+            factors_G = 5 ** (2 * torch.rand(len(exchange.first.places_GX), generator=generator).double() - 1)
+            for part, by_group in ((exchange.first, factors_G), (exchange.second, 1 / factors_G)):
+                weight = mixer.get_parameter(part.name)
+                factors = weight.new_ones(weight.shape[part.dim])
+                factors[part.places_GX] = by_group.unsqueeze(1)
+                weight.mul_(factors.unsqueeze(1 - part.dim))
+                changed += 1
+    assert changed or not any(spec.mixer.rescales for spec in model.config.mixers)
+    torch.testing.assert_close(model(ids_BT).logits, before, rtol=1e-10, atol=1e-10)
+
+
 def test_accounting_grows_with_the_context(variant: ModelConfig) -> None:
     short, long = count(variant, 64), count(variant, 128)
     mixing = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from longcat.pipeline.config import StageConfig
 from longcat.pipeline.errors import ConfigError
@@ -35,6 +35,13 @@ class CoordCheckConfig(StageConfig):
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of initial weights and data order")
     device: Device = Field(default="auto", description="auto: cuda if available")
     threads: int | None = Field(default=1, ge=1, description="CPU threads per run; null: all cores")
+
+    @field_validator("optimizer")
+    @classmethod
+    def _rescales_nothing(cls, optimizer: OptimizerOptions) -> OptimizerOptions:
+        if optimizer.weight_rescaling.enabled:
+            raise ValueError("weight_rescaling is for stages that train; a coordinate check has none, remove it")
+        return optimizer
 
     def resolved(self) -> Self:
         """Resolve the device on this machine."""

@@ -6,6 +6,7 @@ from longcat.stages.formats.checkpoint import Tensors
 from longcat.stages.train.load_balance.controller import BiasController
 from longcat.stages.train.optim.after_step import AfterStep, StepDone
 from longcat.stages.train.optim.average import WeightAverage
+from longcat.stages.train.optim.weight_rescaling import WeightRescaling
 from longcat.stages.train.parallel.build import Distributed
 
 
@@ -25,7 +26,12 @@ class BalanceBiases:
         return {}
 
 
-def hooks_of(held: Distributed, controller: BiasController, average: WeightAverage | None) -> list[AfterStep]:
+def hooks_of(
+    held: Distributed,
+    controller: BiasController,
+    average: WeightAverage | None,
+    rescaling: WeightRescaling | None,
+) -> list[AfterStep]:
     """Hooks of a run, in call order."""
-    hooks: list[AfterStep] = [] if average is None else [average]
+    hooks: list[AfterStep] = [hook for hook in (average, rescaling) if hook is not None]
     return [*hooks, BalanceBiases(controller, held)]

@@ -22,7 +22,7 @@ from longcat.pipeline.files import read_json
 from longcat.pipeline.validation import reason_of
 from longcat.stages.formats.architecture import read_architecture
 from longcat.stages.formats.training_state import TrainingState, read_state
-from longcat.stages.train.config import TrainConfig
+from longcat.stages.train.config import TrainConfig, WeightRescalingOptions
 from longcat.stages.train.optim.kinds import KIND_KEYS
 
 if TYPE_CHECKING:
@@ -203,6 +203,10 @@ def differences(config: TrainConfig, target: ModelConfig, proxy: Proxy) -> Itera
         found = getattr(target, name) / getattr(architecture, name)
         if found != ratio:
             yield f"{name} is {found:g} times the proxy's, hidden_size {ratio:g} times"
+    own, other = config.optimizer.weight_rescaling, _rescaling(proxy)
+    if own != other:
+        values = f"{own.model_dump()}, the proxy's is {other.model_dump()}"
+        yield f"optimizer.weight_rescaling is {values}; it is not transferred"
     if target.tie_word_embeddings:
         yield "tie_word_embeddings: the output projection is scaled like an embedding, so logits grow with the width"
     if "batch_size" not in proxy.config:  # phases have their own batch sizes
@@ -211,6 +215,11 @@ def differences(config: TrainConfig, target: ModelConfig, proxy: Proxy) -> Itera
     after = config.batch_size * config.sequence_length
     if before != after:
         yield f"the batch is {after} tokens, the proxy's is {before}"
+
+
+def _rescaling(proxy: Proxy) -> WeightRescalingOptions:
+    """That of the proxy's training; older ones had none."""
+    return WeightRescalingOptions(**proxy.config.get("optimizer", {}).get("weight_rescaling", {}))
 
 
 def check_new(*, continued: bool) -> None:
