@@ -1,19 +1,18 @@
 """The architecture of a model, under the keys of the published `config.json` of LongCat-Flash."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from longcat.model.attention.sparse_index import SparseIndex
 from longcat.model.bounds import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, check_size, shown
 from longcat.model.embeddings.ngram_tables import MAX_ORDER, MAX_SPLITS, NGRAM_KEYS, NGRAM_SIZES, NgramTables
 from longcat.model.embeddings.ngram_tables import problem as ngram_problem
 from longcat.model.errors import ModelConfigError, first_problem
 from longcat.model.mixers import DEFAULT, MixerSpec, parse, spec_of_slot
+from longcat.model.published_config import check_other_keys, published_form, read_keys
 from longcat.model.rope_scaling import RopeScaling
-
-MODEL_TYPE = "longcat_flash"
-ARCHITECTURE = "LongcatFlashForCausalLM"
 
 
 class ModelConfig(BaseModel):
@@ -59,7 +58,10 @@ class ModelConfig(BaseModel):
     gating_residual: bool = Field(
         default=False, description="whether a router also reads the logits of the previous router"
     )
-    attention_method: Literal["MLA"] = Field(default="MLA", description="attention kind in published files")
+    attention_method: Literal["MLA", "LSA"] = Field(default="MLA", description="attention kind in published files")
+    sparse_index: SparseIndex | None = Field(
+        default=None, description="indexers of LongCat Sparse Attention, which are kept and cannot be run"
+    )
     attention: str | dict[str, Any] | None = Field(
         default=None,
         description="attention kind if not only mla: a kind, an object of `kind` and its options, or of "
@@ -121,6 +123,9 @@ class ModelConfig(BaseModel):
     )
     bos_token_id: int = Field(default=1, ge=0, description="id of the beginning of a text")
     eos_token_id: int = Field(default=2, ge=0, description="id of the end of a document")
+    further_eos_token_ids: tuple[int, ...] = Field(
+        default=(), strict=False, description="other ids that end a text, in the list of published files"
+    )
     pad_token_id: int = Field(default=3, ge=0, description="id of padding")
 
     @model_validator(mode="after")
@@ -132,6 +137,13 @@ class ModelConfig(BaseModel):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) >= self.vocab_size:
                 raise ValueError(f"{name} = {getattr(self, name)} is outside vocab_size = {self.vocab_size}")
+        for token in self.further_eos_token_ids:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"eos_token_id: {token} is outside vocab_size = {self.vocab_size}")
+        if self.sparse_index is not None:
+            self.sparse_index.owners(2 * self.num_layers)
+        elif self.attention_method == "LSA":
+            raise ValueError("attention_method = 'LSA' needs the keys of an indexer; the key index_topk is missing")
         if self.zero_expert_type != "identity" and not self.zero_expert_num:
             raise ValueError(f"zero_expert_type = {self.zero_expert_type!r} needs zero_expert_num of at least 1")
         if self.zero_expert_types is not None:
@@ -189,7 +201,10 @@ class ModelConfig(BaseModel):
         """
         ours = {
             "attention": self.attention is not None,
-            "ngram_vocab_size_ratio": self.ngram_tables is not None,
+            # Engines of the published models with indexers disagree on it.
+            "ngram_word_scale": self.ngram_word_scale != "mean" and self.sparse_index is None,
+            "ngram_amplification": self.ngram_amplification != "none",
+            "ngram_excluded_ids": bool(self.ngram_excluded_ids),
             "zero_expert_type": self.zero_expert_type != "identity",
             "zero_expert_types": bool(self.zero_expert_counts.keys() - {"identity"}),
             "moe_layout": self.moe_layout != "shortcut",
@@ -197,6 +212,20 @@ class ModelConfig(BaseModel):
         }
         found = next((key for key, is_ours in ours.items() if is_ours), None)
         return None if found is None else f"{found} = {shown(getattr(self, found))} is not supported by other programs"
+
+    def unrunnable(self) -> str | None:
+        """Reason why this toolkit cannot run this model, naming the key; None if it can."""
+        if self.sparse_index is None:
+            return None
+        what = f"attention_method = {self.attention_method!r} with index_topk = {self.sparse_index.index_topk}"
+        return (
+            f"{what}: LongCat Sparse Attention cannot be run here; `longcat model describe`, `import` and `export` work"
+        )
+
+    @property
+    def runnable_part(self) -> Self:
+        """The model without what this toolkit keeps and cannot run."""
+        return self if self.sparse_index is None else self.model_copy(update={"sparse_index": None})
 
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:
@@ -243,23 +272,12 @@ class ModelConfig(BaseModel):
             ModelConfigError: naming `source` and the key that is unknown, missing, of a wrong type or out of range, or
                 that requests an unsupported computation.
         """
-        _check_architecture(published, source)
-        fields: dict[str, Any] = {}
-        other: dict[str, Any] = {}
-        for key, value in published.items():
-            if key not in cls.model_fields or key == "rope_scaling":
-                other[key] = value
-            elif value is not None:
-                fields[key] = value
-        fields |= _rope_fields(other, fields.get("rope_theta"), source)
-        absent = [key for key in _REQUIRED if key not in fields]
-        if absent:
-            raise ModelConfigError(f"{source}: the key {absent[0]} is missing")
+        fields, other = read_keys(published, cls.model_fields.keys(), source)
         try:
             config = cls(**fields)
         except ValidationError as error:
             raise ModelConfigError(f"{source}: {first_problem(error)}") from None
-        _check_other_keys(other, config, source)
+        check_other_keys(other, config, source)
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -274,113 +292,24 @@ class ModelConfig(BaseModel):
             if key not in _OPTIONAL or value != default[key].default or (key in NGRAM_SIZES and self.ngram_tables)
         }
         constants = {
-            "architectures": [ARCHITECTURE],
             "attention_bias": False,
             "attention_dropout": 0.0,
             # transformers derives the size of its rotary table from this key.
             "head_dim": self.qk_rope_head_dim,
             "hidden_act": "silu",
-            "model_type": MODEL_TYPE,
             "use_cache": True,
         }
-        return dict(sorted((constants | fields).items()))
+        fields.pop("sparse_index", None)
+        sparse = None if self.sparse_index is None else self.sparse_index.to_dict()
+        return dict(sorted(published_form(constants | fields, sparse).items()))
 
-
-# Keys that a published file must state; the others have a value shared by all published models.
-_REQUIRED = (
-    *("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "ffn_hidden_size", "expert_ffn_hidden_size"),
-    *("n_routed_experts", "zero_expert_num", "moe_topk", "routed_scaling_factor", "q_lora_rank", "kv_lora_rank"),
-    *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rope_theta", "max_position_embeddings", "rms_norm_eps"),
-)
 
 # Keys of optional parts that the published config.json lacks, or of our extensions.
 _OPTIONAL = frozenset(
     {"num_nextn_predict_layers", "mtp_share_embeddings", "zero_expert_types", "moe_layout", "gating_residual"}
-    | {"attention", "rope_scaling", "span_scale", "ngram_vocab_size_ratio", *NGRAM_KEYS}
+    | {"attention", "rope_scaling", "span_scale", "sparse_index", "further_eos_token_ids"}
+    | {"ngram_vocab_size_ratio", *NGRAM_KEYS}
 )
 
 # Layouts whose norms follow sums: their tensors have other names and their models no final norm.
 _NORMED_SUMS = ("span", "post")
-
-# Keys about files, software and sampling, which do not change what the model computes.
-_IGNORED = frozenset(
-    {"_name_or_path", "architectures", "model_type", "auto_map", "dtype", "torch_dtype", "transformers_version"}
-    | {"output_router_logits", "use_cache"}
-)
-
-# Keys of other implementations, each with the only supported values.
-_FIXED: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {
-    "attention_bias": lambda _: (False,),
-    "attention_dropout": lambda _: (0, 0.0),
-    "hidden_act": lambda _: ("silu",),
-    "router_bias": lambda _: (False,),
-    "norm_topk_prob": lambda _: (False,),
-    "rope_interleave": lambda _: (True,),
-    "nextn_use_scmoe": lambda _: (False,),
-    "head_dim": lambda config: (config.qk_rope_head_dim,),
-    "qk_head_dim": lambda config: (config.qk_head_dim,),
-    "num_key_value_heads": lambda config: (None, config.num_attention_heads),
-    "num_hidden_layers": lambda config: (config.num_layers, 2 * config.num_layers),
-}
-
-
-def _check_architecture(published: Mapping[str, Any], source: str) -> None:
-    """Checked first, because for another architecture errors about missing or unknown keys would be misleading."""
-    for key, expected in (("model_type", MODEL_TYPE), ("architectures", [ARCHITECTURE])):
-        value = published.get(key)
-        if value not in (None, expected):
-            raise ModelConfigError(f"{source}: {key} = {shown(value)} is not supported, expected {expected!r}")
-
-
-def _rope_fields(other: dict[str, Any], theta: Any, source: str) -> dict[str, Any]:
-    """Remove the rotary keys from `other`; in newer transformers they contain the base, else the separate `theta`."""
-    fields: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        settings = other.pop(key, None)
-        if settings is None:
-            continue
-        if not isinstance(settings, Mapping):
-            raise ModelConfigError(f"{source}: {key} = {shown(settings)} is not supported, expected an object")
-        stated = {name: value for name, value in settings.items() if value is not None}
-        base = stated.pop("rope_theta", None)
-        kind = stated.get("rope_type", stated.get("type"))
-        if kind == "yarn":
-            scaling = _yarn(stated, f"{source}: {key}")
-            if fields.setdefault("rope_scaling", scaling) != scaling:
-                raise ModelConfigError(f"{source}: rope_scaling contradicts rope_parameters")
-        elif kind not in ("default", None) or stated.keys() - {"rope_type", "type"}:
-            raise ModelConfigError(
-                f"{source}: {key} = {shown(settings)} is not supported, only the plain rotary embedding and yarn are"
-            )
-        if base is None:
-            continue
-        if theta is not None and base != theta:
-            raise ModelConfigError(
-                f"{source}: rope_theta = {shown(theta)} contradicts {key}.rope_theta = {shown(base)}"
-            )
-        fields["rope_theta"] = theta = base
-    return fields
-
-
-def _yarn(stated: dict[str, Any], where: str) -> RopeScaling:
-    # Other programs scale only the rotary parts where these are missing.
-    for name in ("mscale", "mscale_all_dim"):
-        if name not in stated:
-            raise ModelConfigError(f"{where}: the key {name} is missing; only equal mscale and mscale_all_dim work")
-    try:
-        return RopeScaling(**stated)
-    except ValidationError as error:
-        raise ModelConfigError(f"{where}: {first_problem(error)}") from None
-
-
-def _check_other_keys(other: Mapping[str, Any], config: ModelConfig, source: str) -> None:
-    for key, value in other.items():
-        if key in _IGNORED:
-            continue
-        if key not in _FIXED:
-            raise ModelConfigError(
-                f"{source}: unknown key {shown(key)[1:-1]} = {shown(value)}; it may change what the model computes"
-            )
-        allowed = _FIXED[key](config)
-        if value not in allowed:
-            raise ModelConfigError(f"{source}: {key} = {shown(value)} is not supported, expected {allowed[-1]!r}")

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longcat.model.bounds import MAX_CONTEXT
 
+# Two names of the same frequencies and scale, as long as mscale equals mscale_all_dim.
+YARN_TYPES = ("yarn", "deepseek_yarn")
+
 
 class RopeScaling(BaseModel):
     """`rope_scaling` of config.json. The frequencies depend on nothing else, in particular not on a text's length."""
@@ -31,12 +34,15 @@ class RopeScaling(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _older_key(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and "type" in values:
+    def _other_spellings(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
             values = dict(values)
-            values.setdefault("rope_type", values["type"])
-            if values.pop("type") != values["rope_type"]:
-                raise ValueError("type and rope_type contradict each other")
+            if "type" in values:
+                values.setdefault("rope_type", values["type"])
+                if values.pop("type") != values["rope_type"]:
+                    raise ValueError("type and rope_type contradict each other")
+            if values.get("rope_type") in YARN_TYPES:
+                values["rope_type"] = "yarn"
         return values
 
     @model_validator(mode="after")

@@ -28,7 +28,10 @@ def changed_config(config: ModelConfig, changes: Mapping[str, Any], where: str) 
         ConfigError: a key is unknown or a value does not fit.
     """
     try:
-        return ModelConfig.from_dict({**config.model_dump(), **changes}, source=where)
+        changed = ModelConfig.from_dict({**config.model_dump(), **changes}, source=where)
+        if (reason := changed.unrunnable()) is not None:
+            raise ModelConfigError(f"{where}: {reason}")
+        return changed
     except ModelConfigError as error:
         raise ConfigError(str(error), hint="see `longcat model describe`") from None
 

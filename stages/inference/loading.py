@@ -145,4 +145,4 @@ def stop_token_ids(folder: Path, model: LongcatFlash) -> list[int]:
     value = stated.get("eos_token_id")
     found = value if isinstance(value, list) else [value]
     ids = [item for item in found if type(item) is int and 0 <= item < model.config.vocab_size]
-    return ids or [model.config.eos_token_id]
+    return ids or [model.config.eos_token_id, *model.config.further_eos_token_ids]
