@@ -26,6 +26,7 @@ PART_NAMES = {
     "experts": "experts",
     "router": "routers",
     "norms": "norms",
+    "indexer": "indexers of sparse attention",
     "other": "other",
 }
 
@@ -45,6 +46,8 @@ def print_accounting(name: str, description: str, config: ModelConfig, sizes: Ac
     console.print(line(styled(name, "bold"), f"  {_shape(config)}"))
     if description:
         console.print(description)
+    if (reason := config.unrunnable()) is not None:
+        console.print(f"{reason}. FLOPs and cache are those of dense attention.")
     for columns, rows in (
         (("parameters", ">count", ">share", ">exactly"), _parameter_rows(sizes)),
         (("active per token", ">parameters", ""), _activation_rows(config, sizes)),
@@ -70,7 +73,9 @@ def _parameter_rows(sizes: Accounting) -> Iterable[Row]:
     for part, label in PART_NAMES.items():
         if value := sizes.parameters[part]:
             yield label, number(value), f"{100 * value / sizes.total:.2f} %", f"{value:,}"
-    yield styled("total", "bold"), styled(number(sizes.total, 3), "bold"), "", f"{sizes.total:,}"
+    # As published, in billions also beyond a trillion.
+    total = f"{sizes.total / 1e9:,.3f} B" if sizes.total >= 10**12 else number(sizes.total, 3)
+    yield styled("total", "bold"), styled(total, "bold"), "", f"{sizes.total:,}"
     if mtp := sizes.parameters["mtp"]:
         yield "multi-token prediction, apart", number(mtp), "", f"{mtp:,}"
 
@@ -79,6 +84,9 @@ def _activation_rows(config: ModelConfig, sizes: Accounting) -> Iterable[Row]:
     chosen, zero = config.moe_topk, min(config.moe_topk, config.zero_expert_num)
     yield "least", number(sizes.activated_min), f"{chosen - zero} of {chosen} selected experts are feed-forward experts"
     yield "mean", number(sizes.activated_mean), f"{sizes.mean_ffn_experts:.3g} of {chosen}"
+    if sizes.activated_reported != sizes.activated_mean:
+        aim = f"{2 * chosen / 3:.3g} of {chosen}, what published models are trained to"
+        yield "two thirds", number(sizes.activated_reported), aim
     yield "most", number(sizes.activated_max), f"{min(chosen, config.n_routed_experts)} of {chosen}"
 
 

@@ -3,25 +3,32 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 
 import torch
 
 from longcat.model.attention.base import SequenceMixer
 from longcat.model.config import ModelConfig
 from longcat.model.layout import published_tensors
+from longcat.model.published_keys import indexer_shapes
 from longcat.model.transformer import LongcatFlash
 
 PRETRAINING_LENGTH = 8192  # tokens, the published sequence length
+REPORTED_SHARE = Fraction(2, 3)  # of selected experts, that are FFN experts: the report, section 2.1
 TRAINING_PASSES = 3  # forward, gradient of inputs, gradient of weights
 CACHE_BYTES_PER_VALUE = 2  # bfloat16
 FP8_BLOCK, FP8_SCALE_BYTES = 128, 4  # one float32 scale for every 128 x 128 weights, as in DeepSeek-V3
-PARTS = ("embedding", "ngram", "output", "attention", "dense_ffn", "experts", "router", "norms", "other", "mtp")
+PARTS = (
+    *("embedding", "ngram", "output", "attention", "dense_ffn", "experts", "router", "norms", "indexer", "other"),
+    "mtp",
+)
 
 # Part of the model by substring of the published key; the first match wins.
 _PART_OF_SEGMENT = {
     "mtp": "mtp",
+    "indexer": "indexer",
     "experts": "experts",
     "router": "router",
     "self_attn": "attention",
@@ -62,6 +69,9 @@ class Accounting:
     and no table of embeddings, of tokens or n-grams: minimum (as many selected experts as possible are zero-computation
     ones), maximum (none is), and average when FFN experts are selected in proportion to their number.
 
+    `activated_reported` is for two thirds of the selected experts, as all published models are trained to (8 of 12),
+    also those whose zero-computation experts are a smaller share.
+
     FLOPs are for that average: `flops_per_token_train` forward and backward with causal attention over `context`
     tokens, `flops_per_token_prefill` the forward pass alone, `flops_per_token_decode` one token after `context` cached
     ones; `attention_flops_per_token` is the part of attention in the forward pass. `kv_bytes_per_token` is the growth
@@ -74,6 +84,7 @@ class Accounting:
     activated_min: int
     activated_mean: int
     activated_max: int
+    activated_reported: int
     mean_ffn_experts: float
     context: int
     flops_per_token_train: int
@@ -92,10 +103,11 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
     """Count a model; `context` in tokens is 8,192 by default, or the model's if that is less."""
     context = context or min(PRETRAINING_LENGTH, config.max_position_embeddings)
     with torch.device("meta"):
-        model = LongcatFlash(config)
+        model = LongcatFlash(config.runnable_part)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    kept = {name: torch.Size(shape) for name, shape in indexer_shapes(config)}
     parts = dict.fromkeys(PARTS, 0)
-    for name, shape in shapes.items():
+    for name, shape in (shapes | kept).items():
         parts[_part(name, shape)] += shape.numel()
     total = sum(parts.values()) - parts["mtp"]
     output_table = config.vocab_size * config.hidden_size
@@ -118,6 +130,7 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
         parameters=parts,
         activated_min=always + fewest * experts_of_layers,
         activated_mean=activated_mean,
+        activated_reported=always + round(REPORTED_SHARE * config.moe_topk * experts_of_layers),
         activated_max=always + min(config.moe_topk, config.n_routed_experts) * experts_of_layers,
         mean_ffn_experts=mean_ffn_experts,
         context=context,
@@ -130,7 +143,7 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
         kv_bytes_per_token=CACHE_BYTES_PER_VALUE * (values - sum(mixer.state_values(context - 1) for mixer in mixers)),
         state_bytes=CACHE_BYTES_PER_VALUE * values,
         expanded_kv_bytes_per_token=CACHE_BYTES_PER_VALUE * sum(mixer.expanded_values() for mixer in mixers),
-        memory=_memory(model),
+        memory=_memory(model, kept.values()),
     )
 
 
@@ -139,7 +152,7 @@ class AttentionFlops:
 
     def __init__(self, config: ModelConfig) -> None:
         with torch.device("meta"):
-            self._mixers, self._of_mtp = _mixers(LongcatFlash(config))
+            self._mixers, self._of_mtp = _mixers(LongcatFlash(config.runnable_part))
         self._of_length = lru_cache(maxsize=1 << 16)(self._one)
 
     def of(self, lengths: Iterable[int], *, mtp: bool) -> int:
@@ -183,7 +196,7 @@ def _mixers(model: LongcatFlash) -> tuple[list[SequenceMixer], list[SequenceMixe
 
 def _part(name: str, shape: torch.Size) -> str:
     segments = name.split(".")
-    if len(shape) == 1 and "mtp" not in segments:
+    if len(shape) == 1 and not {"mtp", "indexer"} & set(segments):
         return "norms"
     return next((part for segment, part in _PART_OF_SEGMENT.items() if segment in segments), "other")
 
@@ -198,11 +211,13 @@ def _flops_per_token(mixers: Sequence[SequenceMixer], length: int) -> int:
     return sum(mixer.flops(length, 0) for mixer in mixers) // length
 
 
-def _memory(model: LongcatFlash) -> Memory:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+def _memory(model: LongcatFlash, kept: Iterable[torch.Size]) -> Memory:
+    """`kept`: shapes of tensors beside those of the model, bfloat16 in an FP8 checkpoint."""
+    kept = list(kept)
+    parameters = sum(parameter.numel() for parameter in model.parameters()) + sum(shape.numel() for shape in kept)
     fp32 = bf16 = fp8 = 0
     stored = ((tensor.shape, _lowest_bytes(key, tensor)) for key, tensor in published_tensors(model))
-    for (shape, lowest), run in groupby(stored):
+    for (shape, lowest), run in groupby(chain(stored, ((shape, 2) for shape in kept))):
         tensors = sum(1 for _ in run)
         size = tensors * shape.numel()
         fp32 += 4 * size

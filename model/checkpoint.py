@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from longcat.model.config import ModelConfig
+from longcat.model.errors import ModelConfigError
 from longcat.model.layout import Layout, idle_tensors, is_router_key, published_tensors
-from longcat.model.published_keys import EMBEDDING, copies
+from longcat.model.published_keys import EMBEDDING, copies, spelled
 from longcat.model.quantized import CONFIGS, Method, Plan, QuantizedFiles, method_of
 from longcat.model.safetensors_files import DTYPES, Copied, Stored, all_finite, not_finite, write_copies
 from longcat.model.tensor_check import (
@@ -204,15 +205,20 @@ class Conversion:
         dtype: torch.dtype | None = None,
         standalone: bool = False,
     ) -> None:
-        config, self._weights = open_checkpoint(Path(source), "fp8")
-        shapes = expected_shapes(config)
+        config, self._weights = open_checkpoint(Path(source), "fp8", to_run=False)
+        if layout == "transformers5" and (config.ngram_tables or config.sparse_index):
+            raise ModelConfigError(
+                f"{source}: transformers has no n-gram embeddings or sparse attention of this architecture; use the "
+                "layout published"
+            )
+        shapes = expected_shapes(config, self._weights.tensors)
         self.found = check_tensors(self._weights, config, shapes)
         divisors = _undone_scales(config) if standalone else {}
         self._planned: dict[str, Planned] = {}
         for key, origin in {**{key: key for key in shapes}, **copies(config)}.items():
             divisor = next((value for suffix, value in divisors.items() if key.endswith(suffix)), 1.0)
             target = _target_dtype(key, self._weights.dtype_of(origin), dtype)
-            self._planned[key] = Planned(origin, shapes[origin], divisor, target)
+            self._planned[spelled(key, config)] = Planned(origin, shapes[origin], divisor, target)
         written = self._planned[EMBEDDING].dtype
         self._idle = {key: (tuple(t.shape), t.dtype) for key, t in _idle(config, layout, written).items()}
         self.config = _standalone(config) if standalone else config

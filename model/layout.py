@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 
 from longcat.model.config import ModelConfig
+from longcat.model.published_keys import NGRAM_PREFIX
 from longcat.model.transformer import LongcatFlash
 
 Layout = Literal["published", "transformers5"]
 
 GATE_UP, DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 NGRAM_TABLES, NGRAM_PROJECTION = "model.embed_tokens.tables", "model.embed_tokens.projection.weight"
-NGRAM_PREFIX = "model.ngram_embeddings."
 
 
 def published_tensors(model: LongcatFlash) -> Iterator[tuple[str, torch.Tensor]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from longcat.model.bounds import least_tensors, shown
-from longcat.model.config import MODEL_TYPE, ModelConfig
+from longcat.model.config import ModelConfig
 from longcat.model.errors import CheckpointError, ModelConfigError
 from longcat.model.layout import NGRAM_TABLES, Layout, idle_tensors, ngram_parts, published_tensors
-from longcat.model.published_keys import MTP_EMBEDDING, copies, is_derived
+from longcat.model.published_config import MODEL_TYPE, NGRAM_TYPE
+from longcat.model.published_keys import MTP_EMBEDDING, copies, indexer_shapes, is_derived, mtp_table_shapes
 from longcat.model.quantized import Method, QuantizedFiles, method_of
 from longcat.model.safetensors_files import Stored, stored_parts
 from longcat.model.transformer import LongcatFlash
@@ -27,7 +28,7 @@ def read_config(folder: Path, quantized: Quantized) -> tuple[ModelConfig, Method
     path = folder / CONFIG_FILE
     published = read_json(path, MAX_CONFIG_BYTES)
     kind = published.get("model_type")
-    if kind is not None and kind != MODEL_TYPE:
+    if kind not in (None, MODEL_TYPE, NGRAM_TYPE):
         raise ModelConfigError(f"{path}: model_type = {shown(kind)} is another architecture, expected {MODEL_TYPE!r}")
     method = method_of(published, str(path))
     if method is not None and (quantized == "refused" or (quantized == "fp8" and method != "fp8")):
@@ -39,9 +40,16 @@ def read_config(folder: Path, quantized: Quantized) -> tuple[ModelConfig, Method
     return ModelConfig.from_dict(published, source=str(path)), method
 
 
-def open_checkpoint(folder: Path, quantized: Quantized = "refused") -> tuple[ModelConfig, WeightFiles]:
-    """Configuration and weights; the published `config.json` does not say that there is multi-token prediction."""
+def open_checkpoint(
+    folder: Path, quantized: Quantized = "refused", *, to_run: bool = True
+) -> tuple[ModelConfig, WeightFiles]:
+    """Configuration and weights; the published `config.json` does not say that there is multi-token prediction.
+
+    `to_run`: a model that this toolkit cannot run is an error, before any file of weights is read.
+    """
     config, method = read_config(folder, quantized)
+    if to_run and (reason := config.unrunnable()) is not None:
+        raise ModelConfigError(f"{folder / CONFIG_FILE}: {reason}")
     weights = WeightFiles(folder) if method is None else QuantizedFiles(folder)
     for key in [key for key in weights.tensors if is_derived(key)]:
         del weights.tensors[key]
@@ -68,9 +76,11 @@ def meta_model(config: ModelConfig) -> LongcatFlash:
         return LongcatFlash(config)
 
 
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors that a checkpoint must hold, by published key."""
-    return {key: tuple(tensor.shape) for key, tensor in published_tensors(meta_model(config))}
+def expected_shapes(config: ModelConfig, present: Iterable[str] = ()) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that a checkpoint must hold, by published key; `present`: those that it holds."""
+    model = meta_model(config.runnable_part)
+    kept = {**dict(indexer_shapes(config)), **dict(mtp_table_shapes(config, present))}
+    return {key: tuple(tensor.shape) for key, tensor in published_tensors(model)} | kept
 
 
 def check_tensors(weights: WeightFiles, config: ModelConfig, expected: Mapping[str, tuple[int, ...]]) -> Layout:

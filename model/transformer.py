@@ -18,7 +18,7 @@ from longcat.model.attention.base import MixerOutput, SequenceContext, SequenceM
 from longcat.model.config import ModelConfig
 from longcat.model.embeddings.base import Embedding, previous_ids
 from longcat.model.embeddings.build import build_embedding
-from longcat.model.errors import ModelError
+from longcat.model.errors import ModelConfigError, ModelError
 from longcat.model.layers.base import LayerOutput, run_layers
 from longcat.model.layers.build import build_layer, layer_class
 from longcat.model.linear import Linear
@@ -78,10 +78,16 @@ class Backbone(nn.Module):
 
 
 class LongcatFlash(nn.Module):
-    """LongCat-Flash model. Parameters start as NaN: use `model.init.initialize` or load a checkpoint."""
+    """LongCat-Flash model. Parameters start as NaN: use `model.init.initialize` or load a checkpoint.
+
+    Raises:
+        ModelConfigError: the configuration has parts that are kept and cannot be run.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        if (reason := config.unrunnable()) is not None:
+            raise ModelConfigError(reason)
         self.config = config
         self.model = Backbone(config)
         self._rotary_widths = rotary_widths(self.modules())

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from longcat.model.bounds import MAX_MATRICES, shown
 from longcat.model.errors import CheckpointError
 from longcat.model.files import default_mode, fault_of, parse_json, read_bounded, write_aside
+from longcat.model.published_keys import canonical
 from longcat.model.safetensors_files import DTYPES, Stored, all_finite, check_regular, not_finite, read_header
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -32,7 +33,7 @@ Advance = Callable[[int], None]
 
 
 class WeightFiles:
-    """Weights of a checkpoint folder. `tensors` lists the tensors; only headers are read.
+    """Weights of a checkpoint folder. `tensors` lists the tensors, in one spelling; only headers are read.
 
     Raises:
         CheckpointError: a file is missing or damaged, the index does not match the files, or there are only pickled
@@ -43,6 +44,7 @@ class WeightFiles:
         self.folder = folder
         self.index = _read_index(folder)
         self.tensors: dict[str, Stored] = {}
+        self._names: dict[str, str] = {}  # of tensors that the file spells otherwise
         for file in _shard_files(folder, self.index):
             for key, stored in sorted(read_header(folder / file).items()):
                 self._add(key, stored)
@@ -50,7 +52,10 @@ class WeightFiles:
             if key not in self.tensors:
                 raise CheckpointError(f"{folder / INDEX_FILE}: says that {shown(key)} is in {file}, which lacks it")
 
-    def _add(self, key: str, stored: Stored) -> None:
+    def _add(self, name: str, stored: Stored) -> None:
+        key = canonical(name)
+        if key != name:
+            self._names[key] = name
         known, path = self.tensors.get(key), self.folder / stored.file
         if known is not None:
             raise CheckpointError(f"{path}: holds {shown(key)}, which is also in {known.file}")
@@ -97,7 +102,7 @@ class WeightFiles:
             for batch in _batches(chosen):
                 with open_shard(self.folder / file) as shard:
                     for key, start, stop in batch:
-                        rows = shard.get_slice(key)[start:stop]
+                        rows = shard.get_slice(self._names.get(key, key))[start:stop]
                         if not all_finite(rows):
                             raise not_finite(self.folder / file, key)
                         chosen[key][start:stop].copy_(rows)
@@ -112,7 +117,7 @@ class WeightFiles:
                 file = self.tensors[key].file
                 if file not in opened:
                     opened[file] = stack.enter_context(open_shard(self.folder / file))
-                tensor: torch.Tensor = opened[file].get_tensor(key)
+                tensor: torch.Tensor = opened[file].get_tensor(self._names.get(key, key))
                 return tensor
 
             yield read
@@ -264,7 +269,10 @@ def _read_index(folder: Path) -> dict[str, str] | None:
             raise CheckpointError(
                 f"{path}: {shown(key)} is assigned to {shown(name)}, which is not a safetensors file of this folder"
             )
-    return index
+    renamed = {canonical(key): name for key, name in index.items()}
+    if len(renamed) != len(index):
+        raise CheckpointError(f"{path}: holds an n-gram table in both spellings")
+    return renamed
 
 
 def _shard_files(folder: Path, index: Mapping[str, str] | None) -> list[str]:

@@ -42,6 +42,37 @@ def test_a_folder_is_described_from_only_its_configuration(capfd: pytest.Capture
     assert capfd.readouterr().err == f"longcat: {tmp_path / 'config.json'}: is not a JSON object\n"
 
 
+SIZES = {"hidden_size": 8192, "num_layers": 38, "n_routed_experts": 768, "zero_expert_num": 128, "vocab_size": 163840}
+INDEXER = {"index_topk": 2048, "index_n_heads": 32, "index_head_dim": 128}
+
+
+def test_a_model_that_cannot_be_run_is_described_and_nothing_else(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The sizes of LongCat-2.0, in the form of its files."""
+    second = load_preset("longcat-flash").to_dict() | SIZES | INDEXER | {"architectures": ["LongcatCausalLM"]}
+    second |= {"oe_vocab_size_ratio": 100.567, "oe_neighbor_num": 5, "oe_split_num": 4}
+    del second["model_type"]
+    (tmp_path / "config.json").write_text(json.dumps(second))
+    text = printed(capfd, "describe", str(tmp_path))
+    for figure in (
+        "1,638.617 B",
+        "1,638,616,773,376",
+        "135.05 B",
+        "33.42 B",
+        "48.72 B",
+        "56.37 B",
+        "cannot be run here",
+    ):
+        assert figure in text, figure
+    assert json.loads(printed(capfd, "describe", str(tmp_path), "--json"))["config"]["oe_split_num"] == 4
+    for command in (["generate", "--prompt", "x"], ["serve"]):
+        assert run([*command, "--checkpoint", str(tmp_path)]) == 3
+        said = capfd.readouterr().err
+        assert "LongCat Sparse Attention cannot be run here" in said
+        assert len(said.splitlines()) == 1
+
+
 def test_presets_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
     listed = {item["name"]: item for item in json.loads(printed(capfd, "list", "--json"))}
     assert listed["longcat-flash"]["total"] == 560_664_958_976
