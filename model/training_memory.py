@@ -1,9 +1,9 @@
 """Estimate of the memory of a training step of one process, from the shapes of the model; nothing is allocated.
 
 Counted are weights, gradients, moments, the copy in the compute dtype, what the operations of the CPU keep for the
-backward pass, and the logits of a chunk. Not counted are the process itself (about 0.4 GiB with its libraries), memory
-that is free but not returned, and buffers of the libraries. Kinds of attention other than latent attention are counted
-like it.
+backward pass, and the logits of a chunk; of n-gram tables the gradients of the rows read, and moments as if every row
+had been read. Not counted are the process itself (about 0.4 GiB with its libraries), memory that is free but not
+returned, and buffers of the libraries. Kinds of attention other than latent attention are counted like it.
 
 Names: D hidden, F inner width, V vocabulary.
 """
@@ -69,11 +69,15 @@ def training_memory(
     if checkpointing == "block":
         layers = [*(size * config.hidden_size for _ in layers), max(layers)]
     table = config.vocab_size * config.hidden_size
+    ngram = config.ngram_tables
+    rows = ngram.rows if ngram else 0
+    read = min(rows, parts * tokens * ngram.count) if ngram else 0
+    row = ngram.width if ngram else 0
     return TrainingMemory(
         weights=WIDE * count,
-        copy=HALF * count if size == HALF else 0,
+        copy=HALF * (count - rows * row) if size == HALF else 0,
         moments=2 * WIDE * count,
-        gradients=gradient * count,
+        gradients=gradient * (count - rows * row) + WIDE * read * row,
         activations=round(tokens * sum(layers)),
         loss=min(CHUNK_MIB << 20, size * tokens * config.vocab_size) + size * table,
     )

@@ -66,3 +66,18 @@ def test_checkpointing_keeps_less() -> None:
     assert found[0].activations > found[2].activations
     # The input of each of 4 layers, and all of one layer.
     assert found[2].activations == pytest.approx(2048 * 4 * 512 * 4 + found[0].activations / 4, abs=1)
+
+
+def test_ngram_tables_have_gradients_of_the_rows_read_and_no_copy() -> None:
+    config = load_preset("tiny-ngram")
+    assert config.ngram_tables is not None
+    tables = config.ngram_tables.rows * 24
+    rest = sum(p.numel() for p in LongcatFlash(config).parameters()) - tables
+    few = training_memory(config, "bfloat16", 128, parts=2)
+    assert (few.copy, few.gradients) == (2 * rest, 4 * rest + 4 * 24 * 4 * 2 * 128)
+    many = training_memory(config, "float32", 1 << 20)
+    assert (many.weights, many.gradients, many.moments) == (
+        4 * (rest + tables),
+        4 * (rest + tables),
+        8 * (rest + tables),
+    )

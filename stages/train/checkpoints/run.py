@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from longcat.model.transformer import LongcatFlash
 from longcat.stages.formats.checkpoint import Start, Tensors
 from longcat.stages.formats.metrics import MetricsFile
 from longcat.stages.train.checkpoints.resumable import RunCheckpoints, Saved, model_tensors
+from longcat.stages.train.checkpoints.shards import Part
 from longcat.stages.train.optim.adamw import moment_names, moments, moments_like
 from longcat.stages.train.optim.after_step import AfterStep
 from longcat.stages.train.optim.average import WeightAverage
+from longcat.stages.train.optim.row_state import load_rows, saved_moments
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.placement import empty_whole
 
@@ -45,7 +47,10 @@ class Saves:
         state: dict[str, Any],
     ) -> None:
         """Start saving the tensors after `done` steps, and `state`."""
-        groups = {"model": dict(held.named_tensors()), "optimizer": moments(held, optimizer)}
+        groups: dict[str, Mapping[str, Part]] = {
+            "model": dict(held.named_tensors()),
+            "optimizer": saved_moments(held, optimizer),
+        }
         groups |= {hook.group: tensors for hook in hooks if (tensors := hook.tensors())}
         self._checkpoints.save(self._first + done, groups, state)
 
@@ -75,6 +80,7 @@ class Saves:
         stored = saved.reader("optimizer")
         names = [name for name in moment_names(held) if name in stored.shapes]
         stored.load(moments_like(held, optimizer, names))
+        load_rows(held, optimizer, stored)
         for hook in hooks:
             if tensors := hook.tensors():
                 saved.reader(hook.group).load(tensors)
@@ -102,7 +108,8 @@ def read_whole(saved: Saved, config: ModelConfig, *, with_average: bool) -> tupl
     model = empty_whole(config)
     saved.reader("model").load(model_tensors(model))
     stored = saved.reader("optimizer")
-    state = {name: torch.empty(stored.shapes[name]) for name in moment_names(model) if name in stored.shapes}
+    names = [name for name in moment_names(model) if name in stored.shapes]
+    state = {name: torch.empty(stored.shapes[name], dtype=stored.dtypes[name]) for name in names}
     stored.load(state)
     averages: Tensors = {}
     if with_average:

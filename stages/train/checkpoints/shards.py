@@ -39,6 +39,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+STORED_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -236,6 +237,7 @@ class ShardReader:
         self._files: list[Any] = []
         self._where = paths[0].parent if paths else Path()
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
         self._stored: dict[str, list[_Stored]] = {}
         for number, path in enumerate(paths):
             try:
@@ -249,9 +251,10 @@ class ShardReader:
                 raise IntegrityError(f"damaged: {error}", where=str(path)) from None
             self._files.append(opened)
             for key, (name, shape, offsets) in table.items():
-                sizes = tuple(opened.get_slice(key).get_shape())
+                piece = opened.get_slice(key)
+                sizes = tuple(piece.get_shape())
                 self._stored.setdefault(name, []).append(_Stored(number, key, tuple(offsets), sizes))
-                self.shapes[name] = tuple(shape)
+                self.shapes[name], self.dtypes[name] = tuple(shape), STORED_DTYPES[piece.get_dtype()]
 
     @torch.no_grad()
     def load(self, targets: Mapping[str, Part]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from longcat.model.embeddings.ngram import NgramEmbedding
 from longcat.model.transformer import LongcatFlash
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.norms import scale_gradients
@@ -22,6 +23,9 @@ class ComputeModel:
     The gradients of the copy become those of the master, which are used by the optimizer, checkpoints and the bias
     controller. Those of one micro batch keep the dtype of the copy until the optimizer step, the sum of several is
     float32. Sharded parameters have no copy: they are cast when gathered (`stages.train.parallel.fsdp`).
+
+    N-gram tables are not copied: the rows read are cast, with the same bits. In a single process their gradients are
+    sparse.
     """
 
     def __init__(self, held: Distributed) -> None:
@@ -29,12 +33,18 @@ class ComputeModel:
         self._masters = [parameter for _, parameter in held.named_parameters()]
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        if held.dtype == torch.float32 or held.parallel.is_distributed:
+        self._tables: list[nn.Parameter] = []
+        if held.parallel.is_distributed:
             return
-        copy = LongcatFlash(held.config).to(device=held.parallel.device, dtype=held.dtype)
-        for router in copy.routers():
-            router.float()
-        self._pairs = list(zip(held.model.parameters(), copy.parameters(), strict=True))
+        embedding = held.model.model.embed_tokens
+        if isinstance(embedding, NgramEmbedding):
+            embedding.sparse_gradients = True
+            self._tables = [embedding.tables]
+        if held.dtype == torch.float32:
+            return
+        copy = _copy_of(held)
+        pairs = zip(held.model.parameters(), copy.parameters(), strict=True)
+        self._pairs = [(master, other) for master, other in pairs if other is not master]
         self._buffers = list(zip(held.model.buffers(), copy.buffers(), strict=True))
         for master, _ in self._pairs:
             master.grad_dtype = None
@@ -49,7 +59,13 @@ class ComputeModel:
 
     @torch.no_grad()
     def collect_gradients(self) -> None:
-        """Move the copy's gradients to the master; call after every backward pass."""
+        """Move the copy's gradients to the master; call after every backward pass.
+
+        The rows of a sparse gradient become distinct.
+        """
+        for table in self._tables:
+            if table.grad is not None:
+                table.grad = table.grad.coalesce()
         for master, copy in self._pairs:
             if master.grad is None:
                 master.grad = copy.grad
@@ -69,7 +85,8 @@ class ComputeModel:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             return
-        kept = [(master, master.grad) for master in self._masters if master.grad is not None]
+        kept = [(master, master.grad) for master, _ in self._pairs if master.grad is not None]
+        tables = [(table, table.grad) for table in self._tables if table.grad is not None]
         optimizer.zero_grad(set_to_none=True)
         buckets = list(_buckets([master for master, _ in kept]))
         wide = kept[0][0].new_empty(max((size for _, size in buckets), default=0))
@@ -82,12 +99,34 @@ class ComputeModel:
             scale_gradients(members, factor)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        for table, rows in tables:
+            table.grad = rows
+            scale_gradients([table], factor)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the master's values to the copy; call after every optimizer step."""
         for master, copy in [*self._pairs, *self._buffers]:
             copy.copy_(master)
+
+
+def _copy_of(held: Distributed) -> LongcatFlash:
+    """The model in the compute dtype without values, with the n-gram tables of the master."""
+    with torch.device("meta"):
+        copy = LongcatFlash(held.config)
+    embedding, own = copy.model.embed_tokens, held.model.model.embed_tokens
+    shared = isinstance(embedding, NgramEmbedding) and isinstance(own, NgramEmbedding)
+    if shared:
+        del embedding.tables
+    copy = copy.to(dtype=held.dtype)
+    for router in copy.routers():
+        router.float()
+    copy.to_empty(device=held.parallel.device)
+    if shared:
+        embedding.tables, embedding.sparse_gradients = own.tables, own.sparse_gradients
+    return copy
 
 
 def _aligned(parameter: nn.Parameter) -> int:

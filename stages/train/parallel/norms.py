@@ -73,4 +73,11 @@ def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 def _local_gradients(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
     gradients = (parameter.grad for parameter in parameters if parameter.grad is not None)
-    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    return [_local(gradient) for gradient in gradients]
+
+
+def _local(gradient: torch.Tensor) -> torch.Tensor:
+    """Values of this process; of a sparse gradient, whose rows must be distinct, those of its rows."""
+    if gradient.is_sparse:
+        return gradient.values()
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient

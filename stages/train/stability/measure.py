@@ -111,7 +111,8 @@ def rms_by_group(
     sums: dict[int, torch.Tensor] = {}
     for group, tensor in tensors:
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        square = torch.linalg.vector_norm(local, dtype=torch.float64).square()
+        values = local.values() if local.is_sparse else local  # the other rows are zeros
+        square = torch.linalg.vector_norm(values, dtype=torch.float64).square()
         both_2 = torch.stack((square, square.new_tensor(float(local.numel()))))
         place = places[group]
         sums[place] = sums[place] + both_2 if place in sums else both_2
