@@ -18,6 +18,7 @@ import numpy as np
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.formats.best_fit import fill
 from longcat.stages.formats.packing_figures import PackingFigures
+from longcat.stages.formats.read_tokens import ReadTokens
 from longcat.stages.formats.windows import Ids, TokenDocuments, Window
 
 # Distinguishes the permutation of windows from that of documents.
@@ -25,16 +26,51 @@ _WINDOWS = 1
 
 
 @dataclass(frozen=True)
-class _Epoch:
+class BestFitPart:
     """Pieces of documents in the order of windows: document, first token in it, tokens.
 
-    Window w has the pieces from `bounds[w]` to `bounds[w + 1]`.
+    Window w has the pieces from `bounds[w]` to `bounds[w + 1]`; `places` are the positions of all documents in the
+    stream of the epoch.
     """
 
+    source: BestFitWindows
     documents: Ids
     starts: Ids
     sizes: Ids
     bounds: Ids
+    places: Ids
+
+    @property
+    def windows(self) -> int:
+        return len(self.bounds) - 1
+
+    def read(self, samples: int) -> ReadTokens:
+        """Inputs of the samples below `samples`: a piece with a token after it has that as a target only."""
+        pieces = slice(0, int(self.bounds[min(samples, self.windows)]))
+        documents, ends = self.documents[pieces], self.starts[pieces] + self.sizes[pieces]
+        ends = np.where(ends < self.source.documents.lengths[documents], ends - 1, ends)
+        places = self.places[documents]
+        return ReadTokens.of(places + self.starts[pieces], places + ends)
+
+    def sample(self, index: int) -> Window:
+        """Sample `index`."""
+        pieces = slice(*self.bounds[index : index + 2].tolist())
+        starts, sizes = self.starts[pieces], self.sizes[pieces]
+        ids = [
+            self.source.documents.read(document)[start : start + size]
+            for document, start, size in zip(
+                self.documents[pieces].tolist(), starts.tolist(), sizes.tolist(), strict=True
+            )
+        ]
+        length, ends = self.source.sequence_length, np.cumsum(sizes)
+        filled, borders = int(ends[-1]), ends[:-1]
+        trained = np.arange(1, length + 1) < filled
+        # The first token of a document is a target after the end of another, that of a rest only in its own document.
+        cut = starts + sizes < self.source.documents.lengths[self.documents[pieces]]
+        untrained = borders if not self.source.across_documents else borders[(starts[1:] > 0) | cut[:-1]]
+        trained[untrained - 1] = False
+        inside: Ids = np.concatenate([[0], ends])
+        return Window(np.resize(np.concatenate(ids).astype(np.int64), length + 1), inside[inside < length], trained)
 
 
 class BestFitWindows:
@@ -64,42 +100,41 @@ class BestFitWindows:
         self.sequence_length = sequence_length
         self.seed = seed
         self.across_documents = across_documents
+        self.total = self.documents.total
         # A batch may span two epochs, never more.
-        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._epoch = lru_cache(maxsize=2)(self.part)
         # Every epoch has as many: their number depends only on the lengths.
-        self.windows_per_epoch = len(self._epoch(0).bounds) - 1
+        self.windows_per_epoch = self._epoch(0).windows
 
-    def _make_epoch(self, epoch: int) -> _Epoch:
+    def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> BestFitPart:
+        """An epoch, or what of its documents was not read, packed again; `whole`: see `ReadTokens.left`."""
         order = self.documents.order(self.seed, epoch)
-        place, starts, sizes = _cut(self.documents.lengths[order], self.sequence_length)
+        lengths = self.documents.lengths[order]
+        ends = np.cumsum(lengths)
+        places = np.zeros(len(self.documents.lengths), dtype=np.int64)
+        places[order] = ends - lengths
+        firsts = np.zeros(len(order), dtype=np.int64)
+        if read is not None:
+            left = read.left(ends - lengths, ends, whole=whole)
+            order, firsts, lengths = _unread(left, order, ends - lengths, ends)
+        place, starts, sizes = _cut(lengths, self.sequence_length)
         bins = fill(sizes, self.sequence_length + 1)
-        count = int(bins.max()) + 1
+        count = int(bins.max(initial=-1)) + 1
         windows = np.random.Generator(np.random.PCG64([self.seed, epoch, _WINDOWS])).permutation(count)[bins]
         by_window = np.argsort(windows, kind="stable")
         bounds = np.zeros(count + 1, dtype=np.int64)
         np.cumsum(np.bincount(windows, minlength=count), out=bounds[1:])
-        return _Epoch(order[place[by_window]], starts[by_window], sizes[by_window], bounds)
+        starts += firsts[place]
+        return BestFitPart(self, order[place[by_window]], starts[by_window], sizes[by_window], bounds, places)
 
     def sample(self, number: int) -> Window:
         """Sample `number`, in epoch `number // windows_per_epoch`."""
-        epoch_number, index = divmod(number, self.windows_per_epoch)
-        epoch = self._epoch(epoch_number)
-        pieces = slice(*epoch.bounds[index : index + 2].tolist())
-        starts, sizes = epoch.starts[pieces], epoch.sizes[pieces]
-        ids = [
-            self.documents.read(document)[start : start + size]
-            for document, start, size in zip(
-                epoch.documents[pieces].tolist(), starts.tolist(), sizes.tolist(), strict=True
-            )
-        ]
-        length, ends = self.sequence_length, np.cumsum(sizes)
-        filled, borders = int(ends[-1]), ends[:-1]
-        trained = np.arange(1, length + 1) < filled
-        # The first token of a rest is the target of the window before it, not of another document's end.
-        untrained = borders if not self.across_documents else borders[starts[1:] > 0]
-        trained[untrained - 1] = False
-        inside: Ids = np.concatenate([[0], ends])
-        return Window(np.resize(np.concatenate(ids).astype(np.int64), length + 1), inside[inside < length], trained)
+        epoch, index = divmod(number, self.windows_per_epoch)
+        return self._epoch(epoch).sample(index)
+
+    def epochs(self, samples: int) -> float:
+        """Epochs in the samples below `samples`."""
+        return samples / self.windows_per_epoch
 
     def packing(self) -> PackingFigures:
         """Figures of the first epoch."""
@@ -115,6 +150,17 @@ class BestFitWindows:
             lengths=self.documents.lengths[used],
             in_one=pieces[used] == 1,
         )
+
+
+def _unread(left: ReadTokens, documents: Ids, starts: Ids, ends: Ids) -> tuple[Ids, Ids, Ids]:
+    """Pieces of what is left of documents at these positions: document, first token in it, tokens.
+
+    A piece has the token after it, if its document has one. A document's last token alone would have no target.
+    """
+    place, first, end = left.pieces(starts, ends)
+    sizes = np.minimum(end + 1, ends[place]) - first
+    kept = (sizes > 1) | (first == starts[place])
+    return documents[place[kept]], (first - starts[place])[kept], sizes[kept]
 
 
 def _cut(lengths: Ids, length: int) -> tuple[Ids, Ids, Ids]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import IntegrityError
@@ -19,8 +19,27 @@ STATE_FILE = "training/state.json"
 Packing = Literal["joined", "best_fit"]
 
 
+class Reading(BaseModel):
+    """Samples read of an epoch, from its beginning or after other readings of it, in sequences of one kind.
+
+    `whole`: what was left of the epoch was read in whole documents.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sequence_length: int
+    packing: Packing
+    whole: bool = False
+    samples: int
+
+
 class DataPosition(BaseModel):
-    """Data order and number of samples read."""
+    """How far a stream of documents was read: those of a tokens artifact with `min_document_tokens` or more.
+
+    `position` samples were read in sequences of this length and packing. They began with what was left of `epoch` after
+    the readings `read`, with `whole` in whole documents, and went on with the epochs after it. `tokens_before` were
+    read before these samples.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,13 +47,36 @@ class DataPosition(BaseModel):
     seed: int
     sequence_length: int
     min_document_tokens: int
-    long_document_fraction: float = 0.0
     packing: Packing = "joined"
+    whole: bool = False
+    epoch: int = 0
+    read: tuple[Reading, ...] = ()
     position: int = 0
+    tokens_before: int = 0
 
-    def start_for(self, wanted: DataPosition) -> int:
-        """Start position for reading `wanted`: where this stopped if order and data are the same, else 0."""
-        return self.position if self.model_copy(update={"position": wanted.position}) == wanted else 0
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_mixture(cls, values: Any) -> Any:
+        """Read a position in a mixture with long documents, which older checkpoints have: that in all documents."""
+        if not isinstance(values, dict) or "long_document_fraction" not in values:
+            return values
+        values = dict(values)
+        if fraction := values.pop("long_document_fraction"):
+            position = values["position"]
+            values |= {"min_document_tokens": 0, "position": position - position * round(fraction * 10**6) // 10**6}
+        return values
+
+    @property
+    def tokens_read(self) -> int:
+        return self.tokens_before + self.position * self.sequence_length
+
+    def same_stream(self, other: DataPosition) -> bool:
+        """Whether both read the same documents in the same order."""
+        return (self.tokens, self.seed, self.min_document_tokens) == (
+            other.tokens,
+            other.seed,
+            other.min_document_tokens,
+        )
 
 
 class TrainingState(BaseModel):
@@ -42,7 +84,8 @@ class TrainingState(BaseModel):
 
     Counts are totals since initialisation, across growth and continued training. `learning_rate` is that of the last
     step (None: not recorded), at `schedule_position` - 1 of a schedule that was warmed up from `warmup_from`. `config`
-    is the configuration of the last run, `growth` the list of layer stackings. `width_scale` is the s of
+    is the configuration of the last run, `data` the stream of documents that it read, `other_data` those of long
+    documents and of runs before it, `growth` the list of layer stackings. `width_scale` is the s of
     `stages.train.optim.kinds`, which scales learning rates, `kinds` the values by kind of parameter that it scales;
     `balance_coefficient` is that of the balance loss.
     """
@@ -56,11 +99,23 @@ class TrainingState(BaseModel):
     learning_rate: float | None = Field(default=None, ge=0)
     warmup_from: float = Field(default=0.0, ge=0)
     data: DataPosition | None = None
+    other_data: tuple[DataPosition, ...] = ()
     config: dict[str, Any] = {}
     growth: list[dict[str, Any]] = []
     width_scale: float = Field(default=1.0, gt=0)
     kinds: dict[str, dict[str, float]] = {}
     balance_coefficient: float | None = None
+
+    @property
+    def streams(self) -> tuple[DataPosition, ...]:
+        """All streams of documents that were read, the last one first."""
+        return self.other_data if self.data is None else (self.data, *self.other_data)
+
+    def after_reading(self, first: DataPosition, *others: DataPosition) -> dict[str, Any]:
+        """Fields of the state after a run that read these streams."""
+        read = (first, *others)
+        before = tuple(one for one in self.streams if not any(one.same_stream(new) for new in read))
+        return {"data": first, "other_data": (*others, *before)}
 
 
 def read_state(checkpoint: Artifact | None) -> TrainingState:

@@ -7,7 +7,7 @@ windows of the first stage before the second.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import add
 from pathlib import Path
 
@@ -17,11 +17,37 @@ from longcat.pipeline.errors import InputError
 from longcat.stages.formats.best_fit_windows import BestFitWindows
 from longcat.stages.formats.curriculum import read_curriculum
 from longcat.stages.formats.packing_figures import PackingFigures
+from longcat.stages.formats.read_tokens import ReadTokens
 from longcat.stages.formats.training_state import Packing
-from longcat.stages.formats.windows import PackedSource, TokenWindows, Window, WindowSource, open_tokens
+from longcat.stages.formats.windows import EpochPart, PackedSource, TokenWindows, Window, WindowSource, open_tokens
 
 PARTS = 1_000_000
 SOURCES: dict[Packing, type[TokenWindows | BestFitWindows]] = {"joined": TokenWindows, "best_fit": BestFitWindows}
+
+
+class StagedPart:
+    """Parts of all stages in one epoch; the stream of a stage begins after `totals` of the stages before it."""
+
+    def __init__(self, parts: Sequence[EpochPart], totals: Sequence[int]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([part.windows for part in parts])
+        self._totals = totals
+        self.windows = int(self._ends[-1])
+
+    def sample(self, index: int) -> Window:
+        """Sample `index`."""
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        part = self._parts[place]
+        return part.sample(index - int(self._ends[place]) + part.windows)
+
+    def read(self, samples: int) -> ReadTokens:
+        """Tokens of the samples below `samples`."""
+        found, offset = ReadTokens.nothing(), 0
+        for part, total in zip(self._parts, self._totals, strict=True):
+            mine = part.read(min(samples, part.windows))
+            found |= ReadTokens.of(mine.starts + offset, mine.ends + offset)
+            samples, offset = max(0, samples - part.windows), offset + total
+        return found
 
 
 class StagedWindows:
@@ -29,16 +55,30 @@ class StagedWindows:
 
     def __init__(self, stages: Sequence[PackedSource]) -> None:
         self._stages = stages
-        self._ends = np.cumsum([stage.windows_per_epoch for stage in stages])
-        self.windows_per_epoch = int(self._ends[-1])
+        self.sequence_length = stages[0].sequence_length
+        self._totals = [stage.total for stage in stages]
+        self.total = sum(self._totals)
+        self.windows_per_epoch = sum(stage.windows_per_epoch for stage in stages)
+        # A batch may span two epochs, never more.
+        self._epoch = lru_cache(maxsize=2)(self.part)
+
+    def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> StagedPart:
+        """An epoch, or what is left of every stage; `whole`: see `ReadTokens.left`."""
+        parts, offset = [], 0
+        for stage in self._stages:
+            end = offset + stage.total
+            parts.append(stage.part(epoch, None if read is None else read.between(offset, end), whole=whole))
+            offset = end
+        return StagedPart(parts, self._totals)
 
     def sample(self, number: int) -> Window:
         """Sample `number`, in epoch `number // windows_per_epoch`."""
         epoch, index = divmod(number, self.windows_per_epoch)
-        place = int(np.searchsorted(self._ends, index, side="right"))
-        stage = self._stages[place]
-        start = int(self._ends[place]) - stage.windows_per_epoch
-        return stage.sample(epoch * stage.windows_per_epoch + index - start)
+        return self._epoch(epoch).sample(index)
+
+    def epochs(self, samples: int) -> float:
+        """Epochs in the samples below `samples`."""
+        return samples / self.windows_per_epoch
 
     def packing(self) -> PackingFigures:
         """Figures of the first epoch, of all stages."""
@@ -50,22 +90,33 @@ class MixedWindows:
     """Samples of two sources, `fraction` of them from the second, spread evenly.
 
     Sample g is from the second source when `floor((g+1)*fraction) > floor(g*fraction)`; samples of each source are used
-    in order, without gaps.
+    in order, without gaps, from `starts` on.
     """
 
-    def __init__(self, first: WindowSource, second: WindowSource, fraction: float) -> None:
+    def __init__(
+        self, first: WindowSource, second: WindowSource, fraction: float, starts: tuple[int, int] = (0, 0)
+    ) -> None:
         self.first = first
         self.second = second
+        self._starts = starts
         # Integer parts per million keep the arithmetic exact for any number of samples.
         self._parts = round(fraction * PARTS)
         # Until all samples of the first source were used.
         self.windows_per_epoch = -(-first.windows_per_epoch * PARTS // max(1, PARTS - self._parts))
 
+    def numbers(self, samples: int) -> tuple[int, int]:
+        """Numbers of the next sample of each source after `samples` of the mixture."""
+        second = samples * self._parts // PARTS
+        return self._starts[0] + samples - second, self._starts[1] + second
+
     def sample(self, number: int) -> Window:
-        before = number * self._parts // PARTS
-        if (number + 1) * self._parts // PARTS > before:
-            return self.second.sample(before)
-        return self.first.sample(number - before)
+        """Sample `number`."""
+        first, second = self.numbers(number)
+        return self.second.sample(second) if self.numbers(number + 1)[1] > second else self.first.sample(first)
+
+    def epochs(self, samples: int) -> float:
+        """Epochs of the first source in the samples below `samples`."""
+        return self.first.epochs(self.numbers(samples)[0])
 
 
 def training_windows(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.tokens import TokenFile
 from longcat.stages.formats.packing_figures import PackingFigures
+from longcat.stages.formats.read_tokens import ReadTokens
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -74,9 +75,32 @@ class WindowSource(Protocol):
     def sample(self, number: int) -> Window:
         """Sample `number`."""
 
+    def epochs(self, samples: int) -> float:
+        """Epochs in the samples below `samples`."""
+
+
+class EpochPart(Protocol):
+    """Samples of one epoch, or of the rest of it."""
+
+    @property
+    def windows(self) -> int:
+        """Number of samples."""
+
+    def sample(self, index: int) -> Window:
+        """Sample `index`, below `windows`."""
+
+    def read(self, samples: int) -> ReadTokens:
+        """Tokens of the samples below `samples`."""
+
 
 class PackedSource(WindowSource, Protocol):
-    """Samples from documents that are packed into sequences."""
+    """Samples from documents that are packed into sequences; an epoch reads `total` tokens."""
+
+    sequence_length: int
+    total: int
+
+    def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> EpochPart:
+        """An epoch, or what is left of it after `read`; `whole`: see `ReadTokens.left`."""
 
     def packing(self) -> PackingFigures:
         """Figures of an epoch."""
@@ -131,11 +155,79 @@ class TokenDocuments:
 
 
 @dataclass(frozen=True)
-class _Epoch:
-    """One order of the documents, and their start positions in the stream with its end."""
+class JoinedPart:
+    """Windows of some ranges of the joined documents of an epoch: all of them, or those that were not read.
 
+    places: positions of `documents` in the stream, and its end. firsts: positions at which the ranges begin. offsets:
+        their places in the stream of the ranges one after the other, and its end; the last token of each is a target
+        only, as the one before it is followed by no other range.
+    """
+
+    source: TokenWindows
     documents: Ids
-    starts: Ids
+    places: Ids
+    firsts: Ids
+    offsets: Ids
+
+    @classmethod
+    def of(cls, source: TokenWindows, documents: Ids, places: Ids, left: ReadTokens) -> JoinedPart:
+        """Windows of these ranges, each with the token after it; one of the last token alone has none."""
+        sizes = np.minimum(left.ends + 1, source.total) - left.starts
+        offsets = np.zeros(int((sizes > 1).sum()) + 1, dtype=np.int64)
+        np.cumsum(sizes[sizes > 1], out=offsets[1:])
+        return cls(source, documents, places, left.starts[sizes > 1], offsets)
+
+    @property
+    def windows(self) -> int:
+        return max(0, int(self.offsets[-1]) - 1) // self.source.sequence_length
+
+    @cached_property
+    def _stride(self) -> int:
+        return coprime_near(self.windows, round(self.windows / GOLDEN_RATIO))
+
+    def read(self, samples: int) -> ReadTokens:
+        """Inputs of the samples below `samples`."""
+        length = self.source.sequence_length
+        starts = np.arange(min(samples, self.windows), dtype=np.int64) * self._stride % max(1, self.windows) * length
+        windows = ReadTokens.of(starts, starts + length)
+        place, starts, ends = windows.pieces(self.offsets[:-1], self.offsets[1:] - 1)
+        shift = (self.firsts - self.offsets[:-1])[place]
+        return ReadTokens.of(starts + shift, ends + shift)
+
+    def sample(self, index: int) -> Window:
+        """Sample `index`."""
+        length = self.source.sequence_length
+        start = index * self._stride % self.windows * length
+        end = start + length + 1
+        first = int(np.searchsorted(self.offsets, start, side="right")) - 1
+        last = int(np.searchsorted(self.offsets, end, side="left"))
+        pieces: list[npt.NDArray[np.generic]] = []
+        starts: list[Ids] = []
+        for number in range(first, last):
+            offset = int(self.offsets[number])
+            low, high = max(start, offset), min(end, int(self.offsets[number + 1]))
+            at = int(self.firsts[number]) - offset
+            texts, inside = self._texts(at + low, at + high)
+            pieces += texts
+            starts.append(inside + (low - start))
+        inside = np.concatenate(starts)
+        borders = inside[1:] if not self.source.across_documents else self.offsets[first + 1 : last] - start
+        trained = None
+        if len(borders) or not self.source.across_documents:
+            trained = np.ones(length, dtype=np.bool_)
+            trained[borders - 1] = False
+        return Window(np.concatenate(pieces).astype(np.int64), inside[inside < length], trained)
+
+    def _texts(self, start: int, end: int) -> tuple[list[npt.NDArray[np.generic]], Ids]:
+        """Token ids of one range of the stream by document, and where in it they begin."""
+        first = int(np.searchsorted(self.places, start, side="right")) - 1
+        last = int(np.searchsorted(self.places, end, side="left"))
+        texts = []
+        for place in range(first, last):
+            offset = int(self.places[place])
+            document = self.source.documents.read(int(self.documents[place]))
+            texts.append(document[max(0, start - offset) : end - offset])
+        return texts, np.maximum(self.places[first:last] - start, 0)
 
 
 class TokenWindows:
@@ -165,41 +257,32 @@ class TokenWindows:
         self.sequence_length = sequence_length
         self.seed = seed
         self.across_documents = across_documents
-        self.windows_per_epoch = (self.documents.total - 1) // sequence_length
-        self._stride = coprime_near(self.windows_per_epoch, round(self.windows_per_epoch / GOLDEN_RATIO))
+        self.total = self.documents.total
+        self.windows_per_epoch = (self.total - 1) // sequence_length
         # A batch may span two epochs, never more.
-        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._epoch = lru_cache(maxsize=2)(self.part)
 
-    def _make_epoch(self, epoch: int) -> _Epoch:
+    def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> JoinedPart:
+        """An epoch, or what of it was not read; `whole`: see `ReadTokens.left`."""
         documents = self.documents.order(self.seed, epoch)
-        starts = np.zeros(len(documents) + 1, dtype=np.int64)
-        np.cumsum(self.documents.lengths[documents], out=starts[1:])
-        return _Epoch(documents, starts)
+        places = np.zeros(len(documents) + 1, dtype=np.int64)
+        np.cumsum(self.documents.lengths[documents], out=places[1:])
+        if read is None:
+            return JoinedPart(self, documents, places, np.zeros(1, dtype=np.int64), places[[0, -1]])
+        return JoinedPart.of(self, documents, places, read.left(places[:-1], places[1:], whole=whole))
 
     def sample(self, number: int) -> Window:
         """Sample `number`, in epoch `number // windows_per_epoch`."""
-        epoch_number, index = divmod(number, self.windows_per_epoch)
-        epoch = self._epoch(epoch_number)
-        length = self.sequence_length
-        start = index * self._stride % self.windows_per_epoch * length
-        end = start + length + 1
-        first = int(np.searchsorted(epoch.starts, start, side="right")) - 1
-        last = int(np.searchsorted(epoch.starts, end, side="left"))
-        pieces = []
-        for place in range(first, last):
-            offset = int(epoch.starts[place])
-            document = self.documents.read(int(epoch.documents[place]))
-            pieces.append(document[max(0, start - offset) : end - offset])
-        inside: Ids = np.maximum(epoch.starts[first:last] - start, 0)
-        trained = None
-        if not self.across_documents:
-            trained = np.ones(length, dtype=np.bool_)
-            trained[inside[inside > 0] - 1] = False
-        return Window(np.concatenate(pieces).astype(np.int64), inside[inside < length], trained)
+        epoch, index = divmod(number, self.windows_per_epoch)
+        return self._epoch(epoch).sample(index)
+
+    def epochs(self, samples: int) -> float:
+        """Epochs in the samples below `samples`."""
+        return samples / self.windows_per_epoch
 
     def packing(self) -> PackingFigures:
         """Figures of the first epoch."""
-        starts, ends = self._epoch(0).starts[:-1], self._epoch(0).starts[1:]
+        starts, ends = self._epoch(0).places[:-1], self._epoch(0).places[1:]
         in_one = ends <= starts // self.sequence_length * self.sequence_length + self.sequence_length + 1
         return PackingFigures.of(
             "joined",

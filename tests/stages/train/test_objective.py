@@ -262,15 +262,15 @@ def test_workers_change_no_byte(run_stage: Any, tokens: Artifact, tiny: dict[str
 
 
 def test_an_id_outside_the_vocabulary(run_stage: Any, tokens: Artifact, tiny: dict[str, Any], monkeypatch: Any) -> None:
-    from longcat.stages.formats import windows as loader
+    from longcat.stages.formats import continued_windows as loader
 
-    original = loader.TokenWindows.sample
+    original = loader.ContinuedWindows.sample
 
-    def sample(self: loader.TokenWindows, number: int) -> Window:
+    def sample(self: loader.ContinuedWindows, number: int) -> Window:
         window = original(self, number)
         return window._replace(ids=np.where(window.ids == 10, 64, window.ids)) if number >= 8 else window
 
-    monkeypatch.setattr(loader.TokenWindows, "sample", sample)
+    monkeypatch.setattr(loader.ContinuedWindows, "sample", sample)
     with pytest.raises(InputError, match=r"token id 64, the model has vocab_size = 64") as caught:
         run_stage("train", tiny, {"tokens": tokens})
     assert caught.value.where == "sample 8 to 11"

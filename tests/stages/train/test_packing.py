@@ -13,7 +13,7 @@ from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.stages.formats.checkpoint import read_model
 from longcat.stages.formats.metrics import read_metrics
-from longcat.stages.formats.training_state import DataPosition, read_state
+from longcat.stages.formats.training_state import read_state
 from longcat.stages.formats.training_windows import training_windows
 from longcat.stages.formats.validation_windows import validation_windows
 from longcat.stages.formats.windows import IGNORED, open_tokens
@@ -77,14 +77,6 @@ def test_the_packing_is_told_before_training_and_in_the_metrics(
     )
     joined = run_stage("train", tiny | {"steps": 1}, {"tokens": tokens}).manifest.metrics["packing"]
     assert joined["kind"] == "joined" and joined["waste"] == 0 and joined["cut_documents"] > 30
-
-
-def test_packing_is_part_of_the_order_of_the_data() -> None:
-    values = {"tokens": "t", "seed": 0, "sequence_length": 32, "min_document_tokens": 0, "position": 40}
-    joined, packed = DataPosition(**values), DataPosition(**values, packing="best_fit")
-    assert joined.packing == "joined"
-    assert packed.start_for(packed) == 40
-    assert packed.start_for(joined) == joined.start_for(packed) == 0
 
 
 def test_validation_has_no_first_tokens_without_the_loss_across_documents(run_stage: Any, tokens: Artifact) -> None:

@@ -169,14 +169,14 @@ def test_train_resumes_a_curriculum_at_the_step_it_stopped(session: Session, cur
         "schedule": {"kind": "constant", "warmup_steps": 0},
     }
     seen: list[int] = []
-    original = loader.StagedWindows.sample
+    original = loader.StagedPart.sample
 
-    def sample(self: loader.StagedWindows, number: int) -> Window:
+    def sample(self: loader.StagedPart, number: int) -> Window:
         seen.append(number)
         return original(self, number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader.StagedWindows, "sample", sample)
+        patch.setattr(loader.StagedPart, "sample", sample)
         first = run_stage(
             session, "train", {**settings, "preset": "smoke", "steps": 2}, {"tokens": curriculum}
         ).artifact
