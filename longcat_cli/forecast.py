@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -60,3 +61,23 @@ def _count(model: ModelConfig) -> Accounting:
     from longcat.model.accounting import count
 
     return count(model)
+
+
+def training_plans(plan: Plan) -> list[dict[str, Any]]:
+    """What a training will do, one row a phase (`stages.train.joins.outlook`); empty for other stages."""
+    rows: list[dict[str, Any]] = plan.forecast.get("plan", [])
+    return rows
+
+
+def training_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `training_plans` with short names, for a table."""
+    rates = row["learning_rate"] or {}
+    share = row["seen_before"]
+    return {
+        "length": row["sequence_length"],
+        **{key: row[key] for key in ("steps", "tokens", "epochs")},
+        "epochs before": row["epochs_before"],
+        "seen before": None if share is None else f"{share:.1%}",
+        **{f"lr {key}": rates.get(key) for key in ("start", "peak", "end")},
+        **{key: row[key] for key in ("schedule", "data", "problem") if key in row},
+    }

@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from longcat.cli.console import duration, out, print_json, size
 from longcat.cli.eval_report import headline, results_table
-from longcat.cli.forecast import forecast_figures, values_by_kind
+from longcat.cli.forecast import forecast_figures, training_columns, training_plans, values_by_kind
 from longcat.cli.tables import PlainTable, Unbroken, table
 from longcat.cli.terminal import line, styled
 from longcat.pipeline.values import is_records, leaves, numbers, written
@@ -140,9 +140,10 @@ def _estimates(steps: Sequence[tuple[str, Plan, str]]) -> dict[str, Sequence[Map
     foreseen = [
         {"step": name, **_for_people(figures)} for name, plan, _ in steps if (figures := forecast_figures(plan))
     ]
-    found: dict[str, Sequence[Mapping[str, Any]]] = {"forecast": foreseen} if foreseen else {}
+    trainings = [{"step": name, **training_columns(row)} for name, plan, _ in steps for row in training_plans(plan)]
     by_kind = {f"{name}: values by kind of parameter": values_by_kind(plan) for name, plan, _ in steps}
-    return found | {title: rows for title, rows in by_kind.items() if rows}
+    found: dict[str, Sequence[Mapping[str, Any]]] = {"forecast": foreseen, "training": trainings, **by_kind}
+    return {title: rows for title, rows in found.items() if rows}
 
 
 def _for_people(figures: Mapping[str, int]) -> dict[str, Any]:
@@ -166,6 +167,7 @@ def _plan_json(store: Store, name: str, plan: Plan, state: str) -> dict[str, Any
         "inputs": {role: [item.id for item in items] for role, items in plan.inputs.items()},
         "config": plan.config.model_dump(mode="json"),
         "forecast": forecast_figures(plan),
+        "training": training_plans(plan),
         "by_kind": values_by_kind(plan),
         "made_otherwise": {key: {"there": there, "here": here} for key, (there, here) in otherwise.items()},
         "unfinished": [item.to_json() for item in kindred_runs(store, plan)],

@@ -138,7 +138,7 @@ def _input(
 ) -> PlannedInput:
     if reference in done:
         plan = done[reference]
-        made = None if plan.forecast else store.get(plan.stage.output, plan.id)
+        made = store.get(plan.stage.output, plan.id)
         return PlannedInput(plan.id, plan.stage.output, plan.name, made, plan.forecast)
     place = recipe.where("steps", name, "inputs", role)
     if reference in recipe.steps:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from longcat.model.config import ModelConfig
 from longcat.model.transformer import LongcatFlash
-from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.stage import Context, Result
 from longcat.stages.extend.check import check_start
-from longcat.stages.extend.config import ExtendConfig, Phase
+from longcat.stages.extend.config import ExtendConfig
+from longcat.stages.extend.data import phase_data, phases_data
+from longcat.stages.extend.outlook import outlooks
 from longcat.stages.extend.step import config_of_phase, model_of_phase
 from longcat.stages.formats.checkpoint import Start, check_same_tokenizer, read_model, write_checkpoint
-from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
-from longcat.stages.formats.training_windows import SOURCES, MixedWindows, training_windows
-from longcat.stages.formats.windows import WindowSource, open_tokens
+from longcat.stages.formats.training_state import TrainingState, read_state
 from longcat.stages.train.check import check_options, micro_batch, with_kinds_of
 from longcat.stages.train.checkpoints.save_files import keep_saves
 from longcat.stages.train.determinism import reproducible
-from longcat.stages.train.joins.schedule import join_schedule
+from longcat.stages.train.joins.data import JoinedData
+from longcat.stages.train.joins.schedule import JoinedSchedule, join_schedule
 from longcat.stages.train.optim.kinds import initial_std
 from longcat.stages.train.parallel.config import check_fits
 from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.parallel.placement import join, spread
 from longcat.stages.train.run import (
-    check_fills_a_batch,
     read_validation,
     start_of,
     state_after,
+    tell,
     told_kinds,
     told_packing,
     write_metrics,
@@ -47,9 +47,6 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
     config = with_kinds_of(state, context.config)
     context = replace(context, config=config)
     with reproducible(config.threads):
-        # The data of every phase is checked first, so that a lack of long documents is reported before hours of
-        # training.
-        data = [_data(context, phase) for phase in config.phases]
         model = read_model(checkpoint)
         check_options(config, model.config)
         check_start(config, state)
@@ -58,20 +55,24 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         configs = _configs(config, model.config)
         start = start_of(config, checkpoint)
         parallel = join(config)
-        plans = _plans(context, state, parallel)
+        joined = join_schedule(config, state, config.all_steps)
+        rows = _announced(context, state, joined)
+        plans = _plans(context, state, joined, parallel)
         done: list[Trained] = []
-        for phase, its_config, own, plan in zip(config.phases, configs, data, plans, strict=True):
+        for phase, its_config, planned in zip(config.phases, configs, plans, strict=True):
+            data = phase_data(config, phase, tokens, state)
+            plan = replace(planned, data_start=data.first)
             model, start = model_of_phase(model, its_config, start, config.seed, std, context.logger)
-            history = partial(state_after, state, plan, _order(config, phase, tokens), config)
-            trained = _train_phase(context, plan, parallel, model, start, own.source, history)
+            history = partial(state_after, state, plan, data, config)
+            trained = _train_phase(context, plan, parallel, model, start, data, history)
             model, start = trained.whole()
             done.append(trained)
+            state = history(plan.steps, trained.samples_skipped, start.balance_coefficient)
         if control().leads:
-            after = history(plans[-1].steps, done[-1].samples_skipped, start.balance_coefficient)
-            write_checkpoint(context.output, model, start, after, tokens)
+            write_checkpoint(context.output, model, start, state, tokens)
             write_metrics(context.output, *done)
             keep_saves(context.work, context.output, config.keep_every)
-        return _result(configs, plans, data, done, by_kind)
+        return _result(configs, plans, rows, done, by_kind)
 
 
 def _configs(config: ExtendConfig, model: ModelConfig) -> list[ModelConfig]:
@@ -83,13 +84,33 @@ def _configs(config: ExtendConfig, model: ModelConfig) -> list[ModelConfig]:
     return found
 
 
+def _announced(context: Context[ExtendConfig], state: TrainingState, joined: JoinedSchedule) -> list[dict[str, Any]]:
+    """Log what every phase will do, before hours of training; figures for the metrics.
+
+    Raises:
+        InputError: as `phase_data`.
+    """
+    config, tokens = context.config, context.input("tokens")
+    rows = []
+    for outlook in outlooks(config, joined, list(phases_data(config, tokens, state))):
+        assert outlook.data is not None  # noqa: S101  it was just opened
+        main, long = outlook.data.main, outlook.data.long
+        packing = {"packing": told_packing(main, context)}
+        if long is not None:
+            least = f"documents of {long.at.min_document_tokens:,} tokens or more"
+            packing["packing_of_long_documents"] = told_packing(long, context, least)
+        tell(outlook, context)
+        rows.append(packing | {"plan": outlook.row()})
+    return rows
+
+
 def _train_phase(
     context: Context[ExtendConfig],
     plan: TrainingPlan,
     parallel: Parallel,
     model: LongcatFlash,
     start: Start,
-    source: WindowSource,
+    data: JoinedData,
     history: History,
 ) -> Trained:
     if parallel.is_distributed:
@@ -103,56 +124,18 @@ def _train_phase(
         )
     held = spread(model, context.config, parallel)
     validation = read_validation(context.input("tokens"), plan.sequence_length, context.config)
-    return run_training(plan, context.config, held, start, source, validation, context, history)
+    return run_training(plan, context.config, held, start, data.source, validation, context, history)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Samples of a phase, and the figures of their packing."""
-
-    source: WindowSource
-    packing: dict[str, Any]
-
-
-def _data(context: Context[ExtendConfig], phase: Phase) -> _Data:
-    """All documents, mixed with a fraction of long ones."""
-    config, tokens, length = context.config, context.input("tokens"), phase.sequence_length
-    options: dict[str, Any] = {
-        "sequence_length": length,
-        "seed": config.seed,
-        "across_documents": config.objective.loss_across_documents,
-    }
-    everything = training_windows(tokens.path, packing=config.packing, **options)
-    check_fills_a_batch(everything.windows_per_epoch, length, phase.batch_size, tokens)
-    found = {"packing": told_packing(everything, context)}
-    if not config.long_document_share:
-        return _Data(everything, found)
-    least = phase.min_document_tokens or length
-    long = SOURCES[config.packing](open_tokens(tokens.path, "train"), min_document_tokens=least, **options)
-    found["packing_of_long_documents"] = told_packing(long, context, f"documents of {least:,} tokens or more")
-    return _Data(MixedWindows(everything, long, config.long_document_share), found)
-
-
-def _order(config: ExtendConfig, phase: Phase, tokens: Artifact) -> DataPosition:
-    return DataPosition(
-        tokens=tokens.id,
-        seed=config.seed,
-        sequence_length=phase.sequence_length,
-        min_document_tokens=phase.min_document_tokens or phase.sequence_length,
-        long_document_fraction=config.long_document_share,
-        packing=config.packing,
-    )
-
-
-def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Parallel) -> list[TrainingPlan]:
-    """One plan per phase; each starts where the previous one ends, and all share one schedule."""
+def _plans(
+    context: Context[ExtendConfig], state: TrainingState, joined: JoinedSchedule, parallel: Parallel
+) -> list[TrainingPlan]:
+    """One plan per phase, without the start of its data; each starts where the previous one ends."""
     config = context.config
-    joined = join_schedule(config, state, config.all_steps)
     position = joined.position
     counters = Counters(state.step, state.tokens, state.samples)
     plans = []
     for number, phase in enumerate(config.phases, start=1):
-        order = _order(config, phase, context.input("tokens"))
         plan = TrainingPlan(
             label=f"extending to {phase.sequence_length}",
             work=context.work / f"phase-{number}",
@@ -162,7 +145,7 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
             micro_batch_size=micro_batch(phase.batch_size, phase.micro_batch_size, parallel.sizes),
             schedule=joined.schedule,
             schedule_start=position,
-            data_start=state.data.start_for(order) if state.data and number == 1 else 0,
+            data_start=0,
             before=counters,
             width_scale=state.width_scale,
             first_step=counters.step - state.step,
@@ -177,18 +160,18 @@ def _plans(context: Context[ExtendConfig], state: TrainingState, parallel: Paral
 def _result(
     configs: list[ModelConfig],
     plans: list[TrainingPlan],
-    data: list[_Data],
+    rows: list[dict[str, Any]],
     done: list[Trained],
     by_kind: dict[str, Any],
 ) -> Result:
     phases = []
-    for model, plan, own, trained in zip(configs, plans, data, done, strict=True):
+    for model, plan, row, trained in zip(configs, plans, rows, done, strict=True):
         figures = {
             "sequence_length": plan.sequence_length,
             "rope_theta": model.rope_theta,
             "train_loss": trained.train_loss,
             "active_experts": trained.active_experts,
-            **own.packing,
+            **row,
         }
         phases.append(figures | {key: value for key, value in trained.records[-1].items() if key == "validation_loss"})
     counters = plans[-1].counters(plans[-1].steps)

@@ -33,7 +33,7 @@ def _go_on(run: str, differences: Mapping[str, tuple[Any, Any]], name: str | Non
 
 @stage(
     "train",
-    revision=3,
+    revision=4,
     inputs={"tokens": "tokens", "checkpoint": "checkpoint?", "proxy": "checkpoint|report?"},
     output="checkpoint",
     follows=follows,

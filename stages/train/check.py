@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from longcat.model.config import ModelConfig
@@ -12,13 +12,15 @@ from longcat.stages.formats.architecture import architecture_of, preset_architec
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
 from longcat.stages.formats.training_state import TrainingState, foreseen_state
 from longcat.stages.train.config import TrainConfig, TrainingOptions
-from longcat.stages.train.joins.schedule import join_schedule
+from longcat.stages.train.joins.outlook import Outlook, outlook_of
+from longcat.stages.train.joins.schedule import JoinedSchedule, join_schedule
 from longcat.stages.train.load_balance.controller import controller_of
 from longcat.stages.train.optim.kinds import table
 from longcat.stages.train.parallel.config import Degrees, check_fits, degrees
 from longcat.stages.train.stability.config import expert_groups
 
 if TYPE_CHECKING:
+    from longcat.pipeline.artifact import Artifact
     from longcat.pipeline.plans import PlannedInput
 
 Inputs = Mapping[str, "tuple[PlannedInput, ...]"]
@@ -52,7 +54,27 @@ def foresee_training(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
     if inputs.get("proxy"):
         config, before = _foresee_transfer(config, inputs, model, continued=checkpoint is not None)
         model = preset_architecture(preset_of(config), config.model, vocabulary)
-    return forecast(model, config, before, config.all_steps * config.batch_size * config.sequence_length)
+    joined = None if before is None else join_schedule(config, before, config.all_steps)
+    outlook = _outlook(config, joined, inputs["tokens"][0].artifact, before, continued=checkpoint is not None)
+    return forecast(model, config, before, joined, [outlook])
+
+
+def _outlook(
+    config: TrainConfig,
+    joined: JoinedSchedule | None,
+    tokens: Artifact | None,
+    before: TrainingState | None,
+    *,
+    continued: bool,
+) -> Outlook:
+    if tokens is None or before is None:
+        return outlook_of(config, joined, None)
+    from longcat.stages.train.joins.data import train_data
+
+    try:
+        return outlook_of(config, joined, train_data(config, tokens, before if continued else None))
+    except InputError as error:
+        return outlook_of(config, joined, None, error.what)
 
 
 def with_kinds_of(before: TrainingState | None, options: Options) -> Options:
@@ -80,22 +102,30 @@ def _foresee_transfer(
 
 
 def forecast(
-    model: ModelConfig | None, options: TrainingOptions, before: TrainingState | None, tokens: int
+    model: ModelConfig | None,
+    options: TrainingOptions,
+    before: TrainingState | None,
+    joined: JoinedSchedule | None,
+    outlooks: Sequence[Outlook],
 ) -> dict[str, Any]:
-    """Predicted output of a training stage: `steps`, `tokens`, and `model`, `state` and `by_kind` if known.
+    """Predicted output of a training stage: `steps`, `tokens`, `plan`, and `model`, `state` and `by_kind` if known.
 
     Raises:
-        ConfigError: the learning rate would jump, or values by kind do not fit the checkpoint or the model.
+        ConfigError: values by kind do not fit the checkpoint or the model.
     """
-    steps = options.all_steps
-    found: dict[str, Any] = {"steps": steps, "tokens": tokens}
-    if before is not None:
-        joined = join_schedule(options, before, steps)
+    rows = [outlook.row() for outlook in outlooks]
+    steps, tokens = (sum(row[key] for row in rows) for key in ("steps", "tokens"))
+    found: dict[str, Any] = {"steps": steps, "tokens": tokens, "plan": rows}
+    if before is not None and joined is not None:
         after = {"step": before.step + steps, "tokens": before.tokens + tokens, "kinds": options.kinds.given()}
         after |= {"config": identity_values(options), **joined.after()}
-        found["state"] = before.model_copy(update=after)
-        if model is not None and (rows := table_by_kind(options, before.width_scale, model)):
-            found["by_kind"] = rows
+        state = before.model_copy(update=after)
+        for outlook in outlooks:
+            unknown = state.model_copy(update={"data": None, "other_data": ()})
+            state = outlook.data.state_after(state, outlook.samples) if outlook.data else unknown
+        found["state"] = state
+        if model is not None and (by_kind := table_by_kind(options, before.width_scale, model)):
+            found["by_kind"] = by_kind
     return found | ({"model": model} if model is not None else {})
 
 

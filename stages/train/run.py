@@ -10,7 +10,6 @@ from typing import Any
 from longcat.model.config import ModelConfig
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.config import identity_values
-from longcat.pipeline.errors import InputError
 from longcat.pipeline.stage import Context, Result
 from longcat.stages.formats.checkpoint import (
     METRICS_FILE,
@@ -23,10 +22,9 @@ from longcat.stages.formats.checkpoint import (
     write_checkpoint,
 )
 from longcat.stages.formats.metrics import unigram_loss
-from longcat.stages.formats.training_state import DataPosition, TrainingState, read_state
-from longcat.stages.formats.training_windows import training_windows
+from longcat.stages.formats.training_state import TrainingState, read_state
 from longcat.stages.formats.validation_windows import ValidationWindows, validation_windows
-from longcat.stages.formats.windows import PackedSource, open_tokens
+from longcat.stages.formats.windows import open_tokens
 from longcat.stages.train.check import (
     check_length,
     check_model_is_named,
@@ -39,7 +37,9 @@ from longcat.stages.train.check import (
 from longcat.stages.train.checkpoints.save_files import keep_saves
 from longcat.stages.train.config import TrainConfig, TrainingOptions
 from longcat.stages.train.determinism import reproducible
-from longcat.stages.train.joins.schedule import join_schedule
+from longcat.stages.train.joins.data import JoinedData, JoinedStream, train_data
+from longcat.stages.train.joins.outlook import Outlook, outlook_of
+from longcat.stages.train.joins.schedule import JoinedSchedule, join_schedule
 from longcat.stages.train.optim.kinds import initial_std
 from longcat.stages.train.optim.transfer import Transfer, check_new, differences, read_proxy, transfer
 from longcat.stages.train.parallel.build import Distributed
@@ -56,31 +56,19 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
     config, tokens, checkpoint = context.config, context.input("tokens"), context.optional("checkpoint")
     with reproducible(config.threads):
         state = read_state(checkpoint)
-        data = training_windows(
-            tokens.path,
-            sequence_length=config.sequence_length,
-            seed=config.seed,
-            min_document_tokens=config.min_document_tokens,
-            packing=config.packing,
-            across_documents=config.objective.loss_across_documents,
-        )
-        packing = told_packing(data, context)
-        check_fills_a_batch(data.windows_per_epoch, config.sequence_length, config.batch_size, tokens)
+        data = train_data(config, tokens, None if checkpoint is None else state)
+        packing = told_packing(data.main, context)
         config, scale, found = _transferred(context, state)
         held = _held(config, tokens, checkpoint, scale)
         by_kind = told_kinds(context, config, scale, held.config, always=found is not None)
-        order = DataPosition(
-            tokens=tokens.id,
-            seed=config.seed,
-            sequence_length=config.sequence_length,
-            min_document_tokens=config.min_document_tokens,
-            packing=config.packing,
-        )
-        plan = _plan(config, state, order, context.work, scale, held.parallel)
+        joined = join_schedule(config, state, config.all_steps)
+        outlook = outlook_of(config, joined, data)
+        tell(outlook, context)
+        plan = _plan(config, state, joined, data, context.work, scale, held.parallel)
         validation = read_validation(tokens, config.sequence_length, config)
-        history = partial(state_after, state, plan, order, config)
+        history = partial(state_after, state, plan, data, config)
         start = start_of(config, checkpoint)
-        trained = run_training(plan, config, held, start, data, validation, context, history)
+        trained = run_training(plan, config, held, start, data.source, validation, context, history)
         if control().leads:
             model, end = trained.whole()
             after = history(plan.steps, trained.samples_skipped, end.balance_coefficient)
@@ -90,7 +78,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
         return Result(
             counts=counts_of(plan) | {"parameters": parameter_count(held.config)},
             metrics=metrics_of(trained, held.config, tokens, validation)
-            | {"packing": packing}
+            | {"packing": packing, "plan": [outlook.row()]}
             | (found.metrics() if found else {})
             | by_kind,
             performance=trained.performance,
@@ -108,11 +96,17 @@ def read_validation(tokens: Artifact, sequence_length: int, options: TrainingOpt
     )
 
 
-def told_packing(data: PackedSource, context: Context[Any], of: str = "") -> dict[str, Any]:
+def told_packing(stream: JoinedStream, context: Context[Any], of: str = "") -> dict[str, Any]:
     """Figures of the packing for the metrics, logged before training; `of` names the documents."""
-    figures = data.packing()
+    figures = stream.windows.source.packing()
     context.logger.info("%s%s", of and f"{of}: ", figures.sentence())
     return figures.row()
+
+
+def tell(outlook: Outlook, context: Context[Any]) -> None:
+    """Log what the run will do."""
+    for sentence in outlook.sentences():
+        context.logger.info("%s", sentence)
 
 
 def _transferred(context: Context[TrainConfig], state: TrainingState) -> tuple[TrainConfig, float, Transfer | None]:
@@ -175,16 +169,6 @@ def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, sc
     return new_weights(architecture, config, parallel, std)
 
 
-def check_fills_a_batch(windows: int, sequence_length: int, batch_size: int, tokens: Artifact) -> None:
-    """Raise InputError if the tokens have fewer sequences than one batch."""
-    if windows < batch_size:
-        raise InputError(
-            f"the tokens fill {windows} sequences of {sequence_length} tokens, batch_size is {batch_size}",
-            where=f"tokens {tokens.id}",
-            hint="lower batch_size or sequence_length, or pack more documents",
-        )
-
-
 def start_of(options: TrainingOptions, checkpoint: Artifact | None) -> Start:
     """Initial training state besides the weights."""
     start = Start({}, {}) if checkpoint is None else read_start(checkpoint)
@@ -192,20 +176,24 @@ def start_of(options: TrainingOptions, checkpoint: Artifact | None) -> Start:
 
 
 def _plan(
-    config: TrainConfig, state: TrainingState, order: DataPosition, work: Path, scale: float, parallel: Parallel
+    config: TrainConfig,
+    state: TrainingState,
+    joined: JoinedSchedule,
+    data: JoinedData,
+    work: Path,
+    scale: float,
+    parallel: Parallel,
 ) -> TrainingPlan:
-    steps = config.all_steps
-    joined = join_schedule(config, state, steps)
     return TrainingPlan(
         label="training",
         work=work / "training",
-        steps=steps,
+        steps=joined.steps,
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
         micro_batch_size=micro_batch(config.batch_size, config.micro_batch_size, parallel.sizes),
         schedule=joined.schedule,
         schedule_start=joined.position,
-        data_start=state.data.start_for(order) if state.data else 0,
+        data_start=data.first,
         before=Counters(state.step, state.tokens, state.samples),
         width_scale=scale,
         first_step=config.resumed.steps,
@@ -216,7 +204,7 @@ def _plan(
 def state_after(
     before: TrainingState,
     plan: TrainingPlan,
-    order: DataPosition,
+    data: JoinedData,
     config: TrainingOptions,
     done: int,
     samples_skipped: int,
@@ -224,7 +212,7 @@ def state_after(
 ) -> TrainingState:
     """Training history after `done` steps of `plan`."""
     counters = plan.counters(done)
-    position = plan.data_start + done * plan.batch_size + samples_skipped
+    samples = done * plan.batch_size + samples_skipped
     schedule_position = plan.schedule_start + done
     return TrainingState(
         step=counters.step,
@@ -233,7 +221,7 @@ def state_after(
         schedule_position=schedule_position,
         learning_rate=plan.schedule.learning_rate(schedule_position - 1),
         warmup_from=plan.schedule.start,
-        data=order.model_copy(update={"position": position}),
+        **before.after_reading(*data.after(samples)),
         config=identity_values(config),
         growth=before.growth,
         width_scale=plan.width_scale,

@@ -282,7 +282,7 @@ class TrainingRun:
         record = {
             "step": counters.step,
             "tokens": counters.tokens,
-            "epoch": (self._first_sample(done) + plan.batch_size) / self.data.windows_per_epoch,
+            "epoch": self.data.epochs(self._first_sample(done) + plan.batch_size),
             **self._terms(taken, norm, skipped=verdict.action == "skip"),
             "learning_rate": rate,
             "balance_gain": gain,

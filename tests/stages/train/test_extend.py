@@ -13,11 +13,11 @@ from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.runner import Session
 from longcat.pipeline.store import Store
 from longcat.stages.extend.config import ExtendConfig
-from longcat.stages.formats.best_fit_windows import BestFitWindows
+from longcat.stages.formats.best_fit_windows import BestFitPart
 from longcat.stages.formats.checkpoint import read_model
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.formats.training_state import read_state
-from longcat.stages.formats.windows import TokenWindows
+from longcat.stages.formats.windows import JoinedPart
 from longcat.stages.train import trainer
 from longcat.stages.train.joins.resume_from import plan_resumption, publish_run
 
@@ -99,20 +99,20 @@ def test_a_shorter_phase_does_not_shrink_the_context(run_stage: Any, base: Artif
     assert read_model(extended).config.max_position_embeddings == 512
 
 
-@pytest.mark.parametrize(("packing", "source"), [("joined", TokenWindows), ("best_fit", BestFitWindows)])
+@pytest.mark.parametrize(("packing", "source"), [("joined", JoinedPart), ("best_fit", BestFitPart)])
 def test_a_quarter_of_the_sequences_are_long_documents(
     run_stage: Any,
     base: Artifact,
     long_tokens: Artifact,
     monkeypatch: pytest.MonkeyPatch,
     packing: str,
-    source: type[TokenWindows],
+    source: type[JoinedPart],
 ) -> None:
     lengths: list[int] = []
     original = source.sample
 
-    def sample(self: TokenWindows, number: int) -> Any:
-        lengths.append(self.documents.total)
+    def sample(self: JoinedPart, number: int) -> Any:
+        lengths.append(self.source.total)
         return original(self, number)
 
     monkeypatch.setattr(source, "sample", sample)
