@@ -33,7 +33,8 @@ def formula(config: ModelConfig) -> int:
     least = 0 if c.ngram_vocab_size_ratio is None else int(c.ngram_vocab_size_ratio * c.vocab_size)
     count = (c.emb_neighbor_num - 1) * c.emb_split_num if least else 0
     ngram = sum((least + 2 * i + 1) * (c.hidden_size // count) for i in range(count)) + bool(count) * c.hidden_size**2
-    return c.num_layers * layer + 2 * c.vocab_size * c.hidden_size + c.hidden_size + ngram
+    tables = 1 if c.tie_word_embeddings else 2
+    return c.num_layers * layer + tables * c.vocab_size * c.hidden_size + c.hidden_size + ngram
 
 
 def test_the_published_model_has_its_published_size() -> None:
