@@ -157,6 +157,11 @@ class SequenceMixer(nn.Module, ABC):
         return None
 
     @classmethod
+    def head_rows(cls, config: ModelConfig, name: str) -> tuple[int, ...] | None:
+        """Rows of the matrices of each head in a parameter that is made of heads; None for others."""
+        return None
+
+    @classmethod
     def widened(cls, options: MixerOptions, factor: float) -> MixerOptions:
         """Options for a model with all widths multiplied by `factor`."""
         return options

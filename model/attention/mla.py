@@ -113,6 +113,13 @@ class MultiHeadLatentAttention(SequenceMixer):
             Exchange("vo", rows(expanded, nope, value), output),
         )
 
+    @classmethod
+    def head_rows(cls, config: ModelConfig, name: str) -> tuple[int, ...] | None:
+        return {
+            "q_b_proj.weight": (config.qk_head_dim,),
+            "kv_b_proj.weight": (config.qk_nope_head_dim, config.v_head_dim),
+        }.get(name)
+
     def state_kind(self) -> PerPosition:
         return PerPosition(self.latent_width + self.rope_width)
 
