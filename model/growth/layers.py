@@ -19,7 +19,7 @@ from longcat.model.mixers import MAX_PATTERN
 Order = Literal["stack", "interleave"]
 Moments = Literal["copy", "rescale"]
 # Degree of a moment in the gradient.
-DEGREES = {"exp_avg": 1, "exp_avg_sq": 2}
+DEGREES = {"exp_avg": 1, "exp_avg_sq": 2, "momentum": 1}
 # The norm of embeddings that some layouts have in their first layer only.
 _FIRST_LAYER = "embedding_norm."
 _LAYER_KEY = re.compile(r"model\.layers\.(\d+)\.(.+)")
@@ -77,7 +77,7 @@ class Growth:
         return grown
 
     def divisor(self, source: str, moments: Moments) -> float:
-        """Divisor of the moment `source` (a parameter's name and `.exp_avg`, `.exp_avg_sq` or `.step`).
+        """Divisor of the moment `source` (a parameter's name and `.exp_avg`, `.exp_avg_sq`, `.step` or `.momentum`).
 
         `rescale` takes the gradient of each of n copies for an n-th of the gradient of their source: first moments are
         divided by n, so that those of all copies sum to that of the source, and second moments by the square of n.

@@ -8,10 +8,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from longcat.pipeline.config import RUNTIME, StageConfig
+from longcat.pipeline.errors import ConfigError
 from longcat.stages.device import Device, Dtype, resolve_device, resolve_dtype
 from longcat.stages.formats.training_state import Packing
 from longcat.stages.train.launch.config import LaunchOptions
-from longcat.stages.train.optim.kinds import KindsOptions
+from longcat.stages.train.optim.kinds import ADAM, KindsOptions, Update
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.stability.config import BalanceLossOptions, StabilityOptions
 from longcat.stages.train.watch.config import WatchOptions
@@ -68,9 +69,36 @@ class WeightRescalingOptions(StageConfig):
         return self
 
 
-class OptimizerOptions(StageConfig):
-    """AdamW."""
+class MuonOptions(StageConfig):
+    """Muon, for hidden matrices; see `stages.train.optim.muon`."""
 
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="decay of the average of the gradients")
+    nesterov: bool = Field(
+        default=True, description="orthogonalise the average as it would be after the same gradient again"
+    )
+    steps: int = Field(default=5, ge=1, le=20, description="Newton-Schulz steps per update")
+    scale: Literal["rms", "spectral"] = Field(
+        default="rms",
+        description="size of an update relative to the learning rate. rms: 0.2 per element, as AdamW's, so that its "
+        "learning rate and weight decay carry over; spectral: a spectral norm of sqrt(rows / columns), at least 1",
+    )
+    per_head: bool = Field(
+        default=False, description="orthogonalise the projections from latents to heads head by head"
+    )
+    dtype: Dtype = Field(
+        default="auto",
+        description="dtype of the products of the Newton-Schulz steps; auto: that of the run's matrix products",
+    )
+
+
+class OptimizerOptions(StageConfig):
+    """AdamW, or Muon with AdamW for what is not a hidden matrix."""
+
+    kind: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="adamw, or muon for hidden matrices and adamw for embeddings, output projection, routers and norms",
+    )
+    muon: MuonOptions = MuonOptions()
     beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(default=0.95, ge=0, lt=1, description="decay of the second moment")
     eps: float = Field(
@@ -79,6 +107,9 @@ class OptimizerOptions(StageConfig):
         description="added to the root of the second moment (report: 1e-16)",
     )
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay, only for matrices")
+    cautious_decay: bool = Field(
+        default=False, description="decay only the weights that the update makes smaller (Chen et al. 2025)"
+    )
     gradient_clip: float = Field(default=1.0, gt=0, description="maximum global gradient norm")
     average_decay: float | None = Field(
         default=None, ge=0, lt=1, description="keep an exponential moving average of the weights with this decay"
@@ -87,6 +118,26 @@ class OptimizerOptions(StageConfig):
     state: Literal["continue", "reset"] = Field(
         default="continue", description="with an input checkpoint: keep its optimizer moments, or reset them"
     )
+
+    @model_validator(mode="after")
+    def _names_its_options(self) -> Self:
+        if self.kind != "muon" and self.muon != MuonOptions():
+            raise ValueError("muon: options are given, but kind is adamw; set kind: muon, or remove them")
+        return self
+
+    @property
+    def hidden_update(self) -> Update:
+        """How hidden matrices are updated."""
+        return self.muon.scale if self.kind == "muon" else ADAM
+
+    def check_width(self, scale: float) -> None:
+        """Raise ConfigError if there is no rule for a model `scale` times as wide as its proxy."""
+        if self.muon.per_head and scale != 1:
+            raise ConfigError(
+                "optimizer.muon.per_head = true: heads have the same number of rows at every width, and there is no "
+                f"rule for their learning rate in a model {scale:g} times as wide as its proxy",
+                hint="set optimizer.muon.per_head: false, or train without the proxy",
+            )
 
 
 class ObjectiveOptions(StageConfig):

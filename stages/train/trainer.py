@@ -127,7 +127,8 @@ class TrainingRun:
             checkpoint_activations(model, options.activation_checkpointing)
             if options.compile:
                 compile_blocks(model)
-        self.optimizer = build_optimizer(held, options.optimizer, options.kinds, plan.width_scale)
+        own = options.optimizer, options.kinds
+        self.optimizer = build_optimizer(held, *own, plan.width_scale, dtype=held.dtype)
         start = self._own(start)
         load_moments(held, self.optimizer, start.moments)
         decay = options.optimizer.average_decay

@@ -1,26 +1,32 @@
-"""AdamW for a model's parameters, and its moments as named tensors."""
+"""The optimizer of a model, AdamW or Muon, and its moments as named tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
 from longcat.model.config import ModelConfig
 from longcat.model.layout import NGRAM_TABLES
+from longcat.model.matrices import Matrices, matrices_of
 from longcat.model.parameter_kinds import Kind, parameter_kind
-from longcat.pipeline.errors import IntegrityError
+from longcat.pipeline.errors import ConfigError, IntegrityError
 from longcat.stages.train.config import OptimizerOptions
-from longcat.stages.train.optim.kinds import KindsOptions, learning_rate_factors, weight_decay
+from longcat.stages.train.optim.cautious import CautiousAdamW
+from longcat.stages.train.optim.kinds import ADAM, KindsOptions, learning_rate_factors, weight_decay
+from longcat.stages.train.optim.muon import Muon, Update
 from longcat.stages.train.optim.row_adamw import ROW_KEYS, RowAdamW, row_state
 from longcat.stages.train.parallel.norms import by_mesh
 from longcat.stages.train.parallel.state import copy_part
 
 Tensors = dict[str, torch.Tensor]
-ADAMW_KEYS = ("exp_avg", "exp_avg_sq", "step")
-STATE_KEYS = (*ADAMW_KEYS, "rows")
+ADAMW_KEYS, MUON_KEYS = ("exp_avg", "exp_avg_sq", "step"), ("momentum",)
+STATE_KEYS = (*ADAMW_KEYS, *MUON_KEYS, "rows")
+
+# Which optimizer updates a parameter.
+How = Literal["adamw", "rows", "muon"]
 
 
 class NamedParameters(Protocol):
@@ -32,29 +38,67 @@ class NamedParameters(Protocol):
 
 
 def build_optimizer(
-    model: NamedParameters, options: OptimizerOptions, kinds: KindsOptions | None = None, scale: float = 1.0
+    model: NamedParameters,
+    options: OptimizerOptions,
+    kinds: KindsOptions | None = None,
+    scale: float = 1.0,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.optim.Optimizer:
-    """Fused AdamW, with one group per parameter kind (`model.parameter_kinds`) and weight decay; n-gram tables by row.
+    """The optimizer of `options`, with one group per parameter kind (`model.parameter_kinds`) and weight decay;
+    n-gram tables by row.
 
-    `kinds` are values by kind, `scale` is the s of the width (`stages.train.optim.kinds`). Weight decay is multiplied
-    by the group's learning rate. Sharded parameters are also grouped by mesh.
+    `kinds` are values by kind, `scale` is the s of the width (`stages.train.optim.kinds`), `dtype` that of the run's
+    matrix products. Weight decay is multiplied by the group's learning rate. Sharded parameters are also grouped by
+    mesh.
     """
     kinds = kinds or KindsOptions()
-    groups: dict[tuple[Kind, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[Kind, float, How], list[nn.Parameter]] = {}
+    matrices: dict[nn.Parameter, Matrices] = {}
     for name, parameter in model.named_parameters():
+        found = _matrices(model, options, name, parameter)
+        if found is not None:
+            matrices[parameter] = found
+        how: How = "muon" if found is not None else "rows" if name == NGRAM_TABLES else "adamw"
         kind = parameter_kind(model.config, name, parameter.ndim)
         decay = weight_decay(kinds, kind, parameter.ndim, options.weight_decay)
-        groups.setdefault((kind, decay, name == NGRAM_TABLES), []).append(parameter)
-    rates = learning_rate_factors(kinds, scale)
-    settings: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-    for (kind, decay, by_row), members in groups.items():
-        own = {"kind": kind, "factor": rates[kind], "decay" if by_row else "weight_decay": decay}
-        settings[by_row] += [{"params": parameters, **own} for parameters in by_mesh(members)]
-    common: dict[str, Any] = {"betas": (options.beta1, options.beta2), "eps": options.eps}
-    rest = torch.optim.AdamW(settings[False], lr=0.0, fused=True, **common)
-    if not settings[True]:
-        return rest
-    return RowAdamW([{**group, **common, "cautious": False} for group in settings[True]], rest)
+        groups.setdefault((kind, decay, how), []).append(parameter)
+    settings: dict[How, list[dict[str, Any]]] = {"adamw": [], "rows": [], "muon": []}
+    for (kind, decay, how), members in groups.items():
+        rates = learning_rate_factors(kinds, scale, options.hidden_update if how == "muon" else ADAM)
+        own = {"kind": kind, "factor": rates[kind], "decay": decay, "cautious": options.cautious_decay}
+        settings[how] += [{"params": parameters, **own} for parameters in by_mesh(members)]
+    adam: dict[str, Any] = {"betas": (options.beta1, options.beta2), "eps": options.eps}
+    optimizer: torch.optim.Optimizer = _adamw(settings["adamw"], options.cautious_decay, adam)
+    if settings["rows"]:
+        optimizer = RowAdamW([{**group, **adam} for group in settings["rows"]], optimizer)
+    return _muon(settings["muon"], matrices, optimizer, options, dtype) if matrices else optimizer
+
+
+def _muon(
+    groups: list[dict[str, Any]],
+    matrices: dict[nn.Parameter, Matrices],
+    rest: torch.optim.Optimizer,
+    options: OptimizerOptions,
+    dtype: torch.dtype,
+) -> Muon:
+    muon = options.muon
+    update = Update(muon.steps, muon.scale, dtype if muon.dtype == "auto" else getattr(torch, muon.dtype))
+    own = {"update": update, "matrices": matrices, "momentum": muon.momentum, "nesterov": muon.nesterov}
+    return Muon([{**group, **own} for group in groups], rest)
+
+
+def _matrices(model: NamedParameters, options: OptimizerOptions, name: str, parameter: nn.Parameter) -> Matrices | None:
+    """What Muon orthogonalises in a parameter; None if AdamW updates it."""
+    if options.kind != "muon":
+        return None
+    return matrices_of(model.config, name, parameter.shape, per_head=options.muon.per_head)
+
+
+def _adamw(groups: list[dict[str, Any]], cautious: bool, common: dict[str, Any]) -> torch.optim.AdamW:
+    kind = CautiousAdamW if cautious else torch.optim.AdamW
+    settings = [{**group, "weight_decay": 0.0 if cautious else group["decay"]} for group in groups]
+    return kind(settings, lr=0.0, fused=True, **common)
 
 
 def by_row(optimizer: torch.optim.Optimizer) -> set[nn.Parameter]:
@@ -69,7 +113,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, base: float) -> None:
 
 
 def moments(model: NamedParameters, optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimizer's state as `<parameter>.exp_avg`, `<parameter>.exp_avg_sq` and `<parameter>.step` (a scalar).
+    """The optimizer's state: of AdamW `<parameter>.exp_avg`, `<parameter>.exp_avg_sq` and `<parameter>.step` (a
+    scalar), of Muon `<parameter>.momentum`.
 
     For tables by row these are of the rows in `<parameter>.rows`; of several processes, each has its own.
     """
@@ -100,11 +145,12 @@ def moments_like(model: NamedParameters, optimizer: torch.optim.Optimizer, names
     for name, parameter in model.named_parameters():
         if parameter in rowwise:
             left -= {f"{name}.{key}" for key in ROW_KEYS}
-        if f"{name}.step" in names and parameter not in rowwise:
+            continue
+        keys = [key for key in STATE_KEYS if f"{name}.{key}" in names]
+        if keys:
             # CUDA's fused kernel needs the step counts on the device too.
             step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            moment = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": step, **moment}
+            optimizer.state[parameter] = {key: step if key == "step" else torch.zeros_like(parameter) for key in keys}
     found = moments(model, optimizer)
     if left := left - found.keys():
         raise IntegrityError(f"optimizer state {min(left)} belongs to no parameter of the model")
@@ -115,12 +161,16 @@ def load_moments(model: NamedParameters, optimizer: torch.optim.Optimizer, tenso
     """Restore the state returned by `moments`; an empty mapping leaves the optimizer unchanged.
 
     Raises:
+        ConfigError: it is that of the other optimizer.
         IntegrityError: a tensor belongs to no parameter, is missing, or has another shape.
     """
     optimizer.state.clear()
     rowwise, left = by_row(optimizer), set(tensors)
+    by_muon = {parameter for group in optimizer.param_groups if "momentum" in group for parameter in group["params"]}
     for name, parameter in model.named_parameters():
-        keys = {key: f"{name}.{key}" for key in (ROW_KEYS if parameter in rowwise else ADAMW_KEYS)}
+        kept = ROW_KEYS if parameter in rowwise else MUON_KEYS if parameter in by_muon else ADAMW_KEYS
+        _check_same_kind(name, kept, tensors)
+        keys = {key: f"{name}.{key}" for key in kept}
         if left.isdisjoint(keys.values()):
             continue
         if parameter in rowwise:
@@ -141,3 +191,14 @@ def load_moments(model: NamedParameters, optimizer: torch.optim.Optimizer, tenso
         optimizer.state[parameter] = state
     if left:
         raise IntegrityError(f"optimizer state {min(left)} belongs to no parameter of the model")
+
+
+def _check_same_kind(name: str, kept: Collection[str], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise ConfigError if a parameter's state is that of the other optimizer."""
+    other = ADAMW_KEYS if kept == MUON_KEYS else MUON_KEYS
+    if any(f"{name}.{key}" in tensors for key in other):
+        before, now = ("adamw", "muon") if kept == MUON_KEYS else ("muon", "adamw")
+        raise ConfigError(
+            f"optimizer.kind is {now}, the optimizer state of {name} in the checkpoint is that of {before}",
+            hint=f"set optimizer.state: reset to start without it, or optimizer.kind: {before}",
+        )

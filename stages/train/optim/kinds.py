@@ -13,13 +13,17 @@ as wide multiplies them by the factors of standard parameterisation, Adam, full 
     hidden, router, unembedding    variance / s and learning rate / s
     vector                         unchanged: a gain has no sum, so it behaves like an embedding (neither source
                                    lists norms, so this is by their argument and not by their table)
+
+Hidden matrices that Muon updates have a learning rate / sqrt(s) with its scale `rms`, whose updates have a spectral
+norm that grows with sqrt(s), and an unchanged one with `spectral`. This is ours, by the argument of full alignment for
+an update whose spectral norm is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -119,17 +123,24 @@ class Factors:
     learning_rate: float
 
 
-def factors(scale: float) -> dict[Kind, Factors]:
-    """Factors for a model `scale` times as wide as the one that the values belong to."""
+# How hidden matrices are updated: by AdamW, or by Muon with one of its scales.
+Update = Literal["adam", "rms", "spectral"]
+ADAM: Update = "adam"
+
+
+def factors(scale: float, update: Update = ADAM) -> dict[Kind, Factors]:
+    """Factors for a model `scale` times as wide as the one that the values belong to; `update`: of hidden matrices."""
     unchanged, narrowed = Factors(1.0, 1.0), Factors(scale**-0.5, 1 / scale)
     summing = dict.fromkeys(("hidden", "router", "unembedding"), narrowed)
+    if update != ADAM:
+        summing["hidden"] = Factors(scale**-0.5, scale**-0.5 if update == "rms" else 1.0)
     return {kind: summing.get(kind, unchanged) for kind in KINDS}
 
 
-def learning_rate_factors(kinds: KindsOptions, scale: float) -> dict[Kind, float]:
+def learning_rate_factors(kinds: KindsOptions, scale: float, update: Update = ADAM) -> dict[Kind, float]:
     """Learning rate of every kind relative to `learning_rate`."""
     found = {}
-    for kind, width in factors(scale).items():
+    for kind, width in factors(scale, update).items():
         own = kinds.of(kind).learning_rate_factor
         found[kind] = (1.0 if own is None else own) * width.learning_rate
     return found
@@ -148,13 +159,19 @@ def initial_std(base: float, kinds: KindsOptions, scale: float) -> dict[str, flo
 
 
 def table(
-    kinds: KindsOptions, scale: float, *, base_std: float, learning_rate: float, base_decay: float
+    kinds: KindsOptions,
+    scale: float,
+    *,
+    base_std: float,
+    learning_rate: float,
+    base_decay: float,
+    update: Update = ADAM,
 ) -> list[dict[str, Any]]:
     """Rows of kind, initial_std (None: not drawn), peak learning_rate and weight_decay, as a model is trained.
 
     `weight_decay` is that of the matrices of a kind, and for `vector` of its norms.
     """
-    std, rates = initial_std(base_std, kinds, scale), learning_rate_factors(kinds, scale)
+    std, rates = initial_std(base_std, kinds, scale), learning_rate_factors(kinds, scale, update)
     return [
         {
             "kind": kind,

@@ -16,13 +16,14 @@ Names: N rows with a gradient, C rows with moments, R rows of this process's par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from longcat.pipeline.errors import IntegrityError
+from longcat.stages.train.optim.joined import JoinedOptimizer
 from longcat.stages.train.parallel.state import local_part
 
 ROW_KEYS = ("rows", "exp_avg", "exp_avg_sq", "step")
@@ -30,28 +31,20 @@ GROWTH = 1.25
 FIRST_ROWS = 1024
 
 
-class RowAdamW(torch.optim.Optimizer):
-    """`RowAdamW` for its own groups, and `rest` for all other parameters; one list of groups and one state for both.
+class RowAdamW(JoinedOptimizer):
+    """AdamW by row for its own groups; see `optim.joined`.
 
     Own groups have `betas`, `eps`, `decay` and `cautious`. The state of a table: `rows` (int64 [C], their numbers in
     the whole table, in the order of their first gradients), `exp_avg` and `exp_avg_sq` [C, W], `step` (int32 [C]).
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], rest: torch.optim.Optimizer) -> None:
-        super().__init__([{**group, "by_row": True} for group in groups], {"lr": 0.0})
-        self._own, self._rest = list(self.param_groups), rest
-        self.param_groups += rest.param_groups
-        rest.state = self.state
+        super().__init__([{**group, "by_row": True} for group in groups], rest)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of all parameters with a gradient."""
-        loss = self._rest.step(closure)
-        for group in self._own:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._update(group, table)
-        return loss
+    def update(self, group: Mapping[str, Any]) -> None:
+        for table in group["params"]:
+            if table.grad is not None:
+                self._update(group, table)
 
     def _update(self, group: Mapping[str, Any], table: nn.Parameter) -> None:
         x_RW, bounds = local_part(table.detach())

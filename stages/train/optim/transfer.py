@@ -33,11 +33,14 @@ PROXY_FILE = "proxy.json"
 # Configuration keys of `train` that are transferred from a proxy.
 TRANSFERRED = (
     *("learning_rate", "model.initializer_range"),
+    *("optimizer.kind", "optimizer.muon", "optimizer.cautious_decay"),
     *("optimizer.beta1", "optimizer.beta2", "optimizer.eps", "optimizer.weight_decay"),
     *("balance.mu", "balance.final_mu_ratio"),
     *("schedule.kind", "schedule.warmup_steps", "schedule.decay_fraction", "schedule.minimum_ratio"),
     *KIND_KEYS,
 )
+# Those that the configuration of an earlier version lacks; their defaults are what it did.
+LATER = ("optimizer.kind", "optimizer.muon", "optimizer.cautious_decay")
 
 
 class Proxy(BaseModel):
@@ -130,10 +133,12 @@ def transfer(config: TrainConfig, target: ModelConfig, proxy: Proxy) -> Transfer
         try:
             value = architecture.initializer_range if key == "model.initializer_range" else value_at(proxy.config, key)
         except KeyError:
-            if key in KIND_KEYS:
+            if key in (*KIND_KEYS, *LATER):
                 continue
             raise ConfigError(f"the proxy {proxy.id} was trained without {key}", hint=f"give {key} yourself") from None
         if value is None and key in KIND_KEYS:
+            continue
+        if key == "optimizer.muon" and values["optimizer"]["kind"] != "muon":
             continue
         taken[key] = value
         values = merge(values, _nested(key, value))
