@@ -135,9 +135,10 @@ def table_by_kind(
     """Values by kind of parameter (`stages.train.optim.kinds.table`); none, unless `always`, if none is set or scaled.
 
     Raises:
-        ConfigError: a kind has values, but the model has no parameter of it.
+        ConfigError: a kind has values, but the model has no parameter of it, or the optimizer has no rule for s.
     """
     options.kinds.check_fits(model)
+    options.optimizer.check_width(scale)
     if scale == 1 and not options.kinds.given() and not always:
         return []
     return table(
@@ -146,6 +147,7 @@ def table_by_kind(
         base_std=model.initializer_range,
         learning_rate=options.learning_rate,
         base_decay=options.optimizer.weight_decay,
+        update=options.optimizer.hidden_update,
     )
 
 

@@ -4,7 +4,8 @@ The first step of AdamW moves every weight w by
 
     -learning rate * (sign of its gradient + weight decay * w)
 
-so the learning rate of a parameter can be read from what the step did, whatever its group says.
+and that of Muon has its orthogonalised momentum in place of the sign, so the learning rate of a parameter can be read
+from what the step did, whatever its group says.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from longcat.model.parameter_kinds import KINDS, parameter_kind
 from longcat.model.transformer import LongcatFlash
-from longcat.stages.train.optim.kinds import factors
+from longcat.stages.train.optim.kinds import Update, factors
 
 # Largest difference of an exponent from the table: the deviation of a few hundred weights is known to 4 %.
 TOLERANCE = 0.1
@@ -41,13 +43,16 @@ class KindProbe:
     @torch.no_grad()
     def read_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Read the learning rates from what the first step changed; parameters without a gradient are left out."""
-        decay = {parameter: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+        groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in self.model.named_parameters():
             if parameter not in optimizer.state:
                 continue
-            direction = optimizer.state[parameter]["exp_avg"].sign().double()
+            direction = _direction(parameter, groups[parameter], optimizer.state[parameter])
             before, moved = self.before[name].double(), direction != 0
-            rates = (before - parameter.double()) / (direction + decay[parameter] * before)
+            decayed = groups[parameter]["decay"] * before
+            if groups[parameter]["cautious"]:
+                decayed *= direction * before >= 0
+            rates = (before - parameter.double()) / (direction + decayed)
             if moved.any():
                 self.rates[name] = rates[moved].median().item()
 
@@ -63,13 +68,21 @@ class KindProbe:
         }
 
 
-def exponents(widths: Sequence[int], found: Sequence[Found]) -> list[dict[str, Any]]:
+def _direction(parameter: nn.Parameter, group: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Update of the first step at learning rate 1, without decay."""
+    if "momentum" in group:
+        update: torch.Tensor = group["update"](state["momentum"], group["matrices"][parameter])
+        return update.double()
+    return state["exp_avg"].sign().double()
+
+
+def exponents(widths: Sequence[int], found: Sequence[Found], update: Update) -> list[dict[str, Any]]:
     """Exponents in the width of what was `found` at every width, and those of the table, one row per kind.
 
     An exponent is the mean over the parameters of a kind whose values are above zero; None without one.
     """
     logarithms = [math.log(width) for width in widths]
-    rule = factors(math.e)
+    rule = factors(math.e, update)
     rows: list[dict[str, Any]] = []
     for kind in KINDS:
         row: dict[str, Any] = {"kind": kind}

@@ -52,8 +52,8 @@ def width_table(config: CoordCheckConfig) -> list[dict[str, Any]]:
     """Architectures of all widths.
 
     Raises:
-        ConfigError: the preset is unknown, a value does not fit, a width is not an integer, or a kind has values but
-            no parameter.
+        ConfigError: the preset is unknown, a value does not fit, a width is not an integer, a kind has values but no
+            parameter, or the optimizer has no rule for another width.
     """
     from longcat.model.errors import ModelConfigError
     from longcat.model.width import WIDTHS, widened
@@ -63,6 +63,8 @@ def width_table(config: CoordCheckConfig) -> list[dict[str, Any]]:
         raise ConfigError("scales must be positive and differ from each other")
     base = preset_architecture(config.preset, config.model, None)
     config.kinds.check_fits(base)
+    for scale in config.scales:
+        config.optimizer.check_width(scale)
     try:
         models = [(scale, widened(base, scale)) for scale in sorted(config.scales)]
     except ModelConfigError as error:
@@ -84,5 +86,6 @@ def kinds_by_width(config: CoordCheckConfig) -> list[dict[str, Any]]:
             base_std=base.initializer_range,
             learning_rate=config.learning_rate,
             base_decay=config.optimizer.weight_decay,
+            update=config.optimizer.hidden_update,
         )
     ]

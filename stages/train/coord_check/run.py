@@ -51,6 +51,7 @@ def run_coord_check(context: Context[CoordCheckConfig]) -> Result:
     by_kind = exponents(
         [row["hidden_size"] for row in widths],
         [figures["parameters"] for (mode, _), figures in zip(choices, found, strict=True) if mode == MODES[0]],
+        config.optimizer.hidden_update,
     )
     report = {"widths": widths, "runs": runs, "slopes": slopes, "verdicts": verdicts, "exponents_by_kind": by_kind}
     atomic_write(context.output / COORD_CHECK_FILE, pretty_json(report))

@@ -135,3 +135,20 @@ def test_a_kind_that_is_not_scaled_is_noticed(
     monkeypatch.setattr(module, "build_optimizer", wrong)
     report = run_stage("train.coord-check", CHECK, {"tokens": tokens})
     assert report.manifest.metrics["follows_table"] is False
+
+
+def test_the_rule_of_muon_keeps_activations_constant(run_stage: Any, tokens: Artifact) -> None:
+    check = CHECK | {"steps": 4, "learning_rate": 2e-2, "optimizer": {"kind": "muon", "muon": {"scale": "spectral"}}}
+    report = run_stage("train.coord-check", check, {"tokens": tokens})
+    found = read_json(report.file("coord_check.json"))["slopes"]
+    largest = {
+        mode: max(values[-1] for name, values in slopes.items() if name != "loss") for mode, slopes in found.items()
+    }
+    assert largest["with transfer"] < 0.25 < largest["without"]
+    assert report.manifest.metrics["follows_table"] is True
+    rows = {row["kind"]: row for row in read_json(report.file("coord_check.json"))["exponents_by_kind"]}
+    assert rows["hidden"]["learning_rate"] == pytest.approx(0, abs=1e-3)
+    assert rows["router"]["learning_rate"] == pytest.approx(-1, abs=1e-3)
+    heads = CHECK | {"optimizer": {"kind": "muon", "muon": {"per_head": True}}}
+    with pytest.raises(ConfigError, match=r"per_head = true"):
+        run_stage("train.coord-check", heads, {"tokens": tokens})

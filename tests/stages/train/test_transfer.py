@@ -75,6 +75,54 @@ def test_learning_rates_and_decay_by_group() -> None:
         assert moved.abs().max().item() == pytest.approx(0.25 if "norm" in name else 0.25 * 1.3, rel=1e-4)
 
 
+@pytest.mark.parametrize(("rule", "factor"), [("rms", 4**-0.5), ("spectral", 1.0)])
+def test_learning_rates_of_muon(rule: Any, factor: float) -> None:
+    """The largest singular value of a change is the same at four times the width."""
+    sizes = {}
+    for scale in (1, 4):
+        model = LongcatFlash(widened(load_preset("smoke"), scale))
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            parameter.data.fill_(1.0)
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        options = OptimizerOptions(kind="muon", muon={"scale": rule}, weight_decay=0)
+        optimizer = build_optimizer(model, options, scale=scale)
+        rates = {group["kind"]: group["factor"] for group in optimizer.param_groups}
+        own = {"hidden": factor if scale > 1 else 1.0}
+        assert rates == {"embedding": 1, "vector": 1, "router": 1 / scale, "unembedding": 1 / scale, **own}
+        set_learning_rate(optimizer, 0.25)
+        optimizer.step()
+        changes = {name: 1 - parameter.detach() for name, parameter in model.named_parameters() if "mlps" in name}
+        sizes[scale] = {name: torch.linalg.matrix_norm(change, ord=2) for name, change in changes.items()}
+    for name, size in sizes[1].items():
+        assert sizes[4][name].item() == pytest.approx(size.item(), rel=0.15), name
+
+
+def test_muon_is_transferred(run_stage: Any, tokens: Artifact, tiny: dict[str, Any], wide: dict[str, Any]) -> None:
+    optimizer = {"kind": "muon", "muon": {"momentum": 0.9}, "cautious_decay": True}
+    proxy = run_stage("train", tiny | {"learning_rate": 3e-3, "optimizer": optimizer}, {"tokens": tokens})
+    trained = run_stage("train", wide | {"steps": 2}, {"tokens": tokens, "proxy": proxy})
+    found = read_state(trained).config["optimizer"]
+    assert (found["kind"], found["muon"]["momentum"], found["cautious_decay"]) == ("muon", 0.9, True)
+    rows = {row["kind"]: row for row in trained.manifest.metrics["by_kind"]}
+    assert rows["hidden"]["learning_rate"] == pytest.approx(3e-3 / 2)
+    assert rows["router"]["learning_rate"] == pytest.approx(3e-3 / 4)
+    own = wide | {"steps": 2, "keep_own": ["optimizer.kind"]}
+    assert (
+        read_state(run_stage("train", own, {"tokens": tokens, "proxy": proxy})).config["optimizer"]["kind"] == "adamw"
+    )
+    heads = wide | {"steps": 2, "optimizer": {"kind": "muon", "muon": {"per_head": True}}}
+    with pytest.raises(ConfigError, match=r"per_head = true: .* 4 times as wide"):
+        run_stage("train", heads, {"tokens": tokens, "proxy": proxy})
+
+
+def test_a_proxy_of_an_earlier_version_was_trained_with_adamw(proxy: Artifact) -> None:
+    old = read_proxy(proxy)
+    for key in ("kind", "muon", "cautious_decay"):
+        del old.config["optimizer"][key]
+    assert transfer(TrainConfig(steps=1), widened(load_preset("smoke"), 4), old).config.optimizer.kind == "adamw"
+
+
 def test_moments_do_not_depend_on_the_groups() -> None:
     model = LongcatFlash(load_preset("smoke"))
     for parameter in model.parameters():
