@@ -29,11 +29,13 @@ from longcat.model.embeddings.base import Embedding
 from longcat.model.init import initialize as initialize_whole
 from longcat.model.layers.base import LayerOutput
 from longcat.model.transformer import BackboneOutput, LongcatFlash
+from longcat.stages.train.config import OptimizerOptions
+from longcat.stages.train.optim.adamw import build_optimizer, set_learning_rate
 from longcat.stages.train.parallel.all_to_all import Exchange
 from longcat.stages.train.parallel.build import Distributed, build_model
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.parallel.mesh import Parallel
-from longcat.stages.train.parallel.norms import by_mesh, clip_factor, gradient_norm, scale_gradients
+from longcat.stages.train.parallel.norms import clip_factor, gradient_norm, scale_gradients
 from longcat.stages.train.parallel.pipeline import Pipeline
 from longcat.stages.train.parallel.reduce import sum_statistics
 from longcat.stages.train.parallel.rows import Rows, local_rows
@@ -59,7 +61,7 @@ TINY: dict[str, Any] = {
     "max_position_embeddings": LENGTH,
     "initializer_range": 0.15,
 }
-ADAM: dict[str, Any] = {"lr": 1e-2, "eps": 1e-16, "fused": True}
+LEARNING_RATE = 1e-2
 Tensors = dict[str, torch.Tensor]
 Batch = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 
@@ -81,6 +83,7 @@ class Case:
     step: bool = False
     look_back: int = 0
     dtype: str = "float32"
+    muon: bool = False
 
     @property
     def config(self) -> ModelConfig:
@@ -283,7 +286,7 @@ def optimizer_step(case: Case, distributed: Distributed, rows: list[Rows], count
         own = local_rows(ids, targets, **place)
         with torch.no_grad():
             before = distributed.model.loss(own.ids_BT, own.targets_BT, None, own.positions_T)[0]
-    torch.optim.AdamW([{"params": group} for group in by_mesh(parameters(distributed))], **ADAM).step()
+    update(case, distributed)
     after = full_state(distributed)
     if parallel.sizes.pipeline == 1:
         with torch.no_grad():
@@ -292,6 +295,14 @@ def optimizer_step(case: Case, distributed: Distributed, rows: list[Rows], count
     other = build_model(case.config, parallel)
     load_full_state(other, everywhere(case.config, after))
     return after | {f"loaded {name}": tensor for name, tensor in full_state(other).items()}
+
+
+def update(case: Case, model: Distributed | LongcatFlash) -> None:
+    """One step of the optimizer, with Muon of every head if the case says so."""
+    options = {"kind": "muon", "muon": {"per_head": True}} if case.muon else {}
+    optimizer = build_optimizer(model, OptimizerOptions(weight_decay=0.01, **options))
+    set_learning_rate(optimizer, LEARNING_RATE)
+    optimizer.step()
 
 
 def everywhere(config: ModelConfig, tensors: Tensors) -> Tensors:
@@ -342,14 +353,14 @@ def compare(
         "values": sum(parameter.numel() for parameter in model.parameters()),
         "expert_slots": int(counts[:, : case.config.n_routed_experts].sum()),
     }
-    return result | (compare_step(model, batch_of(case, 1), after) if case.step else {})
+    return result | (compare_step(case, model, after) if case.step else {})
 
 
-def compare_step(model: LongcatFlash, batch: Batch, after: Tensors) -> dict[str, Any]:
-    ids, targets, _ = batch[0]
+def compare_step(case: Case, model: LongcatFlash, after: Tensors) -> dict[str, Any]:
+    ids, targets, _ = batch_of(case, 1)[0]
     with torch.no_grad():
         before = model.loss(ids, targets)[0]
-        torch.optim.AdamW(model.parameters(), **ADAM).step()
+        update(case, model)
         moved = model.loss(ids, targets)[0] - before
     loaded = {name.removeprefix("loaded "): tensor for name, tensor in after.items() if name.startswith("loaded ")}
     return {
