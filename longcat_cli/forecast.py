@@ -51,6 +51,7 @@ def _memory_bytes(plan: Plan, model: ModelConfig) -> int:
             micro * phase.sequence_length,
             parts=-(-phase.batch_size // micro),
             checkpointing=options.activation_checkpointing,
+            optimizer=options.optimizer.kind,
         )
         peaks.append(estimate.peak)
     return max(peaks)

@@ -1,9 +1,10 @@
 """Estimate of the memory of a training step of one process, from the shapes of the model; nothing is allocated.
 
 Counted are weights, gradients, moments, the copy in the compute dtype, what the operations of the CPU keep for the
-backward pass, and the logits of a chunk; of n-gram tables the gradients of the rows read, and moments as if every row
-had been read. Not counted are the process itself (about 0.4 GiB with its libraries), memory that is free but not
-returned, and buffers of the libraries. Kinds of attention other than latent attention are counted like it.
+backward pass, the logits of a chunk, and what an update with Muon needs; of n-gram tables the gradients of the rows
+read, and moments as if every row had been read. Not counted are the process itself (about 0.4 GiB with its libraries),
+memory that is free but not returned, and buffers of the libraries. Kinds of attention other than latent attention are
+counted like it.
 
 Names: D hidden, F inner width, V vocabulary.
 """
@@ -19,6 +20,7 @@ from longcat.kernels.linear_cross_entropy.cpu import CHUNK_MIB
 from longcat.model.attention.base import SequenceMixer
 from longcat.model.config import ModelConfig
 from longcat.model.ffn import FeedForward
+from longcat.model.matrices import matrices_of
 from longcat.model.moe.mixture import MixtureOfExperts
 from longcat.model.norm import RMSNorm
 from longcat.model.transformer import LongcatFlash
@@ -32,7 +34,8 @@ PADDING = 1.1  # rows of experts in half precision
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes. `copy` is that of the weights in half precision; `loss` a chunk of logits and the output's gradient."""
+    """Bytes. `copy` is that of the weights in half precision; `loss` a chunk of logits and the output's gradient;
+    `update` what the optimizer needs for one parameter besides its moments."""
 
     weights: int
     copy: int
@@ -40,11 +43,13 @@ class TrainingMemory:
     gradients: int
     activations: int
     loss: int
+    update: int = 0
 
     @property
     def peak(self) -> int:
         """All that exists at once: activations are gone when the gradients are complete."""
-        return self.weights + self.copy + self.moments + max(self.gradients, self.activations + self.loss)
+        kept = self.weights + self.copy + self.moments
+        return kept + max(self.gradients + self.update, self.activations + self.loss)
 
 
 def training_memory(
@@ -54,10 +59,11 @@ def training_memory(
     *,
     parts: int = 1,
     checkpointing: str = "none",
+    optimizer: str = "adamw",
 ) -> TrainingMemory:
     """Estimate for micro batches of `tokens` tokens, `parts` of them per step.
 
-    `checkpointing` is `activation_checkpointing` of the training configuration.
+    `checkpointing` and `optimizer` are `activation_checkpointing` and `optimizer.kind` of the training configuration.
     """
     with torch.device("meta"):
         model = LongcatFlash(config)
@@ -69,6 +75,7 @@ def training_memory(
     if checkpointing == "block":
         layers = [*(size * config.hidden_size for _ in layers), max(layers)]
     table = config.vocab_size * config.hidden_size
+    orthogonal = _orthogonalized(model) if optimizer == "muon" else []
     ngram = config.ngram_tables
     rows = ngram.rows if ngram else 0
     read = min(rows, parts * tokens * ngram.count) if ngram else 0
@@ -76,11 +83,19 @@ def training_memory(
     return TrainingMemory(
         weights=WIDE * count,
         copy=HALF * (count - rows * row) if size == HALF else 0,
-        moments=2 * WIDE * count,
+        moments=WIDE * (2 * count - sum(orthogonal)),
         gradients=gradient * (count - rows * row) + WIDE * read * row,
         activations=round(tokens * sum(layers)),
         loss=min(CHUNK_MIB << 20, size * tokens * config.vocab_size) + size * table,
+        # What is orthogonalised, its orthogonal factor, and the update.
+        update=3 * WIDE * max(orthogonal, default=0),
     )
+
+
+def _orthogonalized(model: LongcatFlash) -> list[int]:
+    """Values of the parameters that Muon updates; it keeps one moment of them and not two."""
+    named = model.named_parameters()
+    return [value.numel() for name, value in named if matrices_of(model.config, name, value.shape) is not None]
 
 
 def _bytes_per_token(layer: torch.nn.Module, config: ModelConfig, size: int, checkpointing: str) -> float:

@@ -81,3 +81,18 @@ def test_ngram_tables_have_gradients_of_the_rows_read_and_no_copy() -> None:
         4 * (rest + tables),
         8 * (rest + tables),
     )
+
+
+def test_muon_keeps_one_moment_of_hidden_matrices() -> None:
+    config = load_preset("lc-100m")
+    adam, muon = (training_memory(config, "float32", 2048, optimizer=kind) for kind in ("adamw", "muon"))
+    hidden = {
+        name: parameter.numel()
+        for name, parameter in LongcatFlash(config).named_parameters()
+        if parameter.ndim > 1 and not name.endswith(("embed_tokens.weight", "lm_head.weight", "classifier.weight"))
+    }
+    assert adam.moments - muon.moments == 4 * sum(hidden.values())
+    largest = 32 * 2 * 320 * 512  # gate and up projections of all experts of a layer
+    assert (adam.update, muon.update) == (0, 3 * 4 * largest)
+    assert max(hidden.values()) == largest
+    assert muon.peak == muon.weights + muon.moments + max(muon.gradients + muon.update, muon.activations + muon.loss)

@@ -36,6 +36,7 @@ class RunMemory:
             plan.micro_batch_size * plan.sequence_length,
             parts=-(-plan.batch_size // plan.micro_batch_size),
             checkpointing=options.activation_checkpointing,
+            optimizer=options.optimizer.kind,
         )
         process = 0 if self.device.type == "cuda" else max(0, int(psutil.Process().memory_info().rss) - parts.weights)
         self.estimate = process + parts.peak
