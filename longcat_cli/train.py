@@ -156,6 +156,7 @@ TRAIN = Spec(
         "longcat train --tokens tokens --checkpoint grown --steps 200 --name grown-on",
         "longcat train --tokens tokens --preset longcat-1b --steps 400 --nproc-per-node 8 --set parallel.expert=8",
         "longcat train --tokens tokens --preset demo --steps 400 --transfer-from proxy --name wide",
+        "longcat train --tokens tokens --preset demo --steps 400 --set optimizer.kind=muon --name muon",
         "longcat train --resume-from base --steps 600 --name base-600",
         "longcat train --resume-from base@300 --learning-rate 5e-4 --name lower",
     ),

@@ -73,6 +73,9 @@ def _direction(parameter: nn.Parameter, group: Mapping[str, Any], state: Mapping
     if "momentum" in group:
         update: torch.Tensor = group["update"](state["momentum"], group["matrices"][parameter])
         return update.double()
+    if "rows" in state:  # a table by row, of which the others did not move
+        signs_CW = state["exp_avg"].sign().double()
+        return torch.zeros_like(parameter, dtype=torch.float64).index_copy_(0, state["rows"], signs_CW)
     return state["exp_avg"].sign().double()
 
 

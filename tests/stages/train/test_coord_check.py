@@ -152,3 +152,11 @@ def test_the_rule_of_muon_keeps_activations_constant(run_stage: Any, tokens: Art
     heads = CHECK | {"optimizer": {"kind": "muon", "muon": {"per_head": True}}}
     with pytest.raises(ConfigError, match=r"per_head = true"):
         run_stage("train.coord-check", heads, {"tokens": tokens})
+
+
+def test_ngram_tables_are_read_by_row(run_stage: Any, tokens: Artifact) -> None:
+    check = CHECK | {"preset": "tiny-ngram", "scales": [1, 2], "steps": 1, "optimizer": {"kind": "muon"}}
+    report = run_stage("train.coord-check", check, {"tokens": tokens})
+    rows = {row["kind"]: row for row in read_json(report.file("coord_check.json"))["exponents_by_kind"]}
+    assert rows["embedding"]["learning_rate"] == pytest.approx(0, abs=1e-3)
+    assert rows["hidden"]["learning_rate"] == pytest.approx(-0.5, abs=1e-3)
