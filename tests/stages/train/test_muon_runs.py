@@ -78,11 +78,18 @@ def test_a_failed_run_in_half_precision_ends_with_the_same_bits(
     )
 
 
-def test_two_runs_equal_one(run_stage: Any, config: dict[str, Any], tokens: Artifact, contents: Contents) -> None:
+@pytest.mark.parametrize("preset", ["smoke", "tiny-ngram"])
+def test_two_runs_equal_one(
+    preset: str, run_stage: Any, config: dict[str, Any], tokens: Artifact, contents: Contents
+) -> None:
+    """With n-gram tables three optimizers share one state."""
+    config |= {"preset": preset}
     whole = run_stage("train", config, {"tokens": tokens})
     first = run_stage("train", config | {"steps": 5}, {"tokens": tokens})
     second = run_stage("train", config | {"steps": 3, "preset": None}, {"tokens": tokens, "checkpoint": first})
     assert bits(second, contents) == bits(whole, contents)
+    suffixes = {name.rpartition(".")[2] for name in read_start(whole).moments}
+    assert suffixes == {*ADAMW_KEYS, *MUON_KEYS, *(("rows",) if preset == "tiny-ngram" else ())}
 
 
 def test_a_save_becomes_a_checkpoint(
