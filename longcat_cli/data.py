@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from longcat.cli import completion
 from longcat.cli.settings import settings_of
 from longcat.cli.stage_command import add_stage_command
 from longcat.cli.stage_spec import Spec
+
+if TYPE_CHECKING:
+    from longcat.pipeline.artifact import Artifact
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,18 +49,18 @@ def register(root: typer.Typer) -> None:
     app.add_typer(collect, name="collect")
     for name, spec in SPECS.items():
         add_stage_command(app, name, spec)
-    app.command("inspect")(inspect_filtered)
+    app.command("inspect")(inspect)
     root.add_typer(app, name="data")
 
 
-def inspect_filtered(
+def inspect(
     ctx: typer.Context,
     reference: Annotated[
         str,
         typer.Argument(
             metavar="REF",
-            help="A filtered artifact: name, id prefix or folder.",
-            autocompletion=completion.references("documents"),
+            help="A filtered artifact, other documents or tokens: name, id prefix or folder.",
+            autocompletion=completion.references("documents", "tokens"),
         ),
     ],
     rules: Annotated[
@@ -81,21 +84,39 @@ def inspect_filtered(
         int, typer.Option("--examples", min=0, max=50, help="Number of examples on each side of a threshold.")
     ] = 2,
     bins: Annotated[int, typer.Option("--bins", min=2, max=50, help="Number of bars per histogram.")] = 10,
+    lengths: Annotated[
+        bool,
+        typer.Option("--lengths", help="Show documents by length, also of a filtered artifact; reads all texts."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Show what the filter dropped and why: counts, a histogram per rule, examples nearest to each threshold.
 
-    Example: [cyan]longcat data inspect filtered --set gopher_quality.min_words=80[/cyan]
+    Of other documents and of tokens, show how many there are by length.
+
+    Examples:
+
+      [cyan]longcat data inspect filtered --set gopher_quality.min_words=80[/cyan]
+
+      [cyan]longcat data inspect tokens[/cyan]
     """
     from longcat.cli.console import err, print_json
     from longcat.cli.filter_report import print_report
     from longcat.pipeline.config import parse_assignments
-    from longcat.pipeline.errors import MissingArtifactError
+    from longcat.pipeline.errors import MissingArtifactError, UsageError
     from longcat.stages.data.inspect.report import report
 
     store = settings_of(ctx).open_store()
     changes = parse_assignments(assignments or [])
     artifact = store.take(reference)
+    if lengths or artifact.manifest.stage != "data.filter":
+        if rules or changes:
+            raise UsageError(
+                "--rule and --set are for the rules of a filtered artifact, this shows lengths",
+                hint="leave them out, or pass an artifact of data filter",
+            )
+        _print_lengths(artifact, as_json=as_json)
+        return
     sources = []
     try:
         sources = [store.resolve(given.id) for given in artifact.manifest.inputs.get("documents", [])]
@@ -106,6 +127,19 @@ def inspect_filtered(
         print_json(found)
     else:
         print_report(found)
+
+
+def _print_lengths(artifact: Artifact, *, as_json: bool) -> None:
+    from longcat.cli.console import out, print_json
+    from longcat.cli.render import records_table
+    from longcat.stages.data.inspect.lengths import lengths_report
+
+    found = lengths_report(artifact)
+    if as_json:
+        print_json(found)
+        return
+    for title, rows in found["tables"].items():
+        out().print(records_table(f"{title} by length", rows))
 
 
 SPECS = {

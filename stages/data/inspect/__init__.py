@@ -1,4 +1,3 @@
-"""Data of `longcat data inspect`: counts, distributions, examples, and effects of other thresholds.
-
-Everything except example texts is read from the attributes files.
+"""Data of `longcat data inspect`: documents by length; of filtered ones counts, distributions, examples, and effects of
+other thresholds, read from the attributes files except for example texts.
 """

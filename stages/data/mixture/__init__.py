@@ -39,10 +39,13 @@ def mix_tokens(context: Context[MixConfig]) -> Result:
         ConfigError: the number of values of a setting differs from the number of sources.
         InputError: the sources have different tokenizers, or one lacks tokens for its share, or scores.
     """
+    import numpy as np
+
     from longcat.pipeline.files import atomic_write, pretty_json
     from longcat.stages.data.mixture.draws import draw_training, draw_validation, open_pools
     from longcat.stages.data.mixture.report import overall_shares, source_rows, stage_rows
     from longcat.stages.formats.curriculum import CurriculumStage, write_curriculum
+    from longcat.stages.formats.lengths import length_rows
     from longcat.stages.formats.special_tokens import TOKENIZER_FILES
 
     config, sources = context.config, context.many("tokens")
@@ -75,7 +78,8 @@ def mix_tokens(context: Context[MixConfig]) -> Result:
                 for named, draws in zip(stages, drawn, strict=True)
             ],
         )
-    return Result(counts=counts, metrics={"vocab_size": vocabulary, **report})
+    lengths = length_rows(np.concatenate([taken.tokens for draws in drawn for taken in draws]))
+    return Result(counts=counts, metrics={"vocab_size": vocabulary, **report, "lengths": lengths})
 
 
 def _common_vocabulary(sources: Sequence[Artifact], config: MixConfig) -> int:

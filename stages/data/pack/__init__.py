@@ -115,6 +115,7 @@ def pack_documents(context: Context[PackConfig]) -> Result:
             "bytes": n_bytes,
             "bytes_per_token": round(n_bytes / (tokens - total * (1 + encoded[0]["begin"])), 4),
             "vocab_size": encoded[0]["vocab_size"],
+            "lengths": _lengths(context.output),
             **({"packing": packing} if packing else {}),
         },
         performance=_encoding(encoded),
@@ -234,6 +235,16 @@ def _blocks(
         last = max(int(np.searchsorted(ends, start + BLOCK_TOKENS, side="right")), first + 1)
         yield first, last, tokens[start : int(ends[last - 1])]
         first, start = last, int(ends[last - 1])
+
+
+def _lengths(output: Path) -> list[dict[str, Any]]:
+    """Training documents by length."""
+    import numpy as np
+
+    from longcat.pipeline.tokens import TokenFile
+    from longcat.stages.formats.lengths import length_rows
+
+    return length_rows(np.diff(TokenFile(output / "train").document_offsets))
 
 
 def _index(context: Context[PackConfig]) -> dict[str, Any]:

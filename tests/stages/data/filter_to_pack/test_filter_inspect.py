@@ -11,10 +11,11 @@ import pytest
 
 from longcat.cli.app import run
 from longcat.pipeline.artifact import Artifact
-from longcat.pipeline.documents import Document
+from longcat.pipeline.documents import Document, document_shards, read_documents
 from longcat.pipeline.errors import ConfigError, InputError, IntegrityError, UsageError
 from longcat.pipeline.runner import Session, run_stage
 from longcat.stages.data.inspect.report import report
+from longcat.stages.formats.lengths import length_rows
 
 MakeDocuments = Callable[..., Artifact]
 NO_LANGUAGE = {"language": {"enabled": False}}
@@ -130,3 +131,17 @@ def test_the_command_prints_the_report(session: Session, corpus: Artifact, capfd
         assert part in shown
     assert run([*call, "--set", "gopher_quality.min_words=10", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["changes"]
+
+
+def test_the_command_shows_lengths(session: Session, corpus: Artifact, capfd: pytest.CaptureFixture[str]) -> None:
+    """In bytes, of documents, and only if asked of filtered ones."""
+    kept = filtered(session, corpus, {})
+    call = ["--store", str(session.store.root), "data", "inspect"]
+    assert run([*call, corpus.id, "--json"]) == 0
+    (rows,) = json.loads(capfd.readouterr().out)["tables"].values()
+    sizes = [len(document.text.encode()) for path in document_shards(corpus) for document in read_documents(path)]
+    assert rows == length_rows(sizes, "bytes")
+    assert run([*call, kept.id, "--lengths"]) == 0
+    assert "documents by length" in capfd.readouterr().out
+    assert run([*call, corpus.id, "--rule", "gopher_quality.min_words"]) == 2
+    assert "--rule and --set are for the rules of a filtered artifact" in capfd.readouterr().err

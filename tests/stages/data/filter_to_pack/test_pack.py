@@ -75,6 +75,10 @@ def test_counts_agree_with_the_files(
     assert (counts["documents_in"], counts["documents_out"], counts["dropped"]) == (9, 8, {"empty": 1})
     assert metrics["bytes"] == sum(len(document.text.encode()) for shard in corpus(prose) for document in shard)
     assert train.dtype is np.uint16
+    lengths = np.diff(train.document_offsets)
+    assert sum(row["tokens"] for row in metrics["lengths"]) == train.total_tokens
+    for row in metrics["lengths"]:
+        assert row["documents"] == ((row["from"] <= lengths) & (lengths <= row["to"])).sum()
 
 
 def test_the_tokenizer_comes_along(

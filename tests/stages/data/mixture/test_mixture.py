@@ -9,10 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from longcat.cli.app import run
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.runner import Session, run_stage
 from longcat.stages.data.mixture.document_order import Draw, Pool, draw, interleave
+from longcat.stages.formats.lengths import length_rows
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]
@@ -33,6 +35,21 @@ def test_the_shares_are_the_requested_ones(three: list[Artifact], mixed: Mix, do
     assert [row["tokens"] for row in report] == [by_source[57], by_source[58], by_source[59]]
     assert report[1]["epochs"] == pytest.approx(1.25, abs=0.03)
     assert sum(row["share"] for row in report) == pytest.approx(1, abs=1e-5)
+
+
+def test_lengths_are_reported_of_the_mixture_and_of_every_stage(
+    three: list[Artifact], mixed: Mix, documents: Read, session: Session, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages = [{"name": "short", "share": 1, "weights": [1, 0, 0]}, {"name": "long", "share": 1, "weights": [0, 0, 1]}]
+    artifact = mixed(three, stages=stages, token_budget=4000)
+    lengths = [len(document) for document in documents(artifact)]
+    assert artifact.manifest.metrics["lengths"] == length_rows(lengths)
+    assert run(["--store", str(session.store.root), "data", "inspect", artifact.id, "--json"]) == 0
+    tables = json.loads(capfd.readouterr().out)["tables"]
+    assert tables["train"] == length_rows(lengths)
+    assert tables["train, stage short"] == length_rows([length for length in lengths if length == 40])
+    assert tables["train, stage long"] == length_rows([length for length in lengths if length != 40])
+    assert list(tables) == ["train", "validation", "train, stage short", "train, stage long"]
 
 
 def test_documents_are_complete_and_none_repeats_before_an_epoch(
