@@ -37,13 +37,14 @@ def mix_tokens(context: Context[MixConfig]) -> Result:
 
     Raises:
         ConfigError: the number of values of a setting differs from the number of sources.
-        InputError: the sources have different tokenizers, or one lacks tokens for its share, or scores.
+        InputError: the sources have different tokenizers, or one lacks tokens for its share, documents of a length, or
+            scores.
     """
     import numpy as np
 
     from longcat.pipeline.files import atomic_write, pretty_json
     from longcat.stages.data.mixture.draws import draw_training, draw_validation, open_pools
-    from longcat.stages.data.mixture.report import overall_shares, source_rows, stage_rows
+    from longcat.stages.data.mixture.report import bucket_rows, overall_shares, source_rows, stage_rows
     from longcat.stages.formats.curriculum import CurriculumStage, write_curriculum
     from longcat.stages.formats.lengths import length_rows
     from longcat.stages.formats.special_tokens import TOKENIZER_FILES
@@ -65,6 +66,8 @@ def mix_tokens(context: Context[MixConfig]) -> Result:
     report = {"sources": source_rows(config, stages, pools, drawn, held_out)}
     if config.stages or config.sampling == "samplemix":
         report["stages"] = stage_rows(config, stages, drawn, sources)
+    if by_length := bucket_rows(config, stages, drawn):
+        report["length_buckets"] = by_length
     atomic_write(context.output / "mixture.json", pretty_json(report))
     if config.stages:
         write_curriculum(

@@ -9,8 +9,10 @@ from pydantic import Field, model_validator
 
 from longcat.pipeline.config import StageConfig
 from longcat.pipeline.errors import ConfigError
+from longcat.stages.data.mixture.lengths import LengthBuckets, Lengths, LongDocuments
 
 T = TypeVar("T")
+_BY_LENGTH = ("length_buckets", "long_documents")
 Weights = tuple[Annotated[float, Field(ge=0)], ...]
 DocumentTokens = tuple[Annotated[int, Field(ge=0)], ...]
 
@@ -24,6 +26,17 @@ class MixStage(StageConfig):
     min_document_tokens: DocumentTokens | None = Field(
         default=None, description="Minimum tokens per document; null: as in the mixture."
     )
+    length_buckets: LengthBuckets | None = Field(
+        default=None, description="Sampling by document length; null: as in the mixture."
+    )
+    long_documents: LongDocuments | None = Field(
+        default=None, description="Share of long documents; null: as in the mixture."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        check_one_kind(self.length_buckets, self.long_documents)
+        return self
 
 
 class MixConfig(StageConfig):
@@ -42,6 +55,12 @@ class MixConfig(StageConfig):
     )
     min_document_tokens: DocumentTokens = Field(
         default=(0,), min_length=1, description="Minimum tokens per document; one value for all, or one per source."
+    )
+    length_buckets: LengthBuckets | None = Field(
+        default=None, description="Sampling of every source by buckets of document length."
+    )
+    long_documents: LongDocuments | None = Field(
+        default=None, description="Share of every source that is drawn from its long documents only."
     )
     stages: tuple[MixStage, ...] = Field(
         default=(), max_length=1000, description="Stages of a curriculum, in training order."
@@ -66,8 +85,14 @@ class MixConfig(StageConfig):
         open_ended = self.weights is None and (not self.stages or any(s.weights is None for s in self.stages))
         if open_ended and self.sampling == "uniform":
             raise ValueError("weights is missing; only sampling=samplemix determines the shares")
-        if self.token_budget is None and (self.stages or self.sampling == "samplemix"):
-            raise ValueError("token_budget is missing; stages and sampling=samplemix need it")
+        check_one_kind(self.length_buckets, self.long_documents)
+        by_length = next((key for part in (self, *self.stages) for key in _BY_LENGTH if getattr(part, key)), None)
+        if by_length is not None and self.sampling == "samplemix":
+            raise ValueError(f"{by_length} and sampling=samplemix exclude each other; remove one")
+        if self.token_budget is None and (self.stages or self.sampling == "samplemix" or by_length):
+            raise ValueError(
+                f"token_budget is missing; stages, sampling=samplemix and {' and '.join(_BY_LENGTH)} need it"
+            )
         return self
 
     def label(self, source: int) -> str:
@@ -75,14 +100,24 @@ class MixConfig(StageConfig):
         return self.labels[source] if self.labels else str(source)
 
 
+def check_one_kind(buckets: LengthBuckets | None, long: LongDocuments | None) -> None:
+    """Raise ValueError if both kinds of sampling by length are given."""
+    if buckets is not None and long is not None:
+        raise ValueError("length_buckets and long_documents exclude each other; remove one")
+
+
 @dataclass(frozen=True)
 class Resolved:
-    """One resolved stage of the curriculum: budget share, source shares (None: by samplemix), minimum tokens."""
+    """One resolved stage of the curriculum: budget share, source shares (None: by samplemix), minimum tokens.
+
+    `lengths`: sampling by document length, if any.
+    """
 
     name: str
     share: float
     shares: tuple[float, ...] | None
     min_tokens: tuple[int, ...]
+    lengths: Lengths | None = None
 
 
 def resolve(config: MixConfig, sources: int) -> tuple[Resolved, ...]:
@@ -107,7 +142,8 @@ def resolve(config: MixConfig, sources: int) -> tuple[Resolved, ...]:
             if not sum(weights):
                 raise ConfigError("all weights are zero", where=f"{where}weights")
             shares = tuple(weight / sum(weights) for weight in weights)
-        resolved.append(Resolved(stage.name, stage.share / total, shares, spread(least, sources)))
+        lengths = stage.length_buckets or stage.long_documents or config.length_buckets or config.long_documents
+        resolved.append(Resolved(stage.name, stage.share / total, shares, spread(least, sources), lengths))
     return tuple(resolved)
 
 

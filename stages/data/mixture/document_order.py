@@ -48,11 +48,23 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class DrawnPart:
+    """What was drawn from the documents of `least` tokens or more and fewer than `below`, of which `share` was due."""
+
+    least: int
+    below: int | None
+    share: float
+    documents: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Draw:
-    """Documents of one source in drawing order, and their tokens."""
+    """Documents of one source in drawing order, and their tokens; `parts`: by length, if drawn by length."""
 
     documents: Numbers
     tokens: Numbers
+    parts: tuple[DrawnPart, ...] = ()
 
     @property
     def total(self) -> int:

@@ -12,6 +12,7 @@ from longcat.pipeline.tokens import TokenFile
 from longcat.stages.data.mixture import samplemix
 from longcat.stages.data.mixture.config import MixConfig, Resolved, spread
 from longcat.stages.data.mixture.document_order import Draw, Numbers, Pool, draw, largest_budget
+from longcat.stages.data.mixture.lengths import longest, merged
 from longcat.stages.formats.scores import token_scores
 
 # Tolerance for rounding errors of summed shares.
@@ -58,8 +59,37 @@ def draw_training(
             drawn.append(samplemix.sample(pools, chosen, targets, config.seed, number))
         else:
             parts = zip(pools, chosen, targets, strict=True)
-            drawn.append([draw(pool, own, wanted, config.seed) for pool, own, wanted in parts])
+            drawn.append([_draw(sources[pool.number], pool, own, wanted, stage, config) for pool, own, wanted in parts])
     return drawn
+
+
+def _draw(source: Artifact, pool: Pool, chosen: Numbers, target: float, stage: Resolved, config: MixConfig) -> Draw:
+    if stage.lengths is None or not target:
+        return draw(pool, chosen, target, config.seed)
+    buckets = stage.lengths.buckets(pool, chosen)
+    where = f"source {config.label(pool.number)!r}" + (f" in stage {stage.name!r}" if config.stages else "")
+    if not buckets:
+        raise InputError(
+            f"{where} has only documents of weight zero", where=str(source.path), hint="change the weights"
+        )
+    drawn = []
+    for bucket in buckets:
+        own, wanted = bucket.chosen(pool, chosen), bucket.share * target
+        if not len(own):
+            raise InputError(
+                f"{where} has no document {bucket.name}, the longest has {longest(pool, chosen)}",
+                where=str(source.path),
+                hint=bucket.remedy(stage.lengths),
+            )
+        if wanted > (left := pool.left(own)) * _SLACK:
+            raise InputError(
+                f"{where} has {pool.size(own)} tokens in documents {bucket.name}; {round(wanted)} are due and "
+                f"max_epochs = {pool.max_epochs:g} leaves {int(left)}",
+                where=str(source.path),
+                hint="lower token_budget or the share of these documents, or raise max_epochs",
+            )
+        drawn.append(draw(pool, own, wanted, config.seed))
+    return merged(pool, buckets, drawn)
 
 
 def draw_validation(sources: Sequence[Artifact], shares: Sequence[float], config: MixConfig) -> list[Draw]:

@@ -10,6 +10,7 @@ import numpy as np
 from longcat.pipeline.artifact import Artifact
 from longcat.stages.data.mixture.config import MixConfig, Resolved
 from longcat.stages.data.mixture.document_order import Draw, Pool
+from longcat.stages.data.mixture.lengths import part_rows
 from longcat.stages.formats.scores import COLUMNS, Scores, token_scores
 
 
@@ -72,6 +73,16 @@ def stage_rows(
                 row |= {name: round(mean, 4) for name, mean in zip(COLUMNS, means, strict=True)}
             rows.append(row)
     return rows
+
+
+def bucket_rows(config: MixConfig, stages: Sequence[Resolved], drawn: Sequence[Sequence[Draw]]) -> list[dict[str, Any]]:
+    """One row per stage, source and bucket of lengths; empty without sampling by length."""
+    return [
+        row
+        for stage, draws in zip(stages, drawn, strict=True)
+        for number, part in enumerate(draws)
+        for row in part_rows({**({"stage": stage.name} if config.stages else {}), "source": config.label(number)}, part)
+    ]
 
 
 def _scores(known: Scores | None, source: Artifact) -> Scores:
