@@ -87,9 +87,23 @@ def write_files(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(documents), folder / "part-0.parquet")
     html = [{"id": str(number), "html": "<p>A page about sorting.</p>"} for number in range(2)]
     pq.write_table(pa.Table.from_pylist(html), folder / "pages.parquet")
-    for name in ("site", "notes", "web", "stem", "code", "good", "bad", "rated", "repository", "crawls", "mydata"):
+    for name in (
+        "site",
+        "notes",
+        "web",
+        "stem",
+        "code",
+        "good",
+        "bad",
+        "rated",
+        "repository",
+        "crawls",
+        "mydata",
+        "books",
+    ):
         (folder / name).mkdir()
     (folder / "site" / "index.html").write_text(f"<html><body><main><p>{PROSE * 5}</p></main></body></html>")
+    (folder / "books" / "river.txt").write_text(PROSE * 500)
     (folder / "notes" / "note.md").write_text(f"# A note\n\n{PROSE * 5}")
     (folder / "repository" / "main.py").write_text("def main() -> None:\n    print('Hello')\n")
     for name in ("web", "stem", "code", "good", "bad", "rated"):
