@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,6 @@ import pytest
 import yaml
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[3]
 SECONDS = 280
 CASES: list[dict[str, Any]] = yaml.safe_load((HERE / "cases.yaml").read_text())
 HALF = [case["name"] for case in CASES if "dtype" in case]
@@ -28,30 +23,8 @@ Results = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Results of all cases by name; the processes run once, and are killed after a timeout."""
-    folder = tmp_path_factory.mktemp("parallel")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    with (folder / "log").open("w") as log:
-        worker = subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py"), str(folder)],
-            env=environment,
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = worker.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait()
-    assert code == 0, (folder / "log").read_text()[-4000:]
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    return {result.pop("name"): result for result in map(json.loads, lines)}
+def results(run_cases: Callable[[str, float], Results]) -> Results:
+    return run_cases("cases.yaml", SECONDS)
 
 
 def worst(errors: dict[str, float]) -> tuple[float, str]:

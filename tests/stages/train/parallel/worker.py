@@ -1,7 +1,7 @@
-"""Processes of the parallelism tests: `worker.py FOLDER [PART OF A CASE'S NAME]`.
+"""Processes of the parallelism tests: `worker.py FOLDER [CASES [PART OF A CASE'S NAME]]`.
 
-For every case of cases.yaml, each process builds its part of a model and computes the gradients of one step. The first
-process compares the gathered results with a plain model that sees the whole batch, and adds a line to
+For every case of the file CASES (cases.yaml), each process builds its part of a model and computes the gradients of one
+step. The first process compares the gathered results with a plain model that sees the whole batch, and adds a line to
 FOLDER/results.jsonl. All processes are forked from here, because importing torch takes longer than the cases.
 """
 
@@ -41,7 +41,7 @@ from longcat.stages.train.parallel.reduce import sum_statistics
 from longcat.stages.train.parallel.rows import Rows, local_rows
 from longcat.stages.train.parallel.state import initialize, load_full_state, local_part
 
-PROCESSES, SECONDS = 4, 240
+PROCESSES, SECONDS = 4, 3600
 SEED, LENGTH, VOCABULARY, MTP_WEIGHT, CLIP = 5, 32, 67, 0.3, 1e-2
 TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -58,7 +58,6 @@ TINY: dict[str, Any] = {
     "qk_nope_head_dim": 8,
     "qk_rope_head_dim": 4,
     "v_head_dim": 8,
-    "max_position_embeddings": LENGTH,
     "initializer_range": 0.15,
 }
 LEARNING_RATE = 1e-2
@@ -76,7 +75,9 @@ class Case:
     model: Mapping[str, Any] = field(default_factory=dict)
     accumulation: int = 1
     rows: int = 1
+    length: int = LENGTH
     documents: bool = False
+    bounds: tuple[int, ...] = ()
     recompute: bool = False
     preferred: tuple[int, ...] = ()
     again: bool = False
@@ -87,7 +88,7 @@ class Case:
 
     @property
     def config(self) -> ModelConfig:
-        return ModelConfig(**{**TINY, **self.model})
+        return ModelConfig(**{**TINY, "max_position_embeddings": self.length, **self.model})
 
 
 @dataclass
@@ -101,13 +102,13 @@ class Step:
 def batch_of(case: Case, micro_batches: int) -> Batch:
     """Ids, targets and document bounds of every micro batch of a step; later ones have fewer targets."""
     generator = torch.Generator().manual_seed(3)
-    tokens = case.rows * LENGTH
+    tokens = case.rows * case.length
     batch: Batch = []
     for number in range(micro_batches):
-        ids = torch.randint(VOCABULARY, (case.rows, LENGTH + 1), generator=generator)
-        left_out = torch.rand(case.rows, LENGTH, generator=generator) < 0.05 * (number + 1)
+        ids = torch.randint(VOCABULARY, (case.rows, case.length + 1), generator=generator)
+        left_out = torch.rand(case.rows, case.length, generator=generator) < 0.05 * (number + 1)
         # Documents that end within chunks and at their borders, one that spans two rows, one of a single token.
-        bounds = torch.tensor([0, 3, 8 + number % 3, 16, 21, tokens - 7, tokens - 6, tokens])
+        bounds = torch.tensor(case.bounds or [0, 3, 8 + number % 3, 16, 21, tokens - 7, tokens - 6, tokens])
         batch.append((ids[:, :-1], ids[:, 1:].masked_fill(left_out, -100), bounds if case.documents else None))
     return batch
 
@@ -381,8 +382,8 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return error / scale if scale else error
 
 
-def work(rank: int, folder: Path, wanted: str) -> None:
-    lines = yaml.safe_load((Path(__file__).parent / "cases.yaml").read_text())
+def work(rank: int, folder: Path, cases_file: str, wanted: str) -> None:
+    lines = yaml.safe_load((Path(__file__).parent / cases_file).read_text())
     cases = [case for case in (Case(**line) for line in lines) if wanted in case.name]
     for world in sorted({case.world for case in cases if rank < case.world}):
         store = dist.FileStore(str(folder / f"store-{world}"), world)
@@ -396,11 +397,11 @@ def work(rank: int, folder: Path, wanted: str) -> None:
         join.cache_clear()
 
 
-def main(folder: str, wanted: str = "") -> int:
+def main(folder: str, cases_file: str = "cases.yaml", wanted: str = "") -> int:
     """Return 0 if all processes succeeded; a failed one ends the others, which would wait for it."""
     torch.set_num_threads(1)
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=work, args=(rank, Path(folder), wanted)) for rank in range(PROCESSES)]
+    processes = [fork.Process(target=work, args=(rank, Path(folder), cases_file, wanted)) for rank in range(PROCESSES)]
     for process in processes:
         process.start()
     running = {process.sentinel: process for process in processes}
