@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,15 +26,18 @@ import torch
 from text import Text, library_text, packed_text
 
 from longcat.model.config import ModelConfig
+from longcat.model.growth.depth import DepthScale
 from longcat.model.growth.layers import Growth, Order
 from longcat.model.growth.memory import grow_model, grow_tensors
 from longcat.model.init import initialize
 from longcat.model.transformer import BackboneOutput, LongcatFlash
-from longcat.stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions
+from longcat.stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions, WeightRescalingOptions
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.load_balance.controller import BiasController
 from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments
 from longcat.stages.train.optim.schedule import Schedule
+from longcat.stages.train.optim.weight_rescaling import WeightRescaling
+from longcat.stages.train.parallel.build import whole
 
 Figures = dict[str, Any]
 VALIDATION_ROWS = 128
@@ -83,13 +87,14 @@ class Growing:
     """A model of half the layers, which is grown after a fraction of all steps.
 
     `own_schedule`: the small model has a learning-rate schedule to its end, and the grown one re-warms from its last
-    rate; otherwise one schedule spans both.
+    rate; otherwise one schedule spans both. `rescale_depth`: rescale what depends on the depth.
     """
 
     fraction: float
     order: Order = "stack"
     moments: Literal["copy", "rescale", "zero"] = "copy"
     own_schedule: bool = False
+    rescale_depth: bool = False
 
     def after(self, steps: int) -> int:
         """Steps of the small model, of `steps` in all."""
@@ -98,7 +103,10 @@ class Growing:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `model` overrides values of `BASE`; `width_scale` is s of the report's table 1; 1: no transfer."""
+    """One run. `model` overrides values of `BASE`; `width_scale` is s of the report's table 1; 1: no transfer.
+
+    `rescaling` are values of `WeightRescalingOptions`.
+    """
 
     label: str
     seed: int
@@ -111,6 +119,7 @@ class Run:
     batch_size: int = 8
     sequence_length: int = 128
     growing: Growing | None = None
+    rescaling: dict[str, Any] = field(default_factory=dict)
 
     def architecture(self, vocab_size: int) -> ModelConfig:
         return ModelConfig(**{**BASE, **self.model, "vocab_size": vocab_size})
@@ -126,18 +135,25 @@ Results = dict[str, list[Figures]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """`plan` makes the runs of the given seeds; `report` writes a plot to a path and returns a Markdown table."""
+    """`plan` makes the runs of the given seeds; `report` writes a plot to a path and returns a Markdown table.
+
+    `quick`: whether a run is part of the smoke test.
+    """
 
     name: str
     description: str
     seeds: int
     plan: Callable[[range], list[Run]]
     report: Callable[[Results, Path], str]
+    quick: Callable[[Run], bool] = lambda _: True
 
 
 def train(run: Run, text: Text) -> Figures:
-    """Train one model on one thread. Series have one value per step; a loss that is not finite ends the run."""
-    began = time.process_time()
+    """Train one model on one thread. Series have one value per step; a loss that is not finite ends the run.
+
+    `peak_bytes` is the largest resident memory of the process, with its libraries (200 to 300 MB).
+    """
+    began, started = time.process_time(), time.perf_counter()
     with reproducible(threads=1):
         trainer = Trainer(run, text)
         records: list[Figures] = []
@@ -149,7 +165,10 @@ def train(run: Run, text: Text) -> Figures:
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "validation_loss": validation,
         "jump": trainer.jump,
+        "rescalings": trainer.rescalings,
         "cpu_seconds": time.process_time() - began,
+        "wall_seconds": time.perf_counter() - started,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         **{key: [record[key] for record in records] for key in records[0]},
     }
 
@@ -166,6 +185,10 @@ class Trainer:
         initialize(self.model, run.seed)
         self.optimizer = build_optimizer(self.model, OptimizerOptions(eps=run.eps))
         transfer(self.model, self.optimizer, run.width_scale)
+        self.rescaling = self.hook()
+        self.rescalings: dict[int, float] = {}
+        if run.rescaling.get("at_start"):
+            self.rescale(0)
         self.jump: Figures = {}
         self.first = 0  # the first step of the schedule
         own = run.growing is not None and run.growing.own_schedule
@@ -186,32 +209,57 @@ class Trainer:
         loss_sum, _, output = self.model.loss(rows[:, :-1], rows[:, 1:])
         loss = loss_sum / tokens
         (loss + run.hidden_z_loss * hidden_z(output)).backward()
-        figures = {"loss": loss.item(), "gradient_rms": self.gradient_rms()}
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), OptimizerOptions().gradient_clip)
+        figures = {"loss": loss.item(), "gradient_rms": self.gradient_rms(), "gradient_ratio": self.gradient_ratio()}
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), OptimizerOptions().gradient_clip)
+        figures["gradient_norm"] = norm.item()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate(step - self.first) * group["factor"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         gain = self.controller.gain(self.schedule.progress(step - self.first))
         self.controller.update(self.model.router_biases(), output.expert_counts_LE, tokens, gain)
+        if self.rescaling is not None and (step + 1) % run.rescaling.get("every", math.inf) == 0:
+            self.rescale(step + 1)
         return figures | self.routing(output) | states(output)
 
     def grow(self, growing: Growing, step: int) -> None:
         """Double the layers before step `step`; the validation losses before and after it are kept."""
         if self.run.width_scale != 1:
             raise ValueError("a run that grows has the width scale 1")
-        before = self.validation_loss()
-        growth = Growth.of(self.model.config.num_layers, 2, growing.order)
+        before, small = self.validation_loss(), self.model.config
+        growth = Growth.of(small.num_layers, 2, growing.order)
         state = {} if growing.moments == "zero" else moments(self.model, self.optimizer)
-        self.model = grow_model(self.model, growth)
+        self.model = grow_model(self.model, growth, rescale_depth=growing.rescale_depth)
+        depth = DepthScale(small, self.model.config) if growing.rescale_depth else None
         self.optimizer = build_optimizer(self.model, OptimizerOptions(eps=self.run.eps))
         if growing.moments != "zero":
-            load_moments(self.model, self.optimizer, grow_tensors(state, growth, growing.moments))
+            load_moments(self.model, self.optimizer, grow_tensors(state, growth, growing.moments, depth))
+        self.rescaling = self.hook()
         if growing.own_schedule:
             last = self.schedule.learning_rate(step - 1)
             self.first = step
             self.schedule = Schedule.of(ScheduleOptions(), self.run.learning_rate, self.run.steps - step, last)
         self.jump = {"step": step, "before": before, "after": self.validation_loss()}
+
+    def hook(self) -> WeightRescaling | None:
+        """The rescaling of weights of the run, if it has one."""
+        held = whole(self.model, torch.device("cpu"), torch.float32)
+        return WeightRescaling.of(WeightRescalingOptions(**self.run.rescaling), held, self.optimizer, None)
+
+    @torch.no_grad()
+    def rescale(self, step: int) -> None:
+        """Rescale the weights after `step` steps; keeps the largest change of a logit, relative to the largest one."""
+        rows = torch.from_numpy(self.text.held_out(4, self.run.sequence_length))[:, :-1]
+        before = self.model(rows).logits
+        if self.rescaling is not None:
+            self.rescaling.rescale()
+        change = (self.model(rows).logits - before).abs().max() / before.abs().max()
+        self.rescalings[step] = change.item()
+
+    def gradient_ratio(self) -> float:
+        """Norm of the gradient of the first dense down-projection of the first layer, over that of the last."""
+        norms = [layer.mlps[0].down_proj.weight.grad.norm().item() for layer in self.model.model.layers]
+        return norms[0] / norms[-1] if norms[-1] else math.nan
 
     def gradient_rms(self) -> float:
         """Root mean square over all matrices, before clipping."""
@@ -281,7 +329,8 @@ def run_all(runs: Sequence[Run], text: Text, folder: Path, workers: int) -> Resu
     if workers:
         # Read by libraries when the child process starts: each run must use only one core.
         os.environ["OMP_NUM_THREADS"] = "1"
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        # A process for each run, so that its peak memory is its own.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
             futures = {pool.submit(run_and_keep, run, text, folder): run for run in left}
             for future in as_completed(futures):
                 done = future.result()
@@ -324,7 +373,9 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None
     text = packed_text(given.tokens) if given.tokens else library_text(cache, given.quick)
     runs = experiment.plan(range(1 if given.quick else given.seeds))
     if given.quick:
-        runs = [replace(run, steps=QUICK_STEPS, batch_size=2, sequence_length=32) for run in runs]
+        runs = [
+            replace(run, steps=QUICK_STEPS, batch_size=2, sequence_length=32) for run in runs if experiment.quick(run)
+        ]
     results = run_all(runs, text, given.output / experiment.name, 0 if given.quick else given.workers)
     table = experiment.report(results, given.output / f"{experiment.name}.svg")
     seconds = sum(figures["cpu_seconds"] for same in results.values() for figures in same)

@@ -14,7 +14,7 @@ import torch
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
 NAMES = (
     *("zero_experts", "shortcut", "mla_scale", "hidden_z_loss", "adam_epsilon", "learning_rate_transfer"),
-    "growth",
+    *("growth", "spannorm", "wisca"),
 )
 
 
@@ -65,7 +65,8 @@ def test_runs_repeat_bit_by_bit(output):
     run = toy.Run("twice", seed=3, steps=3, batch_size=2, sequence_length=16)
     one, other = (toy.train(run, tokens) for _ in range(2))
     for figures in (one, other):
-        del figures["cpu_seconds"]
+        for clock in ("cpu_seconds", "wall_seconds", "peak_bytes"):
+            del figures[clock]
     assert one == other
     assert len(one["loss"]) == 3
 
@@ -138,3 +139,33 @@ def test_a_run_grows_with_its_moments_and_schedule(own, output):
     rate = trainer.optimizer.param_groups[0]["lr"]
     assert rate == pytest.approx(run.learning_rate)
     assert trainer.schedule.start == pytest.approx(0.1 * run.learning_rate if own else 0)
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+def test_growth_rescales_for_the_depth(rescale, output):
+    toy, text = importlib.import_module("toy"), importlib.import_module("text")
+    words = text.library_text(output / "tokens-quick.npz", quick=True)
+    growing = toy.Growing(0.5, moments="copy", rescale_depth=rescale)
+    model = {"num_layers": 2, "moe_layout": "span"}
+    trainer = toy.Trainer(toy.Run("", 0, model, steps=4, batch_size=2, sequence_length=16, growing=growing), words)
+    trainer.step(0)
+    before = trainer.model.model.layers[0].mlps[0].down_proj.weight.detach().clone()
+    moment = trainer.optimizer.state[trainer.model.model.layers[0].mlps[0].down_proj.weight]["exp_avg"].clone()
+    trainer.grow(growing, 2)
+    after = trainer.model.model.layers[1].mlps[0].down_proj.weight
+    factor = 0.5**0.5 if rescale else 1.0
+    torch.testing.assert_close(after, before * factor)
+    torch.testing.assert_close(trainer.optimizer.state[after]["exp_avg"], moment / factor)
+
+
+def test_rescaled_weights_give_the_same_logits(output):
+    toy, text = importlib.import_module("toy"), importlib.import_module("text")
+    words = text.library_text(output / "tokens-quick.npz", quick=True)
+    options = {"every": 2, "at_start": True}
+    run = toy.Run("", 0, steps=5, batch_size=2, sequence_length=16, rescaling=options)
+    trainer, plain = toy.Trainer(run, words), toy.Trainer(toy.replace(run, rescaling={}), words)
+    assert not torch.equal(*(one.model.model.layers[0].self_attn[0].o_proj.weight for one in (trainer, plain)))
+    for step in range(5):
+        trainer.step(step)
+    assert list(trainer.rescalings) == [0, 2, 4]
+    assert 0 < max(trainer.rescalings.values()) < 1e-5
