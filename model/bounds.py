@@ -31,7 +31,7 @@ class Sizes(Protocol):
     @property
     def zero_expert_num(self) -> int: ...
     @property
-    def q_lora_rank(self) -> int: ...
+    def q_lora_rank(self) -> int | None: ...
     @property
     def kv_lora_rank(self) -> int: ...
     @property
@@ -61,9 +61,10 @@ def check_size(sizes: Sizes) -> None:
 def _parameters_of_layer(sizes: Sizes) -> int:
     """Approximate parameter count, without norms and biases."""
     width, heads = sizes.hidden_size, sizes.num_attention_heads
+    queries = heads * (sizes.qk_nope_head_dim + sizes.qk_rope_head_dim)
     attention = (
-        width * (sizes.q_lora_rank + sizes.kv_lora_rank + sizes.qk_rope_head_dim)
-        + sizes.q_lora_rank * heads * (sizes.qk_nope_head_dim + sizes.qk_rope_head_dim)
+        width * (sizes.kv_lora_rank + sizes.qk_rope_head_dim)
+        + (width * queries if sizes.q_lora_rank is None else sizes.q_lora_rank * (width + queries))
         + sizes.kv_lora_rank * heads * (sizes.qk_nope_head_dim + sizes.v_head_dim)
         + heads * sizes.v_head_dim * width
     )

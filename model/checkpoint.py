@@ -206,10 +206,10 @@ class Conversion:
         standalone: bool = False,
     ) -> None:
         config, self._weights = open_checkpoint(Path(source), "fp8", to_run=False)
-        if layout == "transformers5" and (config.ngram_tables or config.sparse_index):
+        if layout == "transformers5" and (config.ngram_tables or config.sparse_index or config.q_lora_rank is None):
             raise ModelConfigError(
-                f"{source}: transformers has no n-gram embeddings or sparse attention of this architecture; use the "
-                "layout published"
+                f"{source}: transformers has no n-gram embeddings, no sparse attention and no queries without a latent "
+                "for this architecture; use the layout published"
             )
         shapes = expected_shapes(config, self._weights.tensors)
         self.found = check_tensors(self._weights, config, shapes)
@@ -270,7 +270,7 @@ class Conversion:
 def _undone_scales(config: ModelConfig) -> dict[str, float]:
     """What the norms of latents are divided by, by the end of their keys, if these become scaled ones."""
     scales = {}
-    if not config.mla_scale_q_lora:
+    if not config.mla_scale_q_lora and config.q_lora_rank is not None:
         scales[".q_a_layernorm.weight"] = (config.hidden_size / config.q_lora_rank) ** 0.5
     if not config.mla_scale_kv_lora:
         scales[".kv_a_layernorm.weight"] = (config.hidden_size / config.kv_lora_rank) ** 0.5
@@ -278,7 +278,7 @@ def _undone_scales(config: ModelConfig) -> dict[str, float]:
 
 
 def _standalone(config: ModelConfig) -> ModelConfig:
-    changes: dict[str, Any] = {"mla_scale_q_lora": True, "mla_scale_kv_lora": True}
+    changes: dict[str, Any] = {"mla_scale_q_lora": config.q_lora_rank is not None, "mla_scale_kv_lora": True}
     changes |= {"tie_word_embeddings": False, "mtp_share_embeddings": False}
     if config.zero_expert_counts.keys() == {config.zero_expert_type}:
         changes["zero_expert_types"] = None

@@ -67,7 +67,9 @@ class ModelConfig(BaseModel):
         description="attention kind if not only mla: a kind, an object of `kind` and its options, or of "
         "`pattern`, a list of these over the attention slots",
     )
-    q_lora_rank: int = Field(default=1536, ge=1, le=MAX_WIDTH, description="width of the query latent")
+    q_lora_rank: int | None = Field(
+        default=1536, ge=1, le=MAX_WIDTH, description="width of the query latent; null: queries without one"
+    )
     kv_lora_rank: int = Field(
         default=512, ge=1, le=MAX_WIDTH, description="width of the key-value latent, which is cached"
     )
@@ -140,10 +142,7 @@ class ModelConfig(BaseModel):
         for token in self.further_eos_token_ids:
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"eos_token_id: {token} is outside vocab_size = {self.vocab_size}")
-        if self.sparse_index is not None:
-            self.sparse_index.owners(2 * self.num_layers)
-        elif self.attention_method == "LSA":
-            raise ValueError("attention_method = 'LSA' needs the keys of an indexer; the key index_topk is missing")
+        self._check_latent_and_index()
         if self.zero_expert_type != "identity" and not self.zero_expert_num:
             raise ValueError(f"zero_expert_type = {self.zero_expert_type!r} needs zero_expert_num of at least 1")
         if self.zero_expert_types is not None:
@@ -166,6 +165,16 @@ class ModelConfig(BaseModel):
         if attention is None:  # the published kind, whose module would import torch
             return None
         return None if all(spec.kind == DEFAULT for spec in parse(attention)) else attention
+
+    def _check_latent_and_index(self) -> None:
+        if self.q_lora_rank is None and self.mla_scale_q_lora:
+            raise ValueError("mla_scale_q_lora = True needs q_lora_rank, the width of what it scales; this is null")
+        if self.q_lora_rank is None and self.sparse_index is not None:
+            raise ValueError("index_topk needs q_lora_rank: an indexer takes its queries from that latent")
+        if self.sparse_index is not None:
+            self.sparse_index.owners(2 * self.num_layers)
+        elif self.attention_method == "LSA":
+            raise ValueError("attention_method = 'LSA' needs the keys of an indexer; the key index_topk is missing")
 
     def _check_attention(self) -> None:
         if self.attention is None:

@@ -92,6 +92,9 @@ def read_keys(
     fields |= _rope_fields(stated, fields.get("rope_theta"), source)
     fields |= _sparse_field(stated, fields, source)
     fields |= _end_ids(fields, source)
+    if "q_lora_rank" in published and published["q_lora_rank"] is None:
+        # Without a query latent there is nothing to scale, whatever a file says.
+        fields |= {"q_lora_rank": None, "mla_scale_q_lora": False}
     absent = [key for key in _REQUIRED if key not in fields]
     if absent:
         raise ModelConfigError(f"{source}: the key {absent[0]} is missing")

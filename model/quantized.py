@@ -50,7 +50,7 @@ STORED = {"I8": "int8", "U8": "int4", "F8_E4M3": "fp8"}
 VALUES = {"int8": torch.int8, "int4": torch.uint8, "fp8": torch.float8_e4m3fn}
 SUFFIXES: Mapping[str, str] = {"int8": "_scale", "int4": "_scale", "fp8": "_scale_inv"}
 TO_QUANTIZE = re.compile(
-    r".*\.(?:q_a_proj|q_b_proj|kv_a_proj_with_mqa|kv_b_proj|o_proj|gate_proj|up_proj|down_proj|eh_proj)\.weight"
+    r".*\.(?:q_proj|q_a_proj|q_b_proj|kv_a_proj_with_mqa|kv_b_proj|o_proj|gate_proj|up_proj|down_proj|eh_proj)\.weight"
     r"|lm_head\.weight"
 )
 HEAD, LATENTS_UP, EXPERT = "lm_head.weight", ".kv_b_proj.weight", re.compile(r".*\.experts\.\d+\..*")

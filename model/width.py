@@ -26,6 +26,8 @@ def widened(config: ModelConfig, factor: float) -> ModelConfig:
     exact = Fraction(factor).limit_denominator(1 << 16)
     changes: dict[str, Any] = {}
     for name in WIDTHS:
+        if getattr(config, name) is None:  # no query latent
+            continue
         width = getattr(config, name) * exact
         if width.denominator != 1 or width < 1:
             raise ModelConfigError(f"{name} = {getattr(config, name)} times {factor:g} is not an integer of at least 1")

@@ -29,6 +29,7 @@ class Projected(NamedTuple):
 def mla_project(x_BTD: torch.Tensor, angles_TP: torch.Tensor, weights: Projections) -> Projected:
     """`q = W_b (alpha_q norm(W_a x))`, with heads `[nope | rope]`, and `[latent | k_rope] = W_kv x`.
 
-    The latent becomes `alpha_kv norm(latent)`, and rotary parts are rotated by `angles_TP` (see `kernels.rope`).
+    Without a query latent `q = W_b x`. The latent becomes `alpha_kv norm(latent)`, and rotary parts are rotated by
+    `angles_TP` (see `kernels.rope`).
     """
     return Projected(*select("mla_project", VERSIONS, x_BTD.device)(x_BTD, angles_TP, weights))

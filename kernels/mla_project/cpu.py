@@ -12,12 +12,15 @@ from longcat.kernels.rope.cpu import rotate, turns
 def mla_project(x_BTD: torch.Tensor, angles_TP: torch.Tensor, weights: Projections) -> Results:
     """See `kernels.mla_project.mla_project`."""
     batch, tokens, width = x_BTD.shape
-    exact = x_BTD.dtype == weights.q_a_LD.dtype in (torch.float32, torch.float64)
+    exact = x_BTD.dtype == weights.q_b_XL.dtype in (torch.float32, torch.float64)
     if torch.is_grad_enabled() or not 0 < batch * tokens <= FEW_ROWS or not exact:
         return reference.mla_project(x_BTD, angles_TP, weights)
     q_a_LD, q_norm_L, q_b_XL, kv_a_YD, kv_norm_C, heads, query_scale, latent_scale, eps = weights
     x_ND = x_BTD.reshape(-1, width)
-    q_ND = product(normalize(product(x_ND, q_a_LD).contiguous(), q_norm_L, eps, query_scale), q_b_XL)
+    q_input_NL = x_ND
+    if q_a_LD is not None and q_norm_L is not None:
+        q_input_NL = normalize(product(x_ND, q_a_LD).contiguous(), q_norm_L, eps, query_scale)
+    q_ND = product(q_input_NL, q_b_XL)
     q_BTHQ = q_ND.contiguous().view(batch, tokens, heads, -1)
     joint_BTY = product(x_ND, kv_a_YD).contiguous().view(batch, tokens, -1)
     latent_width = kv_norm_C.shape[0]

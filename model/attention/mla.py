@@ -1,6 +1,7 @@
 """Multi-head latent attention with variance alignment (LongCat-Flash report, section 2.3.1, eq. 6 and 7).
 
     cQ        = alpha_q  * RMSNorm(W_DQ h)         q = W_UQ cQ,  per head: [without position | rotary]
+              (without a query latent, `q_lora_rank: null`: q = W_Q h)
     [cKV|kR]  = W_DKV h
     cKV       = alpha_kv * RMSNorm(cKV)            [k | v] = W_UKV cKV;  kR is shared by all heads and not scaled
 
@@ -50,12 +51,9 @@ class MultiHeadLatentAttention(SequenceMixer):
         self.softmax_scale = config.qk_head_dim**-0.5
         if config.rope_scaling is not None:
             self.softmax_scale *= config.rope_scaling.logit_scale
-        self.query_scale = (config.hidden_size / config.q_lora_rank) ** 0.5 if config.mla_scale_q_lora else 1.0
         self.latent_scale = (config.hidden_size / config.kv_lora_rank) ** 0.5 if config.mla_scale_kv_lora else 1.0
 
-        self.q_a_proj = Linear(config.hidden_size, config.q_lora_rank)
-        self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
-        self.q_b_proj = Linear(config.q_lora_rank, self.heads * config.qk_head_dim)
+        self._build_queries(config)
         self.kv_a_proj_with_mqa = Linear(config.hidden_size, self.latent_width + self.rope_width)
         self.kv_a_layernorm = RMSNorm(self.latent_width, LATENT_NORM_EPS)
         self.kv_b_proj = Linear(self.latent_width, self.heads * (self.nope_width + self.value_width))
@@ -65,6 +63,19 @@ class MultiHeadLatentAttention(SequenceMixer):
         # Whether every piece of a step absorbs the projections, so that the products of a token do not depend on how
         # its text is divided into pieces. Long prompts then cost more.
         self.absorbs_always = False
+
+    def _build_queries(self, config: ModelConfig) -> None:
+        query_width, rank = self.heads * config.qk_head_dim, config.q_lora_rank
+        self.has_query_latent, self.query_scale = rank is not None, 1.0
+        self.queries = "q_b_proj" if self.has_query_latent else "q_proj"  # module that gives those of all heads
+        if rank is None:
+            self.q_proj = Linear(config.hidden_size, query_width)
+            return
+        if config.mla_scale_q_lora:
+            self.query_scale = (config.hidden_size / rank) ** 0.5
+        self.q_a_proj = Linear(config.hidden_size, rank)
+        self.q_a_layernorm = RMSNorm(rank, LATENT_NORM_EPS)
+        self.q_b_proj = Linear(rank, query_width)
 
     def forward(self, x_BTD: torch.Tensor, where: SequenceContext, state: StepState | None = None) -> MixerOutput:
         if isinstance(state, PageState):
@@ -99,7 +110,7 @@ class MultiHeadLatentAttention(SequenceMixer):
         against the rotary key that they share, which no norm follows. Rotations and `mla_scale_*` are linear.
         """
         nope, rope, value, heads = self.nope_width, self.rope_width, self.value_width, self.heads
-        query, expanded = ("q_b_proj.weight", nope + rope), ("kv_b_proj.weight", nope + value)
+        query, expanded = (f"{self.queries}.weight", nope + rope), ("kv_b_proj.weight", nope + value)
         rotary_key = torch.arange(self.latent_width, self.latent_width + rope).unsqueeze(0)
 
         def rows(of: tuple[str, int], start: int, size: int) -> Part:
@@ -143,9 +154,9 @@ class MultiHeadLatentAttention(SequenceMixer):
 
     def _projections(self) -> Projections:
         return Projections(
-            self.q_a_proj.weight,
-            self.q_a_layernorm.weight,
-            self.q_b_proj.weight,
+            self.q_a_proj.weight if self.has_query_latent else None,
+            self.q_a_layernorm.weight if self.has_query_latent else None,
+            getattr(self, self.queries).weight,
             self.kv_a_proj_with_mqa.weight,
             self.kv_a_layernorm.weight,
             self.heads,

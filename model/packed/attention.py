@@ -116,7 +116,11 @@ def packed_attention(
 def takes(mixer: torch.nn.Module) -> bool:
     """Whether `mixer` projects as plain latent attention does."""
     own = MultiHeadLatentAttention
-    return isinstance(mixer, own) and all(
-        getattr(type(mixer), name) is getattr(own, name)
-        for name in ("project", "_projections", "absorbed_weights", "attend_in_step")
+    return (
+        isinstance(mixer, own)
+        and mixer.has_query_latent
+        and all(
+            getattr(type(mixer), name) is getattr(own, name)
+            for name in ("project", "_projections", "absorbed_weights", "attend_in_step")
+        )
     )

@@ -185,7 +185,6 @@ def test_factors_must_be_positive_finite_numbers(name: str, value: Any) -> None:
             "architectures = .* needs ngram_vocab_size_ratio, which is",
         ),
         ({"model_type": 7}, "model_type = 7 is not supported, expected 'longcat_flash'"),
-        ({"q_lora_rank": None}, "the key q_lora_rank is missing"),
         ({"attention_method": "MHA"}, "attention_method = 'MHA': "),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no': "),
         ({"norm_topk_prob": True}, "norm_topk_prob = True is not supported, expected False"),

@@ -249,6 +249,43 @@ def test_fp8_files_with_n_gram_tables_are_read_and_written(tmp_path: Path) -> No
         assert torch.linalg.vector_norm(found[name] - tensor) <= 0.04 * torch.linalg.vector_norm(tensor), name
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [1, 3, 70])
+def test_queries_without_a_latent_are_one_product(tokens: int) -> None:
+    """For few tokens and for many, which take different versions of the projections."""
+    config = ModelConfig.from_dict(FLASH | TINY | {"q_lora_rank": None})
+    written = config.to_dict()
+    assert (written["q_lora_rank"], written["mla_scale_q_lora"], config.mla_scale_kv_lora) == (None, False, True)
+    model = LongcatFlash(config)
+    initialize(model, 4)
+    mixer = model.model.layers[0].self_attn[0]
+    where = model.context(torch.zeros(1, tokens, dtype=torch.int64))
+    x_BTD = torch.randn(1, tokens, 48)
+    found = mixer.project(x_BTD, where)
+    q_BTHQ = (x_BTD.double() @ mixer.q_proj.weight.double().T).unflatten(-1, (2, 16))
+    angles_T1P = where.angles[8].unsqueeze(1)
+    even, odd = q_BTHQ[..., 8::2], q_BTHQ[..., 9::2]
+    turned = (even * angles_T1P.cos() - odd * angles_T1P.sin(), even * angles_T1P.sin() + odd * angles_T1P.cos())
+    torch.testing.assert_close(found.q_nope_BTHN.double(), q_BTHQ[..., :8], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.q_rope_BTHR.double(), torch.stack(turned, -1).flatten(-2), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_without_query_latents_is_imported_and_exported(tmp_path: Path) -> None:
+    model = LongcatFlash(ModelConfig.from_dict(FLASH | TINY | {"q_lora_rank": None, "num_nextn_predict_layers": 1}))
+    initialize(model, 4)
+    save_pretrained(model, tmp_path / "own")
+    assert "model.mtp.layers.0.self_attn.q_proj.weight" in load_file(tmp_path / "own" / "model.safetensors")
+    Conversion(tmp_path / "own", standalone=True).write(tmp_path / "out")
+    again, ids = load_pretrained(tmp_path / "out"), torch.randint(64, (1, 9))
+    assert torch.equal(again(ids).logits, model(ids).logits)
+    save_quantized(model, tmp_path / "fp8", "fp8")
+    assert "model.layers.0.self_attn.0.q_proj.weight_scale_inv" in load_file(tmp_path / "fp8" / "model.safetensors")
+    with pytest.raises(ModelConfigError, match="queries without a latent"):
+        Conversion(tmp_path / "own", layout="transformers5")
+    assert count(model.config).parameters["attention"] == 4 * (32 * 48 + 24 * 48 + 32 * 16 + 48 * 16)
+
+
 CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (FLASH, {"model_type": "longcat_flash_ngram"}, "model_type = 'longcat_flash_ngram' needs ngram_vocab_size_ratio"),
     (LITE, {"oe_vocab_size_ratio": 77}, "oe_vocab_size_ratio = 77 contradicts ngram_vocab_size_ratio = 78"),
@@ -260,6 +297,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"use_longcat_dsa": False},
         "attention_method = 'LSA' needs the keys of an indexer; use_longcat_dsa = Fal",
     ),
+    (SPARSE, {"q_lora_rank": None}, "index_topk needs q_lora_rank"),
     (SPARSE, {"index_topk": None}, "index_topk = .*: Field required"),
     (SPARSE, {"index_topk": 1039}, "index_init_tokens [+] index_local_tokens = 1040 exceed index_topk = 1039"),
     (SPARSE, {"index_topk": True}, "index_topk = True: "),

@@ -40,6 +40,7 @@ NGRAM = {"ngram_vocab_size_ratio": 2.57, "emb_neighbor_num": 3, "emb_split_num":
 # Changes to the configuration.
 VARIANTS: dict[str, dict[str, Any]] = {
     "mla": {},
+    "queries without a latent": {"q_lora_rank": None, "mla_scale_q_lora": False},
     "window": {"attention": {"kind": "test_window", "size": 4}},
     "linear": {"attention": "test_linear"},
     "window and mla": {"attention": {"pattern": ["test_window", "mla"]}},
