@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -27,7 +27,12 @@ class SweepConfig(TrainConfig):
     grid: tuple[str, ...] = Field(
         default=("learning_rate=1e-3,3e-3,1e-2,3e-2", f"{INITIAL_STD}=0.01,0.02,0.04"),
         min_length=1,
-        description="key=value,value,... for any key of `train`, one entry per key; every combination is a point",
+        description="key=value,value,... for any key of `train`, one entry per key",
+    )
+    search: Literal["grid", "one_by_one"] = Field(
+        default="grid",
+        description="grid: every combination is a point. one_by_one: one key after the other, with the best values of "
+        "the keys before it and the first values of those after it",
     )
 
 
@@ -54,23 +59,32 @@ def grid_axes(config: SweepConfig) -> dict[str, list[Any]]:
 
 
 def grid_points(config: SweepConfig) -> list[Point]:
-    """All combinations by key; the last key varies fastest."""
+    """All combinations by key; the last key varies fastest.
+
+    With `search` = one_by_one, as many points as will be trained: those of a search in which first values are the best.
+    """
     axes = grid_axes(config)
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    if config.search == "grid":
+        return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    first = {key: values[0] for key, values in axes.items()}
+    return [first, *(first | {key: value} for key, values in axes.items() for value in values[1:])]
 
 
 def point_configs(config: SweepConfig) -> Iterator[TrainConfig]:
-    """The configuration of `train` at every point.
+    """The configuration of `train` at every point of `grid_points`; raises as `point_config`."""
+    return (point_config(config, point) for point in grid_points(config))
+
+
+def point_config(config: SweepConfig, point: Point) -> TrainConfig:
+    """The configuration of `train` at a point.
 
     Raises:
         ConfigError: a key or value of the grid does not fit; names it.
     """
-    base = {key: value for key, value in config.model_dump().items() if key in TrainConfig.model_fields}
-    for point in grid_points(config):
-        values = base
-        for key, value in point.items():
-            nested: Any = value
-            for part in reversed(key.split(".")):
-                nested = {part: nested}
-            values = merge(values, nested)
-        yield build_config(TrainConfig, values, where=f"grid point {point}")
+    values = {key: value for key, value in config.model_dump().items() if key in TrainConfig.model_fields}
+    for key, value in point.items():
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        values = merge(values, nested)
+    return build_config(TrainConfig, values, where=f"grid point {point}")

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from longcat.pipeline.artifact import Artifact, load_artifact
 from longcat.pipeline.engine import LocalEngine
@@ -21,7 +21,15 @@ from longcat.stages.train.config import TrainConfig
 from longcat.stages.train.optim.transfer import PROXY_FILE
 from longcat.stages.train.stability.config import SpikeOptions
 from longcat.stages.train.stability.errors import DivergedError
-from longcat.stages.train.sweep.grid import INITIAL_STD, Point, SweepConfig, grid_axes, grid_points, point_configs
+from longcat.stages.train.sweep.grid import (
+    INITIAL_STD,
+    Point,
+    SweepConfig,
+    grid_axes,
+    grid_points,
+    point_config,
+    point_configs,
+)
 from longcat.stages.train.watch.config import WatchOptions
 
 SWEEP_FILE = "sweep.json"
@@ -29,31 +37,66 @@ PLOT_FILE = "loss.svg"
 FIGURES = ("loss", "train_loss", "diverged", "note")
 
 
+class Swept(NamedTuple):
+    """A point, its configuration of `train`, and what `run_point` found."""
+
+    point: Point
+    training: TrainConfig
+    figures: dict[str, Any]
+
+    @property
+    def loss(self) -> float:
+        """Infinite if the training diverged."""
+        return math.inf if self.figures["loss"] is None else float(self.figures["loss"])
+
+
 def run_sweep(context: Context[SweepConfig]) -> Result:
     """Run stage `train.sweep`; see `stages.train.sweep`."""
     config, tokens = context.config, context.input("tokens")
-    points, trainings = grid_points(config), list(point_configs(config))
-    for training in trainings:  # with the tokenizer itself, of which the check knows only the size
+    for training in point_configs(config):  # with the tokenizer itself, of which the check knows only the size
         new_architecture(preset_of(training), training.model, tokens)
+    done = _train(context, grid_points(config)) if config.search == "grid" else _one_by_one(context)
+    rows = [each.point | {key: each.figures[key] for key in FIGURES} for each in done]
+    best = min((each for each in done if each.loss < math.inf), key=lambda each: each.loss, default=None)
+    report = {"axes": grid_axes(config), "points": rows, "best": None if best is None else rows[done.index(best)]}
+    atomic_write(context.output / SWEEP_FILE, pretty_json(report))
+    plotted = plot([each.point for each in done], [each.figures for each in done], grid_axes(config))
+    atomic_write(context.output / PLOT_FILE, plotted.encode())
+    atomic_write(context.output / PROXY_FILE, pretty_json(_proxy(best, tokens)))
+    return Result(
+        counts={"points": len(rows), "diverged": sum(row["diverged"] for row in rows)},
+        metrics={"points": rows, "best": None if best is None else best.point | {"loss": best.figures["loss"]}},
+    )
+
+
+def _train(
+    context: Context[SweepConfig], points: Sequence[Point], first: int = 0, description: str = "points"
+) -> list[Swept]:
+    """Train points, in parallel; `first` is the number of the first of them."""
+    trainings = [point_config(context.config, point) for point in points]
     tasks = [
         {
             "config": training.model_dump(mode="json"),
-            "tokens": str(tokens.path),
+            "tokens": str(context.input("tokens").path),
             "folder": str(context.work / f"point-{number:04d}"),
         }
-        for number, training in enumerate(trainings)
+        for number, training in enumerate(trainings, start=first)
     ]
-    figures = context.map_shards(run_point, tasks, description="points")
-    rows = [point | {key: found[key] for key in FIGURES} for point, found in zip(points, figures, strict=True)]
-    best = _best(figures)
-    report = {"axes": grid_axes(config), "points": rows, "best": None if best is None else rows[best]}
-    atomic_write(context.output / SWEEP_FILE, pretty_json(report))
-    atomic_write(context.output / PLOT_FILE, plot(points, figures, grid_axes(config)).encode())
-    atomic_write(context.output / PROXY_FILE, pretty_json(_proxy(best, trainings, tokens)))
-    return Result(
-        counts={"points": len(rows), "diverged": sum(row["diverged"] for row in rows)},
-        metrics={"points": rows, "best": None if best is None else points[best] | {"loss": figures[best]["loss"]}},
-    )
+    figures = context.map_shards(run_point, tasks, description=description)
+    return [Swept(*each) for each in zip(points, trainings, figures, strict=True)]
+
+
+def _one_by_one(context: Context[SweepConfig]) -> list[Swept]:
+    """Coordinate descent: all values of one key at the best values so far, then those of the next key."""
+    axes = grid_axes(context.config)
+    best: Point = {key: values[0] for key, values in axes.items()}
+    done: list[Swept] = []
+    for key, values in axes.items():
+        candidates = [best | {key: value} for value in values]
+        new = [point for point in candidates if all(point != each.point for each in done)]
+        done += _train(context, new, len(done), f"values of {key}") if new else []
+        best = min((each for each in done if each.point in candidates), key=lambda each: each.loss).point
+    return done
 
 
 def run_point(task: dict[str, Any]) -> dict[str, Any]:
@@ -104,22 +147,15 @@ def point_context(config: TrainConfig, tokens: Artifact, folder: Path) -> Contex
     )
 
 
-def _best(figures: Sequence[dict[str, Any]]) -> int | None:
-    """Index of the point with the lowest loss, the first of ties; None if all diverged."""
-    finite = [number for number, found in enumerate(figures) if found["loss"] is not None]
-    return min(finite, key=lambda number: figures[number]["loss"], default=None)
-
-
-def _proxy(best: int | None, trainings: Sequence[TrainConfig], tokens: Artifact) -> dict[str, Any] | None:
+def _proxy(best: Swept | None, tokens: Artifact) -> dict[str, Any] | None:
     """`stages.train.optim.transfer.Proxy` of the best point."""
     if best is None:
         return None
-    training = trainings[best]
-    architecture = new_architecture(preset_of(training), training.model, tokens)
+    architecture = new_architecture(preset_of(best.training), best.training.model, tokens)
     return {
-        "id": f"sweep of {training.preset}",
+        "id": f"sweep of {best.training.preset}",
         "model": architecture.to_dict(),
-        "config": training.model_dump(mode="json"),
+        "config": best.training.model_dump(mode="json"),
         "width_scale": 1.0,
     }
 

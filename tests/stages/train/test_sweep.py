@@ -34,6 +34,26 @@ def test_every_combination_is_a_point() -> None:
     assert points == [{"a.b": 1, "c": "x"}, {"a.b": 1, "c": None}, {"a.b": 2, "c": "x"}, {"a.b": 2, "c": None}]
 
 
+def test_one_key_after_the_other_goes_on_from_the_best_value(
+    run_stage: Any, tokens: Artifact, tiny: dict[str, Any], run_apart: Any, contents: Callable[[Artifact], Any]
+) -> None:
+    """Two, three and two values are 1 + 1 + 2 + 1 points; the first value of the first key diverges."""
+    grid = ["learning_rate=1e30,1e-2", "kinds.router.learning_rate_factor=1e-9,1,4", "seed=0,1"]
+    config = tiny | {"steps": 4, "grid": grid, "search": "one_by_one"}
+    report = run_stage("train.sweep", config, {"tokens": tokens})
+    points = report.manifest.metrics["points"]
+    keys = ("learning_rate", "kinds.router.learning_rate_factor", "seed")
+    found = [tuple(point[key] for key in keys) for point in points]
+    assert found[:4] == [(1e30, 1e-9, 0), (1e-2, 1e-9, 0), (1e-2, 1, 0), (1e-2, 4, 0)]
+    best = min(points[1:4], key=lambda point: point["loss"])
+    assert found[4:] == [(1e-2, best[keys[1]], 1)]
+    last = min((best, points[4]), key=lambda point: point["loss"])
+    assert report.manifest.metrics["best"]["loss"] == last["loss"]
+    assert len(grid_points(SweepConfig(steps=1, grid=tuple(grid), search="one_by_one"))) == len(points)
+    assert read_json(report.file("proxy.json"))["config"]["kinds"]["router"]["learning_rate_factor"] == best[keys[1]]
+    assert contents(run_apart("train.sweep", config, {"tokens": tokens})) == contents(report)
+
+
 def test_points_equal_separate_trainings(
     run_stage: Any, tokens: Artifact, tiny: dict[str, Any], sweep: dict[str, Any]
 ) -> None:
