@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from longcat.cli.console import duration, out, print_json, size
 from longcat.cli.eval_report import headline, results_table
-from longcat.cli.forecast import forecast_figures, training_columns, training_plans, values_by_kind
+from longcat.cli.forecast import forecast_figures, training_columns, training_plans, values_by_kind, warnings
 from longcat.cli.tables import PlainTable, Unbroken, table
 from longcat.cli.terminal import line, styled
 from longcat.pipeline.values import is_records, leaves, numbers, written
@@ -131,6 +131,8 @@ def print_steps(
             out().print(f"{name} is in the store{otherwise}")
         for item in kindred_runs(store, plan):
             out().print("\n".join(item.sentences), soft_wrap=True)
+        for sentence in warnings(plan):
+            out().print(f"{name}: {sentence}", soft_wrap=True)
     for title, records in (_estimates(steps) | dict(preview)).items():
         out().print(records_table(title, records))
 
@@ -169,6 +171,7 @@ def _plan_json(store: Store, name: str, plan: Plan, state: str) -> dict[str, Any
         "forecast": forecast_figures(plan),
         "training": training_plans(plan),
         "by_kind": values_by_kind(plan),
+        "warnings": warnings(plan),
         "made_otherwise": {key: {"there": there, "here": here} for key, (there, here) in otherwise.items()},
         "unfinished": [item.to_json() for item in kindred_runs(store, plan)],
     }

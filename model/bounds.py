@@ -52,10 +52,15 @@ def check_size(sizes: Sizes) -> None:
             f"num_layers = {sizes.num_layers} times the matrices of n_routed_experts = {sizes.n_routed_experts} and "
             f"zero_expert_num = {sizes.zero_expert_num} are {matrices}, more than {MAX_MATRICES}"
         )
-    parameters = sizes.num_layers * _parameters_of_layer(sizes) + 2 * sizes.vocab_size * sizes.hidden_size
-    parameters += sizes.ngram_parameters
+    parameters = parameters_of(sizes)
     if parameters > MAX_PARAMETERS:
         raise ValueError(f"the sizes make a model of {parameters:.1e} parameters, more than {MAX_PARAMETERS:.1e}")
+
+
+def parameters_of(sizes: Sizes) -> int:
+    """Approximate parameter count of a model, without norms, biases and multi-token prediction."""
+    tables = 2 * sizes.vocab_size * sizes.hidden_size + sizes.ngram_parameters
+    return sizes.num_layers * _parameters_of_layer(sizes) + tables
 
 
 def _parameters_of_layer(sizes: Sizes) -> int:

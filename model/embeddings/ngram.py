@@ -17,6 +17,7 @@ row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -52,7 +53,7 @@ class NgramEmbedding(Embedding):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if config.ngram_amplification == "norm" else None
         self.scale = config.hidden_size**0.5 if config.ngram_amplification == "sqrt_d" else 1.0
         self.full_word = config.ngram_word_scale == "full"
-        self.hashing = NgramHash(sizes, config.eos_token_id, config.ngram_excluded_ids)
+        self.hashing = NgramHash.of(config, sizes)
 
     def forward(self, input_ids_BT: torch.Tensor, previous_ids_BTN: torch.Tensor | None = None) -> torch.Tensor:
         assert previous_ids_BTN is not None  # noqa: S101  the model gives them, since `look_back` is not 0
@@ -100,20 +101,30 @@ class NgramHash:
     eos: int
     excluded_ids: tuple[int, ...]
 
+    @classmethod
+    def of(cls, config: ModelConfig, sizes: NgramTables) -> NgramHash:
+        """Hash of a model with tables of these sizes."""
+        return cls(sizes, config.eos_token_id, config.ngram_excluded_ids)
+
     def rows(self, ids_BT: torch.Tensor, previous_BTN: torch.Tensor) -> torch.Tensor:
         """int64 [B, T, I]; `previous_BTN` as of `base.previous_ids`."""
         found = _constants(self, ids_BT.device)
         total_BTI = ids_BT.unsqueeze(-1).expand(*ids_BT.shape, self.sizes.count)
-        outside_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
-        for back in range(1, self.sizes.order):
-            id_BT = previous_BTN[..., -back]
-            outside_BT = outside_BT | (id_BT < 0) | torch.isin(id_BT, found.ends)
-            id_BT1 = id_BT.masked_fill(outside_BT, 0).unsqueeze(-1)
-            total_BTI = total_BTI + id_BT1 * found.factors_NI[back] % found.sizes_I
+        for back, id_BT in enumerate(self.seen(previous_BTN), start=1):
+            total_BTI = total_BTI + id_BT.unsqueeze(-1) * found.factors_NI[back] % found.sizes_I
         rows_BTI = total_BTI % found.sizes_I
         if self.excluded_ids:
             rows_BTI = rows_BTI.masked_fill(torch.isin(ids_BT, found.excluded).unsqueeze(-1), 0)
         return rows_BTI + found.starts_I
+
+    def seen(self, previous_BTN: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Ids [B, T] at the distances 1 to N before every token, 0 from where the look-back stops."""
+        ends, outside_BT = _constants(self, previous_BTN.device).ends, None
+        for back in range(1, self.sizes.order):
+            id_BT = previous_BTN[..., -back]
+            stops_BT = (id_BT < 0) | torch.isin(id_BT, ends)
+            outside_BT = stops_BT if outside_BT is None else outside_BT | stops_BT
+            yield id_BT.masked_fill(outside_BT, 0)
 
     def excluded(self, ids_BT: torch.Tensor) -> torch.Tensor | None:
         """Mask of excluded ids, bool [B, T]; None if no id is excluded."""

@@ -12,6 +12,7 @@ from longcat.stages.formats.architecture import architecture_of, preset_architec
 from longcat.stages.formats.planned_vocabulary import vocabulary_of
 from longcat.stages.formats.training_state import TrainingState, foreseen_state
 from longcat.stages.train.config import TrainConfig, TrainingOptions
+from longcat.stages.train.embeddings.share import check_share
 from longcat.stages.train.joins.outlook import Outlook, outlook_of
 from longcat.stages.train.joins.schedule import JoinedSchedule, join_schedule
 from longcat.stages.train.load_balance.controller import controller_of
@@ -190,7 +191,8 @@ def check_length(sequence_length: int, model: ModelConfig) -> None:
 
 
 def check_options(options: TrainingOptions, model: ModelConfig) -> None:
-    """Raise ConfigError if the options for load balance and weight rescaling do not fit the model."""
+    """Raise ConfigError if the options for load balance, weight rescaling or n-gram tables do not fit the model."""
+    check_share(options.ngram_share, model)
     if options.optimizer.weight_rescaling.enabled:
         _check_rescaling(model)
     try:

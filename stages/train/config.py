@@ -207,6 +207,13 @@ class TrainingOptions(LaunchOptions, ABC):
         description="joined: sequences are cut from the joined documents, without padding. best_fit: no document that "
         "fits into a sequence is cut; what stays empty is padded",
     )
+    ngram_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="largest share of n-gram embeddings in the parameters; a model with a larger one is refused",
+        json_schema_extra=RUNTIME,
+    )
     balance_loss: BalanceLossOptions = BalanceLossOptions()
     stability: StabilityOptions = StabilityOptions()
     parallel: ParallelOptions = Field(default=ParallelOptions(), json_schema_extra=RUNTIME)

@@ -37,6 +37,7 @@ from longcat.stages.train.check import (
 from longcat.stages.train.checkpoints.save_files import keep_saves
 from longcat.stages.train.config import TrainConfig, TrainingOptions
 from longcat.stages.train.determinism import reproducible
+from longcat.stages.train.embeddings.collisions import told_collisions
 from longcat.stages.train.joins.data import JoinedData, JoinedStream, train_data
 from longcat.stages.train.joins.outlook import Outlook, outlook_of
 from longcat.stages.train.joins.schedule import JoinedSchedule, join_schedule
@@ -60,6 +61,7 @@ def train_checkpoint(context: Context[TrainConfig]) -> Result:
         packing = told_packing(data.main, context)
         config, scale, found = _transferred(context, state)
         held = _held(config, tokens, checkpoint, scale)
+        told_tables(context, held.config, tokens)
         by_kind = told_kinds(context, config, scale, held.config, always=found is not None)
         joined = join_schedule(config, state, config.all_steps)
         outlook = outlook_of(config, joined, data)
@@ -94,6 +96,13 @@ def read_validation(tokens: Artifact, sequence_length: int, options: TrainingOpt
         document_mask=options.objective.document_mask,
         across_documents=options.objective.loss_across_documents,
     )
+
+
+def told_tables(context: Context[Any], model: ModelConfig, tokens: Artifact) -> None:
+    """Warn of n-gram tables with many collisions on these tokens, in the leading process."""
+    if control().leads and model.ngram_tables is not None:
+        for sentence in told_collisions(model, open_tokens(tokens.path, "train")):
+            context.logger.warning("%s", sentence)
 
 
 def told_packing(stream: JoinedStream, context: Context[Any], of: str = "") -> dict[str, Any]:
