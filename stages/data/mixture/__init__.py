@@ -52,7 +52,7 @@ def mix_tokens(context: Context[MixConfig]) -> Result:
     config, sources = context.config, context.many("tokens")
     stages = resolve(config, len(sources))
     vocabulary = _common_vocabulary(sources, config)
-    pools = open_pools(sources, config)
+    pools = open_pools(sources, stages, config)
     drawn = draw_training(sources, pools, stages, config)
     held_out = draw_validation(sources, overall_shares(stages, drawn), config)
     counts = {}

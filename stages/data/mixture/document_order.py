@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from longcat.stages.formats.lengths import Unit
+
 Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -16,13 +18,14 @@ Floats = npt.NDArray[np.float64]
 class Pool:
     """Documents of one source: tokens, times taken, and maximum epochs.
 
-    `number` is the source index. `weights` are sampling weights by scores, if used.
+    `number` is the source index. `weights` are sampling weights by scores, `text_bytes` the bytes of texts, if used.
     """
 
     number: int
     lengths: Numbers
     max_epochs: float
     weights: Floats | None = None
+    text_bytes: Numbers | None = None
     used: Numbers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,13 +52,14 @@ class Pool:
 
 @dataclass(frozen=True)
 class DrawnPart:
-    """What was drawn from the documents of `least` tokens or more and fewer than `below`, of which `share` was due."""
+    """What was drawn from documents of `least` or more and fewer than `below` of a unit; `share` of all was due."""
 
     least: int
     below: int | None
     share: float
     documents: int
     tokens: int
+    unit: Unit = "tokens"
 
 
 @dataclass(frozen=True)

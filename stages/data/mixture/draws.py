@@ -12,15 +12,20 @@ from longcat.pipeline.tokens import TokenFile
 from longcat.stages.data.mixture import samplemix
 from longcat.stages.data.mixture.config import MixConfig, Resolved, spread
 from longcat.stages.data.mixture.document_order import Draw, Numbers, Pool, draw, largest_budget
-from longcat.stages.data.mixture.lengths import longest, merged
+from longcat.stages.data.mixture.lengths import longest, merged, needs_bytes
+from longcat.stages.data.mixture.text_bytes import text_bytes
 from longcat.stages.formats.scores import token_scores
 
 # Tolerance for rounding errors of summed shares.
 _SLACK = 1 + 1e-9
 
 
-def open_pools(sources: Sequence[Artifact], config: MixConfig) -> list[Pool]:
-    """Training documents of every source, with weights if sampling by scores."""
+def open_pools(sources: Sequence[Artifact], stages: Sequence[Resolved], config: MixConfig) -> list[Pool]:
+    """Training documents of every source, with weights if sampling by scores, and bytes if by bytes.
+
+    Raises:
+        InputError: the scores are missing, or the tokenizer does not tell bytes.
+    """
     epochs = spread(config.max_epochs, len(sources))
     pools = []
     for number, source in enumerate(sources):
@@ -28,6 +33,8 @@ def open_pools(sources: Sequence[Artifact], config: MixConfig) -> list[Pool]:
         if config.sampling == "samplemix":
             scores = token_scores(source, len(pool.lengths))
             pool.weights = samplemix.weights_of(scores, config.alpha, config.temperature)
+        if any(needs_bytes(stage.lengths) for stage in stages):
+            pool.text_bytes = text_bytes(source)
         pools.append(pool)
     return pools
 
@@ -77,7 +84,7 @@ def _draw(source: Artifact, pool: Pool, chosen: Numbers, target: float, stage: R
         own, wanted = bucket.chosen(pool, chosen), bucket.share * target
         if not len(own):
             raise InputError(
-                f"{where} has no document {bucket.name}, the longest has {longest(pool, chosen)}",
+                f"{where} has no document {bucket.name}, the longest has {longest(pool, chosen, bucket.unit)}",
                 where=str(source.path),
                 hint=bucket.remedy(stage.lengths),
             )

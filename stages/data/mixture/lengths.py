@@ -21,18 +21,20 @@ from pydantic import Field, model_validator
 
 from longcat.pipeline.config import StageConfig
 from longcat.stages.data.mixture.document_order import Draw, DrawnPart, Numbers, Pool, interleave
+from longcat.stages.formats.lengths import Unit
 
 
 class Bucket(NamedTuple):
-    """Documents of at least `least` tokens and fewer than `below` (None: any number), and their share of the draw."""
+    """Documents of at least `least` tokens or bytes and fewer than `below` (None: any), and their share of the draw."""
 
     least: int
     below: int | None
     share: float
+    unit: Unit = "tokens"
 
     def chosen(self, pool: Pool, documents: Numbers) -> Numbers:
         """Those of `documents` that are in the bucket."""
-        lengths = pool.lengths[documents]
+        lengths = sizes_of(pool, self.unit)[documents]
         inside = lengths >= self.least
         return documents[inside if self.below is None else inside & (lengths < self.below)]
 
@@ -53,8 +55,9 @@ class LengthBuckets(StageConfig):
     """Weights of buckets of document length."""
 
     bounds: tuple[Annotated[int, Field(ge=2)], ...] = Field(
-        min_length=1, max_length=64, description="Borders between buckets in tokens, rising: n borders, n + 1 buckets."
+        min_length=1, max_length=64, description="Borders between buckets, rising: n borders, n + 1 buckets."
     )
+    unit: Unit = Field(default="tokens", description="Unit of the borders: tokens, or bytes of text.")
     weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(description="Weight of each bucket, shortest first.")
     reading: Literal["share", "factor"] = Field(
         default="share",
@@ -77,7 +80,9 @@ class LengthBuckets(StageConfig):
     def buckets(self, pool: Pool, chosen: Numbers) -> list[Bucket]:
         """Buckets with their shares of a draw from some documents; empty if all of them have the weight zero."""
         borders = pairwise((0, *self.bounds, None))
-        found = [Bucket(low or 0, high, weight) for (low, high), weight in zip(borders, self.weights, strict=True)]
+        found = [
+            Bucket(low or 0, high, weight, self.unit) for (low, high), weight in zip(borders, self.weights, strict=True)
+        ]
         if self.reading == "factor":
             found = [part._replace(share=part.share * pool.size(part.chosen(pool, chosen))) for part in found]
         total = sum(part.share for part in found)
@@ -105,11 +110,16 @@ class LongDocuments(StageConfig):
 Lengths = LengthBuckets | LongDocuments
 
 
+def needs_bytes(lengths: Lengths | None) -> bool:
+    """Whether a kind of sampling measures documents in bytes."""
+    return isinstance(lengths, LengthBuckets) and lengths.unit == "bytes"
+
+
 def merged(pool: Pool, buckets: Sequence[Bucket], draws: Sequence[Draw]) -> Draw:
     """One draw of those from every bucket, which are spread evenly over it."""
     _, documents = interleave(draws)
     parts = tuple(
-        DrawnPart(part.least, part.below, part.share, len(own.documents), own.total)
+        DrawnPart(part.least, part.below, part.share, len(own.documents), own.total, part.unit)
         for part, own in zip(buckets, draws, strict=True)
     )
     return Draw(documents, pool.lengths[documents], parts)
@@ -122,6 +132,7 @@ def part_rows(named: dict[str, Any], drawn: Draw) -> list[dict[str, Any]]:
             **named,
             "from": part.least,
             **({} if part.below is None else {"to": part.below - 1}),
+            **({} if part.unit == "tokens" else {"unit": part.unit}),
             "tokens": part.tokens,
             "documents": part.documents,
             "share_wanted": round(part.share, 6),
@@ -131,6 +142,15 @@ def part_rows(named: dict[str, Any], drawn: Draw) -> list[dict[str, Any]]:
     ]
 
 
-def longest(pool: Pool, chosen: Numbers) -> int:
-    """Tokens of the longest of some documents; 0 if there are none."""
-    return int(np.max(pool.lengths[chosen], initial=0))
+def longest(pool: Pool, chosen: Numbers, unit: Unit) -> int:
+    """Tokens or bytes of the longest of some documents; 0 if there are none."""
+    return int(np.max(sizes_of(pool, unit)[chosen], initial=0))
+
+
+def sizes_of(pool: Pool, unit: Unit) -> Numbers:
+    """Tokens of every document of a pool, or bytes of its text."""
+    if unit == "tokens":
+        return pool.lengths
+    if pool.text_bytes is None:
+        raise ValueError("the pool has no bytes")
+    return pool.text_bytes

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 
 import longcat.stages.data.mixture.report
+import longcat.stages.data.mixture.text_bytes
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.files import read_json
 from longcat.pipeline.runner import Session, run_stage
 from longcat.pipeline.store import Store
+from longcat.pipeline.tokens import TokenFile
+from longcat.stages.data.mixture.text_bytes import text_bytes
+from longcat.stages.formats.tokenizer import load_tokenizer
 
 Mix = Callable[..., Artifact]
 Read = Callable[..., list[list[int]]]
@@ -79,6 +83,38 @@ def test_buckets_are_spread_and_no_document_repeats_before_its_bucket_was_used(
     assert sum(length for length in first if length == 10) == pytest.approx(600, abs=120)
     short = Counter(tuple(document) for document in documents(artifact) if len(document) == 10)
     assert (len(short), set(short.values())) == (100, {1, 2})
+
+
+def test_buckets_in_bytes_are_those_of_the_texts(
+    session: Session, make_documents: Mix, prose: str, mixed: Mix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ASCII and other characters, begun and ended by special tokens, in blocks that end within documents."""
+    texts = {f"d{number}": f"{number} {line} naïve 日本語 \U0001f642" for number, line in enumerate(prose.split("\n"))}
+    documents = make_documents(texts | {f"s{number}": "ab" * (number + 1) for number in range(9)})
+    tokenizer = run_stage(session, "data.tokenizer", {"vocab_size": 300}, {"documents": documents}).artifact
+    config = {"validation_fraction": 0.2, "begin_token": True}
+    packed = run_stage(session, "data.pack", config, {"documents": documents, "tokenizer": tokenizer}).artifact
+    train, words = TokenFile(packed.path / "train"), load_tokenizer(packed.path)
+    every = [words.decode(train.document(number), skip_special=True) for number in range(train.n_documents)]
+    expected = [len(text.encode()) for text in every]
+    assert set(every) <= {*texts.values(), *("ab" * number for number in range(1, 10))}
+    for block in (1 << 22, 7, 1):
+        monkeypatch.setattr(longcat.stages.data.mixture.text_bytes, "BLOCK_TOKENS", block)
+        assert text_bytes(packed).tolist() == expected
+
+    buckets = {"bounds": [19], "weights": [1, 0], "unit": "bytes"}
+    artifact = mixed([packed], weights=[1], token_budget=30, length_buckets=buckets)
+    (row,) = artifact.manifest.metrics["length_buckets"]
+    assert (row["from"], row["to"], row["unit"]) == (0, 18, "bytes")
+    drawn = TokenFile(artifact.path / "train")
+    assert drawn.n_documents
+    for number in range(drawn.n_documents):
+        assert len(words.decode(drawn.document(number), skip_special=True)) < 19
+
+
+def test_buckets_in_bytes_need_a_byte_level_tokenizer(source: Artifact, mixed: Mix) -> None:
+    with pytest.raises(InputError, match=r"unit = bytes needs a byte-level tokenizer.*set length_buckets.unit=tokens"):
+        mixed([source], weights=[1], token_budget=2000, length_buckets=BUCKETS | {"unit": "bytes"})
 
 
 def test_a_stage_has_lengths_of_its_own(source: Artifact, mixed: Mix, documents: Read, make_tokens: Mix) -> None:
