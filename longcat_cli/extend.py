@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,8 @@ from longcat.cli.stage_command import add_stage_group
 from longcat.cli.stage_spec import Spec
 
 if TYPE_CHECKING:
+    from longcat.pipeline.plans import Plan
+    from longcat.pipeline.runner import Session
     from longcat.stages.extend.schedules import LengthSchedule
 
 app = typer.Typer()
@@ -89,12 +91,22 @@ def _figures(schedule: LengthSchedule) -> tuple[str, ...]:
     return str(len(phases)), f"{max(phase.sequence_length for phase in phases):,}", f"{steps:,}", f"{tokens:,}"
 
 
+def _resume(
+    session: Session, text: str, config: dict[str, Any], inputs: dict[str, Any], name: str | None
+) -> list[Plan]:
+    from longcat.stages.extend.resume_from import plan_extension
+
+    return plan_extension(session, text, config, inputs, name)
+
+
 EXTEND = Spec(
     "extend",
     "Extend the context of a checkpoint, in phases.",
     (
         "longcat extend --checkpoint base --tokens tokens --schedule longcat-flash --name extended",
         "longcat extend --checkpoint base --tokens tokens --config extend.yaml --name extended",
+        "longcat extend --resume-from extended@60 --learning-rate 1e-4 --name lower",
     ),
     options={"length_schedule": "--schedule"},
+    resume=_resume,
 )

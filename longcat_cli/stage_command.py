@@ -117,7 +117,8 @@ def _resume_parameters(stage: Stage, spec: Spec) -> list[inspect.Parameter]:
         "--resume-from",
         metavar="RUN[@STEP]",
         help="Go on from a save of a run, finished or not, with other settings: a name, an id or an id prefix, and the "
-        "step of the save (default: the newest). What is not given comes from that run; --steps counts from its start.",
+        "step of the save (default: the newest). What is not given comes from that run; steps and phases count from "
+        "its start.",
         rich_help_panel="Inputs",
         show_default=False,
         autocompletion=completion.references(stage.output),

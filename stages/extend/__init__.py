@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,13 @@ def _check(config: ExtendConfig, inputs: Mapping[str, tuple[PlannedInput, ...]])
 
 
 def _go_on(run: str, differences: Mapping[str, tuple[Any, Any]], name: str | None) -> str | None:
-    """The phases of a configuration are those of a whole run, so its save becomes a checkpoint to extend."""
-    return f"longcat train publish {run} --name NAME, and extend that checkpoint by the phases that are left"
+    """Other initial weights of a conversion cannot go on from the saves of a run."""
+    if any(key.endswith(".initial_std") for key in differences):
+        return None
+    words = ["longcat", "extend", "--resume-from", run]
+    for key, (_, here) in differences.items():
+        words += ["--set", f"{key}={json.dumps(here)}"]
+    return shlex.join([*words, *(("--name", name) if name else ())])
 
 
 @stage(

@@ -27,7 +27,7 @@ def foresee_extension(config: ExtendConfig, inputs: Inputs) -> dict[str, Any]:
     check_vocabulary(vocabulary_of(inputs["tokens"][0]), model)
     check_options(config, model)
     check_start(config, before)
-    for number, phase in enumerate(config.phases):
+    for number, phase in enumerate(config.phases_left, start=config.first_phase):
         model = config_of_phase(model, phase, number)
         check_parallel(config, model, phase.sequence_length, phase.batch_size, phase.micro_batch_size)
     return forecast(model, config, before, joined, _outlooks(config, inputs, before, joined))
@@ -35,11 +35,11 @@ def foresee_extension(config: ExtendConfig, inputs: Inputs) -> dict[str, Any]:
 
 def check_start(config: ExtendConfig, before: TrainingState | None) -> None:
     """Raise ConfigError if the first phase has shorter sequences than the last training, if that is known."""
-    first = config.phases[0]
+    first, number = config.phases_left[0], config.first_phase
     trained_length = 0 if before is None or before.data is None else before.data.sequence_length
     if first.sequence_length < trained_length:
         raise ConfigError(
-            f"phases.0.sequence_length = {first.sequence_length} is below the {trained_length} tokens that the "
+            f"phases.{number}.sequence_length = {first.sequence_length} is below the {trained_length} tokens that the "
             "checkpoint was trained with",
             hint="raise it; `longcat train` continues with shorter sequences",
         )
@@ -48,7 +48,7 @@ def check_start(config: ExtendConfig, before: TrainingState | None) -> None:
 def _outlooks(
     config: ExtendConfig, inputs: Inputs, before: TrainingState | None, joined: JoinedSchedule | None
 ) -> list[Outlook]:
-    tokens, unknown = inputs["tokens"][0].artifact, [None] * len(config.phases)
+    tokens, unknown = inputs["tokens"][0].artifact, [None] * len(config.phases_left)
     if tokens is None or before is None:
         return outlooks(config, joined, unknown)
     from longcat.stages.extend.data import phases_data

@@ -12,7 +12,7 @@ from longcat.model.rope_scaling import RopeScaling
 from longcat.pipeline.config import RUNTIME, StageConfig, identity_values, merge
 from longcat.stages.extend.schedules import load_schedule
 from longcat.stages.formats.training_state import Packing
-from longcat.stages.train.config import TrainingOptions, check_one_length, step_count
+from longcat.stages.train.config import RunSoFar, TrainingOptions, check_one_length, step_count
 
 
 class Phase(StageConfig):
@@ -56,6 +56,14 @@ class Phase(StageConfig):
         return step_count(self.steps, self.token_budget, self.batch_size * self.sequence_length)
 
 
+class PhasesSoFar(RunSoFar):
+    """The part of an extension that was done before the save it goes on from; set by `--resume-from`."""
+
+    phase: int = Field(default=0, ge=0, description="number of the phase in which the save lies, from 0")
+    phase_steps: int = Field(default=0, ge=0, description="steps of this phase before the save")
+    phase_tokens: int = Field(default=0, ge=0, description="tokens of this phase before the save")
+
+
 class ExtendConfig(TrainingOptions):
     """Configuration of `extend`. The learning rate schedule spans all phases."""
 
@@ -87,6 +95,7 @@ class ExtendConfig(TrainingOptions):
         min_length=1,
         description="phases in order; the default is the published one (80 B tokens at 32k, 20 B at 128k)",
     )
+    resumed: PhasesSoFar = PhasesSoFar()
 
     @model_validator(mode="before")
     @classmethod
@@ -113,6 +122,40 @@ class ExtendConfig(TrainingOptions):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if not self.phases_left:
+            raise ValueError(
+                f"phases have {sum(phase.step_count for phase in self.phases)} steps, of which the run has done "
+                f"{self.resumed.steps}; give the last phase more steps, or another phase after it"
+            )
+        return self
+
+    @property
+    def phases_left(self) -> tuple[Phase, ...]:
+        """Phases that this run trains, with the steps that they have left."""
+        left = ((phase, self._steps_left(number)) for number, phase in enumerate(self.phases))
+        return tuple(phase.model_copy(update={"steps": steps, "token_budget": None}) for phase, steps in left if steps)
+
+    @property
+    def first_phase(self) -> int:
+        """Number of the first of `phases_left`."""
+        return len(self.phases) - len(self.phases_left)
+
+    @property
+    def steps_of_first(self) -> int:
+        """Steps of the first of `phases_left` before this run."""
+        return self.resumed.phase_steps if self.first_phase == self.resumed.phase else 0
+
+    def _steps_left(self, number: int) -> int:
+        done, phase = self.resumed, self.phases[number]
+        if number != done.phase:
+            return phase.step_count if number > done.phase else 0
+        if phase.steps is not None:
+            return max(0, phase.steps - done.phase_steps)
+        tokens = max(0, (phase.token_budget or 0) - done.phase_tokens)
+        return step_count(None, tokens, phase.batch_size * phase.sequence_length)
+
     @property
     def long_document_share(self) -> float:
         """Fraction of all sequences that are taken from long documents only."""
@@ -121,12 +164,19 @@ class ExtendConfig(TrainingOptions):
 
     @property
     def all_steps(self) -> int:
-        return sum(phase.step_count for phase in self.phases)
+        return sum(phase.step_count for phase in self.phases_left)
+
+    @property
+    def last_step(self) -> int:
+        return self.resumed.steps + self.all_steps
 
     def first_steps(self, steps: int) -> dict[str, Any]:
-        phases, left = [], steps
-        for phase in self.phases:
+        done, left = self.resumed, steps
+        phases = list(self.phases[: done.phase])
+        for number, phase in enumerate(self.phases[done.phase :], start=done.phase):
+            before, own = (done.phase_steps if number == done.phase else 0), self._steps_left(number)
             if left > 0:
-                phases.append(phase.model_copy(update={"steps": min(left, phase.step_count), "token_budget": None}))
-                left -= phase.step_count
+                kept = {"steps": before + min(left, own), "token_budget": None}
+                phases.append(phase.model_copy(update=kept))
+                left -= own
         return {"phases": tuple(phases), "length_schedule": None}

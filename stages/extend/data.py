@@ -34,7 +34,7 @@ def phase_data(config: ExtendConfig, phase: Phase, tokens: Artifact, before: Tra
 
 def phases_data(config: ExtendConfig, tokens: Artifact, before: TrainingState) -> Iterator[JoinedData]:
     """Data of all phases, if none leaves out samples; raises as `phase_data`."""
-    for phase in config.phases:
+    for phase in config.phases_left:
         data = phase_data(config, phase, tokens, before)
         yield data
         before = data.state_after(before, phase.step_count * phase.batch_size)

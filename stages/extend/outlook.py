@@ -22,7 +22,7 @@ def outlooks(
 ) -> list[Outlook]:
     """One a phase: its part of the schedule of all phases, and its data, or the problem of one of them."""
     found, done = [], 0
-    for phase, own in zip(config.phases, data, strict=True):
+    for phase, own in zip(config.phases_left, data, strict=True):
         steps = phase.step_count
         part = None if joined is None else replace(joined, position=joined.position + done, steps=steps)
         found.append(Outlook(steps, phase.batch_size, phase.sequence_length, part, own, problem))

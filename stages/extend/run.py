@@ -59,7 +59,7 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
         rows = _announced(context, state, joined)
         plans = _plans(context, state, joined, parallel)
         done: list[Trained] = []
-        for phase, its_config, planned in zip(config.phases, configs, plans, strict=True):
+        for phase, its_config, planned in zip(config.phases_left, configs, plans, strict=True):
             data = phase_data(config, phase, tokens, state)
             plan = replace(planned, data_start=data.first)
             model, start = model_of_phase(model, its_config, start, config.seed, std, context.logger)
@@ -78,7 +78,7 @@ def extend_checkpoint(context: Context[ExtendConfig]) -> Result:
 def _configs(config: ExtendConfig, model: ModelConfig) -> list[ModelConfig]:
     """Configuration of the model in every phase."""
     found = []
-    for number, phase in enumerate(config.phases):
+    for number, phase in enumerate(config.phases_left, start=config.first_phase):
         model = config_of_phase(model, phase, number)
         found.append(model)
     return found
@@ -135,10 +135,10 @@ def _plans(
     position = joined.position
     counters = Counters(state.step, state.tokens, state.samples)
     plans = []
-    for number, phase in enumerate(config.phases, start=1):
+    for number, phase in enumerate(config.phases_left, start=config.first_phase):
         plan = TrainingPlan(
             label=f"extending to {phase.sequence_length}",
-            work=context.work / f"phase-{number}",
+            work=context.work / f"phase-{number + 1}",
             steps=phase.step_count,
             sequence_length=phase.sequence_length,
             batch_size=phase.batch_size,
@@ -148,8 +148,9 @@ def _plans(
             data_start=0,
             before=counters,
             width_scale=state.width_scale,
-            first_step=counters.step - state.step,
-            first_token=counters.tokens - state.tokens,
+            first_step=config.resumed.steps + counters.step - state.step,
+            first_token=config.resumed.tokens + counters.tokens - state.tokens,
+            shown_before=config.steps_of_first if number == config.first_phase else 0,
         )
         plans.append(plan)
         position += plan.steps
@@ -183,5 +184,5 @@ def _result(
             "total_tokens": counters.tokens,
         },
         metrics={"phases": phases} | by_kind,
-        performance={f"phase-{number}": trained.performance for number, trained in enumerate(done, start=1)},
+        performance={plan.work.name: trained.performance for plan, trained in zip(plans, done, strict=True)},
     )

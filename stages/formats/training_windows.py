@@ -89,8 +89,9 @@ class StagedWindows:
 class MixedWindows:
     """Samples of two sources, `fraction` of them from the second, spread evenly.
 
-    Sample g is from the second source when `floor((g+1)*fraction) > floor(g*fraction)`; samples of each source are used
-    in order, without gaps, from `starts` on.
+    Sample g is from the second source when `floor((g+1)*fraction) > floor(g*fraction)`, g counted from the sum of
+    `starts`, so that a mixture goes on as it would have; samples of each source are used in order, without gaps, from
+    `starts` on.
     """
 
     def __init__(
@@ -106,7 +107,8 @@ class MixedWindows:
 
     def numbers(self, samples: int) -> tuple[int, int]:
         """Numbers of the next sample of each source after `samples` of the mixture."""
-        second = samples * self._parts // PARTS
+        before = sum(self._starts)
+        second = (before + samples) * self._parts // PARTS - before * self._parts // PARTS
         return self._starts[0] + samples - second, self._starts[1] + second
 
     def sample(self, number: int) -> Window:

@@ -207,6 +207,7 @@ def _plan(
         width_scale=scale,
         first_step=config.resumed.steps,
         first_token=config.resumed.tokens,
+        shown_before=config.resumed.steps,
     )
 
 

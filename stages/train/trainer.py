@@ -74,8 +74,9 @@ def run_training(
     run = TrainingRun(plan, options, held, start, data, validation, context, history)
     try:
         done = run.resume()
-        with context.deferred_stop(), context.progress.task(plan.label, total=plan.steps, unit="steps") as bar:
-            bar.advance(done)
+        total = plan.shown_before + plan.steps
+        with context.deferred_stop(), context.progress.task(plan.label, total=total, unit="steps") as bar:
+            bar.advance(plan.shown_before + done)  # what is done before the first advance does not count for the speed
             while done < plan.steps:
                 outcome = run.step(done)
                 before, done = done, run.go_back(outcome.rewound) if outcome.rewound else done + 1

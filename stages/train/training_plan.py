@@ -29,7 +29,8 @@ class TrainingPlan:
     """One training phase at one sequence length.
 
     `work` is the folder of its checkpoints; `*_start` are positions at its step 0, `first_step` and `first_token` the
-    steps and tokens of the run before it. `width_scale` is the s of learning rates by parameter kind
+    steps and tokens of the run before it, `shown_before` those of its steps that a progress bar shows as done.
+    `width_scale` is the s of learning rates by parameter kind
     (`stages.train.optim.kinds`).
     """
 
@@ -46,6 +47,7 @@ class TrainingPlan:
     width_scale: float = 1.0
     first_step: int = 0
     first_token: int = 0
+    shown_before: int = 0
 
     @property
     def tokens_per_step(self) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from longcat.cli import console as console_module
 from longcat.cli.console import PlainProgress, RichProgress
@@ -73,3 +75,26 @@ def test_plain_lines_estimate_the_time_left_from_the_work_of_this_process(
         "  training: 500 of 1000 steps, loss 3.2145  tokens/s 12,345  MFU 41.2%  memory 2.10 GB"
     )
     assert lines[-1].endswith("1 min 40 s, 8 min 20 s left")
+
+
+def test_the_bar_of_a_resumed_run_begins_where_it_was_and_its_speed_is_that_of_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """400 of 1,000 steps were done before; a step a second, so 540 s are left after 60."""
+    stream, clock = io.StringIO(), [0.0]
+    monkeypatch.setattr(console_module, "err", lambda: Console(file=stream, width=80, force_terminal=True))
+    made: list[Progress] = []
+    original = Progress.__init__
+
+    def init(self: Progress, *columns: Any, **options: Any) -> None:
+        made.append(self)
+        original(self, *columns, **options, get_time=lambda: clock[0])
+
+    monkeypatch.setattr(Progress, "__init__", init)
+    with RichProgress().task("training", total=1000, unit="steps") as bar:
+        bar.advance(400)
+        for _ in range(60):
+            clock[0] += 1
+            bar.advance()
+        (task,) = made[0].tasks
+        assert (task.completed, task.speed, task.time_remaining) == (460, 1, 540)

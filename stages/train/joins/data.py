@@ -108,30 +108,17 @@ class JoinedData:
     def source(self) -> WindowSource:
         return self.main.windows if self._mixture is None else self._mixture
 
-    @cached_property
+    @property
     def first(self) -> int:
         """Number of the first sample in `source`."""
-        if self.long is None:
-            return self.main.at.position
-        return sum(self._positions) if self._is_one_mixture else 0
-
-    @property
-    def _positions(self) -> tuple[int, int]:
-        return self.main.at.position, self.long.at.position if self.long else 0
+        return self.main.at.position if self.long is None else 0
 
     @cached_property
     def _mixture(self) -> MixedWindows | None:
         if self.long is None:
             return None
-        starts = (0, 0) if self._is_one_mixture else self._positions
+        starts = self.main.at.position, self.long.at.position
         return MixedWindows(self.main.windows, self.long.windows, self.fraction, starts)
-
-    @property
-    def _is_one_mixture(self) -> bool:
-        """Whether both streams were read by a mixture with this fraction, whose pattern then goes on."""
-        assert self.long is not None  # noqa: S101  asked for mixtures only
-        mixture = MixedWindows(self.main.windows, self.long.windows, self.fraction)
-        return mixture.numbers(sum(self._positions)) == self._positions
 
     def after(self, samples: int) -> list[DataPosition]:
         """Positions after so many samples."""

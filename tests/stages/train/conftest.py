@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.engine import LocalEngine
 from longcat.pipeline.files import read_json
+from longcat.pipeline.progress import Bar, SilentBar
 from longcat.pipeline.runner import Session
 from longcat.pipeline.runner import run_stage as run_in
 from longcat.pipeline.store import Store
@@ -125,6 +127,31 @@ def run_apart(tmp_path: Path) -> Callable[..., Artifact]:
 
 class PowerFailureError(Exception):
     """Simulates a power failure."""
+
+
+class RecordedProgress:
+    """Progress that keeps the label, the total and the increments of every task."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, float | None, list[float]]] = []
+
+    @contextmanager
+    def task(self, description: str, *, total: float | None = None, unit: str = "") -> Iterator[Bar]:
+        increments: list[float] = []
+        self.tasks.append((description, total, increments))
+
+        class Recorded(SilentBar):
+            def advance(self, amount: float = 1) -> None:
+                increments.append(amount)
+
+        yield Recorded()
+
+
+@pytest.fixture
+def bars(session: Session) -> RecordedProgress:
+    """The progress of everything that the session runs."""
+    session.progress = RecordedProgress()
+    return session.progress
 
 
 @pytest.fixture

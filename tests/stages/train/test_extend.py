@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from longcat.cli.app import run
 from longcat.model import mixers
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
-from longcat.pipeline.runner import Session
+from longcat.pipeline.runner import Session, execute
 from longcat.pipeline.store import Store
 from longcat.stages.extend.config import ExtendConfig
+from longcat.stages.extend.resume_from import plan_extension
 from longcat.stages.formats.best_fit_windows import BestFitPart
 from longcat.stages.formats.checkpoint import read_model
 from longcat.stages.formats.metrics import read_metrics
@@ -177,6 +180,84 @@ def test_a_save_of_a_later_phase_becomes_a_checkpoint(
         plan_resumption(session, "longer@5", {}, {})
 
 
+@pytest.fixture
+def resume(session: Session) -> Callable[..., Artifact]:
+    """Go on from an extension with settings."""
+
+    def run(text: str, **given: Any) -> Artifact:
+        for plan in plan_extension(session, text, given, {}):
+            outcome = execute(plan, session)
+        return outcome.artifact
+
+    return run
+
+
+def test_an_extension_goes_on_from_a_save_with_the_same_bits(
+    run_stage: Any,
+    resume: Callable[..., Artifact],
+    bars: Any,
+    base: Artifact,
+    long_tokens: Artifact,
+    contents: Callable[[Artifact], dict[str, str]],
+) -> None:
+    """Three steps of the first phase and four of the second, with saves after two and five."""
+    config = EXTENSION | {"keep_every": 1, "balance_loss": {"enabled": False}}
+    config |= {"evaluation": {"every": 1, "windows": 2}}
+    whole = run_stage("extend", config, {"checkpoint": base, "tokens": long_tokens}, "whole")
+    for step, phases in ((2, 2), (5, 1)):
+        branch = resume(f"whole@{step}")
+        for name in ("model.safetensors", "config.json", "training/optimizer.safetensors"):
+            assert contents(branch)[name] == contents(whole)[name]
+        # A run measures its first step.
+        records, of_whole = (
+            [{key: value for key, value in line.items() if key not in ("stability", "expert_load")} for line in lines]
+            for lines in (read_metrics(made.file("metrics.jsonl")) for made in (branch, whole))
+        )
+        assert records == of_whole[step:]
+        state, expected = read_state(branch), read_state(whole)
+        assert state.model_copy(update={"config": {}}) == expected.model_copy(update={"config": {}})
+        assert (branch.manifest.counts["steps"], len(branch.manifest.metrics["phases"])) == (7 - step, phases)
+        assert [*branch.manifest.performance][-1] == "phase-2"
+    assert [(total, steps[0], len(steps) - 1) for label, total, steps in bars.tasks if "extending" in label] == [
+        (3, 0, 3),
+        (4, 0, 4),
+        (3, 2, 1),  # of the first phase, from its save
+        (4, 0, 4),
+        (4, 2, 2),
+    ]
+
+
+def test_an_extension_goes_on_with_other_settings_and_further_phases(
+    run_stage: Any, resume: Callable[..., Artifact], base: Artifact, long_tokens: Artifact
+) -> None:
+    first, second = EXTENSION["phases"]
+    config = EXTENSION | {"keep_every": 1}
+    whole = run_stage("extend", config, {"checkpoint": base, "tokens": long_tokens}, "whole")
+    # The save after the first phase; then the second one has tokens instead of steps, and is done in two parts.
+    tokens = {**second, "steps": None, "token_budget": 3 * 1200}
+    early = resume("whole@3", phases=[first, tokens], learning_rate=1e-4, keep_every=1)
+    assert early.manifest.counts["steps"] == 3
+    assert early.manifest.config["resumed"]["phase_steps"] == 3
+    late = resume(f"{early.id}@5", phases=[first, {**tokens, "batch_size": 2}])
+    assert late.manifest.config["resumed"] == {
+        "steps": 5,
+        "tokens": 3 * first["batch_size"] * 600 + 2 * 1200,
+        "phase": 1,
+        "phase_steps": 2,
+        "phase_tokens": 2400,
+    }
+    assert late.manifest.counts["steps"] == 1  # one of 1,200 tokens would be left, two sequences are a step
+    third = {"sequence_length": 1400, "steps": 2, "batch_size": 1}
+    longer = resume("whole", phases=[first, second, third])
+    assert longer.manifest.counts["steps"] == 2
+    assert [item.id for item in longer.manifest.inputs["checkpoint"]] == [whole.id]
+    assert read_model(longer).config.max_position_embeddings == 1400
+    with pytest.raises(ConfigError, match=r"phases have 7 steps, of which the run has done 7; give the last phase"):
+        resume("whole")
+    with pytest.raises(ConfigError, match=r"phases.0 was done before step 5 of the run with sequence_length = 600, "):
+        resume("whole@5", phases=[{**first, "steps": 2}, second])
+
+
 def test_too_few_long_documents_are_an_error_before_training(
     run_stage: Any, base: Artifact, long_tokens: Artifact
 ) -> None:
@@ -247,3 +328,17 @@ def test_yarn_and_conversion_are_steps_of_a_schedule(
     config = read_model(extended).config
     assert config.rope_scaling is not None
     assert (config.rope_scaling.factor, config.attention, config.max_position_embeddings) == (4.0, pattern, 700)
+
+
+def test_resume_from_on_the_command_line(
+    store: Store, run_stage: Any, base: Artifact, long_tokens: Artifact, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_stage("extend", EXTENSION | {"keep_every": 1}, {"checkpoint": base, "tokens": long_tokens}, "whole")
+    command = ["--store", str(store.root), "extend", "--resume-from", "whole@5", "--learning-rate", "5e-4"]
+    assert run([*command, "--dry-run", "--json"]) == 0
+    save, step = json.loads(capfd.readouterr().out)["steps"]
+    assert (save["stage"], step["stage"], step["inputs"]["checkpoint"]) == ("train.publish", "extend", [save["id"]])
+    (row,) = step["training"]
+    assert (row["sequence_length"], row["steps"], row["schedule"], row["data"]) == (1200, 2, "rewarm", "continue")
+    assert run([*command, "--checkpoint", base.id]) == 2
+    assert "--resume-from names the checkpoint, checkpoint another one" in capfd.readouterr().err

@@ -58,11 +58,12 @@ def test_the_text_names_a_run_and_a_step() -> None:
 
 
 def test_going_on_with_the_same_settings_gives_the_same_bits(
-    run_apart: Any, resume: Any, interrupt: Interrupt, settings: Any, tokens: Artifact, contents: Contents
+    run_apart: Any, resume: Any, interrupt: Interrupt, settings: Any, tokens: Artifact, contents: Contents, bars: Any
 ) -> None:
     whole = run_apart("train", settings, {"tokens": tokens})
     run = interrupt(settings, name="live")
     branch = resume("live@3")
+    assert [task for task in bars.tasks if task[0] == "training"][-1] == ("training", 10, [3, *[1] * 7])
     assert branch.id not in (run, whole.id)
     assert trained(branch, contents) == trained(whole, contents)
     assert read_metrics(branch.file("metrics.jsonl"))[-1] == read_metrics(whole.file("metrics.jsonl"))[-1]
