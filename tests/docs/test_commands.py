@@ -162,7 +162,8 @@ class Reader:
         if (
             first in PARSE
             or remote
-            or (first == "train" and ({"verify", "publish"} & set(plain[:2]) or "--resume-from" in words))
+            or "--resume-from" in words
+            or (first == "train" and {"verify", "publish"} & set(plain[:2]))
         ):
             parse(words)
         elif first == "run" and plain[1] == "demo":
