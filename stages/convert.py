@@ -45,7 +45,7 @@ def _sources(config: ImportConfig) -> dict[str, str]:
     return fingerprint_paths(sorted(path for path in [*weights, *others] if path.is_file()))
 
 
-@stage("import", revision=1, inputs={}, output="checkpoint", sources=_sources, resumes=False)
+@stage("import", revision=2, inputs={}, output="checkpoint", sources=_sources, resumes=False)
 def import_checkpoint(context: Context[ImportConfig]) -> Result:
     """Import a LongCat-Flash checkpoint of another tool into the store, with its tokenizer files.
 

@@ -57,13 +57,20 @@ def preset_architecture(preset: str, changes: Mapping[str, Any], vocabulary: int
 
 
 def architecture_of(checkpoint: PlannedInput) -> ModelConfig | None:
-    """Known architecture of a checkpoint; None if unknown before the stage reads it."""
+    """Known architecture of a checkpoint; None if unknown before the stage reads it.
+
+    Raises:
+        ConfigError: this toolkit cannot run it.
+    """
     if checkpoint.artifact is None:
         return checkpoint.forecast.get("model")
     try:
-        return read_architecture(checkpoint.artifact)
+        config = read_architecture(checkpoint.artifact)
     except (ConfigError, IntegrityError):
         return None
+    if (reason := config.unrunnable()) is not None:
+        raise ConfigError(reason, where=str(checkpoint.artifact.path / "config.json"))
+    return config
 
 
 def read_architecture(checkpoint: Artifact) -> ModelConfig:

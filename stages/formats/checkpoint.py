@@ -89,9 +89,12 @@ def read_model(checkpoint: Artifact, device: torch.device | str = "cpu") -> Long
 
 
 def read_model_config(checkpoint: Artifact) -> ModelConfig:
-    """Architecture of a checkpoint; raises as `read_model`."""
+    """Architecture of a checkpoint, which can be run; raises as `read_model`."""
     try:
-        return load_config(checkpoint.path)
+        config = load_config(checkpoint.path)
+        if (reason := config.unrunnable()) is not None:
+            raise ModelConfigError(f"{checkpoint.path / 'config.json'}: {reason}")
+        return config
     except ModelConfigError as error:
         raise ConfigError(str(error)) from None
     except CheckpointError as error:

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from longcat.cli.app import run
 from longcat.model.checkpoint import load_pretrained, save_pretrained
 from longcat.model.config import ModelConfig
 from longcat.model.init import initialize
+from longcat.model.layout import published_tensors
 from longcat.model.presets import load_preset
+from longcat.model.published_keys import indexer_shapes
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError, InputError
@@ -272,6 +275,44 @@ def test_a_bad_folder_is_one_error_and_no_artifact(folder: Path, run_stage: RunS
         with pytest.raises(kind, match=message):
             run_stage("import", {"folder": given})
     assert not list((tmp_path / "store" / "checkpoint").glob("*"))
+
+
+@pytest.fixture
+def sparse(tmp_path: Path) -> Path:
+    """A model with the indexers of sparse attention, which cannot be run."""
+    keys = {"index_topk": 16, "index_n_heads": 2, "index_head_dim": 8, "attention_method": "LSA"}
+    plain = load_preset("tiny").to_dict() | {"vocab_size": 320, "architectures": ["LongcatCausalLM"]}
+    config = ModelConfig.from_dict({key: value for key, value in (plain | keys).items() if key != "model_type"})
+    model = LongcatFlash(config.runnable_part)
+    initialize(model, 3)
+    (tmp_path / "sparse").mkdir()
+    tensors = {**dict(published_tensors(model)), **{key: torch.ones(shape) for key, shape in indexer_shapes(config)}}
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / "sparse" / "model.safetensors")
+    (tmp_path / "sparse" / "config.json").write_text(json.dumps(config.to_dict()))
+    return tmp_path / "sparse"
+
+
+def test_what_cannot_be_run_is_imported_exported_and_refused_elsewhere(
+    sparse: Path, folder: Path, publish_artifact: RunStage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = ["--store", str(tmp_path / "store"), "--quiet"]
+    assert run([*store, "import", str(sparse), "--name", "sparse", "--json"]) == 0
+    assert run([*store, "export", "sparse", "--output", str(tmp_path / "out")]) == 0
+    theirs, ours = (load_file(place / "model.safetensors") for place in (sparse, tmp_path / "out"))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(tensor, ours[key]) for key, tensor in theirs.items())
+    tokens = make_tokens(publish_artifact, folder)
+    capfd.readouterr()
+    for command in (
+        ["train", "--checkpoint", "sparse", "--tokens", tokens.id, "--steps", "1", "--name", "x"],
+        ["eval", "--checkpoint", "sparse", "--tokens", tokens.id, "--name", "y"],
+        ["quantize", "sparse", "--name", "x"],
+        ["grow", "sparse", "--name", "x"],
+        ["generate", "--checkpoint", "sparse", "--prompt", "x"],
+    ):
+        assert run([*store, *command]) == 3, command
+        said = capfd.readouterr().err.splitlines()
+        assert "LongCat Sparse Attention cannot be run here" in said[-1], (command, said)
 
 
 def test_on_the_command_line(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
