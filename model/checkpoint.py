@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from longcat.model.config import ModelConfig
+from longcat.model.embeddings.mapped import MappedNgramEmbedding, MappedTables
 from longcat.model.errors import ModelConfigError
-from longcat.model.layout import Layout, idle_tensors, is_router_key, published_tensors
+from longcat.model.layout import NGRAM_TABLES, Layout, idle_tensors, is_router_key, ngram_parts, published_tensors
 from longcat.model.published_keys import EMBEDDING, copies, spelled
 from longcat.model.quantized import CONFIGS, Method, Plan, QuantizedFiles, method_of
 from longcat.model.safetensors_files import DTYPES, Copied, Stored, all_finite, not_finite, write_copies
@@ -125,10 +126,12 @@ def load_pretrained(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     quantized: Quantized = "refused",
+    map_tables: bool = False,
 ) -> LongcatFlash:
     """Read a checkpoint folder of either layout into a new model, converted to `dtype`; routers stay at least float32.
 
     `quantized`: whether quantised weights (`model.quantized`) are refused or converted to `dtype`; "fp8": only these.
+    `map_tables`: n-gram tables stay on disk (`model.embeddings.mapped`), for inference.
 
     The weights are memory-mapped and copied piece by piece, unmapping each at once: reading takes the memory of the
     model plus some megabytes. No code in the folder is executed.
@@ -136,18 +139,27 @@ def load_pretrained(
     Raises:
         CheckpointError: a missing, unexpected or misshapen tensor (named), a damaged file, weights of a dtype that is
             not a plain float, a weight that is not finite, or weights only in a pickled format.
-        ModelConfigError: `config.json` is not a LongCat-Flash configuration.
+        ModelConfigError: `config.json` is not a LongCat-Flash configuration, or has no n-gram tables to map.
     """
     config, weights = open_checkpoint(Path(folder), quantized)
     model = meta_model(config).to(dtype)
     for router in model.routers():
         router.to(torch.promote_types(dtype, torch.float32))
     check_tensors(weights, config, {key: tuple(tensor.shape) for key, tensor in published_tensors(model)})
+    if map_tables:
+        model.model.embed_tokens = _mapped_embedding(weights, config).to(dtype)
     # `to_empty` would do the same but import 35 MB of code.
     shapes = model.state_dict().items()
     model.load_state_dict({key: torch.empty(t.shape, dtype=t.dtype, device=device) for key, t in shapes}, assign=True)
     weights.copy_into(dict(published_tensors(model)))
     return model
+
+
+def _mapped_embedding(weights: WeightFiles, config: ModelConfig) -> MappedNgramEmbedding:
+    if config.ngram_tables is None:
+        raise ModelConfigError(f"{weights.folder}: the model has no n-gram tables that could stay on disk")
+    stored = [weights.tensors[key] for key, _, _ in ngram_parts(config, NGRAM_TABLES)[0]]
+    return MappedNgramEmbedding(config, MappedTables(weights.folder, stored))
 
 
 @contextmanager

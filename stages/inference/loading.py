@@ -27,8 +27,12 @@ from longcat.stages.inference.tokenizer import EngineTokenizer
 logger = logging.getLogger(__name__)
 
 
-def load_model(folder: Path, *, device: Device = "auto", dtype: Dtype = "auto") -> LongcatFlash:
+def load_model(
+    folder: Path, *, device: Device = "auto", dtype: Dtype = "auto", map_tables: bool = False
+) -> LongcatFlash:
     """Load the model of a checkpoint folder for inference; quantised weights are converted to `dtype`.
+
+    `map_tables`: n-gram tables stay on disk.
 
     Raises:
         InputError: the folder does not exist.
@@ -40,7 +44,8 @@ def load_model(folder: Path, *, device: Device = "auto", dtype: Dtype = "auto") 
     place = choose_device(device)
     try:
         with _memory_told(folder):
-            model = load_pretrained(folder, dtype=choose_dtype(dtype, place), device=place, quantized="read")
+            number = choose_dtype(dtype, place)
+            model = load_pretrained(folder, dtype=number, device=place, quantized="read", map_tables=map_tables)
         return model.eval().requires_grad_(False)
     except ModelConfigError as error:
         raise ConfigError(str(error)) from None
@@ -117,7 +122,8 @@ def load_engine(
         torch.set_num_threads(threads)
     choose_dtype(dtype, choose_device(device))
     check_top_files(folder, progress)
-    model = load_model(folder, device=device, dtype=dtype)
+    mapped = options is not None and options.ngram_tables == "disk"
+    model = load_model(folder, device=device, dtype=dtype, map_tables=mapped)
     if options is not None and options.weights != "plain":
         # A choice by measurement could give a text other bits in the next process.
         report = pack_weights(model, folder, options.weights, AsAsked() if options.deterministic else None)

@@ -36,6 +36,10 @@ class EngineOptions(StageConfig):
         default="auto",
         description="form of the weights on a CPU; auto: the stored one, else float32 packed as is fastest here",
     )
+    ngram_tables: Literal["memory", "disk"] = Field(
+        default="memory",
+        description="where n-gram tables are: in memory, or on disk, so that only the rows read come into memory",
+    )
     deterministic: bool = Field(
         default=False,
         description="the same bits for a text alone, in a batch, from the prefix cache and with drafts; slower",
