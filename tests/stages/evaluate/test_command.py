@@ -213,3 +213,13 @@ def test_the_subcommands_are_in_the_help(longcat: Any) -> None:
     assert "longcat eval show" in out
     assert "longcat eval compare" in out
     assert "longcat eval show evaluation" in longcat("eval", "show", "--help")[0]
+
+
+def test_the_inputs_may_be_folders_of_another_store(
+    tmp_path: Path, tokens: Artifact, short: Artifact, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--checkpoint", str(short.path), "--tokens", str(tokens.path), *QUICK, "--set", "needle.lengths=[90]"]
+    assert run(["--quiet", "--store", str(tmp_path / "other"), "eval", *given]) == 0, capfd.readouterr().err
+    (made,) = Store(tmp_path / "other").artifacts()
+    assert [item.id for item in made.manifest.inputs["checkpoints"]] == [short.id]
+    assert [item.id for item in made.manifest.inputs["tokens"]] == [tokens.id]
