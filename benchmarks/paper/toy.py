@@ -34,7 +34,8 @@ from longcat.model.transformer import BackboneOutput, LongcatFlash
 from longcat.stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions, WeightRescalingOptions
 from longcat.stages.train.determinism import reproducible
 from longcat.stages.train.load_balance.controller import BiasController
-from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments
+from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments, set_learning_rate
+from longcat.stages.train.optim.kinds import KindsOptions, initial_std
 from longcat.stages.train.optim.schedule import Schedule
 from longcat.stages.train.optim.weight_rescaling import WeightRescaling
 from longcat.stages.train.parallel.build import whole
@@ -105,7 +106,7 @@ class Growing:
 class Run:
     """One run. `model` overrides values of `BASE`; `width_scale` is s of the report's table 1; 1: no transfer.
 
-    `rescaling` are values of `WeightRescalingOptions`.
+    `rescaling` are values of `WeightRescalingOptions`, `optimizer` options of the optimizer besides `eps`.
     """
 
     label: str
@@ -120,6 +121,12 @@ class Run:
     sequence_length: int = 128
     growing: Growing | None = None
     rescaling: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> OptimizerOptions:
+        """Of the optimizer: `optimizer` and `eps`."""
+        return OptimizerOptions(**{"eps": self.eps, **self.optimizer})
 
     def architecture(self, vocab_size: int) -> ModelConfig:
         return ModelConfig(**{**BASE, **self.model, "vocab_size": vocab_size})
@@ -182,9 +189,9 @@ class Trainer:
         if run.growing is not None:
             config = config.model_copy(update={"num_layers": config.num_layers // 2})
         self.model = LongcatFlash(config)
-        initialize(self.model, run.seed)
-        self.optimizer = build_optimizer(self.model, OptimizerOptions(eps=run.eps))
-        transfer(self.model, self.optimizer, run.width_scale)
+        std = initial_std(config.initializer_range, KindsOptions(), run.width_scale)
+        initialize(self.model, run.seed, std)
+        self.optimizer = build_optimizer(self.model, run.options, scale=run.width_scale)
         self.rescaling = self.hook()
         self.rescalings: dict[int, float] = {}
         if run.rescaling.get("at_start"):
@@ -212,8 +219,7 @@ class Trainer:
         figures = {"loss": loss.item(), "gradient_rms": self.gradient_rms(), "gradient_ratio": self.gradient_ratio()}
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), OptimizerOptions().gradient_clip)
         figures["gradient_norm"] = norm.item()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.learning_rate(step - self.first) * group["factor"]
+        set_learning_rate(self.optimizer, self.schedule.learning_rate(step - self.first))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         gain = self.controller.gain(self.schedule.progress(step - self.first))
@@ -231,7 +237,7 @@ class Trainer:
         state = {} if growing.moments == "zero" else moments(self.model, self.optimizer)
         self.model = grow_model(self.model, growth, rescale_depth=growing.rescale_depth)
         depth = DepthScale(small, self.model.config) if growing.rescale_depth else None
-        self.optimizer = build_optimizer(self.model, OptimizerOptions(eps=self.run.eps))
+        self.optimizer = build_optimizer(self.model, self.run.options)
         if growing.moments != "zero":
             load_moments(self.model, self.optimizer, grow_tensors(state, growth, growing.moments, depth))
         self.rescaling = self.hook()
@@ -288,23 +294,6 @@ def states(output: BackboneOutput) -> Figures:
     """Mean L2 norm and largest entry of the hidden states before the final norm."""
     z_BTD = output.residual_BTD.detach()
     return {"state_norm": z_BTD.norm(dim=-1).mean().item(), "largest_state": z_BTD.abs().max().item()}
-
-
-@torch.no_grad()
-def transfer(model: LongcatFlash, optimizer: torch.optim.Optimizer, scale: float) -> None:
-    """Table 1 of the report for a model `scale` times as wide: variance and learning rate / scale, except embedding.
-
-    Norms are not matrices and stay unchanged. Every parameter group gets the `factor` of its learning rate.
-    """
-    embedding = model.model.embed_tokens.weight
-    groups = []
-    for group in optimizer.param_groups:
-        narrowed = [parameter for parameter in group["params"] if parameter.ndim >= 2 and parameter is not embedding]
-        for parameter in narrowed:
-            parameter.mul_(scale**-0.5)
-        unchanged = [parameter for parameter in group["params"] if parameter.ndim < 2 or parameter is embedding]
-        groups += [{**group, "params": narrowed, "factor": 1 / scale}, {**group, "params": unchanged, "factor": 1.0}]
-    optimizer.param_groups[:] = [group for group in groups if group["params"]]
 
 
 def run_and_keep(run: Run, text: Text, folder: Path) -> Figures:
