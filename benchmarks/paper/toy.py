@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from text import Text, library_text, packed_text
 
+from longcat.model.accounting import count
 from longcat.model.config import ModelConfig
 from longcat.model.growth.depth import DepthScale
 from longcat.model.growth.layers import Growth, Order
@@ -33,6 +34,7 @@ from longcat.model.init import initialize
 from longcat.model.transformer import BackboneOutput, LongcatFlash
 from longcat.stages.train.config import BalanceOptions, OptimizerOptions, ScheduleOptions, WeightRescalingOptions
 from longcat.stages.train.determinism import reproducible
+from longcat.stages.train.embeddings.collisions import collisions_of
 from longcat.stages.train.load_balance.controller import BiasController
 from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments, set_learning_rate
 from longcat.stages.train.optim.kinds import KindsOptions, initial_std
@@ -45,6 +47,7 @@ VALIDATION_ROWS = 128
 VALIDATION_BATCH = 32
 PROBED_STEPS = 3
 QUICK_STEPS = 2
+COUNTED_TOKENS = 1 << 19
 
 # Two shortcut layers; 4 of 6 selected experts are FFN experts on average (LongCat-Flash: 8 of 12). The factor on
 # routing weights is ffn_hidden_size / expert_ffn_hidden_size, as published. Initial values are wider than 0.02 because
@@ -170,6 +173,8 @@ def train(run: Run, text: Text) -> Figures:
     return {
         "run": asdict(run),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "activated": count(trainer.model.config, run.sequence_length).activated_mean,
+        "collisions": collisions(trainer.model.config, text),
         "validation_loss": validation,
         "jump": trainer.jump,
         "rescalings": trainer.rescalings,
@@ -178,6 +183,14 @@ def train(run: Run, text: Text) -> Figures:
         "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         **{key: [record[key] for record in records] for key in records[0]},
     }
+
+
+def collisions(config: ModelConfig, text: Text) -> float | None:
+    """Collisions in the n-gram table with the most of them, relative to a uniform hash; None without tables."""
+    if config.ngram_tables is None:
+        return None
+    ids = torch.from_numpy(text.train[:COUNTED_TOKENS].astype("int64"))
+    return max(each.ratio for each in collisions_of(config, ids, torch.tensor([0, len(ids)])))
 
 
 class Trainer:

@@ -14,7 +14,7 @@ import torch
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
 NAMES = (
     *("zero_experts", "shortcut", "mla_scale", "hidden_z_loss", "adam_epsilon", "learning_rate_transfer"),
-    *("growth", "spannorm", "wisca", "muon"),
+    *("growth", "spannorm", "wisca", "muon", "ngram"),
 )
 
 

@@ -54,9 +54,13 @@ class Collisions:
 
 def count_collisions(config: ModelConfig, tokens: TokenFile, sample: int = SAMPLE_TOKENS) -> list[Collisions]:
     """Collisions of every table on documents of about `sample` tokens, spread over the file; none without tables."""
+    return [] if config.ngram_tables is None else collisions_of(config, *_sample(tokens, sample))
+
+
+def collisions_of(config: ModelConfig, ids: torch.Tensor, bounds: torch.Tensor) -> list[Collisions]:
+    """Collisions of every table of a model that has tables, on ids [T] with these bounds of documents, 0 to T."""
     if config.ngram_tables is None:
-        return []
-    ids, bounds = _sample(tokens, sample)
+        raise ValueError("the model has no n-gram tables")
     hashing = NgramHash.of(config, config.ngram_tables)
     previous_1TN = previous_ids(ids.unsqueeze(0), hashing.sizes.order - 1, bounds)
     excluded_1T = hashing.excluded(ids.unsqueeze(0))
