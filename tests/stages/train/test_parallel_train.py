@@ -108,6 +108,14 @@ def test_any_distribution_gives_the_same(
     assert_close(one, many)
 
 
+@pytest.mark.slow
+def test_muon_in_two_processes_that_share_experts(tmp_path: Path, tokens: Artifact) -> None:
+    options = (*OPTIONS, "--set", "optimizer.kind=muon", "--set", "optimizer.cautious_decay=true")
+    one = train(tmp_path / "one", tokens, options=options)
+    many = train(tmp_path / "two", tokens, "--nproc-per-node", "2", *sets(expert=2), options=options)
+    assert_close(one, many)
+
+
 def test_two_processes_then_one_then_four(store_of_one: Path, tmp_path: Path, tokens: Artifact) -> None:
     """A stopped run resumes with any other number of processes: the same batches and weights."""
     one = train(store_of_one, tokens)
