@@ -20,7 +20,7 @@ from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.formats.checkpoint import read_model, read_start
 from longcat.stages.train import trainer
-from longcat.stages.train.config import OptimizerOptions, WeightRescalingOptions
+from longcat.stages.train.config import MuonOptions, OptimizerOptions, WeightRescalingOptions
 from longcat.stages.train.optim.adamw import build_optimizer, moments, set_learning_rate
 from longcat.stages.train.optim.average import WeightAverage
 from longcat.stages.train.optim.weight_rescaling import WeightRescaling
@@ -31,6 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "published": {},
     "unscaled latents": {"mla_scale_q_lora": False, "mla_scale_kv_lora": False},
     "unscaled queries": {"mla_scale_q_lora": False},
+    "no query latent": {"q_lora_rank": None, "num_nextn_predict_layers": 1},
     "multi-token prediction": {"num_nextn_predict_layers": 1, "mtp_share_embeddings": True},
     "yarn": {
         "rope_scaling": {
@@ -120,7 +121,7 @@ def test_logits_stay_and_sizes_become_equal(
         if groups == "head":
             torch.testing.assert_close(first, second)
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, weights[name])}
-    kinds = ("q_b_proj.weight", "kv_a_proj_with_mqa.weight", "kv_b_proj.weight", "o_proj.weight")
+    kinds = (".q_b_proj.weight", ".q_proj.weight", "kv_a_proj_with_mqa.weight", "kv_b_proj.weight", "o_proj.weight")
     assert changed == {name for name in weights if "self_attn" in name and name.endswith(kinds)}
 
 
@@ -184,6 +185,24 @@ def test_moments_follow_the_gradients(choice: str, built: Callable[..., LongcatF
         assert state[f"{name}.step"] == 1
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(average.tensors()[name], parameter.detach())
+
+
+def test_the_momentum_of_muon_follows_the_gradients(built: Callable[..., LongcatFlash]) -> None:
+    model = built()
+    options = OptimizerOptions(kind="muon", muon=MuonOptions(momentum=0.0, nesterov=False), weight_decay=0.0)
+    optimizer = build_optimizer(model, options)
+    set_learning_rate(optimizer, 0.0)
+    model.loss(IDS_BT, IDS_BT.roll(-1, 1))[0].backward()
+    optimizer.step()
+    hook(model, optimizer).rescale()
+    model.zero_grad()
+    model.loss(IDS_BT, IDS_BT.roll(-1, 1))[0].backward()
+    state, seen = moments(model, optimizer), 0
+    for name, parameter in model.named_parameters():
+        if "self_attn" in name and f"{name}.momentum" in state:
+            torch.testing.assert_close(state[f"{name}.momentum"], parameter.grad, rtol=1e-9, atol=1e-12)
+            seen += 1
+    assert seen == 4 * 5
 
 
 def test_it_happens_at_multiples_of_the_steps_since_initialisation(built: Callable[..., LongcatFlash]) -> None:
