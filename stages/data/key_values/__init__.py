@@ -21,7 +21,7 @@ def _check(config: KeyValuesConfig, inputs: Mapping[str, tuple[PlannedInput, ...
     return {}
 
 
-@stage("data.key-values", revision=1, inputs={"tokens": "tokens?"}, output="documents", check=_check)
+@stage("data.key-values", revision=2, inputs={"tokens": "tokens?"}, output="documents", check=_check)
 def write_key_values(context: Context[KeyValuesConfig]) -> Result:
     """Write documents of made-up facts, each stated several times, alone or among lines of other text.
 

@@ -2,8 +2,8 @@
 
     ... kova melu ... bati zuro ... kova melu ... [end:] bati zuro, kova melu, ...
 
-The value of a fact can be known from its second mention on, and only from the first. First mentions are anywhere in the
-text, so the distances to be bridged reach from a line to the whole document.
+The value of a fact can be known from its second mention on, and only from one before. Mentions are anywhere in the text
+and at its end, so the distances to be bridged reach from a line to the whole document.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ def drawn_facts(config: KeyValuesConfig, rng: random.Random) -> list[str]:
 
 
 def places(facts: int, config: KeyValuesConfig, rng: random.Random) -> list[tuple[float, int]]:
-    """Place in the text, from 0 to 1, and number of the fact of every mention, in order; those at the end are at 1."""
+    """Place in the text, from 0 to 1, and number of the fact of every mention, in order; those at the end are at 1.
+
+    Places are uniform, so how lately a fact was mentioned tells nothing about which is mentioned next.
+    """
     found: list[tuple[float, int]] = []
     at_end: list[int] = []
     for fact in range(facts):
-        first = rng.random()
-        found.append((first, fact))
-        for _ in range(config.mentions - 1):
-            if rng.random() < config.at_end:
+        for mention in range(config.mentions):
+            if mention and rng.random() < config.at_end:
                 at_end.append(fact)
             else:
-                found.append((first + (1 - first) * rng.random(), fact))
+                found.append((rng.random(), fact))
     rng.shuffle(at_end)
     return [*sorted(found), *((1.0, fact) for fact in at_end)]
 

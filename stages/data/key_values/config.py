@@ -24,7 +24,7 @@ class KeyValuesConfig(StageConfig):
         ge=0,
         le=1,
         description="Fraction of the mentions after the first that come at the end of the document; the others are "
-        "anywhere after the first.",
+        "anywhere in it.",
     )
     length: int | None = Field(
         default=None,

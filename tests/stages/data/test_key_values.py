@@ -55,6 +55,15 @@ def test_every_fact_is_mentioned_as_often_and_the_last_ones_at_the_end() -> None
     assert all(place < 1 for place, _ in places(3, KeyValuesConfig(mentions=9, at_end=0), random.Random(0)))
 
 
+def test_mentions_are_uniform_over_the_document() -> None:
+    found = places(50, KeyValuesConfig(facts=50, mentions=40, at_end=0), random.Random(0))
+    # Of 2,000 places the standard deviation of a quarter's share is 0.01.
+    for quarter in range(4):
+        assert sum(quarter / 4 <= place < (quarter + 1) / 4 for place, _ in found) / 2000 == pytest.approx(
+            0.25, abs=0.04
+        )
+
+
 def test_mentions_stand_between_whole_lines() -> None:
     facts = ["a b\n", "c d\n"]
     assert composed(["1\n", "2\n"], facts, [(0.0, 0), (0.4, 1), (0.9, 0), (1.0, 1)]) == "a b\n1\nc d\n2\na b\nc d\n"
