@@ -25,6 +25,7 @@ TRAINING = LAUNCH | {
     "watch",  # reads figures that are there anyway
     "stability.every",  # reads; alpha of the balance loss moves by balance_loss.every
     "stability.layer_groups",  # how figures that were read are grouped
+    "ngram_share",  # refuses a model, changes none
     "stability.corruption_every",  # one layer once more, aside
 }
 # The validation loss is a figure of `train` and `extend`, and decides in a sweep.
