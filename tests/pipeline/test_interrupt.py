@@ -69,9 +69,8 @@ def test_a_stage_declares_whether_a_rerun_resumes(session: Session, name: str, s
 
 def test_stages_without_progress_are_known() -> None:
     registered = {name: registry.get(name).resumes for name in registry.names() if not name.startswith("toy.")}
-    assert {name for name, resumes in registered.items() if not resumes} == {
-        *("import", "quantize", "data.mix", "train.publish")
-    }
+    without = {name for name, resumes in registered.items() if not resumes}
+    assert without == {"import", "quantize", "data.mix", "train.publish"}
 
 
 def test_a_deferred_ctrl_c_is_seen_once_and_the_second_raises() -> None:
