@@ -26,7 +26,12 @@ TABLES = "model.embed_tokens.tables"
 @pytest.fixture
 def config(tiny: dict[str, Any]) -> dict[str, Any]:
     """8 steps of one schedule, saved after 3 and 6; a fixed coefficient, which a join does not measure again."""
-    return tiny | {"model": NGRAM, "balance_loss": {"coefficient": 1e-3}, "schedule": {"total_steps": 8}}
+    return tiny | {
+        "model": NGRAM,
+        "ngram_share": 1.0,
+        "balance_loss": {"coefficient": 1e-3},
+        "schedule": {"total_steps": 8},
+    }
 
 
 def test_it_learns_and_keeps_moments_of_rows_read(run_stage: Any, config: dict[str, Any], tokens: Artifact) -> None:
@@ -98,6 +103,7 @@ def test_growth_copies_tables_and_their_moments(run_stage: Any, config: dict[str
 OPTIONS = (
     *("--preset", "smoke", "--steps", "4", "--batch-size", "4", "--micro-batch-size", "1", "--sequence-length", "32"),
     *("--threads", "1", "--device", "cpu", "--checkpoint-every", "2", "--set", "optimizer.eps=1e-6"),
+    *("--set", "ngram_share=1"),
     *("--set", "evaluation.windows=3", "--set", "watch.tensorboard=false", "--set", "model.num_layers=2"),
     *(part for key, value in NGRAM.items() for part in ("--set", f"model.{key}={value}")),
 )
