@@ -159,13 +159,12 @@ class Reader:
         name = words[words.index("--name") + 1] if "--name" in words else None
         shows = {"--show-config", "--help", "-h", "--version", "--dry-run"} & set(words)
         remote = "ray" in words or any("://" in word for word in words)
-        if (
-            first in PARSE
-            or remote
-            or "--resume-from" in words
-            or (first == "train" and {"verify", "publish"} & set(plain[:2]))
-        ):
+        if first in PARSE or remote:
             parse(words)
+        elif "--resume-from" in words or (first == "train" and {"verify", "publish"} & set(plain[:2])):
+            parse(words)
+            if name:
+                self.publish("checkpoint", name)
         elif first == "run" and plain[1] == "demo":
             self.call(command, [*dict.fromkeys([*words, "--dry-run"])])
         elif shows or first in RUN or first == "run" or tuple(plain[:2]) in READING:
