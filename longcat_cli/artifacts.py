@@ -123,7 +123,7 @@ def diff(ctx: typer.Context, before: Reference, after: Reference, as_json: Json 
     Example: [cyan]longcat artifacts diff filtered@1 filtered@2[/cyan]
     """
     from longcat.cli.console import print_json
-    from longcat.cli.render import print_difference
+    from longcat.cli.difference_report import print_difference
     from longcat.pipeline.lineage import difference
 
     store = settings_of(ctx).open_store()

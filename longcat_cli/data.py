@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from longcat.cli.stage_spec import Spec
 
 if TYPE_CHECKING:
     from longcat.pipeline.artifact import Artifact
+    from longcat.pipeline.store import Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,29 +102,36 @@ def inspect(
 
       [cyan]longcat data inspect tokens[/cyan]
     """
-    from longcat.cli.console import err, print_json
-    from longcat.cli.filter_report import print_report
     from longcat.pipeline.config import parse_assignments
-    from longcat.pipeline.errors import MissingArtifactError, UsageError
-    from longcat.stages.data.inspect.report import report
+    from longcat.pipeline.errors import UsageError
 
     store = settings_of(ctx).open_store()
     changes = parse_assignments(assignments or [])
     artifact = store.take(reference)
-    if lengths or artifact.manifest.stage != "data.filter":
-        if rules or changes:
-            raise UsageError(
-                "--rule and --set are for the rules of a filtered artifact, this shows lengths",
-                hint="leave them out, or pass an artifact of data filter",
-            )
-        _print_lengths(artifact, as_json=as_json)
+    if not lengths and artifact.manifest.stage == "data.filter":
+        shown = {"changes": changes, "rules": tuple(rules or ()), "examples": examples, "bins": bins}
+        _print_rules(store, artifact, shown, as_json=as_json)
         return
+    if rules or changes:
+        raise UsageError(
+            "--rule and --set are for the rules of a filtered artifact, this shows lengths",
+            hint="leave them out, or pass an artifact of data filter",
+        )
+    _print_lengths(artifact, as_json=as_json)
+
+
+def _print_rules(store: Store, artifact: Artifact, shown: Mapping[str, Any], *, as_json: bool) -> None:
+    from longcat.cli.console import err, print_json
+    from longcat.cli.filter_report import print_report
+    from longcat.pipeline.errors import MissingArtifactError
+    from longcat.stages.data.inspect.report import report
+
     sources = []
     try:
         sources = [store.resolve(given.id) for given in artifact.manifest.inputs.get("documents", [])]
     except MissingArtifactError:
         err().print("the filter's input is no longer in the store; examples are shown without text")
-    found = report(artifact, sources, changes=changes, rules=tuple(rules or ()), examples=examples, bins=bins)
+    found = report(artifact, sources, **shown)
     if as_json:
         print_json(found)
     else:
