@@ -5,24 +5,17 @@ Installs from a package index: `make test-package`.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from longcat.model.checkpoint import save_pretrained
-from longcat.model.config import ModelConfig
-from longcat.model.init import initialize
-from longcat.model.presets import load_preset
 from longcat.model.rope_scaling import RopeScaling
-from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.progress import SilentProgress
 from longcat.stages.convert import export_checkpoint
-from tests.package.conftest import clean_environment, new_environment, pip_install
+from tests.package.other_program import deviation, run_beside, take_logits, variant
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -54,21 +47,14 @@ for folder in folders:
 def test_mlx_lm_gives_our_logits_for_every_exported_variant(tmp_path: Path) -> None:
     models, folders = {}, []
     for name, changes in VARIANTS.items():
-        whole = {**load_preset("tiny").model_dump(), "vocab_size": 320, "max_position_embeddings": 128, **changes}
-        model = models[name] = LongcatFlash(ModelConfig(**{**whole, "initializer_range": 0.2}))
-        initialize(model, 3)
+        model = models[name] = variant(changes)
         for key, parameter in model.named_parameters():
             if "_a_proj" in key:  # its norms of latents have another epsilon
                 parameter[: model.config.kv_lora_rank if ".kv_a" in key else None].mul_(100)
         save_pretrained(model, tmp_path / name)
         export_checkpoint(tmp_path / name, tmp_path / f"{name}-out", progress=SilentProgress())
         folders.append(str(tmp_path / f"{name}-out"))
-    python = new_environment(tmp_path / "venv")
-    pip_install(python, "--no-deps", *OTHER)
     ids = (torch.arange(34).view(2, 17) * 7 % 300 + 4).tolist()
-    command = [str(python), "-P", "-c", SCRIPT, json.dumps([folders, ids])]
-    ran = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=900, check=False)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    run_beside(tmp_path / "venv", OTHER, SCRIPT, [folders, ids])
     for name, folder in zip(models, folders, strict=True):
-        theirs, ours = load_file(Path(folder) / "theirs.safetensors")["logits"], models[name](torch.tensor(ids)).logits
-        assert torch.linalg.vector_norm(theirs - ours) / torch.linalg.vector_norm(ours) < 2e-5, name
+        assert deviation(take_logits(Path(folder)), models[name](torch.tensor(ids)).logits) < 2e-5, name

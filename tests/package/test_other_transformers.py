@@ -6,7 +6,6 @@ Installs from a package index: `make test-package`. The installed version is tes
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,14 @@ import pytest
 import torch
 
 from longcat.model.checkpoint import load_pretrained, save_pretrained
-from longcat.model.config import ModelConfig
-from longcat.model.init import initialize
-from longcat.model.presets import load_preset
 from longcat.model.rope_scaling import RopeScaling
-from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.progress import SilentProgress
 from longcat.stages.convert import export_checkpoint
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
 from longcat.stages.formats.tokenizer import load_tokenizer
-from tests.package.conftest import clean_environment, new_environment, pip_install
+from tests.package.other_program import deviation, run_beside, take_logits, variant
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -72,23 +67,15 @@ for folder in folders:
 @torch.no_grad()
 def test_transformers_4_loads_every_exported_variant_with_its_tokenizer(tmp_path: Path) -> None:
     """The layout `published`; the tokenizer serves the usual calls, which passed token types to the model before."""
-    from safetensors.torch import load_file
-
     models, folders = {}, []
     for name, changes in VARIANTS.items():
-        whole = {**load_preset("tiny").model_dump(), "vocab_size": 320, "max_position_embeddings": 128, **changes}
-        model = models[name] = LongcatFlash(ModelConfig(**{**whole, "initializer_range": 0.2}))
-        initialize(model, 3)
-        save_pretrained(model, tmp_path / name)
+        models[name] = variant(changes)
+        save_pretrained(models[name], tmp_path / name)
         write_tokenizer(train([TEXT] * 8, TokenizerConfig(vocab_size=320)), tmp_path / name)
         export_checkpoint(tmp_path / name, tmp_path / f"{name}-out", progress=SilentProgress())
         folders.append(str(tmp_path / f"{name}-out"))
-    python = new_environment(tmp_path / "venv")
-    pip_install(python, "--no-deps", *OTHER)
-    command = [str(python), "-P", "-c", SCRIPT, json.dumps([folders, TEXT, CHAT])]
-    ran = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=900, check=False)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    said = json.loads(ran.stdout.splitlines()[0])
+    printed = run_beside(tmp_path / "venv", OTHER, SCRIPT, [folders, TEXT, CHAT])
+    said = json.loads(printed.splitlines()[0])
     tokenizer = load_tokenizer(Path(folders[0]))
     assert said == {
         "inputs": ["attention_mask", "input_ids"],
@@ -99,7 +86,6 @@ def test_transformers_4_loads_every_exported_variant_with_its_tokenizer(tmp_path
     }
     ids = torch.arange(34).view(2, 17) * 7 % 320
     for name, folder in zip(models, folders, strict=True):
-        theirs = load_file(Path(folder) / "theirs.safetensors")["logits"]
-        (Path(folder) / "theirs.safetensors").unlink()
+        theirs = take_logits(Path(folder))
         for ours in (models[name](ids).logits, load_pretrained(folder)(ids).logits):
-            assert torch.linalg.vector_norm(theirs - ours) / torch.linalg.vector_norm(ours) < 1e-5, name
+            assert deviation(theirs, ours) < 1e-5, name
