@@ -27,8 +27,8 @@ from longcat.pipeline.errors import InputError
 from longcat.pipeline.progress import SilentProgress
 from longcat.stages.convert import export_checkpoint
 from longcat.stages.train.parallel.activation_checkpointing import checkpoint_activations
-from longcat.stages.train.parallel.compilation import compile_blocks
 from longcat.stages.train.stability.hidden_z_loss import hidden_z_loss
+from tests.model.compiled import check_compiled
 
 BuildModel = Callable[..., LongcatFlash]
 
@@ -313,18 +313,7 @@ def test_moments_follow_the_scale_of_their_parameters(build_model: BuildModel, t
 def test_a_compiled_model_gives_the_same(
     model: LongcatFlash, ids_BT: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eager backend: others are not part of this project."""
-    compiled: list[str] = []
-
-    def compile_traced(module: torch.nn.Module) -> None:
-        compiled.append(type(module).__name__)
-        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_traced)
-    expected = model(ids_BT).logits
-    compile_blocks(model)
-    torch.testing.assert_close(model(ids_BT).logits, expected)
-    assert len(compiled) == 2 * 2 * model.config.num_layers
+    check_compiled(model, ids_BT, monkeypatch)
 
 
 @pytest.mark.parametrize("what", ["selective", "block"])

@@ -33,8 +33,8 @@ from longcat.model.width import widened
 from longcat.pipeline.errors import ConfigError, InputError
 from longcat.pipeline.progress import SilentProgress
 from longcat.stages.convert import export_checkpoint
-from longcat.stages.train.parallel.compilation import compile_blocks
 from longcat.stages.train.parallel.config import Degrees, ParallelOptions, check_fits
+from tests.model.compiled import check_compiled
 
 NGRAM = {"ngram_vocab_size_ratio": 2.57, "emb_neighbor_num": 3, "emb_split_num": 2, "ngram_excluded_ids": [7]}
 # Changes to the configuration.
@@ -285,18 +285,7 @@ def test_initial_values(variant: ModelConfig) -> None:
 def test_a_compiled_model_gives_the_same(
     model: LongcatFlash, ids_BT: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Full graph; eager backend, since other backends are not part of this project."""
-    compiled: list[str] = []
-
-    def compile_traced(module: torch.nn.Module) -> None:
-        compiled.append(type(module).__name__)
-        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_traced)
-    expected = model(ids_BT).logits
-    compile_blocks(model)
-    torch.testing.assert_close(model(ids_BT).logits, expected)
-    assert len(compiled) == 2 * 2 * model.config.num_layers
+    check_compiled(model, ids_BT, monkeypatch)
 
 
 def test_sharing_rows_works_or_is_refused_by_name(variant: ModelConfig) -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from longcat.pipeline.artifact import Artifact
-from longcat.pipeline.tokens import TokenWriter
+from longcat.pipeline.tokens import TokenFile, TokenWriter
 from longcat.stages.data.tokenizer.bpe import train
 from longcat.stages.data.tokenizer.config import TokenizerConfig
 from longcat.stages.data.tokenizer.files import write_tokenizer
+from longcat.stages.evaluate.needle import read_haystack
 from longcat.stages.inference.tokenizer import EngineTokenizer
 
 VALIDATION = tuple(
@@ -86,3 +87,13 @@ def short(make_checkpoint: Any) -> Artifact:
 @pytest.fixture
 def long(make_checkpoint: Any) -> Artifact:
     return make_checkpoint(context=192, seed=1)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def tokenizer(tokens: Artifact) -> EngineTokenizer:
+    return EngineTokenizer.load(tokens.path)
+
+
+@pytest.fixture
+def haystack(tokens: Artifact, tokenizer: EngineTokenizer) -> Any:
+    return read_haystack(TokenFile(tokens.path / "validation"), tokenizer)

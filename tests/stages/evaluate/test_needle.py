@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from longcat.pipeline.artifact import Artifact
-from longcat.pipeline.tokens import TokenFile
 from longcat.stages.evaluate.config import NeedleOptions
 from longcat.stages.evaluate.needle import (
     TooShortError,
@@ -18,22 +17,11 @@ from longcat.stages.evaluate.needle import (
     draw_cases,
     make_needle,
     rank_of,
-    read_haystack,
 )
 from longcat.stages.evaluate.needle_run import run_needles, try_case
 from longcat.stages.inference.loading import load_engine
 from longcat.stages.inference.tokenizer import EngineTokenizer
 from tests.stages.evaluate.reader import Reader
-
-
-@pytest.fixture
-def tokenizer(tokens: Artifact) -> EngineTokenizer:
-    return EngineTokenizer.load(tokens.path)
-
-
-@pytest.fixture
-def haystack(tokens: Artifact, tokenizer: EngineTokenizer) -> Any:
-    return read_haystack(TokenFile(tokens.path / "validation"), tokenizer)
 
 
 def test_the_haystack_is_the_text_without_special_tokens(

@@ -12,9 +12,8 @@ import torch
 from longcat.pipeline.artifact import Artifact
 from longcat.pipeline.errors import ConfigError
 from longcat.pipeline.files import read_json
-from longcat.pipeline.tokens import TokenFile
 from longcat.stages.evaluate.config import RecallOptions
-from longcat.stages.evaluate.needle import TooShortError, read_haystack
+from longcat.stages.evaluate.needle import TooShortError
 from longcat.stages.evaluate.recall import draw_facts, run_recall
 from longcat.stages.formats.key_values import MOST_WORDS, Statement, key_words, value_words
 from longcat.stages.inference.loading import load_engine
@@ -22,16 +21,6 @@ from longcat.stages.inference.tokenizer import EngineTokenizer
 from tests.stages.evaluate.reader import Reader
 
 OPTIONS = RecallOptions(lengths=(400,), depths=(0.0, 0.5, 1.0), keys=2)
-
-
-@pytest.fixture
-def tokenizer(tokens: Artifact) -> EngineTokenizer:
-    return EngineTokenizer.load(tokens.path)
-
-
-@pytest.fixture
-def haystack(tokens: Artifact, tokenizer: EngineTokenizer) -> Any:
-    return read_haystack(TokenFile(tokens.path / "validation"), tokenizer)
 
 
 def test_words_are_distinct_and_never_change() -> None:
