@@ -186,7 +186,7 @@ def _end_ids(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
     ids = fields.get("eos_token_id")
     if not isinstance(ids, list):
         return {}
-    if not 1 <= len(ids) <= MAX_END_IDS or len({(type(one), one) for one in ids if type(one) is int}) != len(ids):
+    if not 1 <= len(ids) <= MAX_END_IDS or len({one for one in ids if type(one) is int}) != len(ids):
         raise ModelConfigError(
             f"{source}: eos_token_id = {shown(ids)} is no token id and no list of 1 to {MAX_END_IDS} different ones"
         )

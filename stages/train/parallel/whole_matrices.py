@@ -33,9 +33,6 @@ def map_whole(
 
     `value` returns this process's part of the tensor of a parameter [..., M, N]; `function` takes whole matrices
     [..., M, N] and returns the same shape.
-
-    Raises:
-        NotImplementedError: a matrix is sharded along its columns.
     """
     for group, members in _blocks(parameters):
         if group is None:
@@ -45,19 +42,18 @@ def map_whole(
             yield from _Exchange(group, members).map(value, matrices, function)
 
 
-def rows_group(parameter: torch.Tensor) -> dist.ProcessGroup | None:
-    """Processes that share the rows of a parameter's matrices; None if this one has whole matrices."""
+def _sharing_rows(parameter: torch.Tensor) -> dist.ProcessGroup | None:
+    """Processes that share the rows of a parameter's matrices; None if this one has whole matrices.
+
+    Columns are never divided (`parallel.fsdp`).
+    """
     if not isinstance(parameter, DTensor):
         return None
-    found = None
+    mesh = parameter.device_mesh
     for dimension, placement in enumerate(parameter.placements):
-        if not isinstance(placement, Shard) or parameter.device_mesh.size(dimension) == 1:
-            continue
-        if placement.dim == parameter.ndim - 1:
-            raise NotImplementedError(f"a tensor {tuple(parameter.shape)} is sharded along its last dimension")
-        if placement.dim == parameter.ndim - 2:
-            found = parameter.device_mesh.get_group(dimension)
-    return found
+        if isinstance(placement, Shard) and placement.dim == parameter.ndim - 2 and mesh.size(dimension) > 1:
+            return mesh.get_group(dimension)
+    return None
 
 
 def _blocks(parameters: Sequence[nn.Parameter]) -> Iterator[tuple[dist.ProcessGroup | None, list[nn.Parameter]]]:
@@ -65,7 +61,7 @@ def _blocks(parameters: Sequence[nn.Parameter]) -> Iterator[tuple[dist.ProcessGr
     members: list[nn.Parameter] = []
     size, group = 0, None
     for parameter in parameters:
-        own = rows_group(parameter)
+        own = _sharing_rows(parameter)
         if members and (own is not group or size + parameter.numel() > BLOCK_VALUES):
             yield group, members
             members, size = [], 0
