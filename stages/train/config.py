@@ -12,7 +12,7 @@ from longcat.pipeline.errors import ConfigError
 from longcat.stages.device import Device, Dtype, resolve_device, resolve_dtype
 from longcat.stages.formats.training_state import Packing
 from longcat.stages.train.launch.config import LaunchOptions
-from longcat.stages.train.optim.kinds import ADAM, KindsOptions, Update
+from longcat.stages.train.optim.kinds import ADAM, HiddenUpdate, KindsOptions
 from longcat.stages.train.parallel.config import ParallelOptions
 from longcat.stages.train.stability.config import BalanceLossOptions, StabilityOptions
 from longcat.stages.train.watch.config import WatchOptions
@@ -126,7 +126,7 @@ class OptimizerOptions(StageConfig):
         return self
 
     @property
-    def hidden_update(self) -> Update:
+    def hidden_update(self) -> HiddenUpdate:
         """How hidden matrices are updated."""
         return self.muon.scale if self.kind == "muon" else ADAM
 

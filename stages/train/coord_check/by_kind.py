@@ -19,7 +19,7 @@ from torch import nn
 
 from longcat.model.parameter_kinds import KINDS, parameter_kind
 from longcat.model.transformer import LongcatFlash
-from longcat.stages.train.optim.kinds import Update, factors
+from longcat.stages.train.optim.kinds import HiddenUpdate, factors
 
 # Largest difference of an exponent from the table: the deviation of a few hundred weights is known to 4 %.
 TOLERANCE = 0.1
@@ -79,7 +79,7 @@ def _direction(parameter: nn.Parameter, group: Mapping[str, Any], state: Mapping
     return state["exp_avg"].sign().double()
 
 
-def exponents(widths: Sequence[int], found: Sequence[Found], update: Update) -> list[dict[str, Any]]:
+def exponents(widths: Sequence[int], found: Sequence[Found], update: HiddenUpdate) -> list[dict[str, Any]]:
     """Exponents in the width of what was `found` at every width, and those of the table, one row per kind.
 
     An exponent is the mean over the parameters of a kind whose values are above zero; None without one.

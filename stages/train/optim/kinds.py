@@ -36,8 +36,8 @@ from longcat.pipeline.errors import ConfigError
 Values = Mapping[str, Mapping[str, float]]
 
 
-class VectorOptions(StageConfig):
-    """Values of the kind `vector`: gains of norms, gating residuals."""
+class TrainedOptions(StageConfig):
+    """Values that every kind has."""
 
     learning_rate_factor: float | None = Field(
         default=None, ge=0, description="learning rate relative to `learning_rate`; 0 freezes; null: 1"
@@ -48,17 +48,21 @@ class VectorOptions(StageConfig):
         description="weight decay of all its parameters; null: optimizer.weight_decay on matrices, 0 on vectors",
     )
 
+
+class VectorOptions(TrainedOptions):
+    """Values of the kind `vector`: gains of norms, gating residuals."""
+
     @model_validator(mode="before")
     @classmethod
     def _has_no_deviation(cls, values: Any) -> Any:
-        if cls is VectorOptions and isinstance(values, Mapping) and values.get("initial_std") is not None:
+        if isinstance(values, Mapping) and values.get("initial_std") is not None:
             raise ValueError(
                 "norms start at one and gating residuals at zero, so initial_std does not exist; remove it"
             )
         return values
 
 
-class KindOptions(VectorOptions):
+class KindOptions(TrainedOptions):
     """Values of a kind whose parameters are drawn from a normal distribution."""
 
     initial_std: float | None = Field(
@@ -124,11 +128,11 @@ class Factors:
 
 
 # How hidden matrices are updated: by AdamW, or by Muon with one of its scales.
-Update = Literal["adam", "rms", "spectral"]
-ADAM: Update = "adam"
+HiddenUpdate = Literal["adam", "rms", "spectral"]
+ADAM: HiddenUpdate = "adam"
 
 
-def factors(scale: float, update: Update = ADAM) -> dict[Kind, Factors]:
+def factors(scale: float, update: HiddenUpdate = ADAM) -> dict[Kind, Factors]:
     """Factors for a model `scale` times as wide as the one that the values belong to; `update`: of hidden matrices."""
     unchanged, narrowed = Factors(1.0, 1.0), Factors(scale**-0.5, 1 / scale)
     summing = dict.fromkeys(("hidden", "router", "unembedding"), narrowed)
@@ -137,7 +141,7 @@ def factors(scale: float, update: Update = ADAM) -> dict[Kind, Factors]:
     return {kind: summing.get(kind, unchanged) for kind in KINDS}
 
 
-def learning_rate_factors(kinds: KindsOptions, scale: float, update: Update = ADAM) -> dict[Kind, float]:
+def learning_rate_factors(kinds: KindsOptions, scale: float, update: HiddenUpdate = ADAM) -> dict[Kind, float]:
     """Learning rate of every kind relative to `learning_rate`."""
     found = {}
     for kind, width in factors(scale, update).items():
@@ -165,7 +169,7 @@ def table(
     base_std: float,
     learning_rate: float,
     base_decay: float,
-    update: Update = ADAM,
+    update: HiddenUpdate = ADAM,
 ) -> list[dict[str, Any]]:
     """Rows of kind, initial_std (None: not drawn), peak learning_rate and weight_decay, as a model is trained.
 

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from longcat.pipeline.errors import IntegrityError
+from longcat.stages.train.optim.cautious import decay
 from longcat.stages.train.optim.joined import JoinedOptimizer
 from longcat.stages.train.parallel.state import local_part
 
@@ -61,11 +62,7 @@ class RowAdamW(JoinedOptimizer):
         first_N1, second_N1 = ((1 - beta ** t_N.double()).to(x_RW.dtype).unsqueeze(1) for beta in (beta1, beta2))
         update_NW = m_NW.div_(first_N1).div_(v_NW.sqrt_().div_(second_N1.sqrt_()).add_(group["eps"]))
         x_NW = x_RW.index_select(0, places_N)
-        amount = rate * group["decay"]
-        if not group["cautious"]:
-            x_NW.mul_(1 - amount)
-        elif amount:
-            x_NW.addcmul_(x_NW, (update_NW * x_NW >= 0).to(x_NW.dtype), value=-amount)
+        decay(x_NW, update_NW, rate * group["decay"], cautious=group["cautious"])
         x_RW.index_copy_(0, places_N, x_NW.add_(update_NW, alpha=-rate))
 
 
@@ -86,8 +83,8 @@ def rows_with_gradient(gradient: torch.Tensor | None) -> tuple[torch.Tensor, tor
 def _slots(state: dict[str, Any], places_N: torch.Tensor, held: range, x_RW: torch.Tensor) -> torch.Tensor:
     """Places of rows in the state, which gets room for those that have none yet."""
     if "rows" not in state:
-        state |= {key: torch.empty(shape, dtype=dtype, device=x_RW.device)
-                  for key, (shape, dtype) in shapes(0, x_RW.shape[1], x_RW.dtype).items()}  # fmt: skip
+        for key, (shape, dtype) in shapes(0, x_RW.shape[1], x_RW.dtype).items():
+            state[key] = x_RW.new_empty(shape, dtype=dtype)
     if "slot_of" not in state:  # at the first step, and after the state was loaded
         known = state["rows"] - held.start
         state["slot_of"] = torch.full((len(held),), -1, dtype=torch.int32, device=x_RW.device)
