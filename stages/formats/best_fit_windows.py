@@ -11,15 +11,13 @@ Documents are permuted in each epoch before they are packed, and then the window
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from longcat.pipeline.tokens import TokenFile
 from longcat.stages.formats.best_fit import fill
 from longcat.stages.formats.packing_figures import PackingFigures
 from longcat.stages.formats.read_tokens import ReadTokens
-from longcat.stages.formats.windows import Ids, TokenDocuments, Window
+from longcat.stages.formats.windows import DocumentWindows, Ids, Window
 
 # Distinguishes the permutation of windows from that of documents.
 _WINDOWS = 1
@@ -73,38 +71,8 @@ class BestFitPart:
         return Window(np.resize(np.concatenate(ids).astype(np.int64), length + 1), inside[inside < length], trained)
 
 
-class BestFitWindows:
+class BestFitWindows(DocumentWindows[BestFitPart]):
     """Windows of packed documents; see `TokenDocuments`."""
-
-    def __init__(
-        self,
-        tokens: TokenFile,
-        *,
-        sequence_length: int,
-        seed: int,
-        min_document_tokens: int = 0,
-        documents: range | None = None,
-        across_documents: bool = True,
-    ) -> None:
-        """Select and pack the documents; without `across_documents` the first token of a document is no target.
-
-        Raises:
-            InputError: as `TokenDocuments`.
-        """
-        self.documents = TokenDocuments(
-            tokens,
-            sequence_length=sequence_length,
-            min_document_tokens=min_document_tokens,
-            documents=documents,
-        )
-        self.sequence_length = sequence_length
-        self.seed = seed
-        self.across_documents = across_documents
-        self.total = self.documents.total
-        # A batch may span two epochs, never more.
-        self._epoch = lru_cache(maxsize=2)(self.part)
-        # Every epoch has as many: their number depends only on the lengths.
-        self.windows_per_epoch = self._epoch(0).windows
 
     def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> BestFitPart:
         """An epoch, or what of its documents was not read, packed again; `whole`: see `ReadTokens.left`."""
@@ -127,17 +95,7 @@ class BestFitWindows:
         starts += firsts[place]
         return BestFitPart(self, order[place[by_window]], starts[by_window], sizes[by_window], bounds, places)
 
-    def sample(self, number: int) -> Window:
-        """Sample `number`, in epoch `number // windows_per_epoch`."""
-        epoch, index = divmod(number, self.windows_per_epoch)
-        return self._epoch(epoch).sample(index)
-
-    def epochs(self, samples: int) -> float:
-        """Epochs in the samples below `samples`."""
-        return samples / self.windows_per_epoch
-
     def packing(self) -> PackingFigures:
-        """Figures of the first epoch."""
         epoch = self._epoch(0)
         pieces = np.bincount(epoch.documents, minlength=len(self.documents.lengths))
         used = np.flatnonzero(pieces)

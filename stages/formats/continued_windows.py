@@ -20,14 +20,14 @@ from longcat.stages.formats.training_state import DataPosition, Packing, Reading
 from longcat.stages.formats.windows import EpochPart, PackedSource, Window
 
 # The windows of a stream for a sequence length and a packing.
-SourceOf = Callable[[int, Packing], PackedSource]
+SourceOf = Callable[[int, Packing], PackedSource[EpochPart]]
 
 
 class ContinuedWindows:
     """Samples of what is left of an epoch after `read`, then those of the epochs after it."""
 
     def __init__(
-        self, source: PackedSource, epoch: int = 0, read: ReadTokens | None = None, *, whole: bool = False
+        self, source: PackedSource[EpochPart], epoch: int = 0, read: ReadTokens | None = None, *, whole: bool = False
     ) -> None:
         self.source = source
         self.epoch = epoch

@@ -7,7 +7,7 @@ windows of the first stage before the second.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import add
 from pathlib import Path
 
@@ -50,17 +50,16 @@ class StagedPart:
         return found
 
 
-class StagedWindows:
+class StagedWindows(PackedSource[StagedPart]):
     """Windows of a curriculum: an epoch consists of all windows of each stage, in stage order."""
 
-    def __init__(self, stages: Sequence[PackedSource]) -> None:
+    def __init__(self, stages: Sequence[PackedSource[EpochPart]]) -> None:
+        super().__init__()
         self._stages = stages
         self.sequence_length = stages[0].sequence_length
         self._totals = [stage.total for stage in stages]
         self.total = sum(self._totals)
         self.windows_per_epoch = sum(stage.windows_per_epoch for stage in stages)
-        # A batch may span two epochs, never more.
-        self._epoch = lru_cache(maxsize=2)(self.part)
 
     def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> StagedPart:
         """An epoch, or what is left of every stage; `whole`: see `ReadTokens.left`."""
@@ -71,17 +70,7 @@ class StagedWindows:
             offset = end
         return StagedPart(parts, self._totals)
 
-    def sample(self, number: int) -> Window:
-        """Sample `number`, in epoch `number // windows_per_epoch`."""
-        epoch, index = divmod(number, self.windows_per_epoch)
-        return self._epoch(epoch).sample(index)
-
-    def epochs(self, samples: int) -> float:
-        """Epochs in the samples below `samples`."""
-        return samples / self.windows_per_epoch
-
     def packing(self) -> PackingFigures:
-        """Figures of the first epoch, of all stages."""
         first, *others = (stage.packing() for stage in self._stages)
         return reduce(add, others, first)
 
@@ -129,7 +118,7 @@ def training_windows(
     min_document_tokens: int = 0,
     packing: Packing = "joined",
     across_documents: bool = True,
-) -> PackedSource:
+) -> PackedSource[EpochPart]:
     """Training samples of a tokens artifact, in the order of its curriculum if it has one.
 
     Raises:
@@ -138,7 +127,7 @@ def training_windows(
     """
     tokens = open_tokens(folder, "train")
 
-    def windows(documents: range | None = None) -> PackedSource:
+    def windows(documents: range | None = None) -> PackedSource[EpochPart]:
         return SOURCES[packing](
             tokens,
             sequence_length=sequence_length,

@@ -9,11 +9,12 @@ strides of about W/1.618, so that those of one batch are far apart and not from 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -93,17 +94,36 @@ class EpochPart(Protocol):
         """Tokens of the samples below `samples`."""
 
 
-class PackedSource(WindowSource, Protocol):
+Part_co = TypeVar("Part_co", bound=EpochPart, covariant=True)
+
+
+class PackedSource(ABC, Generic[Part_co]):
     """Samples from documents that are packed into sequences; an epoch reads `total` tokens."""
 
     sequence_length: int
     total: int
+    windows_per_epoch: int
 
-    def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> EpochPart:
+    def __init__(self) -> None:
+        # A batch may span two epochs, never more.
+        self._epoch = lru_cache(maxsize=2)(self.part)
+
+    @abstractmethod
+    def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> Part_co:
         """An epoch, or what is left of it after `read`; `whole`: see `ReadTokens.left`."""
 
+    @abstractmethod
     def packing(self) -> PackingFigures:
-        """Figures of an epoch."""
+        """Figures of the first epoch."""
+
+    def sample(self, number: int) -> Window:
+        """Sample `number`, in epoch `number // windows_per_epoch`."""
+        epoch, index = divmod(number, self.windows_per_epoch)
+        return self._epoch(epoch).sample(index)
+
+    def epochs(self, samples: int) -> float:
+        """Epochs in the samples below `samples`."""
+        return samples / self.windows_per_epoch
 
 
 class TokenDocuments:
@@ -152,6 +172,39 @@ class TokenDocuments:
     def read(self, document: int) -> npt.NDArray[np.generic]:
         """Token ids of a document."""
         return self.tokens.document(self._first + document)
+
+
+class DocumentWindows(PackedSource[Part_co]):
+    """Packed documents of one token file; see `TokenDocuments`."""
+
+    def __init__(
+        self,
+        tokens: TokenFile,
+        *,
+        sequence_length: int,
+        seed: int,
+        min_document_tokens: int = 0,
+        documents: range | None = None,
+        across_documents: bool = True,
+    ) -> None:
+        """Select and pack the documents; without `across_documents` the first token of a document is no target.
+
+        Raises:
+            InputError: as `TokenDocuments`.
+        """
+        super().__init__()
+        self.documents = TokenDocuments(
+            tokens,
+            sequence_length=sequence_length,
+            min_document_tokens=min_document_tokens,
+            documents=documents,
+        )
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self.across_documents = across_documents
+        self.total = self.documents.total
+        # Every epoch has as many: their number depends only on the lengths.
+        self.windows_per_epoch = self._epoch(0).windows
 
 
 @dataclass(frozen=True)
@@ -230,37 +283,8 @@ class JoinedPart:
         return texts, np.maximum(self.places[first:last] - start, 0)
 
 
-class TokenWindows:
+class TokenWindows(DocumentWindows[JoinedPart]):
     """Windows of the joined documents; see `TokenDocuments`."""
-
-    def __init__(
-        self,
-        tokens: TokenFile,
-        *,
-        sequence_length: int,
-        seed: int,
-        min_document_tokens: int = 0,
-        documents: range | None = None,
-        across_documents: bool = True,
-    ) -> None:
-        """Select the documents; without `across_documents` the first token of a document is no target.
-
-        Raises:
-            InputError: as `TokenDocuments`.
-        """
-        self.documents = TokenDocuments(
-            tokens,
-            sequence_length=sequence_length,
-            min_document_tokens=min_document_tokens,
-            documents=documents,
-        )
-        self.sequence_length = sequence_length
-        self.seed = seed
-        self.across_documents = across_documents
-        self.total = self.documents.total
-        self.windows_per_epoch = (self.total - 1) // sequence_length
-        # A batch may span two epochs, never more.
-        self._epoch = lru_cache(maxsize=2)(self.part)
 
     def part(self, epoch: int, read: ReadTokens | None = None, *, whole: bool = False) -> JoinedPart:
         """An epoch, or what of it was not read; `whole`: see `ReadTokens.left`."""
@@ -271,17 +295,7 @@ class TokenWindows:
             return JoinedPart(self, documents, places, np.zeros(1, dtype=np.int64), places[[0, -1]])
         return JoinedPart.of(self, documents, places, read.left(places[:-1], places[1:], whole=whole))
 
-    def sample(self, number: int) -> Window:
-        """Sample `number`, in epoch `number // windows_per_epoch`."""
-        epoch, index = divmod(number, self.windows_per_epoch)
-        return self._epoch(epoch).sample(index)
-
-    def epochs(self, samples: int) -> float:
-        """Epochs in the samples below `samples`."""
-        return samples / self.windows_per_epoch
-
     def packing(self) -> PackingFigures:
-        """Figures of the first epoch."""
         starts, ends = self._epoch(0).places[:-1], self._epoch(0).places[1:]
         in_one = ends <= starts // self.sequence_length * self.sequence_length + self.sequence_length + 1
         return PackingFigures.of(

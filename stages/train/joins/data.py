@@ -17,7 +17,7 @@ from longcat.pipeline.errors import InputError
 from longcat.stages.formats.continued_windows import ContinuedWindows, go_on, windows_at
 from longcat.stages.formats.training_state import DataPosition, Packing, TrainingState
 from longcat.stages.formats.training_windows import SOURCES, MixedWindows, training_windows
-from longcat.stages.formats.windows import PackedSource, WindowSource, open_tokens
+from longcat.stages.formats.windows import EpochPart, PackedSource, WindowSource, open_tokens
 from longcat.stages.train.config import TrainConfig
 
 
@@ -36,7 +36,7 @@ class Stream:
     def of(cls, tokens: Artifact, **options: Any) -> Stream:
         return cls(tokens.id, tokens.path, **options)
 
-    def windows(self, sequence_length: int, packing: Packing) -> PackedSource:
+    def windows(self, sequence_length: int, packing: Packing) -> PackedSource[EpochPart]:
         """Sequences of one kind; raises as `training_windows`."""
         options: dict[str, Any] = {
             "sequence_length": sequence_length,

@@ -15,7 +15,7 @@ from longcat.stages.formats.continued_windows import ContinuedWindows, SourceOf,
 from longcat.stages.formats.read_tokens import ReadTokens
 from longcat.stages.formats.training_state import DataPosition, Packing, Reading, TrainingState
 from longcat.stages.formats.training_windows import SOURCES, MixedWindows, StagedWindows
-from longcat.stages.formats.windows import PackedSource
+from longcat.stages.formats.windows import EpochPart, PackedSource
 
 # Ids of the tokens are their positions in the file: documents 0-2, 3-19, 20, 21-60, 61-68, ...
 LENGTHS = [3, 17, 1, 40, 8, 25, 2, 33, 4, 67]
@@ -42,7 +42,7 @@ def tokens(tmp_path: Path) -> TokenFile:
 
 @pytest.fixture
 def source_of(tokens: TokenFile) -> SourceOf:
-    def source(sequence_length: int, packing: Packing) -> PackedSource:
+    def source(sequence_length: int, packing: Packing) -> PackedSource[EpochPart]:
         return SOURCES[packing](tokens, sequence_length=sequence_length, seed=0)
 
     return source
@@ -131,7 +131,7 @@ def test_any_chain_of_lengths_and_packings_reads_an_epoch_once(tmp_path: Path, c
     lengths = [*random.integers(1, 60, size=30).tolist(), 400]
     tokens = write(tmp_path, lengths)
 
-    def source_of(sequence_length: int, packing: Packing) -> PackedSource:
+    def source_of(sequence_length: int, packing: Packing) -> PackedSource[EpochPart]:
         return SOURCES[packing](tokens, sequence_length=sequence_length, seed=case)
 
     at, trained = DataPosition(tokens="t", seed=case, sequence_length=11, min_document_tokens=0), Counter()
@@ -200,7 +200,7 @@ def test_a_position_in_a_later_epoch(source_of: SourceOf) -> None:
 def test_the_stages_of_a_curriculum_go_on_in_order(tokens: TokenFile) -> None:
     """Documents 0-4 (69 tokens) and 5-9 (131): 6 and 13 windows of 10, 13 and 26 of 5."""
 
-    def source_of(sequence_length: int, packing: Packing) -> PackedSource:
+    def source_of(sequence_length: int, packing: Packing) -> PackedSource[EpochPart]:
         return StagedWindows(
             [
                 SOURCES[packing](tokens, sequence_length=sequence_length, seed=0, documents=documents)
