@@ -84,9 +84,10 @@ def _draw(source: Artifact, pool: Pool, chosen: Numbers, target: float, stage: R
         own, wanted = bucket.chosen(pool, chosen), bucket.share * target
         if not len(own):
             raise InputError(
-                f"{where} has no document {bucket.name}, the longest has {longest(pool, chosen, bucket.unit)}",
+                f"{where} has no document {bucket.name}, the longest has {longest(pool, chosen, bucket.unit)} "
+                f"{bucket.unit}",
                 where=str(source.path),
-                hint=bucket.remedy(stage.lengths),
+                hint=stage.lengths.remedy,
             )
         if wanted > (left := pool.left(own)) * _SLACK:
             raise InputError(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -40,19 +40,15 @@ class Bucket(NamedTuple):
 
     @property
     def name(self) -> str:
-        return (
-            f"of {self.least} tokens or more" if self.below is None else f"of {self.least} to {self.below - 1} tokens"
-        )
-
-    def remedy(self, of: Lengths) -> str:
-        """What helps if a source has no such document."""
-        if isinstance(of, LongDocuments):
-            return "lower long_documents.min_tokens, or give the source no weight"
-        return "change the bounds, give the bucket no weight, or set length_buckets.reading=factor"
+        if self.below is None:
+            return f"of {self.least} {self.unit} or more"
+        return f"of {self.least} to {self.below - 1} {self.unit}"
 
 
 class LengthBuckets(StageConfig):
-    """Weights of buckets of document length."""
+    """Weights of buckets of document length; `remedy`: what helps if a source has no document of a bucket."""
+
+    remedy: ClassVar[str] = "change the bounds, give the bucket no weight, or set length_buckets.reading=factor"
 
     bounds: tuple[Annotated[int, Field(ge=2)], ...] = Field(
         min_length=1, max_length=64, description="Borders between buckets, rising: n borders, n + 1 buckets."
@@ -90,7 +86,9 @@ class LengthBuckets(StageConfig):
 
 
 class LongDocuments(StageConfig):
-    """More long documents than a source has."""
+    """More long documents than a source has; `remedy` as of `LengthBuckets`."""
+
+    remedy: ClassVar[str] = "lower long_documents.min_tokens, or give the source no weight"
 
     min_tokens: int = Field(ge=2, description="Tokens from which on a document is long.")
     fraction: float = Field(default=0.25, ge=0, le=1, description="Fraction that comes from long documents only.")

@@ -110,6 +110,8 @@ def test_buckets_in_bytes_are_those_of_the_texts(
     assert drawn.n_documents
     for number in range(drawn.n_documents):
         assert len(words.decode(drawn.document(number), skip_special=True)) < 19
+    with pytest.raises(InputError, match=r"no document of 100000 bytes or more, the longest has \d+ bytes"):
+        mixed([packed], weights=[1], token_budget=20, length_buckets=buckets | {"bounds": [100_000], "weights": [1, 1]})
 
 
 def test_buckets_in_bytes_need_a_byte_level_tokenizer(source: Artifact, mixed: Mix) -> None:
