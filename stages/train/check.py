@@ -56,8 +56,19 @@ def foresee_training(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
         config, before = _foresee_transfer(config, inputs, model, continued=checkpoint is not None)
         model = preset_architecture(preset_of(config), config.model, vocabulary)
     joined = None if before is None else join_schedule(config, before, config.all_steps)
-    outlook = _outlook(config, joined, inputs["tokens"][0].artifact, before, continued=checkpoint is not None)
-    return forecast(model, config, before, joined, [outlook])
+    tokens = inputs["tokens"][0].artifact
+    outlook = _outlook(config, joined, tokens, before, continued=checkpoint is not None)
+    return forecast(model, config, before, joined, [outlook]) | _warned(model, tokens)
+
+
+def _warned(model: ModelConfig | None, tokens: Artifact | None) -> dict[str, list[str]]:
+    """`warnings` on what is likely to go wrong; nothing without n-gram tables, whose count needs torch."""
+    if model is None or model.ngram_tables is None or tokens is None:
+        return {}
+    from longcat.stages.formats.windows import open_tokens
+    from longcat.stages.train.embeddings.collisions import told_collisions
+
+    return {"warnings": told_collisions(model, open_tokens(tokens.path, "train"))}
 
 
 def _outlook(

@@ -23,15 +23,13 @@ from torch.distributed.tensor import DTensor, Shard
 
 from longcat.model.attention.base import SequenceMixer
 from longcat.model.attention.rescaling import Exchange, Part
+from longcat.model.growth.layers import DEGREES
 from longcat.stages.formats.checkpoint import Tensors
 from longcat.stages.train.config import WeightRescalingOptions
 from longcat.stages.train.optim.after_step import StepDone
 from longcat.stages.train.optim.average import WeightAverage
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.state import local_part
-
-# Power of a weight's factor that its optimizer state is divided by.
-DEGREES = {"exp_avg": 1, "exp_avg_sq": 2, "momentum": 1}
 
 
 class WeightRescaling:
