@@ -13,6 +13,7 @@ from typing import Any
 from longcat.pipeline.errors import InputError
 from longcat.stages.formats.chat_template import ChatTemplate
 from longcat.stages.formats.tokenizer_config import TOKENIZER_CONFIG
+from longcat.stages.formats.tokenizer_files import read_file
 
 TEMPLATE_FILE = "chat_template.jinja"
 MAX_TEMPLATE_BYTES = 256 << 10
@@ -34,13 +35,8 @@ def read_templates(folder: Path, tokenizer_config: dict[str, Any]) -> dict[str, 
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():
-        raise InputError("is not a regular file", where=str(path))
-    size = path.stat().st_size
-    if size > MAX_TEMPLATE_BYTES:
-        raise InputError(f"{size} bytes, the limit is {MAX_TEMPLATE_BYTES}", where=str(path))
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_file(path, MAX_TEMPLATE_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 (byte {error.start})", where=str(path)) from None
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longcat.pipeline.errors import InputError
-from longcat.pipeline.faults import open_input
 from longcat.pipeline.json_text import parse_json
 from longcat.stages.formats.begin_token import begin_ids
 from longcat.stages.formats.chat_template import ChatTemplate
 from longcat.stages.formats.published_templates import DEFAULT, WITH_TOOLS, read_templates
 from longcat.stages.formats.tokenizer_backend import check_state, load_backend, one_line, panics_told
 from longcat.stages.formats.tokenizer_config import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, read_object
+from longcat.stages.formats.tokenizer_files import read_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -235,7 +235,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         InputError: it is missing, too large, or not a tokenizer.
     """
     path = folder / "tokenizer.json"
-    data = _read(path, MAX_TOKENIZER_BYTES)
+    data = read_file(path, MAX_TOKENIZER_BYTES)
     try:
         state = parse_json(data)
         check_state(state)
@@ -259,16 +259,3 @@ def _named_tokens(folder: Path, stated: Mapping[str, Any], added: Mapping[str, i
             raise InputError(f"the {name} {text[:80]!r} is not among the added tokens", where=where)
         named[name] = text
     return named
-
-
-def _read(path: Path, limit: int) -> bytes:
-    if not path.is_file():
-        if path.exists():
-            raise InputError("is not a regular file", where=str(path))
-        hint = "expected a tokenizer, tokens or checkpoint artifact"
-        raise InputError("the file is missing", where=str(path), hint=hint)
-    with open_input(path) as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
-        raise InputError(f"{path.stat().st_size} bytes, the limit is {limit}", where=str(path))
-    return data

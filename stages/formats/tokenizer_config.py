@@ -8,6 +8,7 @@ from typing import Any
 from longcat.pipeline.errors import InputError
 from longcat.pipeline.files import atomic_write, pretty_json
 from longcat.pipeline.json_text import parse_json
+from longcat.stages.formats.tokenizer_files import read_file
 
 TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP = "tokenizer_config.json", "special_tokens_map.json"
 MAX_BYTES = 16 << 20
@@ -35,13 +36,8 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    if not path.is_file():
-        raise InputError("is not a regular file", where=str(path))
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise InputError(f"{size} bytes, the limit is {MAX_BYTES}", where=str(path))
     try:
-        stated = parse_json(path.read_bytes())
+        stated = parse_json(read_file(path, MAX_BYTES))
     except ValueError as error:
         raise InputError(f"not JSON: {error}", where=str(path)) from None
     if not isinstance(stated, dict):
