@@ -1,10 +1,11 @@
 """What the loss of the demo's first training depends on, at equal CPU time.
 
 Every row is step `base` of the recipe `demo` with other settings, trained by the stage `train` for as many steps as fit
-into the given CPU seconds: the time of a step is measured first, so a row with dearer steps gets fewer of them. One
-thread, one run at a time, CPU time instead of elapsed time: figures hold on a machine that does other things too.
-Without `--tokens` the corpus is the recipe's own, of the documentation installed here. A script that was killed resumes
-with the missing runs.
+into the given CPU seconds: the time of a step is measured first, so a row with dearer steps gets fewer of them. With
+`--steps` all rows have equally many steps instead, as for the question whether bfloat16 costs any loss. One thread, one
+run at a time, CPU time instead of elapsed time: figures hold on a machine that does other things too. Without
+`--tokens` the corpus is the recipe's own, of the documentation installed here. A script that was killed resumes with
+the missing runs.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ ROWS: dict[str, Settings] = {
     },
     "no balance loss": {"balance_loss": {"enabled": False}},
     "no hidden z-loss": {"objective": {"hidden_z_loss": 0.0}},
+    "bfloat16": {"dtype": "bfloat16"},
     "no guard against spikes": {"stability": {"spikes": {"action": "none"}}},
 }
 
@@ -125,18 +127,18 @@ def seconds_per_step(row: str, tokens: Artifact, base: Settings) -> float:
     return max(1e-3, (more - few) / (PROBE_STEPS[1] - PROBE_STEPS[0]))
 
 
-def result_of(
-    row: str, seed: int, session: Session, tokens: Artifact, base: Settings, seconds: float
-) -> dict[str, Any]:
-    """Figures of one run, whose steps are those that fit into `seconds`."""
-    per_step = seconds_per_step(row, tokens, base)
-    steps = max(2, round(seconds / per_step))
+def steps_within(seconds: float, row: str, tokens: Artifact, base: Settings) -> int:
+    """Steps of a row that fit into so many CPU seconds."""
+    return max(2, round(seconds / seconds_per_step(row, tokens, base)))
+
+
+def result_of(row: str, seed: int, session: Session, tokens: Artifact, base: Settings, steps: int) -> dict[str, Any]:
+    """Figures of one run."""
     artifact, spent = train(session, tokens, settings_of(row, seed, steps, base))
     metrics, counts = artifact.manifest.metrics, artifact.manifest.counts
     kept = {key: metrics[key] for key in ("validation_loss", "train_loss", "unigram_loss", "active_experts")}
     return {"steps": steps, "tokens": counts["tokens"], "parameters": counts["parameters"], **kept} | {
         "cpu_seconds": round(spent, 1),
-        "cpu_seconds_per_step": round(per_step, 4),
     }
 
 
@@ -158,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("demo-recipe"), help="output folder, also of runs")
     parser.add_argument("--tokens", type=Path, help="a tokens artifact instead of the recipe's own")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="CPU seconds of every run")
+    parser.add_argument("--steps", type=int, help="steps of every run instead of CPU seconds")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds per row")
     parser.add_argument("--rows", nargs="+", choices=[*ROWS], default=[*ROWS], help="rows to run (default: all)")
     given = parser.parse_args(arguments)
@@ -165,20 +168,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = given.output / "store"
     tokens = load_artifact(given.tokens) if given.tokens else recipe_tokens(store)
     session, base, kept = Session(Store(store)), recipe_settings(), given.output / "runs.json"
-    here = environment()
-    print(f"{here.get('processor', 'unknown processor')}, one thread, {given.seconds:g} CPU seconds a run")
+    here, extent = environment(), f"{given.steps} steps" if given.steps else f"{given.seconds:g} CPU seconds"
+    print(f"{here.get('processor', 'unknown processor')}, one thread, {extent} a run")
     done: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     results: Results = {row: [] for row in given.rows}
     for seed in range(given.seeds):
         for row in given.rows:
-            key = json.dumps([row, settings_of(row, seed, 0, base), tokens.id, given.seconds], sort_keys=True)
+            key = json.dumps([row, settings_of(row, seed, 0, base), tokens.id, extent], sort_keys=True)
             if key not in done:
-                done[key] = result_of(row, seed, session, tokens, base, given.seconds)
+                steps = given.steps or steps_within(given.seconds, row, tokens, base)
+                done[key] = result_of(row, seed, session, tokens, base, steps)
                 kept.write_text(json.dumps(done, indent=1), encoding="utf-8")
                 print(f"{row}, seed {seed}: {done[key]['validation_loss']:.4f}", file=sys.stderr)
             results[row].append(done[key])
     text = table(results)
-    report = {"environment": here, "cpu_seconds": given.seconds, "tokens": tokens.id, "rows": results}
+    report = {"environment": here, "extent": extent, "tokens": tokens.id, "rows": results}
     (given.output / "demo_recipe.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     (given.output / "demo_recipe.md").write_text(text, encoding="utf-8")
     print(text)

@@ -90,6 +90,21 @@ def test_runs_of_two_rows_and_their_table(
     assert (tmp_path / "runs.json").read_bytes() == before
 
 
+def test_rows_may_have_equally_many_steps(
+    script: ModuleType, tokens: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"preset": "smoke", "sequence_length": 16, "batch_size": 2, "evaluation": {"windows": 2}}
+    monkeypatch.setattr(script, "recipe_settings", lambda: small)
+    monkeypatch.setattr(script, "seconds_per_step", None)  # is not measured
+    call = ["--output", str(tmp_path), "--tokens", str(tokens.path), "--steps", "3", "--seeds", "1"]
+    script.main([*call, "--rows", "recipe", "bfloat16"])
+    report = json.loads((tmp_path / "demo_recipe.json").read_text())
+    assert [runs[0]["steps"] for runs in report["rows"].values()] == [3, 3]
+    losses = [runs[0]["validation_loss"] for runs in report["rows"].values()]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
 def test_the_time_of_a_step_is_measured(script: ModuleType, tokens: Artifact) -> None:
     small = {"preset": "smoke", "sequence_length": 16, "batch_size": 2}
     assert 1e-3 <= script.seconds_per_step("recipe", tokens, small) < 5
