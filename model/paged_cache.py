@@ -5,7 +5,7 @@ Names: K mixers with states of the same kind, P pages, L positions per page, W v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -13,6 +13,8 @@ from longcat.model.attention.pages import (
     PageState,
     PerPosition,
     PerSequence,
+    Several,
+    SingleState,
     SlotState,
     StateKind,
     StepLayout,
@@ -38,20 +40,23 @@ class PagedCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        _check_sizes(pages, page_size, slots, (*kinds, *mtp_kinds))
+        single = [one for kind in (*kinds, *mtp_kinds) for one in _parts(kind)]
+        _check_sizes(pages, page_size, slots, single)
         self.pages, self.page_size, self.slots, self.dtype, self.device = pages, page_size, slots, dtype, device
         self._paged: list[torch.Tensor] = []
-        states = self._states((*kinds, *mtp_kinds))
-        self.layer_states, self.mtp_states = tuple(states[: len(kinds)]), tuple(states[len(kinds) :])
-        self._slotted = [state for state in states if isinstance(state, SlotState)]
+        made = self._states(single)
+        self._slotted = [state for state in made if isinstance(state, SlotState)]
+        left = iter(made)
+        self.layer_states = tuple(_joined(kind, left) for kind in kinds)
+        self.mtp_states = tuple(_joined(kind, left) for kind in mtp_kinds)
 
-    def _states(self, kinds: Sequence[StateKind]) -> list[StepState]:
-        """A state for every mixer; those of equal width share one tensor, so that a page is copied in one call."""
-        found: dict[int, StepState] = {}
+    def _states(self, kinds: Sequence[PerPosition | PerSequence]) -> list[SingleState]:
+        """A state for every kind; equal ones share one tensor, so that a page is copied in one call."""
+        found: dict[int, SingleState] = {}
         for kind in dict.fromkeys(kinds):
             places = [place for place, other in enumerate(kinds) if other == kind]
             if isinstance(kind, PerPosition):
-                pages_KPLW = self._memory(len(places), self.pages, self.page_size, kind.width)
+                pages_KPLW = self._memory(len(places), self.pages, self.page_size // kind.every, kind.width)
                 self._paged.append(pages_KPLW)
                 found |= {place: PageState(pages) for place, pages in zip(places, pages_KPLW.unbind(), strict=True)}
             else:
@@ -120,11 +125,26 @@ class PagedCache:
                 raise ModelError(f"there is no {name} {value}: the cache has {count}, from 0 on")
 
 
-def _check_sizes(pages: int, page_size: int, slots: int, kinds: Sequence[StateKind]) -> None:
+def _parts(kind: StateKind) -> tuple[PerPosition | PerSequence, ...]:
+    return kind.kinds if isinstance(kind, Several) else (kind,)
+
+
+def _joined(kind: StateKind, states: Iterator[SingleState]) -> StepState:
+    """The state of a mixer, of the next ones."""
+    return tuple(next(states) for _ in kind.kinds) if isinstance(kind, Several) else next(states)
+
+
+def _check_sizes(pages: int, page_size: int, slots: int, kinds: Sequence[PerPosition | PerSequence]) -> None:
     if pages < 1 or page_size < 1 or slots < 0:
         raise ModelError(
             f"a cache needs at least one page of one position, got pages = {pages}, page_size = {page_size}, "
             f"slots = {slots}"
         )
+    for kind in kinds:
+        if isinstance(kind, PerPosition) and page_size % kind.every:
+            raise ModelError(
+                f"an attention kind keeps a summary of every {kind.every} positions, which pages of {page_size} "
+                f"positions do not hold; make page_size a multiple of {kind.every}"
+            )
     if not slots and any(isinstance(kind, PerSequence) for kind in kinds):
         raise ModelError("the model keeps a state per sequence; make the cache with slots = number of sequences")

@@ -249,7 +249,7 @@ class LongcatFlash(nn.Module):
         Raises:
             ModelError: the model lacks this layer.
         """
-        h_BTD, _ = self._mtp_hidden(hidden_BTD, next_ids_BT, cu_seqlens)
+        h_BTD = self._mtp_hidden(hidden_BTD, next_ids_BT, cu_seqlens).y_BTD
         return MTPOutput(self._logits(h_BTD), h_BTD)
 
     def _mtp_hidden(
@@ -307,7 +307,7 @@ class LongcatFlash(nn.Module):
         positions_T: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`mtp_loss` from the next tokens and the targets after them, for parts of rows."""
-        h_BTD, _ = self._mtp_hidden(hidden_BTD, next_ids_BT, cu_seqlens, positions_T)
+        h_BTD = self._mtp_hidden(hidden_BTD, next_ids_BT, cu_seqlens, positions_T).y_BTD
         return self.loss_of(h_BTD, next_targets_BT)
 
     def loss_of(self, hidden_BTD: torch.Tensor, targets_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

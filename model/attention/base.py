@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -43,7 +43,8 @@ class SequenceContext:
     the B * T flattened tokens, None if every row is one document; kept on its original device. documents: the same in
     the form that kernels take, for whole rows. angles: float64 [T, P] by rotary width. budgets_B: keys that a token of
     each row may attend to, None for no limit; ignored by kinds without budgets. layout: pieces and pages of a step over
-    many sequences, which is one row (`model.step`).
+    many sequences, which is one row (`model.step`). shared: what the attention module before it in the layer leaves to
+    the next one (`MixerOutput.shared`).
     """
 
     positions_T: torch.Tensor
@@ -52,6 +53,11 @@ class SequenceContext:
     angles: Mapping[int, torch.Tensor] = field(default_factory=dict)
     budgets_B: torch.Tensor | None = None
     layout: StepLayout | None = None
+    shared: Any = None
+
+    def after(self, output: MixerOutput) -> SequenceContext:
+        """Context of the next attention module of the layer, after the output of this one."""
+        return self if output.shared is None else replace(self, shared=output.shared)
 
     @classmethod
     def at(
@@ -68,10 +74,15 @@ class SequenceContext:
 
 
 class MixerOutput(NamedTuple):
-    """y_BTD: output added to the residual stream. losses: auxiliary losses by name, each a sum over these tokens."""
+    """y_BTD: output added to the residual stream. losses: auxiliary losses by name, each a sum over these tokens.
+
+    shared: what the next attention module of the layer may use (`SequenceContext.shared`), such as the positions that
+    it attends to; known only to the kind that makes it.
+    """
 
     y_BTD: torch.Tensor
     losses: Mapping[str, torch.Tensor] = NO_LOSSES
+    shared: Any = None
 
 
 class SequenceMixer(nn.Module, ABC):

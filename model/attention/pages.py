@@ -17,9 +17,10 @@ from longcat.model.errors import ModelError
 
 
 class PerPosition(NamedTuple):
-    """State kind: `width` values for every cached position, kept in pages."""
+    """State kind: `width` values for every `every` cached positions, kept in pages whose size `every` divides."""
 
     width: int
+    every: int = 1
 
 
 class PerSequence(NamedTuple):
@@ -31,7 +32,13 @@ class PerSequence(NamedTuple):
     shape: tuple[int, ...]
 
 
-StateKind = PerPosition | PerSequence
+class Several(NamedTuple):
+    """State kind: one state of each of these; the mixer gets them as a tuple in this order."""
+
+    kinds: tuple[PerPosition | PerSequence, ...]
+
+
+StateKind = PerPosition | PerSequence | Several
 
 
 class Span(NamedTuple):
@@ -149,7 +156,7 @@ class StepLayout:
 
 
 class PageState:
-    """The pages of one mixer, [P, L, W]."""
+    """The pages of one mixer, [P, L, W]; L is the number of rows of a page, one for every `PerPosition.every`."""
 
     def __init__(self, pages_PLW: torch.Tensor) -> None:
         self.pages_PLW = pages_PLW
@@ -208,4 +215,5 @@ class SlotState:
         self.lengths[target] = self.lengths[source]
 
 
-StepState = PageState | SlotState
+SingleState = PageState | SlotState
+StepState = SingleState | tuple[SingleState, ...]

@@ -33,7 +33,7 @@ class InterleavedLayer(PreNormLayer):
         first = self.self_attn[0](self.input_layernorm[0](h_BTD), where, states[0])
         a_BTD = h_BTD + first.y_BTD
         b_BTD = a_BTD + self.mlps[0](self.post_attention_layernorm[0](a_BTD))
-        second = self.self_attn[1](self.input_layernorm[1](b_BTD), where, states[1])
+        second = self.self_attn[1](self.input_layernorm[1](b_BTD), where.after(first), states[1])
         c_BTD = b_BTD + second.y_BTD
         y_BTD, routing = self.mlp(self.post_attention_layernorm[1](c_BTD), previous_TE)
         return LayerOutput(c_BTD + y_BTD, routing, joined_losses(first, second))

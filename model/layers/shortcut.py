@@ -37,7 +37,7 @@ class ShortcutLayer(PreNormLayer):
         y_BTD = self.post_attention_layernorm[0](a_BTD)
         mixture = self.mlp.dispatch(y_BTD, previous_TE)
         b_BTD = a_BTD + self.mlps[0](y_BTD)
-        second = self.self_attn[1](self.input_layernorm[1](b_BTD), where, states[1])
+        second = self.self_attn[1](self.input_layernorm[1](b_BTD), where.after(first), states[1])
         c_BTD = b_BTD + second.y_BTD
         mixture = self.mlp.compute(mixture)
         d_BTD = c_BTD + self.mlps[1](self.post_attention_layernorm[1](c_BTD))

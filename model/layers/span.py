@@ -68,7 +68,7 @@ class SpanLayer(Layer):
         y_BTD = self.post_attention_layernorm[0](h_BTD + first.y_BTD)
         mixture = self.mlp.dispatch(y_BTD, previous_TE)
         b_BTD = self.post_feedforward_layernorm[0](self.residual(h_BTD, y_BTD) + self.mlps[0](y_BTD))
-        second = self.self_attn[1](b_BTD, where, states[1])
+        second = self.self_attn[1](b_BTD, where.after(first), states[1])
         y_BTD = self.post_attention_layernorm[1](b_BTD + second.y_BTD)
         mixture = self.mlp.compute(mixture)
         d_BTD = self.residual(b_BTD, y_BTD) + self.mlps[1](y_BTD) + self.mlp.combine(mixture)
