@@ -277,7 +277,7 @@ class LongcatFlash(nn.Module):
 
         The full logits are never materialized. `positions_T`: positions of the tokens in their rows if not 0, 1, 2,
         ..., as in a part of a row; an embedding of earlier ids then needs `previous_ids_BTN` too
-        (`model.embeddings.base`). `budgets_B`: for attention kinds with budgets.
+        (`model.embeddings.base`). `budgets_B`: for attention kinds with budgets, [B] or by layer [L, B].
         """
         output = self._hidden(input_ids_BT, cu_seqlens, positions_T, previous_ids_BTN, budgets_B)
         return *self.loss_of(output.hidden_BTD, targets_BT), output

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -42,9 +42,10 @@ class SequenceContext:
     positions_T: int64, positions of the tokens in their rows. cu_seqlens: int [documents + 1], bounds of documents in
     the B * T flattened tokens, None if every row is one document; kept on its original device. documents: the same in
     the form that kernels take, for whole rows. angles: float64 [T, P] by rotary width. budgets_B: keys that a token of
-    each row may attend to, None for no limit; ignored by kinds without budgets. layout: pieces and pages of a step over
-    many sequences, which is one row (`model.step`). shared: what the attention module before it in the layer leaves to
-    the next one (`MixerOutput.shared`).
+    each row attends to, instead of the budget of the kind (`SequenceMixer.budget_in`), None for that one; ignored by
+    kinds without budgets. A mixer sees one budget per row; before `of_layer` there may be one per layer too, [L, B].
+    layout: pieces and pages of a step over many sequences, which is one row (`model.step`). shared: what the attention
+    module before it in the layer leaves to the next one (`MixerOutput.shared`).
     """
 
     positions_T: torch.Tensor
@@ -71,6 +72,12 @@ class SequenceContext:
         """Context with the angles of every required rotary width."""
         angles = {width: rope_angles_at(positions_T, width, theta, scaling) for width in sorted(set(widths))}
         return cls(positions_T, angles=angles, **fields)
+
+    def of_layer(self, place: int) -> Self:
+        """The context of layer `place` of those that run: with its budgets, if they differ by layer."""
+        if self.budgets_B is None or self.budgets_B.ndim == 1:
+            return self
+        return replace(self, budgets_B=self.budgets_B[place])
 
 
 class MixerOutput(NamedTuple):
@@ -126,6 +133,22 @@ class SequenceMixer(nn.Module, ABC):
             ModelError: the kind cannot take such a step.
         """
         raise ModelError(f"attention {self.kind!r} keeps no pages and no state per sequence; generate with 'mla'")
+
+    @classmethod
+    def budget_in(cls, config: ModelConfig, slot: int) -> int | None:
+        """Keys that a token attends to at most, unless a row has its own budget; None for a kind without budgets."""
+        return None
+
+    def coverage(self, x_BTD: torch.Tensor, where: SequenceContext, budgets: Sequence[int]) -> torch.Tensor | None:
+        """Share of attention mass [B, T, number of budgets] on the keys that each token attends to with each budget.
+
+        The mass is that of attention to all positions of its document before the token and itself, or of the scores by
+        which the kind selects keys. None if the module before it in the layer selects them. Called without gradients.
+
+        Raises:
+            ModelError: the kind has no budgets.
+        """
+        raise ModelError(f"attention {self.kind!r} has no budgets; use a kind that selects keys")
 
     @abstractmethod
     def flops(self, tokens: int, cached: int) -> int:

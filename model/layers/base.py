@@ -82,7 +82,7 @@ def run_layers(
     outputs: list[LayerOutput] = []
     for place, layer in enumerate(layers):
         of_layer = NO_STATES if states is None else states[2 * place : 2 * place + 2]
-        output: LayerOutput = layer(h_BTD, where, previous_TE, of_layer)
+        output: LayerOutput = layer(h_BTD, where.of_layer(place), previous_TE, of_layer)
         if after is not None:
             output = output._replace(hidden_BTD=after(place, output))
         outputs.append(output)

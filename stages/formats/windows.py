@@ -44,7 +44,10 @@ class Window(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples: token ids [B, L+1] and `Window.starts` of every row; `trained` [B, L] and `budgets` [B], if any."""
+    """Samples: token ids [B, L+1] and `Window.starts` of every row; `trained` [B, L] and `budgets` [B], if any.
+
+    `budgets` may have one for every layer too: [layers, B].
+    """
 
     ids: Ids
     starts: tuple[Ids, ...]
@@ -53,7 +56,7 @@ class Batch(NamedTuple):
 
     def rows(self, first: int, end: int) -> Batch:
         trained = None if self.trained is None else self.trained[first:end]
-        budgets = None if self.budgets is None else self.budgets[first:end]
+        budgets = None if self.budgets is None else self.budgets[..., first:end]
         return Batch(self.ids[first:end], self.starts[first:end], trained, budgets)
 
     def targets(self) -> Ids:

@@ -64,7 +64,10 @@ class PipelineStageModule(nn.Module):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """`number` [1] is the micro batch index, on the CPU."""
         rows, backbone = self._micro_batches[int(number)], self.model.model
-        where = self.model.context(rows.ids_BT, rows.cu_seqlens, rows.positions_T, budgets_B=rows.budgets_B)
+        budgets_B = rows.budgets_B
+        if budgets_B is not None and budgets_B.ndim == 2:
+            budgets_B = budgets_B[self.layers.start : self.layers.stop]
+        where = self.model.context(rows.ids_BT, rows.cu_seqlens, rows.positions_T, budgets_B=budgets_B)
         h_BTD = x
         if self.is_first:
             h_BTD = self.model.embed(x, rows.cu_seqlens, rows.positions_T, rows.previous_ids_BTN)

@@ -21,7 +21,8 @@ class Rows(NamedTuple):
     """One micro batch in the form of `LongcatFlash.loss` and `mtp_loss_of`.
 
     positions_T: None for whole rows. cu_seqlens: bounds in the whole rows, also for parts of rows. previous_ids_BTN:
-        None unless the embedding needs earlier ids (`model.embeddings.base`). budgets_B: None unless set in the batch.
+        None unless the embedding needs earlier ids (`model.embeddings.base`). budgets_B: None unless set in the batch;
+        by layer [L, B] if they are there.
     """
 
     ids_BT: torch.Tensor

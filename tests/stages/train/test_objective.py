@@ -145,6 +145,20 @@ def test_samples_pass_masks_and_budgets_to_the_attention() -> None:
     assert seen[0].tolist() == [16, 5]
 
 
+def test_every_layer_gets_its_own_budgets() -> None:
+    model = make_model(num_layers=2)
+    ids = np.arange(34).reshape(2, 17)
+    found = Batch(ids, (np.array([0]),) * 2, budgets=np.array([[3, 4], [5, 6]]))
+    assert found.rows(1, 2).budgets.tolist() == [[4], [6]]
+    rows = objective_of(model).rows(found)
+    seen: list[list[int]] = []
+    for layer in model.model.layers:
+        for mixer in layer.self_attn:
+            mixer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].budgets_B.tolist()))
+    model.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, budgets_B=rows.budgets_B)
+    assert seen == [[3, 4], [3, 4], [5, 6], [5, 6]]
+
+
 def test_documents_do_not_see_each_other() -> None:
     """The logits of a document depend on the previous document only without a mask."""
     model, one, other = make_model(), make_batch(8), make_batch(8)
