@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from longcat.kernels import (
     cross_entropy,
+    delta_rule,
     expert_combine,
     expert_gather,
     feed_forward,
@@ -39,6 +41,7 @@ OPERATIONS = (
     mla_project,
     cross_entropy,
     linear_cross_entropy,
+    delta_rule,
 )
 VERSIONS = {module.__name__.removeprefix("longcat.kernels."): module.VERSIONS for module in OPERATIONS}
 
@@ -151,6 +154,26 @@ def attention_case(
     return Case(name, call, inputs, absolute=4e-6 if keys == 1 else 1e-12)
 
 
+def delta_case(batch: int, tokens: int, heads: int, widths: tuple[int, int], bounds: list[int] | None = None) -> Case:
+    """Outputs and, after them, final states; decays of up to 20 at some places."""
+    cu_seqlens = None if bounds is None else torch.tensor(bounds, dtype=torch.int32)
+    width, values = widths
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        erase, write, *state = rest
+        inputs = (F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, g, erase, write)
+        given = {"state_BHKV": state[0]} if state else {"cu_seqlens": cu_seqlens}
+        o, last = delta_rule.delta_rule(*inputs, scale=0.7, **given)
+        return torch.cat((o.flatten(), last.to(o.dtype).flatten()))
+
+    shape = (batch, tokens, heads)
+    g = -20 * torch.rand(*shape, width, dtype=torch.float64) ** 8
+    gates = [torch.rand(*shape, size, dtype=torch.float64) for size in (width, values)]
+    inputs = [randn(*shape, width), randn(*shape, width), randn(*shape, values), g, *gates]
+    state = [] if bounds else [randn(batch, heads, width, values)]
+    return Case(f"delta_rule({batch},{tokens},{heads},{widths},{bounds})", call, [*inputs, *state])
+
+
 def loss_case(name: str, targets: list[int], vocabulary: int) -> Case:
     targets_T = torch.tensor(targets, dtype=torch.int64)
     call = lambda logits: cross_entropy.cross_entropy(logits, targets_T)[0]  # noqa: E731
@@ -211,6 +234,8 @@ def all_cases() -> list[Case]:
         attention_case(1, 300, 300, 1, (64, 16), [0, 100, 127, 128, 257, 300]),
         attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700]),
         *(project_case(*sizes) for sizes in [(1, 1, 2), (3, 1, 2), (2, 5, 3), (1, 0, 2)]),
+        *(delta_case(*sizes) for sizes in [(2, 1, 3, (6, 4)), (1, 2, 1, (4, 6)), (2, 75, 2, (12, 20))]),
+        delta_case(2, 40, 2, (8, 6), [0, 3, 3, 50, 51, 80]),
         loss_case("plain", [3, 0, 10, 5], 11),
         loss_case("some ignored", [3, -100, 10, -100, 0], 11),
         loss_case("all ignored", [-100, -100], 11),
