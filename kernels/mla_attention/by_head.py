@@ -10,6 +10,7 @@ import torch
 from longcat.kernels.linear import cpu as linear
 from longcat.kernels.mla_attention.pieces import Group, pieces_of
 from longcat.kernels.mla_attention.tiles import Products, attend, prepare, write
+from longcat.kernels.mla_attention.window import Window
 
 # Below these, calls take longer than products.
 FEW_QUERIES, FEW_PAIRS = 64, 1 << 16
@@ -22,11 +23,13 @@ def takes(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor) -> bool:
     return plain and tokens >= FEW_QUERIES and tokens * positions >= FEW_PAIRS and linear.is_amd()
 
 
-def mla_attention(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float) -> torch.Tensor:
+def mla_attention(
+    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, window: Window | None = None
+) -> torch.Tensor:
     """See `kernels.mla_attention.mla_attention`, for rows of one document each."""
     batch, tokens, heads, _ = q_BTHQ.shape
     o_BTHV = q_BTHQ.new_empty(batch, tokens, heads, v_BSHV.shape[-1])
-    (piece,), products = pieces_of(tokens, k_BSHQ.shape[1]), _HeadProducts()
+    (piece,), products = pieces_of(tokens, k_BSHQ.shape[1], window), _HeadProducts()
     for row in range(batch):
         for head in range(heads):
             group = Group(slice(row, row + 1), slice(head, head + 1))

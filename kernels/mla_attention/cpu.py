@@ -5,6 +5,7 @@ mask: whole documents.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from longcat.kernels.mla_attention.documents import DocumentBounds
 from longcat.kernels.mla_attention.pieces import Division, Piece, pieces_of, pieces_of_documents
 from longcat.kernels.mla_attention.sdpa import by_document, flash
 from longcat.kernels.mla_attention.tiles import Backward, Gradients, Inputs, Products, attend, prepare, write
+from longcat.kernels.mla_attention.window import Window
 from longcat.kernels.precision import accumulation_dtype
 
 # Flash attention in torch masks every score if the queries are only the last ones. Above this many, the mask takes
@@ -23,14 +25,19 @@ MASKED_SCORES = 1 << 22
 
 
 def mla_attention(
-    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, documents: DocumentBounds | None
+    q_BTHQ: torch.Tensor,
+    k_BSHQ: torch.Tensor,
+    v_BSHV: torch.Tensor,
+    scale: float,
+    documents: DocumentBounds | None,
+    window: Window | None = None,
 ) -> torch.Tensor:
     """See `kernels.mla_attention.mla_attention`."""
     if by_head.takes(q_BTHQ, k_BSHQ):
-        return by_document(by_head.mla_attention, q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
-    if _flash_is_faster(q_BTHQ, k_BSHQ):
+        return by_document(partial(by_head.mla_attention, window=window), q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
+    if window is None and _flash_is_faster(q_BTHQ, k_BSHQ):
         return by_document(flash, q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
-    return tiled(q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
+    return tiled(q_BTHQ, k_BSHQ, v_BSHV, scale, documents, window)
 
 
 def _flash_is_faster(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor) -> bool:
@@ -40,13 +47,18 @@ def _flash_is_faster(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor) -> bool:
 
 
 def tiled(
-    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, documents: DocumentBounds | None
+    q_BTHQ: torch.Tensor,
+    k_BSHQ: torch.Tensor,
+    v_BSHV: torch.Tensor,
+    scale: float,
+    documents: DocumentBounds | None,
+    window: Window | None = None,
 ) -> torch.Tensor:
     """`mla_attention` in tiles, for every type."""
     if documents is None:
-        return _attend(q_BTHQ, k_BSHQ, v_BSHV, scale, pieces_of(q_BTHQ.shape[1], k_BSHQ.shape[1]))
+        return _attend(q_BTHQ, k_BSHQ, v_BSHV, scale, pieces_of(q_BTHQ.shape[1], k_BSHQ.shape[1], window))
     q_1THQ, k_1THQ, v_1THV = (x.flatten(0, 1).unsqueeze(0) for x in (q_BTHQ, k_BSHQ, v_BSHV))
-    o_1THV = _attend(q_1THQ, k_1THQ, v_1THV, scale, pieces_of_documents(documents))
+    o_1THV = _attend(q_1THQ, k_1THQ, v_1THV, scale, pieces_of_documents(documents, window))
     return o_1THV.view(*q_BTHQ.shape[:3], v_BSHV.shape[-1])
 
 

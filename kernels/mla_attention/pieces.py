@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from longcat.kernels.mla_attention.documents import DocumentBounds
+from longcat.kernels.mla_attention.window import Window
 
 # Queries of a block and keys of a tile, and tiles of different heads per thread that are computed together. Other sizes
 # between half and double of these change the time by less than a tenth. Long documents have blocks twice as long: the
@@ -38,6 +39,7 @@ class Piece(NamedTuple):
 
     queries: slice
     keys: slice
+    window: Window | None = None
 
     @property
     def length(self) -> int:
@@ -46,7 +48,7 @@ class Piece(NamedTuple):
     @property
     def step(self) -> int:
         """Queries of a full block."""
-        return QUERIES if self.length < LONG else 2 * QUERIES
+        return QUERIES if self.length < LONG or self.window is not None else 2 * QUERIES
 
     def blocks(self) -> Iterator[Block]:
         first, seen = self.queries.start, self.length - (self.queries.stop - self.queries.start)
@@ -55,9 +57,34 @@ class Piece(NamedTuple):
             yield Block(slice(first, first + count), seen, seen + count)
             first, seen = first + count, seen + count
 
-    def tile(self, start: int, seen: int) -> slice:
-        """The keys before position `seen` of the tile that starts at position `start`."""
-        return slice(self.keys.start + start, self.keys.start + min(start + KEYS, seen))
+    def tiles(self, block: Block) -> list[tuple[int, int]]:
+        """Positions, from and to, of the tiles that a block sees; the first one holds its own positions.
+
+        Each is part of one tile of the keys, so that gradients are summed tile by tile.
+        """
+        near = max(block.diagonal, self._lowest(block))
+        before = [part for bounds in self._ranges(block) for part in _tiles_between(*bounds) if part[0] != near]
+        return [(near, block.seen), *before]
+
+    def _ranges(self, block: Block) -> tuple[tuple[int, int], ...]:
+        """Positions that a block sees, all of them or the sinks and the window."""
+        lowest = self._lowest(block)
+        if self.window is None or not lowest:
+            return ((0, block.seen),)
+        return (0, min(self.window.sinks, lowest)), (lowest, block.seen)
+
+    def _lowest(self, block: Block) -> int:
+        """First position of the windows of a full block."""
+        return 0 if self.window is None else self.window.lowest(block.position // self.step * self.step)
+
+    def places(self, tile: tuple[int, int]) -> slice:
+        """The keys at these positions of the document."""
+        return slice(self.keys.start + tile[0], self.keys.start + tile[1])
+
+
+def _tiles_between(low: int, high: int) -> Iterator[tuple[int, int]]:
+    for start in range(low // KEYS * KEYS, high, KEYS):
+        yield max(low, start), min(high, start + KEYS)
 
 
 class Group(NamedTuple):
@@ -71,15 +98,15 @@ class Group(NamedTuple):
         return x_BTHW[self.rows, :, self.heads].transpose(1, 2)
 
 
-def pieces_of(queries: int, keys: int) -> list[Piece]:
+def pieces_of(queries: int, keys: int, window: Window | None = None) -> list[Piece]:
     """The only piece of rows of one document each."""
-    return [Piece(slice(0, queries), slice(0, keys))]
+    return [Piece(slice(0, queries), slice(0, keys), window)]
 
 
-def pieces_of_documents(documents: DocumentBounds) -> list[Piece]:
+def pieces_of_documents(documents: DocumentBounds, window: Window | None = None) -> list[Piece]:
     """The documents of all rows, as places in the flattened tokens."""
     spans = (slice(*bounds) for bounds in pairwise(accumulate(documents.lengths, initial=0)))
-    return [Piece(span, span) for span in spans]
+    return [Piece(span, span, window) for span in spans]
 
 
 class Division:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 
 from longcat.kernels.mla_attention.pieces import KEYS, Block, Piece
+from longcat.kernels.mla_attention.window import hidden
 from longcat.kernels.precision import accumulation_dtype
 
 # The reference of a query is its largest score among the keys of its own tile; other keys may exceed it. Only if a sum
@@ -73,33 +74,40 @@ def prepare(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> 
 
 def attend(inputs: Inputs, piece: Piece, block: Block, products: Products) -> torch.Tensor:
     """The output of a block, [X, U, V]. The last column of its queries becomes minus the logarithms of their sums."""
-    q_XUW, k_XSW = inputs.q_XTW[:, block.queries], inputs.k_XSW
-    near, *far = (piece.tile(start, block.seen) for start in (block.diagonal, *range(0, block.diagonal, KEYS)))
-    s_XUE = _hide_later(products.scores(q_XUW, k_XSW[:, near]))
+    q_XUW = inputs.q_XTW[:, block.queries]
+    near, *far = piece.tiles(block)
+    s_XUE = _scores(inputs, piece, block, near, products)
     top_XU1 = s_XUE.amax(-1, keepdim=True)
     q_XUW[..., -1:].sub_(top_XU1)
-    sum_XU1, o_XUV = _sums(inputs, q_XUW, s_XUE.sub_(top_XU1), (near, *far), products)
+    sum_XU1, o_XUV = _sums(inputs, piece, block, s_XUE.sub_(top_XU1), products)
     fits_XU1 = sum_XU1 <= LARGE_SUM
     if far and not fits_XU1.all():
-        tops_YXU1 = torch.stack([products.scores(q_XUW, k_XSW[:, keys]).amax(-1, keepdim=True) for keys in far])
+        tops_YXU1 = torch.stack([_scores(inputs, piece, block, tile, products).amax(-1, keepdim=True) for tile in far])
         q_XUW[..., -1:].sub_(tops_YXU1.amax(0).masked_fill_(fits_XU1, 0.0))
-        s_XUE = _hide_later(products.scores(q_XUW, k_XSW[:, near]))
-        sum_XU1, o_XUV = _sums(inputs, q_XUW, s_XUE, (near, *far), products)
+        s_XUE = _scores(inputs, piece, block, near, products)
+        sum_XU1, o_XUV = _sums(inputs, piece, block, s_XUE, products)
     q_XUW[..., -1:].sub_(sum_XU1.log2())
     return o_XUV.div_(sum_XU1)
 
 
+def _scores(inputs: Inputs, piece: Piece, block: Block, tile: tuple[int, int], products: Products) -> torch.Tensor:
+    """Exponents of a block and a tile, of which the positions that a query does not see are minus infinity."""
+    s_XUE = products.scores(inputs.q_XTW[:, block.queries], inputs.k_XSW[:, piece.places(tile)])
+    return _hide(s_XUE, piece, block, tile)
+
+
 def _sums(
-    inputs: Inputs, q_XUW: torch.Tensor, s_XUE: torch.Tensor, tiles: tuple[slice, ...], products: Products
+    inputs: Inputs, piece: Piece, block: Block, s_XUE: torch.Tensor, products: Products
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums of the powers [X, U, 1], and of the values by them [X, U, V]; `s_XUE` are the scores of the first tile."""
-    sum_XU1, o_XUV = q_XUW.new_zeros(*q_XUW.shape[:2], 1), q_XUW.new_zeros(*q_XUW.shape[:2], inputs.v_XSV.shape[-1])
-    for number, keys in enumerate(tiles):
+    shape = s_XUE.shape[:2]
+    sum_XU1, o_XUV = s_XUE.new_zeros(*shape, 1), s_XUE.new_zeros(*shape, inputs.v_XSV.shape[-1])
+    for number, tile in enumerate(piece.tiles(block)):
         if number:
-            s_XUE = products.scores(q_XUW, inputs.k_XSW[:, keys])
+            s_XUE = _scores(inputs, piece, block, tile, products)
         s_XUE.exp2_()
         sum_XU1.add_(s_XUE.sum(-1, keepdim=True))
-        products.add(o_XUV, s_XUE, inputs.v_XSV[:, keys])
+        products.add(o_XUV, s_XUE, inputs.v_XSV[:, piece.places(tile)])
     return sum_XU1, o_XUV
 
 
@@ -120,27 +128,25 @@ class Backward:
         """Write the gradients of a piece."""
         blocks = list(piece.blocks())
         grads_XUQ = [_zeros(self.q_XTW[:, block.queries]) for block in blocks]
-        for start in range(0, piece.length, KEYS):
-            keys = piece.tile(start, piece.length)
+        seers: dict[int, list[tuple[int, tuple[int, int]]]] = {start: [] for start in range(0, piece.length, KEYS)}
+        for number, block in enumerate(blocks):
+            for tile in piece.tiles(block):
+                seers[tile[0] // KEYS * KEYS].append((number, tile))
+        for start, seen in seers.items():
+            keys = piece.places((start, min(start + KEYS, piece.length)))
             grad_k_XEQ, grad_v_XEV = (_transposed_sum(x[:, keys], piece.length) for x in (self.k_XSW, self.v_XSW))
-            for block, grad_q_XUQ in zip(blocks, grads_XUQ, strict=True):
-                if start < block.seen:
-                    seen = piece.tile(start, block.seen)
-                    count = seen.stop - seen.start
-                    sums = Gradients(grad_q_XUQ, grad_k_XEQ[:, :count], grad_v_XEV[:, :count])
-                    self._tile(block, seen, start == block.diagonal, sums)
+            for number, tile in seen:
+                own_k_XEQ, own_v_XEV = (x[:, tile[0] - start : tile[1] - start] for x in (grad_k_XEQ, grad_v_XEV))
+                self._tile(piece, blocks[number], tile, Gradients(grads_XUQ[number], own_k_XEQ, own_v_XEV))
             write(grad_k_XEQ.mul_(1 / TO_BASE_2), grads.k[:, :, keys])
             write(grad_v_XEV, grads.v[:, :, keys])
         for block, grad_q_XUQ in zip(blocks, grads_XUQ, strict=True):
             write(grad_q_XUQ.mul_(self.scale), grads.q[:, :, block.queries])
 
-    def _tile(self, block: Block, keys: slice, diagonal: bool, sums: Gradients) -> None:
-        q_XUW, grad_XUW = self.q_XTW[:, block.queries], self.grad_XTW[:, block.queries]
+    def _tile(self, piece: Piece, block: Block, tile: tuple[int, int], sums: Gradients) -> None:
+        q_XUW, grad_XUW, keys = self.q_XTW[:, block.queries], self.grad_XTW[:, block.queries], piece.places(tile)
         k_XEW, v_XEW = self.k_XSW[:, keys], self.v_XSW[:, keys]
-        p_XUE = self.probabilities.scores(q_XUW, k_XEW)
-        if diagonal:
-            _hide_later(p_XUE)
-        p_XUE.exp2_()
+        p_XUE = _hide(self.probabilities.scores(q_XUW, k_XEW), piece, block, tile).exp2_()
         _add_transposed(sums.v, p_XUE, grad_XUW[..., :-1])
         slopes_XUE = self.slopes.scores(grad_XUW, v_XEW).mul_(p_XUE)
         sums.q.baddbmm_(slopes_XUE, k_XEW[..., :-1])
@@ -179,6 +185,19 @@ def _add_transposed(sum_XEQ: torch.Tensor, a_XUE: torch.Tensor, b_XUQ: torch.Ten
         sum_XEQ.baddbmm_(a_XUE.transpose(1, 2), b_XUQ)
     else:
         sum_XEQ.transpose(1, 2).baddbmm_(b_XUQ.transpose(1, 2), a_XUE)
+
+
+def _hide(s_XUE: torch.Tensor, piece: Piece, block: Block, tile: tuple[int, int]) -> torch.Tensor:
+    """Set the scores of positions that a query does not see to minus infinity."""
+    if tile[1] == block.seen:
+        _hide_later(s_XUE)
+    window = piece.window
+    if window is not None and window.sinks <= tile[1] and tile[0] < window.lowest(block.seen - 1):
+        # Away from the sinks, masks at equal distances are equal.
+        before = 0 if tile[0] < window.sinks else tile[0] // window.block * window.block - window.sinks
+        queries, keys = (block.position - before, block.seen - before), (tile[0] - before, tile[1] - before)
+        s_XUE.masked_fill_(hidden(queries, keys, window), float("-inf"))
+    return s_XUE
 
 
 def _hide_later(s_XUE: torch.Tensor) -> torch.Tensor:

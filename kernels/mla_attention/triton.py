@@ -14,9 +14,11 @@ from longcat.kernels.chips import Chip, chip_of
 from longcat.kernels.mla_attention import reference
 from longcat.kernels.mla_attention.documents import DocumentBounds
 from longcat.kernels.mla_attention.triton_kernels import delta_kernel, forward_kernel, keys_kernel, queries_kernel
+from longcat.kernels.mla_attention.window import Window
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 256
+UNUSED = Window(2, 2, 2)  # sizes that are given and not read; a size of 1 would compile another kernel
 
 
 class _Attention(torch.autograd.Function):
@@ -28,6 +30,7 @@ class _Attention(torch.autograd.Function):
         v_BSHV: torch.Tensor,
         scale: float,
         spans_2BT: torch.Tensor | None,
+        window: Window | None,
     ) -> torch.Tensor:
         batch, tokens, heads, _ = q_BTHQ.shape
         o_BTHV = torch.empty(batch, tokens, heads, v_BSHV.shape[-1], dtype=q_BTHQ.dtype, device=q_BTHQ.device)
@@ -37,10 +40,11 @@ class _Attention(torch.autograd.Function):
             begin_BT = o_BTHV if spans_2BT is None else spans_2BT[0]
             forward_kernel[(triton.cdiv(tokens, tiles["BLOCK_T"]) * batch * heads,)](
                 q_BTHQ, k_BSHQ, v_BSHV, o_BTHV, lse_BHT, begin_BT, *_sizes(q_BTHQ, k_BSHQ, v_BSHV), scale,
-                *_strides(q_BTHQ, k_BSHQ, v_BSHV), **tiles, DOCUMENTS=spans_2BT is not None, **options,
+                *(window or UNUSED), *_strides(q_BTHQ, k_BSHQ, v_BSHV), **tiles, DOCUMENTS=spans_2BT is not None,
+                WINDOW=window is not None, **options,
             )  # fmt: skip
         ctx.save_for_backward(q_BTHQ, k_BSHQ, v_BSHV, o_BTHV, lse_BHT, spans_2BT)
-        ctx.scale = scale
+        ctx.scale, ctx.window = scale, window
         return o_BTHV
 
     @staticmethod
@@ -49,12 +53,12 @@ class _Attention(torch.autograd.Function):
         q_BTHQ, k_BSHQ, v_BSHV, o_BTHV, lse_BHT, spans_2BT = ctx.saved_tensors
         inputs, grad_BTHV = (q_BTHQ, k_BSHQ, v_BSHV), gradients[0].contiguous()
         batch, tokens, heads, _ = q_BTHQ.shape
-        keys, documents = k_BSHQ.shape[1], spans_2BT is not None
+        keys, flags = k_BSHQ.shape[1], {"DOCUMENTS": spans_2BT is not None, "WINDOW": ctx.window is not None}
         grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
-        begin_BT, end_BT = spans_2BT if documents else (lse_BHT, lse_BHT)
+        begin_BT, end_BT = spans_2BT if spans_2BT is not None else (lse_BHT, lse_BHT)
         delta_BHT = torch.empty_like(lse_BHT)
         common = (q_BTHQ, k_BSHQ, v_BSHV, grad_BTHV, lse_BHT, delta_BHT)
-        shapes = (*_sizes(*inputs), ctx.scale, *_strides(*inputs))
+        shapes = (*_sizes(*inputs), ctx.scale, *(ctx.window or UNUSED), *_strides(*inputs))
         if lse_BHT.numel():
             constants = _delta_constants(v_BSHV.shape[-1])
             delta_kernel[(triton.cdiv(lse_BHT.numel(), constants["ROWS"]),)](
@@ -62,14 +66,14 @@ class _Attention(torch.autograd.Function):
             )
             tiles, options = _tiles("queries", q_BTHQ, v_BSHV)
             queries_kernel[(triton.cdiv(tokens, tiles["BLOCK_T"]) * batch * heads,)](
-                *common, grad_q, begin_BT, *shapes, **tiles, DOCUMENTS=documents, **options
+                *common, grad_q, begin_BT, *shapes, **tiles, **flags, **options
             )
         if grad_k.numel():
             tiles, options = _tiles("keys", q_BTHQ, v_BSHV)
             keys_kernel[(triton.cdiv(keys, tiles["BLOCK_S"]) * batch * heads,)](
-                *common, grad_k, grad_v, end_BT, *shapes, **tiles, DOCUMENTS=documents, **options
+                *common, grad_k, grad_v, begin_BT, end_BT, *shapes, **tiles, **flags, **options
             )
-        return grad_q, grad_k, grad_v, None, None
+        return grad_q, grad_k, grad_v, None, None, None
 
 
 def _sizes(q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor) -> tuple[int, ...]:
@@ -121,7 +125,12 @@ def _delta_constants(v_width: int) -> dict[str, Any]:
 
 
 def mla_attention(
-    q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor, scale: float, documents: DocumentBounds | None
+    q_BTHQ: torch.Tensor,
+    k_BSHQ: torch.Tensor,
+    v_BSHV: torch.Tensor,
+    scale: float,
+    documents: DocumentBounds | None,
+    window: Window | None = None,
 ) -> torch.Tensor:
     """See `kernels.mla_attention.mla_attention`."""
     inputs = (q_BTHQ, k_BSHQ, v_BSHV)
@@ -131,16 +140,16 @@ def mla_attention(
         or q_BTHQ.dtype not in DTYPES
         or not 0 < min(widths) <= max(widths) <= MAX_WIDTH
     ):
-        return reference.mla_attention(q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
+        return reference.mla_attention(q_BTHQ, k_BSHQ, v_BSHV, scale, documents, window)
     dense = (x if x.stride(-1) == 1 else x.contiguous() for x in inputs)
-    o_BTHV: torch.Tensor = _Attention.apply(*dense, scale, None if documents is None else documents.spans_2BT)
+    o_BTHV: torch.Tensor = _Attention.apply(*dense, scale, None if documents is None else documents.spans_2BT, window)
     return o_BTHV
 
 
 def launches(chip: Chip) -> list[Launch]:
-    """Launches for the widths of LongCat-Flash, 192 and 128, with and without documents, and in float32."""
+    """Launches for the widths of LongCat-Flash, 192 and 128, with and without documents and windows, and float32."""
     strides = [f"{x}_{axis}" for x in "qkv" for axis in ("batch", "token", "head")]
-    integers = ("tokens", "keys", "heads", "q_width", "v_width", "rows", *strides)
+    integers = ("tokens", "keys", "heads", "q_width", "v_width", "rows", *Window._fields, *strides)
     tensors = ("q_ptr", "k_ptr", "v_ptr", "o_ptr", "grad_ptr", "grad_q_ptr", "grad_k_ptr", "grad_v_ptr")
     arguments = dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32") | dict.fromkeys(("begin_ptr", "end_ptr"), "*i32")
     arguments |= dict.fromkeys(integers, "i32") | {"scale": "fp32"}
@@ -151,8 +160,13 @@ def launches(chip: Chip) -> list[Launch]:
     kernels = {"forward": forward_kernel, "keys": keys_kernel, "queries": queries_kernel}
     for name, kernel in kernels.items():
         own = TILES[chip.name][name]
-        variants = (("", halves, own, False), (" documents", halves, own, True), (" float32", singles, SMALL, True))
-        for suffix, types, (block_t, block_s, warps, stages), documents in variants:
-            constants = {**shape, "BLOCK_T": block_t, "BLOCK_S": block_s, "DOCUMENTS": documents}
+        variants = (
+            ("", halves, own, False, False),
+            (" documents", halves, own, True, False),
+            (" window", halves, own, True, True),
+            (" float32", singles, SMALL, True, False),
+        )
+        for suffix, types, (block_t, block_s, warps, stages), documents, window in variants:
+            constants = {**shape, "BLOCK_T": block_t, "BLOCK_S": block_s, "DOCUMENTS": documents, "WINDOW": window}
             found.append(Launch(name + suffix, kernel, types, constants, aligned, num_warps=warps, num_stages=stages))
     return found

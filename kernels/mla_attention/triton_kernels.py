@@ -61,23 +61,49 @@ def _program(length, heads, BLOCK: tl.constexpr, BACKWARDS: tl.constexpr):
 
 
 @triton.jit
-def _key_bounds(begin_ptr, start, tokens, keys, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, DOCUMENTS: tl.constexpr):
-    """(low, open, shut, high): keys read by a tile of queries, masked in low..open and shut..high, not in between."""
+def _lowest(query, begin, size, block, WINDOW: tl.constexpr):
+    """First position of the window of a query, without the sinks; `begin` is that of its document."""
+    if not WINDOW:
+        return begin
+    return begin + tl.maximum((query - begin) // block * block + block - size, 0)
+
+
+@triton.jit
+def _key_bounds(
+    begin_ptr, start, tokens, keys, size, sinks, block, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    DOCUMENTS: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """(low, open, shut, high): keys read by a tile of queries, masked in low..open and shut..high, not in between.
+
+    With a window also the bounds of the sinks before `low`; those of later documents of the tile are not before it.
+    """
     last = tl.minimum(start + BLOCK_T, tokens) - 1
-    shut = (start + keys - tokens + 1) // BLOCK_S * BLOCK_S
+    before = keys - tokens
+    shut = (start + before + 1) // BLOCK_S * BLOCK_S
+    first_begin, last_begin = 0, 0
     if DOCUMENTS:
-        low = tl.load(begin_ptr + start) // BLOCK_S * BLOCK_S
-        open = tl.minimum(tl.cdiv(tl.load(begin_ptr + last), BLOCK_S) * BLOCK_S, shut)
-    else:
-        low, open = 0, 0
-    return low, open, shut, last + keys - tokens + 1
+        first_begin, last_begin = tl.load(begin_ptr + start), tl.load(begin_ptr + last)
+    low = _lowest(start + before, first_begin, size, block, WINDOW) // BLOCK_S * BLOCK_S
+    open = tl.minimum(tl.cdiv(_lowest(last + before, last_begin, size, block, WINDOW), BLOCK_S) * BLOCK_S, shut)
+    low_sinks = first_begin // BLOCK_S * BLOCK_S
+    high_sinks = tl.maximum(tl.minimum(tl.cdiv(first_begin + sinks, BLOCK_S) * BLOCK_S, low), low_sinks)
+    return (low, open, shut, last + before + 1), (low_sinks, high_sinks, high_sinks, high_sinks)
+
+
+@triton.jit
+def _seen(key, query, begin, lowest, sinks, WINDOW: tl.constexpr):
+    """Whether queries see keys: the two are vectors, and so are `begin` and `lowest` of every query."""
+    seen = (key[None, :] <= query[:, None]) & (key[None, :] >= lowest[:, None])
+    if WINDOW:
+        seen |= (key[None, :] >= begin[:, None]) & (key[None, :] < tl.minimum(begin + sinks, query + 1)[:, None])
+    return seen
 
 
 @triton.jit
 def _attend(
-    acc, peak, total, q_first, q_rest, query, begin, k_ptr, v_ptr, k_token, v_token, bounds, keys, q_width, v_width,
-    scale, FIRST: tl.constexpr, REST: tl.constexpr, VALUE: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr,
-    MASKED: tl.constexpr,
+    acc, peak, total, q_first, q_rest, query, begin, lowest, sinks, k_ptr, v_ptr, k_token, v_token, bounds, keys,
+    q_width, v_width, scale, FIRST: tl.constexpr, REST: tl.constexpr, VALUE: tl.constexpr, BLOCK_S: tl.constexpr,
+    WHOLE: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     low, open, shut, high = bounds
     for place in range(low if MASKED else open, high - (shut - open) if MASKED else shut, BLOCK_S):
@@ -88,8 +114,7 @@ def _attend(
         scores = tl.dot(q_rest, tl.trans(k_rest), scores, input_precision="ieee") * (scale * LOG2_E)
         if MASKED:
             key = start + tl.arange(0, BLOCK_S)
-            seen = (key[None, :] <= query[:, None]) & (key[None, :] >= begin[:, None])
-            scores = tl.where(seen, scores, float("-inf"))
+            scores = tl.where(_seen(key, query, begin, lowest, sinks, WINDOW), scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, 1))
         weights, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(peak - higher)
         total = total * shrink + tl.sum(weights, 1)
@@ -102,9 +127,9 @@ def _attend(
 @triton.jit
 def forward_kernel(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, begin_ptr, tokens, keys, heads, q_width, v_width, scale,
-    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
+    size, sinks, block, q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
     FIRST: tl.constexpr, REST: tl.constexpr, VALUE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
-    WHOLE: tl.constexpr, DOCUMENTS: tl.constexpr,
+    WHOLE: tl.constexpr, DOCUMENTS: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     start, batch, head = _program(tokens, heads, BLOCK_T, True)
     q_ptr += batch * q_batch + head * q_head
@@ -119,15 +144,23 @@ def forward_kernel(
     acc = tl.zeros((BLOCK_T, VALUE), dtype=tl.float32)
     total = tl.zeros((BLOCK_T,), dtype=tl.float32)
     peak = total + LOWEST
-    bounds = _key_bounds(begin_ptr, start, tokens, keys, BLOCK_T, BLOCK_S, DOCUMENTS)
+    lowest = _lowest(query, begin, size, block, WINDOW)
+    bounds, of_sinks = _key_bounds(
+        begin_ptr, start, tokens, keys, size, sinks, block, BLOCK_T, BLOCK_S, DOCUMENTS, WINDOW
+    )
     acc, peak, total = _attend(
-        acc, peak, total, q_first, q_rest, query, begin, k_ptr, v_ptr, k_token, v_token, bounds, keys, q_width, v_width,
-        scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, False,
+        acc, peak, total, q_first, q_rest, query, begin, lowest, sinks, k_ptr, v_ptr, k_token, v_token, bounds, keys,
+        q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, False,
     )  # fmt: skip
     acc, peak, total = _attend(
-        acc, peak, total, q_first, q_rest, query, begin, k_ptr, v_ptr, k_token, v_token, bounds, keys, q_width, v_width,
-        scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, True,
+        acc, peak, total, q_first, q_rest, query, begin, lowest, sinks, k_ptr, v_ptr, k_token, v_token, bounds, keys,
+        q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, True,
     )  # fmt: skip
+    if WINDOW:
+        acc, peak, total = _attend(
+            acc, peak, total, q_first, q_rest, query, begin, lowest, sinks, k_ptr, v_ptr, k_token, v_token, of_sinks,
+            keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, True,
+        )  # fmt: skip
     tl.store(lse_ptr + (batch * heads + head) * tokens + token, peak + tl.log2(total), mask=token < tokens)
     o_ptr += (batch * tokens * heads + head) * v_width
     _store_tile(o_ptr, acc / total[:, None], start, heads * v_width, tokens, v_width, BLOCK_T, VALUE)
@@ -147,9 +180,9 @@ def delta_kernel(o_ptr, grad_ptr, delta_ptr, rows, tokens, heads, v_width, ROWS:
 
 @triton.jit
 def _sum_over_queries(
-    grad_first, grad_rest, grad_v, k_first, k_rest, v, first, q_ptr, grad_ptr, lse_ptr, delta_ptr, end_ptr, q_token,
+    grad_first, grad_rest, grad_v, k_first, k_rest, v, first, q_ptr, grad_ptr, lse_ptr, delta_ptr, end, q_token,
     grad_token, bounds, tokens, keys, q_width, v_width, scale, FIRST: tl.constexpr, REST: tl.constexpr,
-    VALUE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr, DOCUMENTS: tl.constexpr,
+    VALUE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr, ENDS: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
     low, open, shut, high = bounds
@@ -165,8 +198,8 @@ def _sum_over_queries(
         if MASKED:
             key, query = first + tl.arange(0, BLOCK_S), token + (keys - tokens)
             seen = key[:, None] <= query[None, :]
-            if DOCUMENTS:
-                seen &= query[None, :] < tl.load(end_ptr + key, mask=key < keys, other=0)[:, None]
+            if ENDS:
+                seen &= query[None, :] < end[:, None]
             weights = tl.where(seen, weights, 0.0)
         grad = _tile(grad_ptr, start, grad_token, tokens, v_width, BLOCK_T, VALUE, MASKED, WHOLE)
         grad_v = tl.dot(weights.to(grad.dtype), grad, grad_v, input_precision="ieee")
@@ -180,10 +213,10 @@ def _sum_over_queries(
 
 @triton.jit
 def keys_kernel(
-    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, grad_k_ptr, grad_v_ptr, end_ptr, tokens, keys, heads, q_width,
-    v_width, scale, q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
-    FIRST: tl.constexpr, REST: tl.constexpr, VALUE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
-    WHOLE: tl.constexpr, DOCUMENTS: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, grad_k_ptr, grad_v_ptr, begin_ptr, end_ptr, tokens, keys, heads,
+    q_width, v_width, scale, size, sinks, block, q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token,
+    v_head, FIRST: tl.constexpr, REST: tl.constexpr, VALUE: tl.constexpr, BLOCK_T: tl.constexpr,
+    BLOCK_S: tl.constexpr, WHOLE: tl.constexpr, DOCUMENTS: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     start, batch, head = _program(keys, heads, BLOCK_S, False)
     q_ptr += batch * q_batch + head * q_head
@@ -192,6 +225,7 @@ def keys_kernel(
     grad_ptr += (batch * tokens * heads + head) * v_width
     lse_ptr += (batch * heads + head) * tokens
     delta_ptr += (batch * heads + head) * tokens
+    begin_ptr += batch * keys
     end_ptr += batch * keys
     k_first = _tile(k_ptr, start, k_token, keys, q_width, BLOCK_S, FIRST, True, WHOLE)
     k_rest = _tile(k_ptr + FIRST, start, k_token, keys, q_width - FIRST, BLOCK_S, REST, True, WHOLE)
@@ -202,22 +236,31 @@ def keys_kernel(
     # Query indices: below `open` some are before the last key, from `shut` on some are in another document.
     before = keys - tokens
     last = tl.minimum(start + BLOCK_S, keys) - 1
+    key = start + tl.arange(0, BLOCK_S)
+    end = tl.zeros_like(key) + keys  # position after the last one that sees a key
     if DOCUMENTS:
+        end = tl.load(end_ptr + key, mask=key < keys, other=0)
         high, shut = tl.load(end_ptr + last), tl.load(end_ptr + start) // BLOCK_T * BLOCK_T
     else:
         high, shut = tokens, tokens // BLOCK_T * BLOCK_T
+    if WINDOW:
+        begin = tl.load(begin_ptr + key, mask=key < keys, other=0) if DOCUMENTS else tl.zeros_like(key)
+        left = begin + (key - begin) // block * block + size
+        end = tl.minimum(end, tl.where(key < begin + sinks, end, left))
+        high = tl.maximum(tl.max(tl.where(key < keys, end, 0), 0) - before, 0)
+        shut = tl.maximum(tl.min(tl.where(key < keys, end, keys), 0) - before, 0) // BLOCK_T * BLOCK_T
     low = tl.maximum(start - before, 0) // BLOCK_T * BLOCK_T
     open = tl.minimum(tl.cdiv(tl.maximum(last - before, 0), BLOCK_T), tl.cdiv(high, BLOCK_T)) * BLOCK_T
     bounds = (low, open, tl.maximum(open, shut), high)
     grad_first, grad_rest, grad_v = _sum_over_queries(
-        grad_first, grad_rest, grad_v, k_first, k_rest, v, start, q_ptr, grad_ptr, lse_ptr, delta_ptr, end_ptr,
-        q_token, heads * v_width, bounds, tokens, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_T, BLOCK_S,
-        WHOLE, DOCUMENTS, False,
+        grad_first, grad_rest, grad_v, k_first, k_rest, v, start, q_ptr, grad_ptr, lse_ptr, delta_ptr, end, q_token,
+        heads * v_width, bounds, tokens, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_T, BLOCK_S, WHOLE,
+        DOCUMENTS or WINDOW, False,
     )  # fmt: skip
     grad_first, grad_rest, grad_v = _sum_over_queries(
-        grad_first, grad_rest, grad_v, k_first, k_rest, v, start, q_ptr, grad_ptr, lse_ptr, delta_ptr, end_ptr,
-        q_token, heads * v_width, bounds, tokens, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_T, BLOCK_S,
-        WHOLE, DOCUMENTS, True,
+        grad_first, grad_rest, grad_v, k_first, k_rest, v, start, q_ptr, grad_ptr, lse_ptr, delta_ptr, end, q_token,
+        heads * v_width, bounds, tokens, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_T, BLOCK_S, WHOLE,
+        DOCUMENTS or WINDOW, True,
     )  # fmt: skip
     grad_k_ptr += (batch * keys * heads + head) * q_width
     grad_v_ptr += (batch * keys * heads + head) * v_width
@@ -228,9 +271,9 @@ def keys_kernel(
 
 @triton.jit
 def _sum_over_keys(
-    grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, k_ptr, v_ptr, k_token, v_token, bounds,
-    keys, q_width, v_width, scale, FIRST: tl.constexpr, REST: tl.constexpr, VALUE: tl.constexpr, BLOCK_S: tl.constexpr,
-    WHOLE: tl.constexpr, MASKED: tl.constexpr,
+    grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, lowest, sinks, k_ptr, v_ptr, k_token,
+    v_token, bounds, keys, q_width, v_width, scale, FIRST: tl.constexpr, REST: tl.constexpr, VALUE: tl.constexpr,
+    BLOCK_S: tl.constexpr, WHOLE: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     low, open, shut, high = bounds
     for place in range(low if MASKED else open, high - (shut - open) if MASKED else shut, BLOCK_S):
@@ -243,7 +286,7 @@ def _sum_over_keys(
         weights = tl.exp2(scores - lse[:, None])
         if MASKED:
             key = start + tl.arange(0, BLOCK_S)
-            weights = tl.where((key[None, :] <= query[:, None]) & (key[None, :] >= begin[:, None]), weights, 0.0)
+            weights = tl.where(_seen(key, query, begin, lowest, sinks, WINDOW), weights, 0.0)
         moved = tl.dot(grad, tl.trans(v), input_precision="ieee") - delta[:, None]
         slope = (weights * moved).to(k_first.dtype)
         grad_first = tl.dot(slope, k_first, grad_first, input_precision="ieee")
@@ -254,9 +297,9 @@ def _sum_over_keys(
 @triton.jit
 def queries_kernel(
     q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, grad_q_ptr, begin_ptr, tokens, keys, heads, q_width, v_width,
-    scale, q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
+    scale, size, sinks, block, q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
     FIRST: tl.constexpr, REST: tl.constexpr, VALUE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
-    WHOLE: tl.constexpr, DOCUMENTS: tl.constexpr,
+    WHOLE: tl.constexpr, DOCUMENTS: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     start, batch, head = _program(tokens, heads, BLOCK_T, True)
     q_ptr += batch * q_batch + head * q_head
@@ -275,15 +318,23 @@ def queries_kernel(
     grad = _tile(grad_ptr, start, heads * v_width, tokens, v_width, BLOCK_T, VALUE, True, WHOLE)
     grad_first = tl.zeros((BLOCK_T, FIRST), dtype=tl.float32)
     grad_rest = tl.zeros((BLOCK_T, REST), dtype=tl.float32)
-    bounds = _key_bounds(begin_ptr, start, tokens, keys, BLOCK_T, BLOCK_S, DOCUMENTS)
+    lowest = _lowest(query, begin, size, block, WINDOW)
+    bounds, of_sinks = _key_bounds(
+        begin_ptr, start, tokens, keys, size, sinks, block, BLOCK_T, BLOCK_S, DOCUMENTS, WINDOW
+    )
     grad_first, grad_rest = _sum_over_keys(
-        grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, k_ptr, v_ptr, k_token, v_token, bounds,
-        keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, False,
+        grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, lowest, sinks, k_ptr, v_ptr, k_token,
+        v_token, bounds, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, False,
     )  # fmt: skip
     grad_first, grad_rest = _sum_over_keys(
-        grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, k_ptr, v_ptr, k_token, v_token, bounds,
-        keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, True,
+        grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, lowest, sinks, k_ptr, v_ptr, k_token,
+        v_token, bounds, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, True,
     )  # fmt: skip
+    if WINDOW:
+        grad_first, grad_rest = _sum_over_keys(
+            grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, lowest, sinks, k_ptr, v_ptr,
+            k_token, v_token, of_sinks, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, True,
+        )  # fmt: skip
     grad_q_ptr += (batch * tokens * heads + head) * q_width
     _store_tile(grad_q_ptr, grad_first * scale, start, heads * q_width, tokens, q_width, BLOCK_T, FIRST)
     _store_tile(grad_q_ptr + FIRST, grad_rest * scale, start, heads * q_width, tokens, q_width - FIRST, BLOCK_T, REST)

@@ -64,8 +64,8 @@ def test_blocks_and_tiles_start_at_multiples_from_the_start_of_the_document() ->
     expected = [Block(slice(1000 + a - first, 1000 + b - first), a, b) for a, b in pairwise(edges)]
     assert list(piece.blocks()) == expected
     assert [block.diagonal for block in expected] == [a // KEYS * KEYS for a in edges[:-1]]
-    assert piece.tile(0, 1100) == slice(2000, 2000 + KEYS)
-    assert piece.tile(2 * KEYS, 1100) == slice(2000 + 2 * KEYS, 3100)
+    assert piece.tiles(expected[-1]) == [(2 * KEYS, 1100), (0, KEYS), (KEYS, 2 * KEYS)]
+    assert piece.places((2 * KEYS, 1100)) == slice(2000 + 2 * KEYS, 3100)
     assert list(pieces_of(0, 3)[0].blocks()) == []
 
 

@@ -143,15 +143,21 @@ def combine_case(name: str, experts_TK: torch.Tensor, width: int, num_experts: i
 
 
 def attention_case(
-    batch: int, tokens: int, keys: int, heads: int, widths: tuple[int, int], bounds: list[int] | None = None
+    batch: int,
+    tokens: int,
+    keys: int,
+    heads: int,
+    widths: tuple[int, int],
+    bounds: list[int] | None = None,
+    window: tuple[int, ...] | None = None,
 ) -> Case:
     cu_seqlens = None if bounds is None else torch.tensor(bounds, dtype=torch.int32)
     qk, v = widths
-    call = lambda *qkv: mla_attention.mla_attention(*qkv, qk**-0.5, cu_seqlens)  # noqa: E731
+    call = lambda *qkv: mla_attention.mla_attention(*qkv, qk**-0.5, cu_seqlens, window)  # noqa: E731
     inputs = [randn(batch, tokens, heads, qk), randn(batch, keys, heads, qk), randn(batch, keys, heads, v)]
-    name = f"mla_attention({batch},{tokens},{keys},{heads},{widths},{bounds})"
+    name = f"mla_attention({batch},{tokens},{keys},{heads},{widths},{bounds},{window})"
     # The gradient of a single weight is zero, which flash attention computes as a difference of two sums.
-    return Case(name, call, inputs, absolute=4e-6 if keys == 1 else 1e-12)
+    return Case(name, call, inputs, absolute=4e-6 if keys == 1 or window == (1,) else 1e-12)
 
 
 def delta_case(batch: int, tokens: int, heads: int, widths: tuple[int, int], bounds: list[int] | None = None) -> Case:
@@ -233,6 +239,13 @@ def all_cases() -> list[Case]:
         attention_case(2, 16, 16, 2, (6, 4), [0, 3, 3, 20, 32]),
         attention_case(1, 300, 300, 1, (64, 16), [0, 100, 127, 128, 257, 300]),
         attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700]),
+        attention_case(2, 9, 9, 2, (6, 4), window=(1,)),
+        attention_case(2, 5, 300, 2, (12, 8), window=(40, 3)),
+        attention_case(1, 530, 530, 2, (12, 8), window=(40,)),
+        attention_case(1, 700, 700, 1, (6, 4), window=(64, 16, 16)),
+        attention_case(2, 16, 16, 2, (6, 4), [0, 3, 3, 20, 32], window=(3, 1)),
+        attention_case(1, 700, 700, 1, (6, 4), [0, 600, 601, 700], window=(64, 32, 32)),
+        attention_case(1, 140, 300, 1, (192, 128), window=(128, 64, 64)),
         *(project_case(*sizes) for sizes in [(1, 1, 2), (3, 1, 2), (2, 5, 3), (1, 0, 2)]),
         *(delta_case(*sizes) for sizes in [(2, 1, 3, (6, 4)), (1, 2, 1, (4, 6)), (2, 75, 2, (12, 20))]),
         delta_case(2, 40, 2, (8, 6), [0, 3, 3, 50, 51, 80]),
