@@ -8,7 +8,8 @@ pair of a query and a key that it sees; padding and hidden pairs are not counted
 several by the clock.
 
     python benchmarks/kernel_attention.py [--lengths 8192,32768] [--heads 2] [--widths 24,16] [--widths 192,128]
-        [--dtype float32] [--rounds 5] [--threads 1] [--before COMMIT] [--only ours] [--documents 0] [--output FILE]
+        [--dtype float32] [--rounds 5] [--threads 1] [--before COMMIT] [--only ours] [--documents 0]
+        [--document-lengths 50,100] [--output FILE]
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--before", help="a commit")
     parser.add_argument("--only", help="versions, separated by commas")
     parser.add_argument("--documents", type=int, default=0, help="number of documents of equal length in a row")
+    parser.add_argument(
+        "--document-lengths", help="smallest and largest; lengths are drawn at random until a row is full"
+    )
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
 
@@ -90,9 +94,8 @@ def compare(
     dtype = getattr(torch, given.dtype)
     inputs = [torch.randn(1, length, given.heads, width).to(dtype).requires_grad_() for width in (keys, keys, values)]
     grad = torch.randn(1, length, given.heads, values).to(dtype)
-    parts = max(given.documents, 1)
-    bounds = torch.arange(parts + 1) * length // parts
-    documents = document_bounds(bounds, 1, length) if given.documents else None
+    bounds = bounds_of(length, given)
+    documents = document_bounds(bounds, 1, length) if len(bounds) > 2 else None
     pairs = given.heads * sum(n * (n + 1) // 2 for n in bounds.diff().tolist())
     work = 2e-9 * pairs * (keys + values), 2e-9 * pairs * (3 * keys + 2 * values)
     clock = time.process_time if given.threads == 1 else time.perf_counter
@@ -106,6 +109,16 @@ def compare(
             torch.autograd.grad(output, inputs, grad)
             samples[name].append((middle - began, clock() - middle, (peak + product_rate(clock)) / 2))
     return [summary(name, length, widths, work, rounds) for name, rounds in samples.items()]
+
+
+def bounds_of(length: int, given: argparse.Namespace) -> torch.Tensor:
+    """Cumulative lengths of the documents of a row."""
+    if given.document_lengths:
+        low, high = map(int, given.document_lengths.split(","))
+        inner_N = torch.randint(low, high + 1, (length // low,)).cumsum(0)
+        return torch.cat((torch.zeros(1, dtype=torch.int64), inner_N[inner_N < length], torch.tensor([length])))
+    parts = max(given.documents, 1)
+    return torch.arange(parts + 1) * length // parts
 
 
 def product_rate(clock: Callable[[], float]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from longcat.kernels.mla_attention import by_head
+from longcat.kernels.mla_attention import by_head, by_length
 from longcat.kernels.mla_attention.documents import DocumentBounds
 from longcat.kernels.mla_attention.pieces import Division, Piece, pieces_of, pieces_of_documents
 from longcat.kernels.mla_attention.sdpa import by_document, flash
@@ -33,6 +33,8 @@ def mla_attention(
     window: Window | None = None,
 ) -> torch.Tensor:
     """See `kernels.mla_attention.mla_attention`."""
+    if documents is not None and documents.groups.has_short:
+        return by_length.mla_attention(mla_attention, q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
     if by_head.takes(q_BTHQ, k_BSHQ):
         return by_document(partial(by_head.mla_attention, window=window), q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
     if window is None and _flash_is_faster(q_BTHQ, k_BSHQ):

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from longcat.kernels.mla_attention.length_groups import LengthGroups
 from longcat.kernels.select import KernelError
 
 
@@ -35,6 +36,11 @@ class DocumentBounds:
         _check(bounds, total)
         edges = sorted({*bounds, *range(0, total + 1, max(self.tokens, 1))})
         return [high - low for low, high in pairwise(edges)]
+
+    @cached_property
+    def groups(self) -> LengthGroups:
+        """The documents by length. Synchronizes as `lengths` does."""
+        return LengthGroups(self.lengths)
 
     @cached_property
     def spans_2BT(self) -> torch.Tensor:  # noqa: N802
