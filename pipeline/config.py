@@ -43,6 +43,9 @@ C = TypeVar("C", bound=StageConfig)
 # Marks a field that affects how a stage runs but not its result: `Field(..., json_schema_extra=RUNTIME)`.
 # Excluded from the artifact's id, so that a run can be resumed with other values.
 RUNTIME: dict[str, JsonValue] = {"identity": False}
+# Marks a field that older artifacts do not have: it is part of the id only where it differs from its default, which
+# does what was done without the field.
+ADDED: dict[str, JsonValue] = {"identity": "changed"}
 
 
 def load_yaml(path: Path, as_text: frozenset[str] = frozenset()) -> Any:
@@ -157,10 +160,10 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def identity_values(config: BaseModel) -> dict[str, Any]:
-    """JSON values of a configuration that determine the result: all fields not marked `RUNTIME`."""
+    """JSON values of a configuration that determine the result: without `RUNTIME` fields and unused `ADDED` ones."""
     values: dict[str, Any] = config.model_dump(mode="json")
     for name, info in type(config).model_fields.items():
-        if is_runtime(info):
+        if is_runtime(info) or (_is_added(info) and getattr(config, name) == info.default):
             del values[name]
         else:
             values[name] = _without_runtime(getattr(config, name), values[name])
@@ -171,6 +174,11 @@ def is_runtime(info: FieldInfo) -> bool:
     """Whether a field is marked `RUNTIME`."""
     extra = info.json_schema_extra
     return isinstance(extra, dict) and extra.get("identity") is False
+
+
+def _is_added(info: FieldInfo) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get("identity") == "changed"
 
 
 def runtime_keys(config: BaseModel) -> list[tuple[str | int, ...]]:

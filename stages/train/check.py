@@ -18,6 +18,7 @@ from longcat.stages.train.joins.schedule import JoinedSchedule, join_schedule
 from longcat.stages.train.load_balance.controller import controller_of
 from longcat.stages.train.optim.kinds import table
 from longcat.stages.train.parallel.config import Degrees, check_fits, degrees
+from longcat.stages.train.sparse_balance.config import check_balance
 from longcat.stages.train.stability.config import expert_groups
 
 if TYPE_CHECKING:
@@ -227,7 +228,8 @@ def _check_rescaling(model: ModelConfig) -> None:
 def check_parallel(
     options: TrainingOptions, model: ModelConfig, length: int, batch_size: int, micro_batch_size: int | None
 ) -> None:
-    """Raise ConfigError if the degrees of parallelism do not fit the processes, the model or the batch."""
+    """Raise ConfigError if parallelism or the balance does not fit the processes, the model or the batch."""
+    check_balance(options, model, batch_size)
     sizes = degrees(options.parallel, options.world_size)
     if options.world_size > 1:
         check_fits(

@@ -7,13 +7,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from longcat.pipeline.config import RUNTIME, StageConfig
+from longcat.pipeline.config import ADDED, RUNTIME, StageConfig
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.device import Device, Dtype, resolve_device, resolve_dtype
 from longcat.stages.formats.training_state import Packing
 from longcat.stages.train.launch.config import LaunchOptions
 from longcat.stages.train.optim.kinds import ADAM, HiddenUpdate, KindsOptions
 from longcat.stages.train.parallel.config import ParallelOptions
+from longcat.stages.train.sparse_balance.config import SparseBalanceOptions
 from longcat.stages.train.stability.config import BalanceLossOptions, StabilityOptions
 from longcat.stages.train.watch.config import WatchOptions
 
@@ -215,6 +216,7 @@ class TrainingOptions(LaunchOptions, ABC):
         json_schema_extra=RUNTIME,
     )
     balance_loss: BalanceLossOptions = BalanceLossOptions()
+    sparse_balance: SparseBalanceOptions = Field(default=SparseBalanceOptions(), json_schema_extra=ADDED)
     stability: StabilityOptions = StabilityOptions()
     parallel: ParallelOptions = Field(default=ParallelOptions(), json_schema_extra=RUNTIME)
     watch: WatchOptions = Field(default=WatchOptions(), json_schema_extra=RUNTIME)
