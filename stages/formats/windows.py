@@ -321,7 +321,11 @@ def coprime_near(count: int, guess: int) -> int:
 
 def batch(source: WindowSource, first_sample: int, size: int) -> Batch:
     """`size` consecutive samples."""
-    samples = [source.sample(first_sample + slot) for slot in range(size)]
+    return stacked([source.sample(first_sample + slot) for slot in range(size)])
+
+
+def stacked(samples: Sequence[Window]) -> Batch:
+    """A batch of these samples."""
     ids, starts = np.stack([sample.ids for sample in samples]), tuple(sample.starts for sample in samples)
     trained = budgets = None
     if any(sample.trained is not None for sample in samples):

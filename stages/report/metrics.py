@@ -30,6 +30,9 @@ SCALARS = (
     "balance_gain",
     "learning_rate",
     "gradient_norm",
+    "imbalance",
+    "budget_ratio",
+    "coverage_loss",
 )
 OF_LAYERS = ("active_experts", "active_experts_std")
 STABILITY_OF_LAYERS = ("balance_gradient_ratio", "router_cosine", "largest_activation")

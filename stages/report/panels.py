@@ -70,6 +70,11 @@ GROUPS = (
     Kind("stability.gradient_rms.", "Gradient RMS", note="by parameter group", log=True),
     Kind("stability.parameter_rms.", "Parameter RMS", note="by parameter group", log=True),
 )
+PROCESSES = (
+    Kind("imbalance", "Predicted imbalance", note="attention of the slowest group of processes, relative to the mean"),
+    Kind("budget_ratio", "Keys per token", note="relative to the budget of the model"),
+    Kind("coverage_loss", "Largest loss of coverage", unit="percent", note="attention mass, by smaller budgets"),
+)
 SPEED = (
     Kind("tokens_per_second", "Throughput", unit="si", note="tokens per second", smooth=True),
     Kind("mfu", "Model FLOPs utilisation", unit="percent", note="fraction of the devices' peak", smooth=True),
@@ -94,6 +99,7 @@ def sections(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
             "Stability",
             [*(_layer_panel(kind, runs) for kind in STABILITY), *(_group_panel(kind, runs) for kind in GROUPS)],
         ),
+        ("Balance between processes", [_scalar_panel(kind, runs) for kind in PROCESSES]),
         ("Speed", [_scalar_panel(kind, runs, of_log=True) for kind in SPEED]),
     ]
     filled = [(title, [panel for panel in panels if panel is not None]) for title, panels in found]

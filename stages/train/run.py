@@ -48,6 +48,8 @@ from longcat.stages.train.parallel.config import check_fits
 from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.parallel.placement import checkpoint_weights, join, new_weights
+from longcat.stages.train.sparse_balance.config import check_balance
+from longcat.stages.train.sparse_balance.profile import LATENCY_FILE
 from longcat.stages.train.trainer import run_training
 from longcat.stages.train.training_plan import Counters, Trained, TrainingPlan
 
@@ -162,6 +164,7 @@ def _held(config: TrainConfig, tokens: Artifact, checkpoint: Artifact | None, sc
         architecture = new_architecture(preset_of(config), config.model, tokens)
     check_length(config.sequence_length, architecture)
     check_options(config, architecture)
+    check_balance(config, architecture, config.batch_size)
     parallel = join(config)
     if parallel.is_distributed:
         check_fits(
@@ -268,7 +271,10 @@ def metrics_of(
 
 
 def write_metrics(output: Path, *stretches: Trained) -> None:
-    """Write metrics.jsonl: the lines of all plans, in order."""
+    """Write metrics.jsonl: the lines of all plans, in order; and the latency model of the last plan, if it has one."""
     from longcat.pipeline.files import atomic_write
 
     atomic_write(output / METRICS_FILE, b"".join(trained.metrics_path.read_bytes() for trained in stretches))
+    latency = stretches[-1].metrics_path.with_name(LATENCY_FILE)
+    if latency.exists():
+        atomic_write(output / "training" / LATENCY_FILE, latency.read_bytes())

@@ -43,6 +43,7 @@ from longcat.stages.train.parallel.compilation import compile_blocks
 from longcat.stages.train.parallel.control import control, stop_everywhere
 from longcat.stages.train.parallel.norms import clip_factor, gradient_norm
 from longcat.stages.train.prefetch import Prefetcher
+from longcat.stages.train.sparse_balance.balancer import RunBalancer
 from longcat.stages.train.stability.errors import DivergedError
 from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded, recorded_all
 from longcat.stages.train.training_plan import Trained, TrainingPlan
@@ -146,6 +147,8 @@ class TrainingRun:
         self.saves = Saves(plan.work / "checkpoints", *keep, plan.first_step, self._log)
         self.metrics = MetricsFile(plan.work / "metrics.jsonl", writes=control().leads)
         self.share = held.parallel.batch_share(plan.batch_size, plan.micro_batch_size)
+        balanced = options.sparse_balance.enabled
+        self.balancer = RunBalancer(plan, options, self.gradients, data, context.logger) if balanced else None
         self.batches = Prefetcher(self._batch, plan.batch_size, options.loader_workers)
         self.guard = SpikeGuard(options.stability.spikes)
         self.watch = self._open_watch() if control().leads else None
@@ -213,6 +216,8 @@ class TrainingRun:
         self.saves.load(saved, self.held, self.optimizer, self.hooks)
         if self.balance is not None:
             self.balance.coefficient.restore(saved.state["balance"])
+        if self.balancer is not None:
+            self.balancer.coverage.restore(saved.state["sparse_balance"])
         self.compute.refresh()
         control().barrier()  # the leading process has truncated the file that all read now
         self.guard = SpikeGuard(self.options.stability.spikes, read_metrics(self.metrics.path))
@@ -233,6 +238,8 @@ class TrainingRun:
         coefficient = None
         if self.balance is not None:
             state["balance"], coefficient = self.balance.coefficient.state(), self.balance.coefficient.value
+        if self.balancer is not None:
+            state["sparse_balance"] = self.balancer.coverage.state()
         plan, training = self.plan, self.history(done, self.guard.samples_skipped, coefficient)
         state |= {
             "training": training.model_dump(mode="json"),
@@ -264,7 +271,7 @@ class TrainingRun:
         plan, began = self.plan, time.perf_counter()
         position, counters = plan.schedule_start + done, plan.counters(done + 1)
         coefficient = self.balance.coefficient.value if self.balance else None
-        taken = self.gradients.take(self.batches.get(self._first_sample(done)), counters.step)
+        taken, figures = self._take(self._first_sample(done), counters.step)
         parameters = [parameter for _, parameter in self.held.named_parameters()]
         norm = gradient_norm(parameters, self.held.parallel)
         verdict = self.guard.judge(counters.step, taken.figures["loss"], norm)
@@ -289,10 +296,18 @@ class TrainingRun:
             "learning_rate": rate,
             "balance_gain": gain,
             **({} if coefficient is None else {"balance_coefficient": coefficient}),
+            **figures,
             **self._load_figures(taken),
             **self._evaluate(done + 1),
         }
         return self._finish(record, time.perf_counter() - began, taken.attention_flops / plan.tokens_per_step)
+
+    def _take(self, first_sample: int, step: int) -> tuple[Taken, dict[str, float]]:
+        """Gradients of the batch that starts at a sample, and figures of the balance between processes, if any."""
+        batch = self.batches.get(first_sample)
+        if self.balancer is None:
+            return self.gradients.take(batch, step), {}
+        return self.balancer.take(batch, first_sample, step)
 
     def _first_sample(self, done: int) -> int:
         """First sample of the batch after `done` steps; a rewind shifts all following batches."""
@@ -320,7 +335,8 @@ class TrainingRun:
         self.metrics.append(record)
         self.guard.add(record)
         self.steps_timed, self.seconds = self.steps_timed + 1, self.seconds + seconds
-        return StepOutcome({} if self.watch is None else self.watch.step(record, seconds, attention))
+        measured = None if self.balancer is None else self.balancer.imbalance
+        return StepOutcome({} if self.watch is None else self.watch.step(record, seconds, attention, measured))
 
     def _log(self, line: dict[str, Any]) -> None:
         if control().leads:
@@ -329,7 +345,10 @@ class TrainingRun:
     def _batch(self, first_sample: int) -> Batch:
         """This process's rows of the batch; raises InputError for an id outside the vocabulary."""
         known, first = self.held.config.vocab_size, first_sample + self.share.start
-        rows = batch(self.data, first, len(self.share))
+        if self.balancer is None:
+            rows = batch(self.data, first, len(self.share))
+        else:
+            rows = self.balancer.batch(first_sample, self.share)
         if (largest := int(rows.ids.max())) >= known or int(rows.ids.min()) < 0:
             raise InputError(
                 f"the data holds the token id {largest}, the model has vocab_size = {known}",

@@ -23,6 +23,9 @@ NAMES = {
     "balance_coefficient": "experts/balance_coefficient",
     "active_experts": "experts/active",
     "active_experts_std": "experts/active_std",
+    "imbalance": "balance/imbalance",
+    "budget_ratio": "balance/budget_ratio",
+    "coverage_loss": "balance/coverage_loss",
     "tokens": "progress/tokens",
     "epoch": "progress/epoch",
 }

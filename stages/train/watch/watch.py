@@ -88,10 +88,17 @@ class Watch:
         if self.profiler is not None:
             self.profiler.after(step)
 
-    def step(self, record: Mapping[str, Any], seconds: float, attention: float | None = None) -> dict[str, str]:
+    def step(
+        self,
+        record: Mapping[str, Any],
+        seconds: float,
+        attention: float | None = None,
+        imbalance: float | None = None,
+    ) -> dict[str, str]:
         """Record a finished step: its line of metrics.jsonl and duration in seconds. Returns figures for the bar.
 
-        `attention`: forward FLOPs of attention per token; None: of whole rows.
+        `attention`: forward FLOPs of attention per token; None: of whole rows. `imbalance`: measured time of the
+        slowest process in attention relative to the mean; None: not measured.
         """
         timing = self.throughput.timing(
             seconds,
@@ -100,7 +107,8 @@ class Watch:
             mtp="mtp_loss" in record,
             attention=attention,
         )
-        append_jsonl(self.log_path, _log_line(record["step"], timing))
+        line = _log_line(record["step"], timing)
+        append_jsonl(self.log_path, line if imbalance is None else line | {"imbalance": imbalance})
         if self.event_files is not None or self.trackers:
             self._tell(record, timing)
         if self.profiler is not None:
