@@ -13,6 +13,7 @@ from longcat.kernels.mla_attention import document_bounds
 from longcat.kernels.mla_attention.reference import mla_attention
 from longcat.kernels.rms_norm.reference import rms_norm
 from longcat.kernels.rope.reference import rope
+from longcat.kernels.short_convolution import short_convolution
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +94,15 @@ def test_z_loss_is_the_square_of_the_log_of_the_sum() -> None:
     total, z, _ = cross_entropy(logits, targets, -100, 0.25)
     torch.testing.assert_close(z, 0.25 * sum(logits[row].exp().sum().log() ** 2 for row in (0, 2, 3)))
     torch.testing.assert_close(total - z, F.cross_entropy(logits, targets, reduction="sum"))
+
+
+@pytest.mark.parametrize("version", ["reference", "cpu"])
+def test_short_convolution_equals_torch_in_every_document(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCAT_KERNELS", version)
+    x, weight, bounds = randn(2, 9, 5), randn(5, 4), [0, 2, 3, 14, 18]
+    found = short_convolution(x, weight, torch.tensor(bounds)).flatten(0, 1)
+    for begin, end in ((0, 2), (2, 3), (3, 9), (9, 14), (14, 18)):
+        channels = F.pad(x.flatten(0, 1)[begin:end].t(), (3, 0)).unsqueeze(0)
+        expected = F.silu(F.conv1d(channels, weight.unsqueeze(1), groups=5))[0].t()
+        torch.testing.assert_close(found[begin:end], expected)
+    torch.testing.assert_close(short_convolution(x, weight)[:, :2], short_convolution(x[:, :2], weight))

@@ -22,6 +22,7 @@ from longcat.kernels import (
     rms_norm,
     rope,
     router,
+    short_convolution,
     swiglu,
 )
 from longcat.kernels.expert_order import expert_order
@@ -42,6 +43,7 @@ OPERATIONS = (
     cross_entropy,
     linear_cross_entropy,
     delta_rule,
+    short_convolution,
 )
 VERSIONS = {module.__name__.removeprefix("longcat.kernels."): module.VERSIONS for module in OPERATIONS}
 
@@ -180,6 +182,13 @@ def delta_case(batch: int, tokens: int, heads: int, widths: tuple[int, int], bou
     return Case(f"delta_rule({batch},{tokens},{heads},{widths},{bounds})", call, [*inputs, *state])
 
 
+def convolution_case(batch: int, tokens: int, channels: int, taps: int, bounds: list[int] | None = None) -> Case:
+    cu_seqlens = None if bounds is None else torch.tensor(bounds, dtype=torch.int32)
+    call = lambda x, weight: short_convolution.short_convolution(x, weight, cu_seqlens)  # noqa: E731
+    name = f"short_convolution({batch},{tokens},{channels},{taps},{bounds})"
+    return Case(name, call, [randn(batch, tokens, channels), randn(channels, taps)])
+
+
 def loss_case(name: str, targets: list[int], vocabulary: int) -> Case:
     targets_T = torch.tensor(targets, dtype=torch.int64)
     call = lambda logits: cross_entropy.cross_entropy(logits, targets_T)[0]  # noqa: E731
@@ -249,6 +258,8 @@ def all_cases() -> list[Case]:
         *(project_case(*sizes) for sizes in [(1, 1, 2), (3, 1, 2), (2, 5, 3), (1, 0, 2)]),
         *(delta_case(*sizes) for sizes in [(2, 1, 3, (6, 4)), (1, 2, 1, (4, 6)), (2, 75, 2, (12, 20))]),
         delta_case(2, 40, 2, (8, 6), [0, 3, 3, 50, 51, 80]),
+        *(convolution_case(*sizes) for sizes in [(2, 9, 5, 4), (1, 1, 3, 4), (3, 2, 1, 4), (1, 0, 2, 4), (2, 5, 3, 1)]),
+        convolution_case(2, 12, 5, 4, [0, 1, 1, 3, 12, 20, 24]),
         loss_case("plain", [3, 0, 10, 5], 11),
         loss_case("some ignored", [3, -100, 10, -100, 0], 11),
         loss_case("all ignored", [-100, -100], 11),
