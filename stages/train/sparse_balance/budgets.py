@@ -30,7 +30,7 @@ def candidates(budget: int) -> tuple[int, ...]:
 
 def anchor_of(seconds: Floats, anchor: Anchor) -> float:
     """The anchor of the windows of a round."""
-    return float({"mean": seconds.mean, "min": seconds.min, "max": seconds.max}[anchor]())
+    return {"mean": float(seconds.mean()), "min": float(seconds.min()), "max": float(seconds.max())}[anchor]
 
 
 def choose(seconds_R: Floats, coverage_R: Floats, anchor: float, bound: float) -> int:
