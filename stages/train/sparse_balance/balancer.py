@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from longcat.stages.formats.windows import Batch, Ids, WindowSource, stacked
+from longcat.stages.formats.windows import Batch, Ids, Window, WindowSource, stacked
 from longcat.stages.train.config import TrainingOptions
 from longcat.stages.train.gradients import BatchGradients, Taken
 from longcat.stages.train.sparse_balance.assignment import Floats, imbalance, in_order, longest_first
@@ -31,11 +31,13 @@ STEPS_KEPT = 8  # plans of steps that are being prefetched
 class StepPlan:
     """Windows of a step, by their number in the batch.
 
-    windows: [groups, rounds]. lengths: documents of every window in the batch. costs: predicted, [batch size].
+    windows: [groups, rounds]. lengths: documents of every window in the batch. own: budgets of windows that have one.
+    costs: predicted, [batch size].
     """
 
     windows: Ids
     lengths: tuple[Ids, ...]
+    own: tuple[int | None, ...]
     costs: Floats
 
 
@@ -74,23 +76,25 @@ class Balancer:
         self.plan = lru_cache(STEPS_KEPT)(self._plan)
 
     def _plan(self, first_sample: int) -> StepPlan:
-        lengths = tuple(self._documents(first_sample + place) for place in range(self.batch_size))
-        costs = np.array([self._cost(of_window) for of_window in lengths])
+        samples = [self._data.sample(first_sample + place) for place in range(self.batch_size)]
+        lengths = tuple(self._documents(sample) for sample in samples)
+        own = tuple(sample.budget for sample in samples)
+        costs = np.array([self._cost(*window) for window in zip(lengths, own, strict=True)])
         if self.options.assign == "none":
-            return StepPlan(in_order(self.batch_size, self.groups), lengths, costs)
-        return StepPlan(longest_first(costs, self.groups), lengths, costs)
+            return StepPlan(in_order(self.batch_size, self.groups), lengths, own, costs)
+        return StepPlan(longest_first(costs, self.groups), lengths, own, costs)
 
-    def _documents(self, number: int) -> Ids:
+    def _documents(self, sample: Window) -> Ids:
         """Lengths of the documents of a sample that attention keeps apart."""
         if not self._masked:
             return np.array([self._length], dtype=np.int64)
-        lengths: Ids = np.diff(self._data.sample(number).starts, append=self._length)
+        lengths: Ids = np.diff(sample.starts, append=self._length)
         return lengths
 
-    def _cost(self, lengths: Ids) -> float:
+    def _cost(self, lengths: Ids, budget: int | None) -> float:
         if self.latency is None or self.options.assign == "length":
             return float(pairs(lengths).sum())
-        return self.latency.seconds(lengths)
+        return self.latency.seconds(lengths, budget)
 
     def batch(self, first_sample: int, share: range) -> Batch:
         """The rows `share` of a step, in the order of its plan."""
@@ -98,7 +102,7 @@ class Balancer:
         return stacked([self._data.sample(first_sample + row) for row in rows.tolist()])
 
     def moved(self, plan: StepPlan) -> Moved:
-        """Budgets of all windows of a step, from what is known of the coverage."""
+        """Budgets of all windows of a step, from what is known of the coverage; windows with their own keep it."""
         anchor_name = self.options.budgets
         assert self.latency is not None and anchor_name != "fixed"  # noqa: S101
         layers = len(self.latency.budgets)
@@ -112,20 +116,28 @@ class Balancer:
             for turn, windows in enumerate(plan.windows.T):
                 anchor = anchor_of(seconds_WR[windows, OWN], anchor_name)
                 for group, window in enumerate(windows):
+                    place = layer, group, turn
+                    if (kept := plan.own[window]) is not None:
+                        budgets[place], ratios[place], seconds[place] = kept, kept / own, seconds_WR[window, OWN]
+                        continue
                     covered_R = self.coverage.of(layer, plan.lengths[window])
                     chosen = choose(seconds_WR[window], covered_R, anchor, self.options.coverage_loss)
                     if chosen < OWN:
                         worst = max(worst, float(covered_R[OWN] - covered_R[chosen]))
-                    place = layer, group, turn
                     budgets[place], ratios[place] = offered[chosen], RATIOS[chosen]
                     seconds[place] = seconds_WR[window, chosen]
         return Moved(budgets, ratios, seconds, worst)
 
     def _seconds(self, layer: int, offered: tuple[int, ...], plan: StepPlan) -> Floats:
-        """Predicted seconds of a layer for every window and candidate."""
+        """Predicted seconds of a layer for every window and candidate; with its own budget, if it has one."""
         assert self.latency is not None  # noqa: S101
-        own = self.latency.of_layer(layer)
-        return np.array([[2 * float(own @ terms(of, budget)) for budget in offered] for of in plan.lengths])
+        coefficients = self.latency.of_layer(layer)
+        return np.array(
+            [
+                [2 * float(coefficients @ terms(lengths, own or budget)) for budget in offered]
+                for lengths, own in zip(plan.lengths, plan.own, strict=True)
+            ]
+        )
 
     def figures(self, plan: StepPlan, moved: Moved | None) -> dict[str, float]:
         """Predicted figures of a step for its record."""

@@ -204,6 +204,24 @@ def test_budgets_of_a_step_meet_the_anchor_within_the_bound(anchor: str) -> None
     assert planner.figures(plan, moved)["imbalance"] == pytest.approx(expected.max() / expected.mean())
 
 
+def test_windows_with_their_own_budgets_are_predicted_and_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equally long windows, of which some attend to few keys."""
+
+    def sample(_self: Bimodal, number: int) -> Window:
+        return Window(np.arange(LENGTH + 1) + number, np.array([0]), budget=2 if number % 2 else None)
+
+    monkeypatch.setattr(Bimodal, "sample", sample)
+    planner = balancer(assign="sparsity", budgets="mean")
+    planner.coverage.values_LKR[:] = 1.0
+    plan = planner.plan(0)
+    assert [int(window) % 2 for window in plan.windows.T.reshape(-1)] == [0] * 4 + [1] * 4
+    assert plan.costs[1] == pytest.approx(4 * float(np.array(COEFFICIENTS) @ terms(np.array([LENGTH]), 2)))
+    budgets = planner.moved(plan).budgets
+    assert (budgets[:, plan.windows % 2 == 1] == 2).all()
+    assert (budgets[:, plan.windows % 2 == 0] >= 8).all()
+    assert len(set(balancer(assign="length").plan(0).costs)) == 1
+
+
 def test_coverage_is_averaged_by_tokens_and_survives_json() -> None:
     import torch
 
