@@ -87,7 +87,7 @@ def held_values(units: Iterable[Unit], sizes: Degrees, rank: int) -> int:
 def _unit(modules: Iterable[torch.nn.Module]) -> Unit:
     found = Unit(buffers=sum(b.numel() * b.element_size() for module in modules for b in module.buffers()))
     for root in modules:
-        kinds = {}
+        kinds: dict[int, Counter[Shape]] = {}
         for module in root.modules():
             if isinstance(module, MixtureOfExperts):
                 kinds |= {id(value): found.routers for value in module.router.parameters()}

@@ -29,7 +29,7 @@ def test_values_can_be_replaced() -> None:
     ("name", "changes", "says"),
     [
         ("h8000", {}, "device: no device 'h8000' (did you mean 'h800'?)"),
-        ("tpu", {}, "devices: a100, h100, h800, h200, b200, mi300x, cpu"),
+        ("gaudi", {}, "devices: a100, h100, h800, h200, b200, mi300x, cpu"),
         ("h800", {"memry": 1}, "device_values: unknown key 'memry', did you mean 'memory'?"),
         ("h800", {"memory": 0}, "memory"),
     ],
