@@ -17,6 +17,8 @@ from longcat.model.mixers import slot_of_key
 from longcat.model.parameter_kinds import parameter_kind
 
 STACKED = 3  # dimensions of a stack of experts
+# Values of matrices that an optimizer takes together, unless a single parameter has more.
+TOGETHER = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from longcat.kernels.linear_cross_entropy.cpu import CHUNK_MIB
 from longcat.model.attention.base import SequenceMixer
 from longcat.model.config import ModelConfig
 from longcat.model.ffn import FeedForward
-from longcat.model.matrices import matrices_of
+from longcat.model.matrices import TOGETHER, matrices_of
 from longcat.model.moe.mixture import MixtureOfExperts
 from longcat.model.norm import RMSNorm
 from longcat.model.transformer import LongcatFlash
@@ -35,7 +35,7 @@ PADDING = 1.1  # rows of experts in half precision
 @dataclass(frozen=True)
 class TrainingMemory:
     """Bytes. `copy` is that of the weights in half precision; `loss` a chunk of logits and the output's gradient;
-    `update` what the optimizer needs for one parameter besides its moments."""
+    `update` what the optimizer needs for the parameters that it takes together, besides its moments."""
 
     weights: int
     copy: int
@@ -88,7 +88,7 @@ def training_memory(
         activations=round(tokens * sum(layers)),
         loss=min(CHUNK_MIB << 20, size * tokens * config.vocab_size) + size * table,
         # What is orthogonalised, its orthogonal factor, and the update.
-        update=3 * WIDE * max(orthogonal, default=0),
+        update=3 * WIDE * max(max(orthogonal, default=0), min(sum(orthogonal), TOGETHER)),
     )
 
 

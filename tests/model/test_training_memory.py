@@ -95,4 +95,7 @@ def test_muon_keeps_one_moment_of_hidden_matrices() -> None:
     largest = 32 * 2 * 320 * 512  # gate and up projections of all experts of a layer
     assert (adam.update, muon.update) == (0, 3 * 4 * largest)
     assert max(hidden.values()) == largest
+    small = training_memory(load_preset("smoke"), "float32", 64, optimizer="muon")
+    small_adam = training_memory(load_preset("smoke"), "float32", 64)
+    assert small.update == 3 * (small_adam.moments - small.moments) > 0
     assert muon.peak == muon.weights + muon.moments + max(muon.gradients + muon.update, muon.activations + muon.loss)

@@ -20,7 +20,7 @@ to be trained with Muon; its settings are not published.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from torch import nn
 from longcat.model.matrices import Matrices
 from longcat.stages.train.optim.cautious import decay
 from longcat.stages.train.optim.joined import JoinedOptimizer
-from longcat.stages.train.optim.newton_schulz import orthogonalize
+from longcat.stages.train.optim.newton_schulz import orthogonalize_all
 from longcat.stages.train.parallel.state import local_part
 from longcat.stages.train.parallel.whole_matrices import map_whole
 
@@ -46,12 +46,17 @@ class Update:
     scale: str
     dtype: torch.dtype
 
-    def __call__(self, momentum: torch.Tensor, matrices: Matrices) -> torch.Tensor:
-        """Update of a tensor [..., M, N] of whole matrices."""
-        update = torch.empty_like(momentum)
-        for source, target in zip(matrices.of(momentum), matrices.of(update), strict=True):
-            target.copy_(orthogonalize(source, self.steps, self.dtype)).mul_(self.factor(*source.shape[-2:]))
-        return update
+    def __call__(self, momenta: Sequence[torch.Tensor], matrices: Sequence[Matrices]) -> list[torch.Tensor]:
+        """Updates of tensors [..., M, N] of whole matrices, which may be of different shapes."""
+        updates = [torch.empty_like(momentum) for momentum in momenta]
+        sources, targets = (
+            [part for x, own in zip(tensors, matrices, strict=True) for part in own.of(x)]
+            for tensors in (momenta, updates)
+        )
+        orthogonal = orthogonalize_all(sources, self.steps, self.dtype)
+        for target, source in zip(targets, orthogonal, strict=True):
+            torch.mul(source, self.factor(*source.shape[-2:]), out=target)
+        return updates
 
     def factor(self, rows: int, columns: int) -> float:
         """Factor on the orthogonal matrix."""

@@ -13,13 +13,16 @@ Names: E matrices, M rows, N columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
+
+from longcat.model.matrices import TOGETHER
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # A smaller norm, as of an expert without tokens, gives a smaller result instead of a division by almost zero.
 SMALLEST_NORM = 1e-12
-# Values that are orthogonalised at once, unless a single matrix has more.
-BLOCK_VALUES = 1 << 22
+BLOCK_VALUES = TOGETHER  # orthogonalised at once, unless a single matrix has more
 
 
 def orthogonalize(x_EMN: torch.Tensor, steps: int, dtype: torch.dtype) -> torch.Tensor:
@@ -31,7 +34,37 @@ def orthogonalize(x_EMN: torch.Tensor, steps: int, dtype: torch.dtype) -> torch.
     y_EMN = x_EMN[None].flatten(0, -3)
     count = max(1, BLOCK_VALUES // max(1, shape[-2] * shape[-1]))
     parts = [_iterate(part, steps, dtype) for part in y_EMN.split(count)]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(x_EMN.dtype).view(shape)
+    return _joined(parts).to(x_EMN.dtype).view(shape)
+
+
+def orthogonalize_all(tensors: Sequence[torch.Tensor], steps: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """`orthogonalize` of every tensor [..., M, N]; matrices of the same shape are computed together.
+
+    Models have many matrices whose products take less time than the calls.
+    """
+    results: dict[int, torch.Tensor] = {}
+    for numbers in _alike(tensors):
+        x_EMN = _joined([tensors[number][None].flatten(0, -3) for number in numbers])
+        sizes = [tensors[number].shape[:-2].numel() for number in numbers]
+        parts = orthogonalize(x_EMN, steps, dtype).split(sizes)
+        results |= {n: part.view(tensors[n].shape) for n, part in zip(numbers, parts, strict=True)}
+    return [results[number] for number in range(len(tensors))]
+
+
+def _alike(tensors: Sequence[torch.Tensor]) -> Iterator[list[int]]:
+    """Numbers of tensors of matrices of one shape, with at most `BLOCK_VALUES` values together, or a larger one."""
+    found: dict[torch.Size, list[int]] = {}
+    for number, tensor in enumerate(tensors):
+        members = found.setdefault(tensor.shape[-2:], [])
+        if members and sum(tensors[n].numel() for n in (*members, number)) > BLOCK_VALUES:
+            yield members.copy()
+            members.clear()
+        members.append(number)
+    yield from found.values()
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _iterate(x_EMN: torch.Tensor, steps: int, dtype: torch.dtype) -> torch.Tensor:

@@ -17,13 +17,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Shard
 
-from longcat.model.matrices import Matrices
+from longcat.model.matrices import TOGETHER, Matrices
 
 # Values of matrices that are exchanged at once, unless a single parameter has more.
 BLOCK_VALUES = 1 << 25
 
+
 Value = Callable[[nn.Parameter], torch.Tensor]
-Function = Callable[[torch.Tensor, Matrices], torch.Tensor]
+Function = Callable[[Sequence[torch.Tensor], Sequence[Matrices]], Sequence[torch.Tensor]]
 
 
 def map_whole(
@@ -31,13 +32,13 @@ def map_whole(
 ) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
     """Yield every parameter with this process's part of `function` of its whole matrices; collective.
 
-    `value` returns this process's part of the tensor of a parameter [..., M, N]; `function` takes whole matrices
-    [..., M, N] and returns the same shape.
+    `value` returns this process's part of the tensor of a parameter [..., M, N]; `function` takes tensors of whole
+    matrices [..., M, N], with the matrices of each, and returns tensors of the same shapes.
     """
     for group, members in _blocks(parameters):
         if group is None:
-            for parameter in members:
-                yield parameter, function(value(parameter), matrices[parameter])
+            own = [matrices[parameter] for parameter in members]
+            yield from zip(members, function([value(parameter) for parameter in members], own), strict=True)
         else:
             yield from _Exchange(group, members).map(value, matrices, function)
 
@@ -57,12 +58,13 @@ def _sharing_rows(parameter: torch.Tensor) -> dist.ProcessGroup | None:
 
 
 def _blocks(parameters: Sequence[nn.Parameter]) -> Iterator[tuple[dist.ProcessGroup | None, list[nn.Parameter]]]:
-    """Consecutive parameters with the same group and at most `BLOCK_VALUES` values together, or a larger one."""
+    """Consecutive parameters with the same group and a limited number of values together, or a larger one."""
     members: list[nn.Parameter] = []
     size, group = 0, None
     for parameter in parameters:
         own = _sharing_rows(parameter)
-        if members and (own is not group or size + parameter.numel() > BLOCK_VALUES):
+        limit = TOGETHER if own is None else BLOCK_VALUES
+        if members and (own is not group or size + parameter.numel() > limit):
             yield group, members
             members, size = [], 0
         group = own
@@ -106,13 +108,8 @@ class _Exchange:
         ordered = sorted(self.pieces, key=lambda piece: piece.owner)
         sent = torch.cat([_stack(parts[piece.parameter])[piece.place].flatten() for piece in ordered])
         whole = self._assembled(self._send(sent, self.to_owners, self.from_holders))
-        for parameter in self.parameters:
-            mine = [number for number, piece in enumerate(self.own) if piece.parameter is parameter]
-            if mine:
-                mapped = function(torch.stack([whole[number] for number in mine]), matrices[parameter])
-                for number, matrix in zip(mine, mapped, strict=True):
-                    whole[number] = matrix
-        returned = self._send(self._divided(whole, sent), self.from_holders, self.to_owners)
+        mapped = function(whole, [matrices[piece.parameter] for piece in self.own])
+        returned = self._send(self._divided(mapped, sent), self.from_holders, self.to_owners)
         results = {parameter: torch.empty_like(part) for parameter, part in parts.items()}
         sizes = [piece.values(self.rank, self.size) for piece in ordered]
         for piece, flat in zip(ordered, returned.split(sizes), strict=True):

@@ -14,8 +14,9 @@ from longcat.model.presets import load_preset
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.train.config import OptimizerOptions
+from longcat.stages.train.optim import newton_schulz
 from longcat.stages.train.optim.adamw import build_optimizer, load_moments, moments, set_learning_rate
-from longcat.stages.train.optim.newton_schulz import COEFFICIENTS, orthogonalize
+from longcat.stages.train.optim.newton_schulz import COEFFICIENTS, orthogonalize, orthogonalize_all
 
 RATE, DECAY, MOMENTUM = 0.01, 0.3, 0.9
 Tensors = dict[str, torch.Tensor]
@@ -60,6 +61,23 @@ def test_tiny_and_zero_matrices() -> None:
     assert torch.equal(orthogonalize(torch.zeros_like(x), 5, torch.float32), torch.zeros_like(x))
     assert torch.isfinite(orthogonalize(torch.full_like(x, 1e-20), 5, torch.float32)).all()
     assert orthogonalize(torch.zeros(0, 1, 6, 4), 5, torch.float32).shape == (0, 1, 6, 4)
+
+
+@pytest.mark.parametrize(("block", "largest"), [(1, 1), (100, 4), (1 << 22, 7)])
+def test_matrices_of_the_same_shape_are_computed_together(
+    block: int, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newton_schulz, "BLOCK_VALUES", block)
+    batches, iterate = [], newton_schulz._iterate
+    monkeypatch.setattr(newton_schulz, "_iterate", lambda x, *given: batches.append(len(x)) or iterate(x, *given))
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(6, 4), (2, 6, 4), (4, 6), (3, 1, 6, 4), (40, 20), (6, 4), (0, 6, 4)]
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    for x, found in zip(tensors, orthogonalize_all(tensors, 5, torch.float64), strict=True):
+        assert found.shape == x.shape
+        for matrix, result in zip(x.reshape(-1, *x.shape[-2:]), found.reshape(-1, *x.shape[-2:]), strict=True):
+            assert relative(result, oracle(matrix)) < 1e-10
+    assert (sum(batches), max(batches)) == (9, largest)
 
 
 def with_gradients(seed: int = 0) -> LongcatFlash:
