@@ -5,10 +5,16 @@ Names: K mixers with states of the same kind, P pages, L positions per page, W v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 
+from longcat.model.attention.offload.copier import make_copier
+from longcat.model.attention.offload.options import OffloadOptions
+from longcat.model.attention.offload.slow_tier import SlowTier
+from longcat.model.attention.offload.state import OffloadState
+from longcat.model.attention.offload.stats import OffloadStats
 from longcat.model.attention.pages import (
     PageState,
     PerPosition,
@@ -39,11 +45,15 @@ class PagedCache:
         slots: int,
         dtype: torch.dtype,
         device: torch.device,
+        offload: OffloadOptions | None = None,
     ) -> None:
         single = [one for kind in (*kinds, *mtp_kinds) for one in _parts(kind)]
         _check_sizes(pages, page_size, slots, single)
         self.pages, self.page_size, self.slots, self.dtype, self.device = pages, page_size, slots, dtype, device
+        self.offload, self.offload_stats = offload, OffloadStats()
         self._paged: list[torch.Tensor] = []
+        self._offloaded: list[OffloadState] = []
+        self._on_disk = 0
         made = self._states(single)
         self._slotted = [state for state in made if isinstance(state, SlotState)]
         left = iter(made)
@@ -55,7 +65,9 @@ class PagedCache:
         found: dict[int, SingleState] = {}
         for kind in dict.fromkeys(kinds):
             places = [place for place, other in enumerate(kinds) if other == kind]
-            if isinstance(kind, PerPosition):
+            if isinstance(kind, PerPosition) and kind.offloaded:
+                found |= zip(places, self._slow_states(kind.width, len(places)), strict=True)
+            elif isinstance(kind, PerPosition):
                 pages_KPLW = self._memory(len(places), self.pages, self.page_size // kind.every, kind.width)
                 self._paged.append(pages_KPLW)
                 found |= {place: PageState(pages) for place, pages in zip(places, pages_KPLW.unbind(), strict=True)}
@@ -63,6 +75,22 @@ class PagedCache:
                 values_KQ = self._memory(len(places), self.slots, *kind.shape)
                 found |= {place: SlotState(values) for place, values in zip(places, values_KQ.unbind(), strict=True)}
         return [found[place] for place in range(len(kinds))]
+
+    def _slow_states(self, width: int, count: int) -> list[OffloadState]:
+        options = self.offload
+        if options is None:
+            raise ModelError("a cache with offloaded positions needs the options of offloading")
+        _check_offload(options, self.pages, self.page_size, self.slots)
+        shape = (count, self.pages, self.page_size, width)
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        tier = SlowTier(options, nbytes, pinned=self.device.type == "cuda")
+        pages_KPLW = tier.take(shape, self.dtype)
+        self._paged.append(pages_KPLW)
+        self._on_disk += nbytes if tier.on_disk else 0
+        shared = (tier, make_copier(options.mode, self.device), self.offload_stats, self.device)
+        made = [OffloadState(pages_PLW, self.slots, options, *shared) for pages_PLW in pages_KPLW.unbind()]
+        self._offloaded += made
+        return made
 
     def _memory(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.device).fill_(0)
@@ -79,8 +107,14 @@ class PagedCache:
 
     @property
     def nbytes(self) -> int:
-        """Allocated bytes."""
-        return self.bytes_per_page * self.pages + self.bytes_per_slot * self.slots
+        """Allocated bytes of memory; an offloaded cache may have others on disk."""
+        paged = self.bytes_per_page * self.pages - self._on_disk
+        return paged + self.bytes_per_slot * self.slots + self.resident_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the fast tier of an offloaded cache, 0 for another one."""
+        return sum(state.resident_bytes for state in self._offloaded)
 
     @property
     def recurrent(self) -> bool:
@@ -94,7 +128,7 @@ class PagedCache:
                 f"the batch is made for pages of {layout.page_size} positions, the cache has {self.page_size}"
             )
         self._check_range("page", self.pages, *layout.page_range)
-        if self.recurrent:
+        if self.recurrent or self._offloaded:
             self._check_range("slot", self.slots, *(span.slot for span in layout.spans))
             if len({span.slot for span in layout.spans}) < len(layout.spans):
                 raise ModelError("two pieces of a step have the same slot; every sequence needs its own")
@@ -106,6 +140,9 @@ class PagedCache:
             ModelError: there is no such page.
         """
         self._check_range("page", self.pages, source, target)
+        for state in self._offloaded:
+            state.settle()
+            state.copied(source, target)
         for pages_KPLW in self._paged:
             pages_KPLW[:, target] = pages_KPLW[:, source]
 
@@ -148,3 +185,17 @@ def _check_sizes(pages: int, page_size: int, slots: int, kinds: Sequence[PerPosi
             )
     if not slots and any(isinstance(kind, PerSequence) for kind in kinds):
         raise ModelError("the model keeps a state per sequence; make the cache with slots = number of sequences")
+
+
+def _check_offload(options: OffloadOptions, pages: int, page_size: int, slots: int) -> None:
+    if page_size != options.block:
+        raise ModelError(f"page_size = {page_size} must be offload.block = {options.block}: a block is a page")
+    if slots < 1:
+        raise ModelError("an offloaded cache keeps blocks for every sequence; make it with slots = number of sequences")
+    held = slots * (options.resident_blocks + 1)
+    if held >= pages:
+        raise ModelError(
+            f"offload.resident_blocks = {options.resident_blocks} for {slots} sequences are {held} blocks, and the "
+            f"whole cache has {pages}: nothing would be saved; lower max_sequences or offload.resident_blocks, or "
+            "raise cache_tokens"
+        )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from longcat.model.attention.offload.options import OffloadOptions
 from longcat.model.errors import ModelError
 from longcat.model.moe.mixture import LayerRouting
 from longcat.model.step import Piece, StepBatch
@@ -26,15 +27,25 @@ class RowsOutput(NamedTuple):
 class Rows:
     """`batch` texts that grow together up to `max_length` positions, each in consecutive pages.
 
+    What is appended first is the prompt, which an offloaded cache treats as such (`model.attention.offload`).
+
     length: positions of the model. mtp_length: those of multi-token prediction, whose position t needs token t + 1.
     """
 
-    def __init__(self, model: LongcatFlash, batch: int, max_length: int, page_size: int = 16) -> None:
+    def __init__(
+        self,
+        model: LongcatFlash,
+        batch: int,
+        max_length: int,
+        page_size: int = 16,
+        offload: OffloadOptions | None = None,
+    ) -> None:
         self.model, self.batch, self.max_length = model, batch, max_length
         held = max(1, -(-max_length // page_size))
-        self.cache = model.new_pages(batch * held, page_size, slots=batch)
+        self.cache = model.new_pages(batch * held, page_size, slots=batch, offload=offload)
         self._tables = [list(range(row * held, (row + 1) * held)) for row in range(batch)]
         self._ids: list[list[int]] = [[] for _ in range(batch)]
+        self._prompt = 0
         self.mtp_length = 0
 
     @property
@@ -49,6 +60,7 @@ class Rows:
             ModelError: the rows do not fit, or as in `LongcatFlash.step`.
         """
         tokens = ids_BT.shape[1]
+        self._prompt = self._prompt if self.length else tokens
         kept = tokens if logits_to_keep is None else min(logits_to_keep, tokens)
         output = self.model.step(self._batch(ids_BT, self.length, kept), self.cache)
         for own, new in zip(self._ids, ids_BT.tolist(), strict=True):
@@ -98,7 +110,15 @@ class Rows:
             )
         look_back = self.model.model.embed_tokens.look_back
         pieces = [
-            Piece(ids, start, self._tables[row], logits, self._ids[row][max(0, start - look_back) : start], row)
+            Piece(
+                ids,
+                start,
+                self._tables[row],
+                logits,
+                self._ids[row][max(0, start - look_back) : start],
+                row,
+                self._prompt,
+            )
             for row, ids in enumerate(ids_BT.tolist())
         ]
         return StepBatch.of(pieces, self.cache.page_size, ids_BT.device, look_back)

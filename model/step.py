@@ -23,7 +23,8 @@ class Piece(NamedTuple):
     ids: tokens at positions `start`, `start + 1`, ...; the positions before are cached. pages: page numbers in the
     order of the positions, enough for all of them. logits: number of last tokens whose logits are wanted. previous: the
     ids before `start`, at least as many as the embedding looks back; only for embeddings of earlier ids. slot: place of
-    the sequence's state, for mixers that keep one per sequence.
+    the sequence's state, for mixers that keep one per sequence. dense: number of first positions, such as those of a
+    prompt, that attend to all earlier ones even in an offloaded cache (`model.attention.offload`); None for all.
     """
 
     ids: Sequence[int]
@@ -32,6 +33,7 @@ class Piece(NamedTuple):
     logits: int = 1
     previous: Sequence[int] = ()
     slot: int = 0
+    dense: int | None = None
 
 
 class StepBatch(NamedTuple):
@@ -98,7 +100,7 @@ def _on(device: torch.device, values: Sequence[object]) -> torch.Tensor:
 def _spans(pieces: Iterable[Piece]) -> Iterator[Span]:
     first = 0
     for piece in pieces:
-        yield Span(first, len(piece.ids), piece.start, piece.slot)
+        yield Span(first, len(piece.ids), piece.start, piece.slot, piece.dense)
         first += len(piece.ids)
 
 

@@ -15,6 +15,8 @@ from longcat.kernels.linear import linear
 from longcat.kernels.linear_cross_entropy import linear_cross_entropy
 from longcat.kernels.mla_attention import document_bounds
 from longcat.model.attention.base import MixerOutput, SequenceContext, SequenceMixer, rotary_widths
+from longcat.model.attention.offload.options import OffloadOptions
+from longcat.model.attention.pages import PerPosition, StateKind
 from longcat.model.config import ModelConfig
 from longcat.model.embeddings.base import Embedding, previous_ids
 from longcat.model.embeddings.build import build_embedding
@@ -142,19 +144,29 @@ class LongcatFlash(nn.Module):
         rope = self.config.rope_theta, self.config.rope_scaling
         return SequenceContext.at(positions_T, self._rotary_widths, *rope, **fields)
 
-    def new_pages(self, pages: int, page_size: int = 16, slots: int = 0) -> PagedCache:
+    def new_pages(
+        self, pages: int, page_size: int = 16, slots: int = 0, offload: OffloadOptions | None = None
+    ) -> PagedCache:
         """Memory for steps: `pages` pages of `page_size` positions, in the dtype and on the device of the embedding.
 
-        `slots`: number of states per sequence, for attention kinds that keep one; kept copies count too.
+        `slots`: number of states per sequence, for attention kinds that keep one; kept copies count too. `offload`:
+        attention slots that support it keep their positions in a slow tier, the others theirs as always.
 
         Raises:
-            ModelError: an attention kind cannot take steps, needs slots, or a number is out of range.
+            ModelError: an attention kind cannot take steps, needs slots, no kind can be offloaded, or a number is out
+                of range.
         """
-        of_layers, of_mtp = (
-            [mixer.state_kind() for mixer in self._mixers(module)] for module in (self.model.layers, self.model.mtp)
-        )
+        mixers = [self._mixers(module) for module in (self.model.layers, self.model.mtp)]
+        kinds = [[mixer.state_kind() for mixer in some] for some in mixers]
+        if offload is not None:
+            kinds = [[_offloaded(mixer) for mixer in some] for some in mixers]
+            if not any(mixer.offloads for some in mixers for mixer in some):
+                names = ", ".join(sorted({mixer.kind for some in mixers for mixer in some}))
+                raise ModelError(
+                    f"attention {names} has no cache that could be offloaded, 'mla' has; leave out offload"
+                )
         weight = self.model.embed_tokens.weight
-        return PagedCache(of_layers, of_mtp, pages, page_size, slots, weight.dtype, weight.device)
+        return PagedCache(kinds[0], kinds[1], pages, page_size, slots, weight.dtype, weight.device, offload)
 
     def step(self, batch: StepBatch, cache: PagedCache) -> StepOutput:
         """Hidden states of the new tokens of many sequences, which are cached, and the wanted logits.
@@ -348,3 +360,8 @@ class LongcatFlash(nn.Module):
                 "multi-token prediction cannot share an embedding of earlier ids; set mtp_share_embeddings: false"
             )
         return embed_tokens
+
+
+def _offloaded(mixer: SequenceMixer) -> StateKind:
+    kind = mixer.state_kind()
+    return kind._replace(offloaded=True) if mixer.offloads and isinstance(kind, PerPosition) else kind

@@ -150,6 +150,11 @@ class SequenceMixer(nn.Module, ABC):
         """
         raise ModelError(f"attention {self.kind!r} has no budgets; use a kind that selects keys")
 
+    @property
+    def offloads(self) -> bool:
+        """Whether the kind takes a state of `model.attention.offload` for its pages."""
+        return False
+
     @abstractmethod
     def flops(self, tokens: int, cached: int) -> int:
         """FLOPs of a forward pass over `tokens` tokens after `cached` ones, without the weight matrices.

@@ -20,6 +20,7 @@ import torch
 from longcat.kernels.mla_attention import mla_attention
 from longcat.kernels.mla_project import Projected, Projections, mla_project
 from longcat.model.attention.base import MixerOutput, SequenceContext, SequenceMixer
+from longcat.model.attention.offload.state import OffloadState
 from longcat.model.attention.options import MixerOptions
 from longcat.model.attention.paged_mla import attend_in_pages
 from longcat.model.attention.pages import PageState, PerPosition, Span, StepState
@@ -78,7 +79,9 @@ class MultiHeadLatentAttention(SequenceMixer):
         self.q_b_proj = Linear(rank, query_width)
 
     def forward(self, x_BTD: torch.Tensor, where: SequenceContext, state: StepState | None = None) -> MixerOutput:
-        if isinstance(state, PageState):
+        if isinstance(state, OffloadState):
+            o_BTHV = state.attend(self, x_BTD, where)
+        elif isinstance(state, PageState):
             o_BTHV = self.attend_in_step(x_BTD, where, state)
         else:
             o_BTHV = self.attend(*self.project(x_BTD, where), where)
@@ -133,6 +136,10 @@ class MultiHeadLatentAttention(SequenceMixer):
 
     def state_kind(self) -> PerPosition:
         return PerPosition(self.latent_width + self.rope_width)
+
+    @property
+    def offloads(self) -> bool:
+        return self._sees_all
 
     def flops(self, tokens: int, cached: int) -> int:
         pairs = tokens * (2 * cached + tokens + 1) // 2

@@ -78,15 +78,24 @@ def _absorbed(
     groups: tuple[Group, ...],
     state: PageState,
 ) -> torch.Tensor:
-    w_key_HNC, w_value_HVC = mixer.absorbed_weights()
-    q_HYC = torch.bmm(q_nope_YHN.transpose(0, 1), w_key_HNC)
-    q_YHE = torch.cat((q_HYC.transpose(0, 1), q_rope_YHR), dim=-1)
+    q_YHE = absorbed_queries(mixer, q_nope_YHN, q_rope_YHR)
     outputs = []
     for q_GHE, (tokens, sequences) in zip(_of_groups(q_YHE, groups), groups, strict=True):
         q_BTHE = q_GHE.view(-1, tokens, *q_YHE.shape[1:])
         o_BTHC = mla_paged_decode(q_BTHE, state.pages_PLW, sequences, None, mixer.latent_width, mixer.softmax_scale)
         outputs.append(o_BTHC.flatten(0, 1))
-    o_YHC = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return expanded_outputs(mixer, outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+
+
+def absorbed_queries(mixer: LatentMixer, q_nope_YHN: torch.Tensor, q_rope_YHR: torch.Tensor) -> torch.Tensor:
+    """Queries [Y, H, E] of cached positions."""
+    q_HYC = torch.bmm(q_nope_YHN.transpose(0, 1), mixer.absorbed_weights()[0])
+    return torch.cat((q_HYC.transpose(0, 1), q_rope_YHR), dim=-1)
+
+
+def expanded_outputs(mixer: LatentMixer, o_YHC: torch.Tensor) -> torch.Tensor:
+    """Attention output [Y, H, V] of sums of latents."""
+    w_value_HVC = mixer.absorbed_weights()[1]
     if o_YHC.shape[0] == 1:  # with the matrices on the left, no copy is needed
         return torch.bmm(w_value_HVC, o_YHC.permute(1, 2, 0)).view(1, mixer.heads, mixer.value_width)
     return torch.bmm(o_YHC.transpose(0, 1), w_value_HVC.mT).transpose(0, 1)

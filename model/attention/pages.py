@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -15,12 +15,18 @@ from longcat.kernels.mla_paged_decode import SequencePages
 from longcat.kernels.mla_paged_decode.cpu import Memory
 from longcat.model.errors import ModelError
 
+Made = TypeVar("Made")
+
 
 class PerPosition(NamedTuple):
-    """State kind: `width` values for every `every` cached positions, kept in pages whose size `every` divides."""
+    """State kind: `width` values for every `every` cached positions, kept in pages whose size `every` divides.
+
+    offloaded: the pages are in the slow tier of a cache (`model.attention.offload`).
+    """
 
     width: int
     every: int = 1
+    offloaded: bool = False
 
 
 class PerSequence(NamedTuple):
@@ -42,12 +48,16 @@ StateKind = PerPosition | PerSequence | Several
 
 
 class Span(NamedTuple):
-    """Consecutive tokens of one sequence in a step: tokens `first` to `end - 1`, after `start` cached positions."""
+    """Consecutive tokens of one sequence in a step: tokens `first` to `end - 1`, after `start` cached positions.
+
+    dense: positions below this one attend to all earlier ones, see `model.step.Piece`.
+    """
 
     first: int
     tokens: int
     start: int
     slot: int
+    dense: int | None = None
 
     @property
     def end(self) -> int:
@@ -86,7 +96,7 @@ class StepLayout:
     ) -> None:
         self.spans, self.tables = tuple(spans), tuple(tuple(table) for table in tables)
         self.page_size, self.device = page_size, device
-        self._divisions: dict[Hashable, Division] = {}
+        self._made: dict[Hashable, Any] = {}
 
     @cached_property
     def sequences(self) -> SequencePages:
@@ -131,10 +141,14 @@ class StepLayout:
 
     def divided(self, key: Hashable, together: Callable[[Span], bool]) -> Division:
         """Division by whether a piece is taken together with others of equally many tokens; found once for each key."""
-        if key not in self._divisions:
-            chosen = [index for index, span in enumerate(self.spans) if together(span)]
-            self._divisions[key] = self._divide(chosen)
-        return self._divisions[key]
+        return self.once(key, lambda: self._divide([index for index, span in enumerate(self.spans) if together(span)]))
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` returned for this key the first time."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
 
     def _divide(self, chosen: Sequence[int]) -> Division:
         by_tokens: dict[int, list[int]] = {}
@@ -167,7 +181,7 @@ class PageState:
         """Write the values of all tokens of the step to their places."""
         first = layout.first_place
         if first is None:
-            self._positions_NW.index_copy_(0, layout.places_T, values_TW)
+            self._positions_NW.index_copy_(0, layout.places_T.to(values_TW.device), values_TW)
         else:
             self._positions_NW.narrow(0, first, values_TW.shape[0]).copy_(values_TW)
 
