@@ -124,7 +124,9 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
     forward = 2 * multiplied + attention
     mtp_multiplied = output_table + sum(shape.numel() for name, shape in shapes.items() if _is_mtp_matrix(name, shape))
     mtp_forward = 2 * mtp_multiplied + mtp_attention if parts["mtp"] else 0
-    values = sum(mixer.state_values(context) for mixer in mixers)
+    state_bytes, bytes_before = (
+        sum(mixer.bytes_per_value * mixer.state_values(length) for mixer in mixers) for length in (context, context - 1)
+    )
     return Accounting(
         total=total,
         parameters=parts,
@@ -140,8 +142,8 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
         mtp_flops_per_token_train=TRAINING_PASSES * mtp_forward,
         attention_flops_per_token=attention,
         mtp_attention_flops_per_token=mtp_attention,
-        kv_bytes_per_token=CACHE_BYTES_PER_VALUE * (values - sum(mixer.state_values(context - 1) for mixer in mixers)),
-        state_bytes=CACHE_BYTES_PER_VALUE * values,
+        kv_bytes_per_token=state_bytes - bytes_before,
+        state_bytes=state_bytes,
         expanded_kv_bytes_per_token=CACHE_BYTES_PER_VALUE * sum(mixer.expanded_values() for mixer in mixers),
         memory=_memory(model, kept.values()),
     )

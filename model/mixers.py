@@ -19,7 +19,10 @@ from longcat.model.errors import first_problem
 
 DEFAULT = "mla"
 # Imported on first use: `module:class`.
-KINDS: dict[str, str] = {DEFAULT: "longcat.model.attention.mla:MultiHeadLatentAttention"}
+KINDS: dict[str, str] = {
+    DEFAULT: "longcat.model.attention.mla:MultiHeadLatentAttention",
+    "delta": "longcat.model.attention.delta:GatedDelta",
+}
 MAX_PATTERN = 64
 
 _KEY = re.compile(r"model\.(?:layers\.(\d+)\.self_attn\.([01])|mtp\.layers\.\d+\.self_attn)\.(.+)")

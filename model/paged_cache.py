@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from longcat.kernels.precision import accumulation_dtype
 from longcat.model.attention.offload.copier import make_copier
 from longcat.model.attention.offload.options import OffloadOptions
 from longcat.model.attention.offload.slow_tier import SlowTier
@@ -72,7 +73,7 @@ class PagedCache:
                 self._paged.append(pages_KPLW)
                 found |= {place: PageState(pages) for place, pages in zip(places, pages_KPLW.unbind(), strict=True)}
             else:
-                values_KQ = self._memory(len(places), self.slots, *kind.shape)
+                values_KQ = self._memory(len(places), self.slots, *kind.shape, wide=kind.wide)
                 found |= {place: SlotState(values) for place, values in zip(places, values_KQ.unbind(), strict=True)}
         return [found[place] for place in range(len(kinds))]
 
@@ -92,8 +93,9 @@ class PagedCache:
         self._offloaded += made
         return made
 
-    def _memory(self, *shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=self.dtype, device=self.device).fill_(0)
+    def _memory(self, *shape: int, wide: bool = False) -> torch.Tensor:
+        dtype = accumulation_dtype(self.dtype) if wide else self.dtype
+        return torch.empty(shape, dtype=dtype, device=self.device).fill_(0)
 
     @property
     def bytes_per_page(self) -> int:

@@ -106,6 +106,8 @@ class SequenceMixer(nn.Module, ABC):
     loss_names: ClassVar[tuple[str, ...]] = ()
     # Methods excluded from torch.compile, because they call kernels that are faster than its code.
     opaque: ClassVar[tuple[str, ...]] = ()
+    # Bytes of a value of the state of a model in bfloat16.
+    bytes_per_value: ClassVar[int] = 2
     # Whether `exchanges` is defined; a subclass in which these change its output sets it to False.
     rescales: ClassVar[bool] = False
     # `module:class` of the context-parallel form, made from a module and a process group. Not inherited: a subclass may

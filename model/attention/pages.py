@@ -33,9 +33,11 @@ class PerSequence(NamedTuple):
     """State kind: one tensor of this shape for every sequence, kept in a slot; it cannot go back to an earlier length.
 
     Callers that want to go back keep a copy of the slot (`PagedCache.copy_slot`), or compute the sequence again.
+    wide: in float32 also if the model is in half precision, for states whose rounding adds up over the sequence.
     """
 
     shape: tuple[int, ...]
+    wide: bool = False
 
 
 class Several(NamedTuple):

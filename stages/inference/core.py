@@ -105,7 +105,7 @@ def _cache_tokens(model: LongcatFlash, options: EngineOptions) -> int:
     device = next(model.parameters()).device
     free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     per_page = model.new_pages(1, options.page_size, slots=1).bytes_per_page
-    affordable = int(MEMORY_SHARE * free) // per_page * options.page_size
+    affordable = int(MEMORY_SHARE * free) // max(per_page, 1) * options.page_size
     return max(options.page_size, min(wanted, affordable))
 
 

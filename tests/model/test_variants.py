@@ -45,6 +45,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "linear": {"attention": "test_linear"},
     "window and mla": {"attention": {"pattern": ["test_window", "mla"]}},
     "linear and mla": {"attention": {"pattern": ["test_linear", "mla"]}},
+    "gdn": {"attention": {"head_dim": 5, "kind": "delta", "rule": "gdn"}},
+    "gdn2": {"attention": {"head_dim": 5, "kind": "delta", "lower_bound": -5.0, "rule": "gdn2", "value_head_dim": 7}},
+    "fg2_plus and mla": {
+        "attention": {"pattern": [{"head_dim": 5, "kind": "delta", "rule": "fg2_plus", "value_head_dim": 4}, "mla"]}
+    },
     "n-grams": {**NGRAM, "ngram_amplification": "norm"},
     "n-grams and window": {**NGRAM, "attention": "test_window", "ngram_word_scale": "full", "eos_token_id": 50},
     "n-grams, tied": {**NGRAM, "tie_word_embeddings": True, "ngram_amplification": "sqrt_d", "emb_neighbor_num": 5},
@@ -400,7 +405,7 @@ def test_a_subclass_does_not_inherit_support_for_parts_of_rows(variant: ModelCon
 
 
 WRONG = {
-    "nonsense": "unknown kind 'nonsense', choose one of mla, test_linear, test_window",
+    "nonsense": "unknown kind 'nonsense', choose one of .*mla, .*test_window",
     "": "unknown kind",
     "options": "test_window: size = 0: Input should be greater than or equal to 1",
     "unknown option": "test_window: depth = 1: Extra inputs are not permitted",
