@@ -69,7 +69,7 @@ class _Attention(torch.autograd.Function):
                 *common, grad_q, begin_BT, *shapes, **tiles, **flags, **options
             )
         if grad_k.numel():
-            tiles, options = _tiles("keys", q_BTHQ, v_BSHV)
+            tiles, options = _tiles("keys window" if flags["WINDOW"] else "keys", q_BTHQ, v_BSHV)
             keys_kernel[(triton.cdiv(keys, tiles["BLOCK_S"]) * batch * heads,)](
                 *common, grad_k, grad_v, begin_BT, end_BT, *shapes, **tiles, **flags, **options
             )
@@ -85,11 +85,10 @@ def _strides(*inputs: torch.Tensor) -> tuple[int, ...]:
 
 
 # (queries, keys, warps, stages) of a tile. Wide wgmma needs 64 rows per four warps, so eight warps have 128.
-TILES = {
-    "sm_90": {"forward": (128, 64, 8, 3), "keys": (32, 128, 8, 2), "queries": (128, 64, 8, 2)},
-    "sm_100": {"forward": (128, 64, 8, 3), "keys": (32, 128, 8, 2), "queries": (128, 64, 8, 2)},
-    "gfx942": {"forward": (128, 64, 4, 1), "keys": (32, 64, 4, 1), "queries": (128, 32, 4, 1)},
-}
+HOPPER = {"forward": (128, 64, 8, 3), "keys": (32, 128, 8, 2), "queries": (128, 64, 8, 2)}
+HOPPER["keys window"] = (16, 128, 8, 2)  # with masks for most tiles, 32 queries would spill registers
+CDNA = {"forward": (128, 64, 4, 1), "keys": (32, 64, 4, 1), "queries": (128, 32, 4, 1)}
+TILES = {"sm_90": HOPPER, "sm_100": HOPPER, "gfx942": CDNA}
 SMALL = (16, 16, 8, 1)  # without tensor cores, or for heads wider than 192 and 128
 INTERPRETED = (128, 128, 1, 1)  # the interpreter's time depends on the number of operations, not on their size
 
@@ -114,9 +113,15 @@ def _tiles(kernel: str, q_BTHQ: torch.Tensor, v_BSHV: torch.Tensor) -> tuple[dic
     elif q_BTHQ.dtype == torch.float32 or shape["FIRST"] + shape["REST"] + shape["VALUE"] > 320:
         tile = SMALL
     else:
-        tile = TILES[chip_of(q_BTHQ.device).name][kernel]
+        tile = _tile_of(chip_of(q_BTHQ.device), kernel)
     block_t, block_s, warps, stages = tile
     return {**shape, "BLOCK_T": block_t, "BLOCK_S": block_s}, {"num_warps": warps, "num_stages": stages}
+
+
+def _tile_of(chip: Chip, kernel: str) -> tuple[int, int, int, int]:
+    """That of the kernel, or of its form without a window."""
+    tiles = TILES[chip.name]
+    return tiles.get(kernel) or tiles[kernel.removesuffix(" window")]
 
 
 def _delta_constants(v_width: int) -> dict[str, Any]:
@@ -163,7 +168,7 @@ def launches(chip: Chip) -> list[Launch]:
         variants = (
             ("", halves, own, False, False),
             (" documents", halves, own, True, False),
-            (" window", halves, own, True, True),
+            (" window", halves, _tile_of(chip, f"{name} window"), True, True),
             (" float32", singles, SMALL, True, False),
         )
         for suffix, types, (block_t, block_s, warps, stages), documents, window in variants:

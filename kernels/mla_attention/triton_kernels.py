@@ -70,24 +70,31 @@ def _lowest(query, begin, size, block, WINDOW: tl.constexpr):
 
 @triton.jit
 def _key_bounds(
-    begin_ptr, start, tokens, keys, size, sinks, block, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    begin_ptr, start, tokens, keys, size, block, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
     DOCUMENTS: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """(low, open, shut, high): keys read by a tile of queries, masked in low..open and shut..high, not in between.
-
-    With a window also the bounds of the sinks before `low`; those of later documents of the tile are not before it.
-    """
+    """(low, open, shut, high): keys read by a tile of queries, masked in low..open and shut..high, not in between."""
     last = tl.minimum(start + BLOCK_T, tokens) - 1
-    before = keys - tokens
-    shut = (start + before + 1) // BLOCK_S * BLOCK_S
-    first_begin, last_begin = 0, 0
-    if DOCUMENTS:
-        first_begin, last_begin = tl.load(begin_ptr + start), tl.load(begin_ptr + last)
-    low = _lowest(start + before, first_begin, size, block, WINDOW) // BLOCK_S * BLOCK_S
-    open = tl.minimum(tl.cdiv(_lowest(last + before, last_begin, size, block, WINDOW), BLOCK_S) * BLOCK_S, shut)
-    low_sinks = first_begin // BLOCK_S * BLOCK_S
-    high_sinks = tl.maximum(tl.minimum(tl.cdiv(first_begin + sinks, BLOCK_S) * BLOCK_S, low), low_sinks)
-    return (low, open, shut, last + before + 1), (low_sinks, high_sinks, high_sinks, high_sinks)
+    shut = (start + keys - tokens + 1) // BLOCK_S * BLOCK_S
+    if DOCUMENTS or WINDOW:
+        first_begin, last_begin = tl.cast(0, tl.int32), tl.cast(0, tl.int32)
+        if DOCUMENTS:
+            first_begin, last_begin = tl.load(begin_ptr + start), tl.load(begin_ptr + last)
+        low = _lowest(start + keys - tokens, first_begin, size, block, WINDOW) // BLOCK_S * BLOCK_S
+        lowest = _lowest(last + keys - tokens, last_begin, size, block, WINDOW)
+        open = tl.minimum(tl.cdiv(lowest, BLOCK_S) * BLOCK_S, shut)
+    else:
+        low, open = 0, 0
+    return low, open, shut, last + keys - tokens + 1
+
+
+@triton.jit
+def _sink_bounds(begin_ptr, start, low, sinks, BLOCK_S: tl.constexpr, DOCUMENTS: tl.constexpr):
+    """The same for the sinks before `low`, all masked; those of later documents of the tile are not before it."""
+    begin = tl.load(begin_ptr + start) if DOCUMENTS else tl.cast(0, tl.int32)
+    first = begin // BLOCK_S * BLOCK_S
+    end = tl.maximum(tl.minimum(tl.cdiv(begin + sinks, BLOCK_S) * BLOCK_S, low), first)
+    return first, end, end, end
 
 
 @triton.jit
@@ -145,9 +152,7 @@ def forward_kernel(
     total = tl.zeros((BLOCK_T,), dtype=tl.float32)
     peak = total + LOWEST
     lowest = _lowest(query, begin, size, block, WINDOW)
-    bounds, of_sinks = _key_bounds(
-        begin_ptr, start, tokens, keys, size, sinks, block, BLOCK_T, BLOCK_S, DOCUMENTS, WINDOW
-    )
+    bounds = _key_bounds(begin_ptr, start, tokens, keys, size, block, BLOCK_T, BLOCK_S, DOCUMENTS, WINDOW)
     acc, peak, total = _attend(
         acc, peak, total, q_first, q_rest, query, begin, lowest, sinks, k_ptr, v_ptr, k_token, v_token, bounds, keys,
         q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, False,
@@ -157,6 +162,7 @@ def forward_kernel(
         q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, True,
     )  # fmt: skip
     if WINDOW:
+        of_sinks = _sink_bounds(begin_ptr, start, bounds[0], sinks, BLOCK_S, DOCUMENTS)
         acc, peak, total = _attend(
             acc, peak, total, q_first, q_rest, query, begin, lowest, sinks, k_ptr, v_ptr, k_token, v_token, of_sinks,
             keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, True,
@@ -179,11 +185,22 @@ def delta_kernel(o_ptr, grad_ptr, delta_ptr, rows, tokens, heads, v_width, ROWS:
 
 
 @triton.jit
+def _end(begin_ptr, end_ptr, key, keys, size, sinks, block, DOCUMENTS: tl.constexpr, WINDOW: tl.constexpr):
+    """One past the last position that sees each of these keys."""
+    end = tl.load(end_ptr + key, mask=key < keys, other=0) if DOCUMENTS else tl.zeros_like(key) + keys
+    if WINDOW:
+        begin = tl.load(begin_ptr + key, mask=key < keys, other=0) if DOCUMENTS else tl.zeros_like(key)
+        left = begin + (key - begin) // block * block + size
+        end = tl.where(key < begin + sinks, end, tl.minimum(end, left))
+    return end
+
+
+@triton.jit
 def _sum_over_queries(
-    grad_first, grad_rest, grad_v, k_first, k_rest, v, first, q_ptr, grad_ptr, lse_ptr, delta_ptr, end, q_token,
-    grad_token, bounds, tokens, keys, q_width, v_width, scale, FIRST: tl.constexpr, REST: tl.constexpr,
-    VALUE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr, ENDS: tl.constexpr,
-    MASKED: tl.constexpr,
+    grad_first, grad_rest, grad_v, k_first, k_rest, v, first, q_ptr, grad_ptr, lse_ptr, delta_ptr, begin_ptr, end_ptr,
+    q_token, grad_token, bounds, tokens, keys, q_width, v_width, scale, size, sinks, block, FIRST: tl.constexpr,
+    REST: tl.constexpr, VALUE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr,
+    DOCUMENTS: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     low, open, shut, high = bounds
     for place in range(low if MASKED else open, high - (shut - open) if MASKED else shut, BLOCK_T):
@@ -198,7 +215,8 @@ def _sum_over_queries(
         if MASKED:
             key, query = first + tl.arange(0, BLOCK_S), token + (keys - tokens)
             seen = key[:, None] <= query[None, :]
-            if ENDS:
+            if DOCUMENTS or WINDOW:
+                end = _end(begin_ptr, end_ptr, key, keys, size, sinks, block, DOCUMENTS, WINDOW)
                 seen &= query[None, :] < end[:, None]
             weights = tl.where(seen, weights, 0.0)
         grad = _tile(grad_ptr, start, grad_token, tokens, v_width, BLOCK_T, VALUE, MASKED, WHOLE)
@@ -236,31 +254,27 @@ def keys_kernel(
     # Query indices: below `open` some are before the last key, from `shut` on some are in another document.
     before = keys - tokens
     last = tl.minimum(start + BLOCK_S, keys) - 1
-    key = start + tl.arange(0, BLOCK_S)
-    end = tl.zeros_like(key) + keys  # position after the last one that sees a key
     if DOCUMENTS:
-        end = tl.load(end_ptr + key, mask=key < keys, other=0)
         high, shut = tl.load(end_ptr + last), tl.load(end_ptr + start) // BLOCK_T * BLOCK_T
     else:
         high, shut = tokens, tokens // BLOCK_T * BLOCK_T
     if WINDOW:
-        begin = tl.load(begin_ptr + key, mask=key < keys, other=0) if DOCUMENTS else tl.zeros_like(key)
-        left = begin + (key - begin) // block * block + size
-        end = tl.minimum(end, tl.where(key < begin + sinks, end, left))
+        key = start + tl.arange(0, BLOCK_S)
+        end = _end(begin_ptr, end_ptr, key, keys, size, sinks, block, DOCUMENTS, WINDOW)
         high = tl.maximum(tl.max(tl.where(key < keys, end, 0), 0) - before, 0)
         shut = tl.maximum(tl.min(tl.where(key < keys, end, keys), 0) - before, 0) // BLOCK_T * BLOCK_T
     low = tl.maximum(start - before, 0) // BLOCK_T * BLOCK_T
     open = tl.minimum(tl.cdiv(tl.maximum(last - before, 0), BLOCK_T), tl.cdiv(high, BLOCK_T)) * BLOCK_T
     bounds = (low, open, tl.maximum(open, shut), high)
     grad_first, grad_rest, grad_v = _sum_over_queries(
-        grad_first, grad_rest, grad_v, k_first, k_rest, v, start, q_ptr, grad_ptr, lse_ptr, delta_ptr, end, q_token,
-        heads * v_width, bounds, tokens, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_T, BLOCK_S, WHOLE,
-        DOCUMENTS or WINDOW, False,
+        grad_first, grad_rest, grad_v, k_first, k_rest, v, start, q_ptr, grad_ptr, lse_ptr, delta_ptr, begin_ptr,
+        end_ptr, q_token, heads * v_width, bounds, tokens, keys, q_width, v_width, scale, size, sinks, block, FIRST,
+        REST, VALUE, BLOCK_T, BLOCK_S, WHOLE, DOCUMENTS, WINDOW, False,
     )  # fmt: skip
     grad_first, grad_rest, grad_v = _sum_over_queries(
-        grad_first, grad_rest, grad_v, k_first, k_rest, v, start, q_ptr, grad_ptr, lse_ptr, delta_ptr, end, q_token,
-        heads * v_width, bounds, tokens, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_T, BLOCK_S, WHOLE,
-        DOCUMENTS or WINDOW, True,
+        grad_first, grad_rest, grad_v, k_first, k_rest, v, start, q_ptr, grad_ptr, lse_ptr, delta_ptr, begin_ptr,
+        end_ptr, q_token, heads * v_width, bounds, tokens, keys, q_width, v_width, scale, size, sinks, block, FIRST,
+        REST, VALUE, BLOCK_T, BLOCK_S, WHOLE, DOCUMENTS, WINDOW, True,
     )  # fmt: skip
     grad_k_ptr += (batch * keys * heads + head) * q_width
     grad_v_ptr += (batch * keys * heads + head) * v_width
@@ -319,9 +333,7 @@ def queries_kernel(
     grad_first = tl.zeros((BLOCK_T, FIRST), dtype=tl.float32)
     grad_rest = tl.zeros((BLOCK_T, REST), dtype=tl.float32)
     lowest = _lowest(query, begin, size, block, WINDOW)
-    bounds, of_sinks = _key_bounds(
-        begin_ptr, start, tokens, keys, size, sinks, block, BLOCK_T, BLOCK_S, DOCUMENTS, WINDOW
-    )
+    bounds = _key_bounds(begin_ptr, start, tokens, keys, size, block, BLOCK_T, BLOCK_S, DOCUMENTS, WINDOW)
     grad_first, grad_rest = _sum_over_keys(
         grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, lowest, sinks, k_ptr, v_ptr, k_token,
         v_token, bounds, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, False,
@@ -331,6 +343,7 @@ def queries_kernel(
         v_token, bounds, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, True,
     )  # fmt: skip
     if WINDOW:
+        of_sinks = _sink_bounds(begin_ptr, start, bounds[0], sinks, BLOCK_S, DOCUMENTS)
         grad_first, grad_rest = _sum_over_keys(
             grad_first, grad_rest, q_first, q_rest, grad, lse, delta, query, begin, lowest, sinks, k_ptr, v_ptr,
             k_token, v_token, of_sinks, keys, q_width, v_width, scale, FIRST, REST, VALUE, BLOCK_S, WHOLE, WINDOW, True,
