@@ -34,7 +34,7 @@ def mla_attention(
 ) -> torch.Tensor:
     """See `kernels.mla_attention.mla_attention`."""
     if documents is not None and documents.groups.has_short:
-        return by_length.mla_attention(mla_attention, q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
+        return by_length.mla_attention(partial(mla_attention, window=window), q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
     if by_head.takes(q_BTHQ, k_BSHQ):
         return by_document(partial(by_head.mla_attention, window=window), q_BTHQ, k_BSHQ, v_BSHV, scale, documents)
     if window is None and _flash_is_faster(q_BTHQ, k_BSHQ):

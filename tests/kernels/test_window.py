@@ -9,17 +9,9 @@ import torch
 from longcat.kernels.mla_attention import Window, cpu, document_bounds, mla_attention, reference
 from longcat.kernels.mla_attention.pieces import KEYS, QUERIES, pieces_of
 from longcat.kernels.select import KernelError
+from tests.kernels.windows import positions
 
 WINDOWS = [Window(1), Window(5), Window(5, 2), Window(24, 8, 8), Window(8, 16, 8), Window(1000)]
-
-
-def positions(query: int, window: Window) -> list[int]:
-    """Positions that a query sees, in the words of the papers."""
-    block = query // window.block
-    local = [j for j in range(query + 1) if block - j // window.block < window.size // window.block]
-    if window.block == 1:
-        local = list(range(max(0, query - window.size + 1), query + 1))
-    return sorted({*local, *(j for j in range(window.sinks) if j <= query)})
 
 
 def by_loops(
@@ -46,7 +38,7 @@ def test_versions_equal_loops_over_queries(window: Window) -> None:
     expected = by_loops(*inputs, 0.4, bounds, window)
     gradients = torch.autograd.grad(expected, inputs, direction)
     documents = document_bounds(torch.tensor(bounds), 1, 90)
-    for version in (reference.mla_attention, cpu.tiled):
+    for version in (reference.mla_attention, cpu.tiled, cpu.mla_attention):
         found = version(*inputs, 0.4, documents, window)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
         for one, other in zip(torch.autograd.grad(found, inputs, direction), gradients, strict=True):
