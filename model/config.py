@@ -180,6 +180,11 @@ class ModelConfig(BaseModel):
         if self.attention is None:
             return
         pattern = self.mixers
+        for spec in pattern:
+            try:
+                spec.mixer.check(self, spec.options)
+            except ValueError as error:
+                raise ValueError(f"attention {spec.kind}: {error}") from None
         losses = spec_of_slot(pattern, self.mtp_slot, self.num_layers).mixer.loss_names
         if self.num_nextn_predict_layers and losses:
             raise ValueError(

@@ -22,6 +22,7 @@ DEFAULT = "mla"
 KINDS: dict[str, str] = {
     DEFAULT: "longcat.model.attention.mla:MultiHeadLatentAttention",
     "delta": "longcat.model.attention.delta:GatedDelta",
+    "window": "longcat.model.attention.window:WindowAttention",
 }
 MAX_PATTERN = 64
 

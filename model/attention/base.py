@@ -137,6 +137,10 @@ class SequenceMixer(nn.Module, ABC):
         raise ModelError(f"attention {self.kind!r} keeps no pages and no state per sequence; generate with 'mla'")
 
     @classmethod
+    def check(cls, config: ModelConfig, options: MixerOptions) -> None:
+        """Raise ValueError if the options do not fit the model, naming them."""
+
+    @classmethod
     def budget_in(cls, config: ModelConfig, slot: int) -> int | None:
         """Keys that a token attends to at most, unless a row has its own budget; None for a kind without budgets."""
         return None

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from longcat.kernels.mla_attention import mla_attention
+from longcat.kernels.mla_attention import Window, mla_attention
 from longcat.kernels.mla_project import Projected, Projections, mla_project
 from longcat.model.attention.base import MixerOutput, SequenceContext, SequenceMixer
 from longcat.model.attention.offload.state import OffloadState
 from longcat.model.attention.options import MixerOptions
 from longcat.model.attention.paged_mla import attend_in_pages
-from longcat.model.attention.pages import PageState, PerPosition, Span, StepState
+from longcat.model.attention.pages import PageState, PerPosition, Span, StateKind, StepState
 from longcat.model.attention.rescaling import Exchange, Part, groups
 from longcat.model.linear import Linear
 from longcat.model.norm import RMSNorm
@@ -36,7 +36,7 @@ LATENT_NORM_EPS = 1e-6
 
 
 class MultiHeadLatentAttention(SequenceMixer):
-    """Softmax attention on latents. A variant that attends to other positions overrides only `attend`."""
+    """Softmax attention on latents. A variant that attends to other positions sets `window` or overrides `attend`."""
 
     kind: ClassVar[str] = "mla"
     opaque: ClassVar[tuple[str, ...]] = ("attend",)
@@ -54,6 +54,7 @@ class MultiHeadLatentAttention(SequenceMixer):
             self.softmax_scale *= config.rope_scaling.logit_scale
         self.latent_scale = (config.hidden_size / config.kv_lora_rank) ** 0.5 if config.mla_scale_kv_lora else 1.0
 
+        self.window: Window | None = None
         self._build_queries(config)
         self.kv_a_proj_with_mqa = Linear(config.hidden_size, self.latent_width + self.rope_width)
         self.kv_a_layernorm = RMSNorm(self.latent_width, LATENT_NORM_EPS)
@@ -106,7 +107,7 @@ class MultiHeadLatentAttention(SequenceMixer):
         """Attention output of the last T of S positions [B, T, H, V]; in a step, those of one sequence."""
         k_BSHQ, v_BSHV = self.expand(latent_BSC, k_rope_BSR)
         q_BTHQ = torch.cat((q_nope_BTHN, q_rope_BTHR), dim=-1)
-        return mla_attention(q_BTHQ, k_BSHQ, v_BSHV, self.softmax_scale, where.documents)
+        return mla_attention(q_BTHQ, k_BSHQ, v_BSHV, self.softmax_scale, where.documents, self.window)
 
     def exchanges(self) -> tuple[Exchange, ...]:
         """Heads of queries without position against keys, and of values against the output; rotary queries of all heads
@@ -134,7 +135,7 @@ class MultiHeadLatentAttention(SequenceMixer):
             "kv_b_proj.weight": (config.qk_nope_head_dim, config.v_head_dim),
         }.get(name)
 
-    def state_kind(self) -> PerPosition:
+    def state_kind(self) -> StateKind:
         return PerPosition(self.latent_width + self.rope_width)
 
     @property

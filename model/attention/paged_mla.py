@@ -59,25 +59,26 @@ def attend_in_pages(mixer: LatentMixer, projected: Projected, where: SequenceCon
     division = layout.divided(mixer.absorption, mixer.absorbs)
     q_nope_THN, q_rope_THR = projected.q_nope_BTHN[0], projected.q_rope_BTHR[0]
     if division.tokens_Y is None:
-        return _absorbed(mixer, q_nope_THN, q_rope_THR, division.groups, state).unsqueeze(0)
+        return attend_absorbed(mixer, q_nope_THN, q_rope_THR, division.groups, state).unsqueeze(0)
     o_THV = q_nope_THN.new_empty(*q_nope_THN.shape[:2], mixer.value_width)
     if division.groups:
         q_nope_YHN, q_rope_YHR = (x.index_select(0, division.tokens_Y) for x in (q_nope_THN, q_rope_THR))
-        o_THV[division.tokens_Y] = _absorbed(mixer, q_nope_YHN, q_rope_YHR, division.groups, state)
+        o_THV[division.tokens_Y] = attend_absorbed(mixer, q_nope_YHN, q_rope_YHR, division.groups, state)
     for index in division.others:
         span = layout.spans[index]
         joint_SE = joint_1TE[0, span.first : span.end] if span.start == 0 else state.read(layout, index)
-        o_THV[span.first : span.end] = _expanded(mixer, projected, joint_SE, span, where)
+        o_THV[span.first : span.end] = attend_expanded(mixer, projected, joint_SE, span, where)
     return o_THV.unsqueeze(0)
 
 
-def _absorbed(
+def attend_absorbed(
     mixer: LatentMixer,
     q_nope_YHN: torch.Tensor,
     q_rope_YHR: torch.Tensor,
     groups: tuple[Group, ...],
     state: PageState,
 ) -> torch.Tensor:
+    """Output [Y, H, V] of tokens in the order of the groups, whose latents are in the pages of the groups."""
     q_YHE = absorbed_queries(mixer, q_nope_YHN, q_rope_YHR)
     outputs = []
     for q_GHE, (tokens, sequences) in zip(_of_groups(q_YHE, groups), groups, strict=True):
@@ -106,13 +107,14 @@ def _of_groups(q_YHE: torch.Tensor, groups: tuple[Group, ...]) -> Sequence[torch
     return q_YHE.split([group.tokens * len(group.sequences.lengths) for group in groups])
 
 
-def _expanded(
+def attend_expanded(
     mixer: LatentMixer,
     projected: Projected,
     joint_SE: torch.Tensor,
     span: Span,
     where: SequenceContext,
 ) -> torch.Tensor:
+    """Output [T, H, V] of the tokens of a piece, the last of the positions of `joint_SE`."""
     latent_1SC, k_rope_1SR = joint_SE.unsqueeze(0).split((mixer.latent_width, mixer.rope_width), dim=-1)
     q_nope_1THN, q_rope_1THR = (x[:, span.first : span.end] for x in (projected.q_nope_BTHN, projected.q_rope_BTHR))
     return mixer.attend(q_nope_1THN, q_rope_1THR, latent_1SC, k_rope_1SR, where)[0]

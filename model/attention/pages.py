@@ -211,18 +211,24 @@ class SlotState:
         Raises:
             ModelError: the slot holds the state after another position.
         """
-        if span.start == 0:
-            return torch.zeros_like(self.values[span.slot])
-        if self.lengths[span.slot] != span.start:
+        self.check(span)
+        return self.values[span.slot] if span.start else torch.zeros_like(self.values[span.slot])
+
+    def check(self, span: Span) -> None:
+        """Raise ModelError unless the slot holds the state before the tokens of `span`, or these are the first."""
+        if span.start and self.lengths[span.slot] != span.start:
             raise ModelError(
                 f"slot {span.slot} holds the state after {self.lengths[span.slot]} positions and the tokens begin at "
                 f"{span.start}; copy a slot that was kept there, or compute the sequence again from its start"
             )
-        return self.values[span.slot]
 
     def write(self, span: Span, value: torch.Tensor) -> None:
         """Keep the state after the last token of `span`."""
         self.values[span.slot] = value
+        self.advance(span)
+
+    def advance(self, span: Span) -> None:
+        """Note that the state is that after the last token of `span`."""
         self.lengths[span.slot] = span.length
 
     def copy(self, source: int, target: int) -> None:

@@ -27,7 +27,7 @@ from longcat.kernels.mla_attention import document_lengths, mla_attention
 from longcat.kernels.precision import accumulation_dtype
 from longcat.model.attention.base import SequenceContext
 from longcat.model.attention.mla import MultiHeadLatentAttention
-from longcat.model.attention.pages import PerPosition
+from longcat.model.attention.pages import StateKind
 from longcat.model.errors import ModelError
 
 
@@ -48,7 +48,7 @@ class SharedContextAttention(MultiHeadLatentAttention):
         self.group = group
         self.chunks = chunks_of(group.rank(), group.size())
 
-    def state_kind(self) -> PerPosition:
+    def state_kind(self) -> StateKind:
         raise ModelError("a step needs whole rows; generate without context parallelism")
 
     def attend(
@@ -77,7 +77,7 @@ class SharedContextAttention(MultiHeadLatentAttention):
 
     def _attend_chunks(self, q_BTHQ: torch.Tensor, k_BSHQ: torch.Tensor, v_BSHV: torch.Tensor) -> torch.Tensor:
         pieces = [
-            mla_attention(q_BUHQ, k_BSHQ[:, :end], v_BSHV[:, :end], self.softmax_scale)
+            mla_attention(q_BUHQ, k_BSHQ[:, :end], v_BSHV[:, :end], self.softmax_scale, window=self.window)
             for q_BUHQ, end in zip(q_BTHQ.chunk(2, dim=1), self._ends(q_BTHQ.shape[1]), strict=True)
         ]
         return torch.cat(pieces, dim=1)
@@ -100,7 +100,8 @@ class SharedContextAttention(MultiHeadLatentAttention):
         pieces = []
         for q_UHQ, (document, _, keys) in zip(q_THQ.split([queries for _, queries, _ in spans]), spans, strict=True):
             k_EHQ, v_EHV = k_documents[document][:keys], v_documents[document][:keys]
-            pieces.append(mla_attention(q_UHQ[None], k_EHQ[None], v_EHV[None], self.softmax_scale)[0])
+            qkv = q_UHQ[None], k_EHQ[None], v_EHV[None]
+            pieces.append(mla_attention(*qkv, self.softmax_scale, window=self.window)[0])
         return torch.cat(pieces)
 
     def _spans(self, bounds: list[int], tokens: int) -> Iterator[tuple[int, int, int]]:

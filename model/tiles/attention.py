@@ -49,7 +49,7 @@ def tile_attention(mixer: SequenceMixer) -> nn.Module:
     """
     own = MultiHeadLatentAttention
     if not isinstance(mixer, own) or any(
-        getattr(type(mixer), name) is not getattr(own, name) for name in ("forward", "attend")
+        getattr(type(mixer), name) is not getattr(own, name) for name in ("forward", "attend", "attend_in_step")
     ):
         raise ModelError(f"attention {mixer.kind!r} has no form for tiles, only 'mla' has")
     kind: Any = type(f"Tile{type(mixer).__name__}", (TileAttention, type(mixer)), {})

@@ -41,7 +41,10 @@ NGRAM = {"ngram_vocab_size_ratio": 2.57, "emb_neighbor_num": 3, "emb_split_num":
 VARIANTS: dict[str, dict[str, Any]] = {
     "mla": {},
     "queries without a latent": {"q_lora_rank": None, "mla_scale_q_lora": False},
-    "window": {"attention": {"kind": "test_window", "size": 4}},
+    "window": {"attention": {"kind": "window", "size": 4}},
+    "window with sinks": {"attention": {"kind": "window", "sinks": 2, "size": 4}},
+    "streaming": {"attention": {"pattern": [{"block": 4, "kind": "window", "sinks": 4, "size": 8}, "mla"]}},
+    "window of the tests": {"attention": {"kind": "test_window", "size": 4}},
     "linear": {"attention": "test_linear"},
     "window and mla": {"attention": {"pattern": ["test_window", "mla"]}},
     "linear and mla": {"attention": {"pattern": ["test_linear", "mla"]}},
@@ -304,7 +307,7 @@ def test_sharing_rows_works_or_is_refused_by_name(variant: ModelConfig) -> None:
             micro_batch_size=1,
         )
 
-    others = {spec.kind for spec in variant.mixers} - {"mla"}
+    others = {spec.kind for spec in variant.mixers if not spec.mixer.shares_context()}
     if not others:
         check()
         return
@@ -401,7 +404,7 @@ def test_a_wider_model_keeps_its_kinds(variant: ModelConfig) -> None:
 
 def test_a_subclass_does_not_inherit_support_for_parts_of_rows(variant: ModelConfig) -> None:
     for spec in variant.mixers:
-        assert spec.mixer.shares_context() == (spec.kind == "mla")
+        assert spec.mixer.shares_context() == (spec.kind in ("mla", "window"))
 
 
 WRONG = {
