@@ -31,6 +31,13 @@ class DtypeName(StrEnum):
     FLOAT16 = "float16"
 
 
+class WeightsName(StrEnum):
+    """How matrices are stored."""
+
+    PLAIN = "plain"
+    FP8 = "fp8"
+
+
 def register(root: typer.Typer) -> None:
     """Register the commands."""
     spec = Spec(
@@ -61,6 +68,10 @@ def export(
     dtype: Annotated[
         DtypeName, typer.Option("--dtype", help="Dtype of the weights; routers stay at least float32.")
     ] = DtypeName.STORED,
+    weights: Annotated[
+        WeightsName,
+        typer.Option("--weights", help="fp8: matrices as float8 with scales of 128 x 128 blocks, the rest bfloat16."),
+    ] = WeightsName.PLAIN,
     allow_incompatible: Annotated[
         bool,
         typer.Option(
@@ -78,6 +89,8 @@ def export(
       [cyan]longcat export extended --output extended-hf --layout transformers5[/cyan]
 
       [cyan]longcat export extended --output extended-vllm --dtype bfloat16[/cyan]
+
+      [cyan]longcat export extended --output extended-fp8 --weights fp8[/cyan]
     """
     from longcat.cli.console import make_progress, print_json, say
     from longcat.stages.convert import export_checkpoint
@@ -88,6 +101,7 @@ def export(
         output,
         layout=layout.value,
         dtype=dtype.value,
+        weights=weights.value,
         allow_incompatible=allow_incompatible,
         progress=make_progress(quiet=settings.quiet),
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from longcat.model.config import ModelConfig
 from longcat.model.embeddings.mapped import MappedNgramEmbedding, MappedTables
-from longcat.model.errors import ModelConfigError
+from longcat.model.errors import CheckpointError, ModelConfigError
 from longcat.model.layout import NGRAM_TABLES, Layout, idle_tensors, is_router_key, ngram_parts, published_tensors
 from longcat.model.published_keys import EMBEDDING, copies, spelled
 from longcat.model.quantized import CONFIGS, Method, Plan, QuantizedFiles, method_of
@@ -86,11 +87,12 @@ def save_quantized(
     finite.
     """
     # Only fp8 is for other programs.
-    plan = Plan(_with_copies(model) if method == "fp8" else dict(published_tensors(model)), method)
+    tensors = _with_copies(model) if method == "fp8" else dict(published_tensors(model))
+    plan = Plan(tensors, method)
 
     @contextmanager
     def reader() -> Iterator[Callable[[str], torch.Tensor]]:
-        yield plan.read
+        yield lambda key: plan.read(key, tensors.__getitem__)
 
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
@@ -193,6 +195,11 @@ class Planned:
     divisor: float
     dtype: torch.dtype
 
+    @property
+    def like(self) -> torch.Tensor:
+        """Without values."""
+        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+
 
 class Conversion:
     """Conversion of a checkpoint on disk to a layout and a dtype (None: as stored; fp8 becomes bfloat16).
@@ -205,8 +212,11 @@ class Conversion:
     and latents that are not scaled (`mla_scale_q_lora`, `mla_scale_kv_lora`) become scaled ones whose norms are divided
     by the scale; the logits stay the same, up to the rounding of these norms.
 
+    `fp8`: matrices become float8 with scales of blocks, and the rest bfloat16 (`model.quantized`). Then one shard is in
+    memory.
+
     Raises:
-        CheckpointError, ModelConfigError: see `load_pretrained`.
+        CheckpointError, ModelConfigError: see `load_pretrained`; or `fp8` with another layout, or with `dtype`.
     """
 
     def __init__(
@@ -216,7 +226,13 @@ class Conversion:
         layout: Layout = "published",
         dtype: torch.dtype | None = None,
         standalone: bool = False,
+        fp8: bool = False,
     ) -> None:
+        if fp8 and (layout != "published" or dtype is not None):
+            raise CheckpointError(
+                f"{source}: fp8 weights have the layout published, and what is not fp8 is stored as bfloat16; "
+                "leave out the other layout or dtype"
+            )
         config, self._weights = open_checkpoint(Path(source), "fp8", to_run=False)
         if layout == "transformers5" and (config.ngram_tables or config.sparse_index or config.q_lora_rank is None):
             raise ModelConfigError(
@@ -234,9 +250,13 @@ class Conversion:
         written = self._planned[EMBEDDING].dtype
         self._idle = {key: (tuple(t.shape), t.dtype) for key, t in _idle(config, layout, written).items()}
         self.config = _standalone(config) if standalone else config
-        self.dtype = _name(written)
         self._copied = {**{key: self._copy(plan) for key, plan in self._planned.items()}, **self._zeros()}
-        self.size = sum(copied.written.nbytes for copied in self._copied.values())
+        self._sizes = {key: copied.written.nbytes for key, copied in self._copied.items()}
+        self._fp8 = Plan({key: plan.like for key, plan in self._planned.items()}, "fp8") if fp8 else None
+        if self._fp8 is not None:
+            written = self._fp8.planned[EMBEDDING].dtype
+            self._sizes = {key: tensor.nbytes for key, tensor in self._fp8.planned.items()}
+        self.dtype, self.size = _name(written), sum(self._sizes.values())
 
     def write(
         self, folder: Path | str, *, max_shard_bytes: int = MAX_SHARD_BYTES, advance: Advance | None = None
@@ -248,10 +268,11 @@ class Conversion:
         """
         where = Path(folder)
         where.mkdir(parents=True, exist_ok=True)
-        sizes = {key: copied.written.nbytes for key, copied in self._copied.items()}
-        write = self._write_shard if isinstance(self._weights, QuantizedFiles) else self._copy_shard
-        write_shards(where, sizes, write, max_shard_bytes, advance)
-        write_json(where / CONFIG_FILE, self.config.to_dict() | {"torch_dtype": self.dtype})
+        computed = self._fp8 is not None or isinstance(self._weights, QuantizedFiles)
+        write = self._write_shard if computed else self._copy_shard
+        write_shards(where, self._sizes, write, max_shard_bytes, advance)
+        stated = {} if self._fp8 is None else {"quantization_config": dict(CONFIGS["fp8"])}
+        write_json(where / CONFIG_FILE, self.config.to_dict() | {"torch_dtype": self.dtype} | stated)
 
     def _copy(self, plan: Planned) -> Copied:
         stored = self._weights.tensors[plan.source]
@@ -266,7 +287,12 @@ class Conversion:
 
     def _write_shard(self, path: Path, keys: Sequence[str]) -> None:
         with self._weights.reader() as read:
-            write_shard(path, {key: self._value(key, read) for key in keys})
+
+            def plain(key: str) -> torch.Tensor:
+                return self._value(key, read)
+
+            value = plain if self._fp8 is None else partial(self._fp8.read, plain=plain)
+            write_shard(path, {key: value(key) for key in keys})
 
     def _value(self, key: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
         if key in self._idle:

@@ -137,10 +137,12 @@ def _spread(scale_PQ: torch.Tensor, outputs: int, inputs: int) -> torch.Tensor:
 
 
 class Plan:
-    """Tensors of a quantised checkpoint: `planned` gives their dtypes and shapes, `read` their values by key."""
+    """Tensors of a quantised checkpoint: `planned` gives their dtypes and shapes, `read` their values by key.
+
+    Of `tensors`, those of the plain checkpoint, only dtypes and shapes are taken.
+    """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], method: Method) -> None:
-        self._tensors = tensors
         self._owners: dict[str, tuple[str, str]] = {}
         self._last: tuple[str, tuple[torch.Tensor, torch.Tensor]] | None = None
         self.planned: dict[str, torch.Tensor] = {}
@@ -163,13 +165,14 @@ class Plan:
     def _add(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.planned[key] = torch.empty(shape, dtype=dtype, device="meta")
 
-    def read(self, key: str) -> torch.Tensor:
+    def read(self, key: str, plain: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        """The tensor to store under `key`; `plain` returns those of the plain checkpoint."""
         if key not in self._owners:
-            return self._tensors[key].to(self.planned[key].dtype)
+            return plain(key).to(self.planned[key].dtype)
         owner, kind = self._owners[key]
         # Values and scales follow each other.
         if self._last is None or self._last[0] != owner:
-            self._last = owner, quantize(self._tensors[owner], kind)
+            self._last = owner, quantize(plain(owner), kind)
         return self._last[1][key != owner]
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["published", "transformers5"]
 Dtype = Literal["stored", "float32", "bfloat16", "float16"]
+Weights = Literal["plain", "fp8"]
 MEGA = 1_000_000
 
 
@@ -86,17 +87,19 @@ def export_checkpoint(
     *,
     layout: Layout = "published",
     dtype: Dtype = "stored",
+    weights: Weights = "plain",
     allow_incompatible: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
     """Write the checkpoint in `source` and its tokenizer files to the new folder `output`; returns a summary.
 
     `output` appears by one rename when everything is on disk. Without `allow_incompatible` the model is one that other
-    programs can run, and the folder has nothing that only this toolkit reads (`Conversion`, `standalone`).
+    programs can run, and the folder has nothing that only this toolkit reads (`Conversion`, `standalone`). `fp8`
+    weights are those of published FP8 checkpoints.
 
     Raises:
-        InputError: `output` exists and is not empty, `source` is not a complete checkpoint, or other programs would
-            compute something else.
+        InputError: `output` exists and is not empty, `source` is not a complete checkpoint, other programs would
+            compute something else, or `weights` do not go with `layout` or `dtype`.
         IntegrityError: `source` is an artifact and differs from its manifest.
         ConfigError: its config.json is of another architecture.
     """
@@ -109,7 +112,7 @@ def export_checkpoint(
     check_top_files(source, progress)
     wanted = None if dtype == "stored" else getattr(torch, dtype)
     with _told(), _beside(output) as aside:
-        conversion = Conversion(source, layout=layout, dtype=wanted, standalone=True)
+        conversion = Conversion(source, layout=layout, dtype=wanted, standalone=True, fp8=weights == "fp8")
         reason = conversion.config.unreadable_elsewhere()
         if reason is not None and not allow_incompatible:
             hint = "--allow-incompatible writes it for programs that know this key"
@@ -122,6 +125,7 @@ def export_checkpoint(
         "path": str(output),
         "layout": layout,
         "dtype": conversion.dtype,
+        "weights": weights,
         "weight_bytes": conversion.size,
         "files": sorted(path.name for path in output.iterdir()),
     }

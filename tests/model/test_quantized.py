@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -112,6 +113,44 @@ def test_fp8_is_converted_and_others_are_not(build_model: BuildModel, tmp_path: 
     save_quantized(build_model(), tmp_path / "int8", "int8")
     with pytest.raises(CheckpointError, match="the weights are int8"):
         Conversion(tmp_path / "int8")
+
+
+@pytest.mark.parametrize("shard", [20_000, 5_000_000_000])
+def test_a_plain_checkpoint_is_converted_to_fp8(build_model: BuildModel, tmp_path: Path, shard: int) -> None:
+    """The same tensors as of the model in memory; each weight within the rounding of e4m3 of its block's scale."""
+    model = build_model(num_nextn_predict_layers=1)
+    save_pretrained(model, tmp_path / "plain")
+    save_quantized(model, tmp_path / "expected", "fp8")
+    conversion = Conversion(tmp_path / "plain", fp8=True)
+    conversion.write(tmp_path / "fp8", max_shard_bytes=shard)
+    found = tensors_of(tmp_path / "fp8")
+    expected = load_file(tmp_path / "expected" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert found[key].dtype == tensor.dtype
+        assert torch.equal(found[key].float(), tensor.float()), key
+    stated = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("fp8", "expected")]
+    assert stated[0] == stated[1]
+    assert (conversion.dtype, conversion.size) == ("bfloat16", sum(tensor.nbytes for tensor in found.values()))
+    plain, scaled = load_file(tmp_path / "plain" / "model.safetensors"), 0
+    for key, weight in plain.items():
+        for (row, column), scale in np.ndenumerate(found.get(f"{key}_scale_inv", torch.zeros(0, 0)).double().numpy()):
+            block = slice(128 * row, 128 * row + 128), slice(128 * column, 128 * column + 128)
+            stored, exact = found[key].double()[block] * scale, weight.double()[block]
+            assert ((stored - exact).abs() <= (exact.abs() * 2**-4).clamp_min(scale * 2**-10) * 1.0001).all(), key
+            scaled += 1
+    assert scaled > 20
+
+
+@pytest.mark.parametrize("more", [{"dtype": torch.float32}, {"layout": "transformers5"}])
+def test_fp8_has_one_layout_and_dtype(build_model: BuildModel, tmp_path: Path, more: dict[str, Any]) -> None:
+    save_pretrained(build_model(), tmp_path)
+    with pytest.raises(CheckpointError, match="leave out the other layout or dtype"):
+        Conversion(tmp_path, fp8=True, **more)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {key: tensor for path in folder.glob("*.safetensors") for key, tensor in load_file(path).items()}
 
 
 def test_fp8_without_a_stated_format_is_e4m3() -> None:

@@ -328,5 +328,16 @@ def test_on_the_command_line(folder: Path, tmp_path: Path, capfd: pytest.Capture
     assert exported["weight_bytes"] < imported["metrics"]["weight_bytes"]
     assert run([*store, *arguments]) == 3
     assert capfd.readouterr().err == f"longcat: {tmp_path / 'out'}: is not empty (use the name of a new folder)\n"
+    fp8 = ["export", "theirs", "--output", str(tmp_path / "fp8"), "--weights", "fp8", "--json"]
+    assert run([*store, *fp8, "--dtype", "float32"]) == 3
+    assert "leave out the other layout or dtype" in capfd.readouterr().err
+    assert not (tmp_path / "fp8").exists()
+    assert run([*store, *fp8]) == 0
+    small = json.loads(capfd.readouterr().out)
+    assert (small["weights"], small["dtype"]) == ("fp8", "bfloat16")
+    assert small["weight_bytes"] < exported["weight_bytes"]
+    assert json.loads((tmp_path / "fp8" / "config.json").read_text())["quantization_config"]["quant_method"] == "fp8"
+    assert run([*store, "import", str(tmp_path / "fp8"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["counts"] == imported["counts"]
     assert run([*store, "model", "describe", "theirs", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["total"] == imported["counts"]["parameters"]
