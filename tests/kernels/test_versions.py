@@ -19,6 +19,7 @@ from longcat.kernels import (
     linear_cross_entropy,
     mla_attention,
     mla_project,
+    mla_sparse,
     rms_norm,
     rope,
     router,
@@ -40,6 +41,7 @@ OPERATIONS = (
     expert_combine,
     mla_attention,
     mla_project,
+    mla_sparse,
     cross_entropy,
     linear_cross_entropy,
     delta_rule,
@@ -187,6 +189,17 @@ def convolution_case(batch: int, tokens: int, channels: int, taps: int, bounds: 
     call = lambda x, weight: short_convolution.short_convolution(x, weight, cu_seqlens)  # noqa: E731
     name = f"short_convolution({batch},{tokens},{channels},{taps},{bounds})"
     return Case(name, call, [randn(batch, tokens, channels), randn(channels, taps)])
+def sparse_case(tokens: int, keys: int, heads: int, widths: tuple[int, int], count: int) -> Case:
+    """Two rows; every third query has fewer positions, the first of them none."""
+    latent, rope = widths
+    order = torch.stack([torch.randperm(keys, device="cpu")[:count] for _ in range(2 * tokens)]) if tokens else None
+    chosen_BTK = torch.zeros(2, 0, count, dtype=torch.int64) if order is None else order.view(2, tokens, -1)
+    for query in range(0, tokens, 3):
+        chosen_BTK[:, query, query:] = -1
+    chosen_BTK = chosen_BTK.to(torch.get_default_device())
+    call = lambda q, e: mla_sparse.mla_sparse(q, e, chosen_BTK, latent, 0.3)  # noqa: E731
+    inputs = [randn(2, tokens, heads, latent + rope), randn(2, keys, latent + rope)]
+    return Case(f"mla_sparse({tokens},{keys},{heads},{widths},{count})", call, inputs, absolute=4e-6)
 
 
 def loss_case(name: str, targets: list[int], vocabulary: int) -> Case:
@@ -260,6 +273,16 @@ def all_cases() -> list[Case]:
         delta_case(2, 40, 2, (8, 6), [0, 3, 3, 50, 51, 80]),
         *(convolution_case(*sizes) for sizes in [(2, 9, 5, 4), (1, 1, 3, 4), (3, 2, 1, 4), (1, 0, 2, 4), (2, 5, 3, 1)]),
         convolution_case(2, 12, 5, 4, [0, 1, 1, 3, 12, 20, 24]),
+        *(
+            sparse_case(*sizes)
+            for sizes in [
+                (5, 9, 3, (7, 4), 4),
+                (1, 40, 20, (16, 16), 40),
+                (9, 12, 2, (24, 8), 11),
+                (4, 6, 1, (5, 0), 1),
+            ]
+        ),
+        sparse_case(0, 3, 2, (6, 4), 2),
         loss_case("plain", [3, 0, 10, 5], 11),
         loss_case("some ignored", [3, -100, 10, -100, 0], 11),
         loss_case("all ignored", [-100, -100], 11),
