@@ -185,7 +185,13 @@ class ModelConfig(BaseModel):
                 spec.mixer.check(self, spec.options)
             except ValueError as error:
                 raise ValueError(f"attention {spec.kind}: {error}") from None
-        losses = spec_of_slot(pattern, self.mtp_slot, self.num_layers).mixer.loss_names
+        for slot in range(self.mtp_slot + 1 if self.num_nextn_predict_layers else self.mtp_slot):
+            spec = self.mixer(slot)
+            try:
+                spec.mixer.check_slot(self, slot, spec.options)
+            except ValueError as error:
+                raise ValueError(f"attention {spec.kind}: {error}") from None
+        losses = spec_of_slot(pattern, self.mtp_slot, self.num_layers).losses
         if self.num_nextn_predict_layers and losses:
             raise ValueError(
                 f"attention {pattern[0].kind!r} has losses of its own ({', '.join(losses)}), which multi-token "

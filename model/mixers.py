@@ -22,6 +22,8 @@ DEFAULT = "mla"
 KINDS: dict[str, str] = {
     DEFAULT: "longcat.model.attention.mla:MultiHeadLatentAttention",
     "delta": "longcat.model.attention.delta:GatedDelta",
+    "lsa": "longcat.model.attention.lsa:LongcatSparseAttention",
+    "topk": "longcat.model.attention.topk:TopKAttention",
     "window": "longcat.model.attention.window:WindowAttention",
 }
 MAX_PATTERN = 64
@@ -39,6 +41,12 @@ class MixerSpec(NamedTuple):
     def mixer(self) -> type[Any]:
         """The class, a `model.attention.base.SequenceMixer`."""
         return mixer_class(self.kind)
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Auxiliary losses of the kind with these options."""
+        found: tuple[str, ...] = self.mixer.losses_of(self.options)
+        return found
 
 
 def mixer_class(kind: str) -> type[Any]:

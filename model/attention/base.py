@@ -81,7 +81,8 @@ class SequenceContext:
 
 
 class MixerOutput(NamedTuple):
-    """y_BTD: output added to the residual stream. losses: auxiliary losses by name, each a sum over these tokens.
+    """y_BTD: output added to the residual stream. losses: auxiliary losses by name, each a sum over these tokens; one
+    without a gradient is a figure, which is logged and not trained.
 
     shared: what the next attention module of the layer may use (`SequenceContext.shared`), such as the positions that
     it attends to; known only to the kind that makes it.
@@ -127,6 +128,15 @@ class SequenceMixer(nn.Module, ABC):
         A step has a `state`, the one that `LongcatFlash.new_pages` made for `state_kind()`, and `where.layout`, which
         tells the pieces.
         """
+
+    @classmethod
+    def losses_of(cls, options: MixerOptions) -> tuple[str, ...]:
+        """Auxiliary losses with these options."""
+        return cls.loss_names
+
+    @classmethod
+    def check_slot(cls, config: ModelConfig, slot: int, options: MixerOptions) -> None:
+        """Raise ValueError, naming the option, if the kind cannot be in this slot of such a model."""
 
     def state_kind(self) -> StateKind:
         """What the mixer keeps in a step over many sequences.

@@ -9,7 +9,7 @@ R rotary width, N width without position, V value width, E = C + R.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -50,8 +50,22 @@ class LatentMixer(Protocol):
         """Attention output [B, T, H, V] of the last T of S positions."""
 
 
-def attend_in_pages(mixer: LatentMixer, projected: Projected, where: SequenceContext, state: PageState) -> torch.Tensor:
-    """Attention output [1, T, H, V] of the tokens of a step; their latents and rotary keys are cached."""
+# Attention output [1, T, H, V] of a piece, by its place in the step, from its projections and its positions [S, E].
+AttendPiece = Callable[[int, Projected, torch.Tensor], torch.Tensor]
+
+
+def attend_in_pages(
+    mixer: LatentMixer,
+    projected: Projected,
+    where: SequenceContext,
+    state: PageState,
+    limit: int | None = None,
+    beyond: AttendPiece | None = None,
+) -> torch.Tensor:
+    """Attention output [1, T, H, V] of the tokens of a step; their latents and rotary keys are cached.
+
+    Pieces of sequences with more than `limit` positions, which the mixer does not absorb, are left to `beyond`.
+    """
     layout = where.layout
     assert layout is not None  # noqa: S101  a step has one
     joint_1TE = torch.cat((projected.latent_BTC, projected.k_rope_BTR), dim=-1)
@@ -67,7 +81,11 @@ def attend_in_pages(mixer: LatentMixer, projected: Projected, where: SequenceCon
     for index in division.others:
         span = layout.spans[index]
         joint_SE = joint_1TE[0, span.first : span.end] if span.start == 0 else state.read(layout, index)
-        o_THV[span.first : span.end] = attend_expanded(mixer, projected, joint_SE, span, where)
+        if beyond is not None and limit is not None and span.length > limit:
+            own = Projected(*(x[:, span.first : span.end] for x in projected))
+            o_THV[span.first : span.end] = beyond(index, own, joint_SE)[0]
+        else:
+            o_THV[span.first : span.end] = attend_expanded(mixer, projected, joint_SE, span, where)
     return o_THV.unsqueeze(0)
 
 

@@ -191,6 +191,14 @@ class PageState:
         """Values [S, W] of the sequence of piece `index`, up to its last token; a view if its pages are consecutive."""
         return layout.sequences.rows[index].read(self._positions_NW)
 
+    def read_every(self, layout: StepLayout, index: int, every: int) -> torch.Tensor:
+        """The same for a state with one row for `every` positions: rows of all that the positions fill or begin."""
+        row = layout.sequences.rows[index]
+        count = -(-row.length // every)
+        if row.places_S is None:
+            return self._positions_NW.narrow(0, row.first // every, count)
+        return self._positions_NW.index_select(0, row.places_S[::every] // every)
+
     def memory(self, latent_width: int) -> Memory:
         """The pages as attention on a CPU reads them; the views are made once."""
         if latent_width not in self._memory:

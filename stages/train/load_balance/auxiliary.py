@@ -15,7 +15,7 @@ def mixer_losses(config: ModelConfig) -> tuple[str, ...]:
     """Sorted names of the losses of a model's token mixers, the same in every process."""
     if config.attention is None:
         return ()
-    return tuple(sorted({name for spec in config.mixers for name in spec.mixer.loss_names}))
+    return tuple(sorted({name for spec in config.mixers for name in spec.losses}))
 
 
 class AuxiliaryLosses:
@@ -36,7 +36,8 @@ class AuxiliaryLosses:
             if name not in output.losses:
                 continue
             share = output.losses[name] / self._targets
-            total = share if total is None else total + share
+            if share.requires_grad:
+                total = share if total is None else total + share
             seen = self.of_mixers.get(name)
             self.of_mixers[name] = share.detach().double() + (0.0 if seen is None else seen)
         return total
