@@ -34,12 +34,8 @@ class PageSizes(NamedTuple):
 def store_means(keys: PageState, means: PageState, layout: StepLayout, block: int) -> None:
     """Form the means of all blocks to which the step has written keys; those of the others stay."""
     places_T = layout.places_T
-    blocks_Z = torch.unique_consecutive(places_T // block)
+    blocks_Z, index_T = torch.unique(places_T // block, return_inverse=True)
     ends_Z = torch.zeros_like(blocks_Z)
-    index_T = torch.searchsorted(blocks_Z, places_T // block) if bool((blocks_Z.diff() > 0).all()) else None
-    if index_T is None:  # pages of several sequences, in any order
-        blocks_Z, index_T = torch.unique(places_T // block, return_inverse=True)
-        ends_Z = torch.zeros_like(blocks_Z)
     ends_Z.scatter_reduce_(0, index_T, places_T % block + 1, "amax")  # positions of a block that are cached
     keys_NBI = keys.pages_PLW.view(-1, block, keys.pages_PLW.shape[-1])
     held_ZBI = keys_NBI.index_select(0, blocks_Z)

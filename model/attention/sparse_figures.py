@@ -22,11 +22,12 @@ def attention_figures(target: Target) -> tuple[torch.Tensor, torch.Tensor, torch
     assert target.chosen_BTK is not None  # noqa: S101  the caller has chosen
     batch, tokens = target.q_BTHE.shape[:2]
     sums = torch.zeros(3, dtype=torch.float64, device=target.e_BSE.device)
-    measured = sorted({tokens - 1 - place * tokens // QUERIES for place in range(min(QUERIES, tokens))})
+    some = min(QUERIES, tokens)
+    measured = [tokens - 1 - place * tokens // some for place in range(some)]
     for row in range(batch):
         for query in measured:
             sums += _of_query(target, row, query)
-    sums *= tokens / len(measured)
+    sums *= tokens / some
     return sums[0], sums[1], sums[2]
 
 
