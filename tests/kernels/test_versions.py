@@ -189,6 +189,8 @@ def convolution_case(batch: int, tokens: int, channels: int, taps: int, bounds: 
     call = lambda x, weight: short_convolution.short_convolution(x, weight, cu_seqlens)  # noqa: E731
     name = f"short_convolution({batch},{tokens},{channels},{taps},{bounds})"
     return Case(name, call, [randn(batch, tokens, channels), randn(channels, taps)])
+
+
 def sparse_case(tokens: int, keys: int, heads: int, widths: tuple[int, int], count: int) -> Case:
     """Two rows; every third query has fewer positions, the first of them none."""
     latent, rope = widths
