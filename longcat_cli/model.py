@@ -92,6 +92,65 @@ def describe(
         print_accounting(model, description, config, sizes)
 
 
+@app.command("attention-importance")
+def attention_importance(
+    ctx: typer.Context,
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A checkpoint: name, name@version, id prefix or folder.",
+            autocompletion=completion.references("checkpoint"),
+        ),
+    ],
+    tokens: Annotated[
+        str,
+        typer.Option(
+            "--tokens",
+            metavar="REF",
+            help="Tokens, of which the validation part is read.",
+            autocompletion=completion.references("tokens"),
+        ),
+    ],
+    sequence_length: Annotated[
+        int | None, typer.Option("--sequence-length", min=2, help="Tokens of a window (default: the model's context).")
+    ] = None,
+    windows: Annotated[int, typer.Option("--windows", min=1, help="Windows, spread evenly over the tokens.")] = 16,
+    size: Annotated[int, typer.Option("--size", min=1, help="Local positions, with the token's own.")] = 896,
+    sinks: Annotated[int, typer.Option("--sinks", min=0, help="First positions, which all tokens see.")] = 128,
+    block: Annotated[int, typer.Option("--block", min=1, help="Positions by which the local ones move.")] = 128,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure which attention modules may become streaming: the change of the loss if one of them sees only the first
+    and the last positions, and a pattern of the least important half.
+
+    Example: [cyan]longcat model attention-importance base --tokens tokens --size 96 --sinks 32 --block 32[/cyan]
+    """
+    from pydantic import ValidationError
+
+    from longcat.cli.console import print_json
+    from longcat.cli.importance_report import print_importance
+    from longcat.cli.settings import settings_of
+    from longcat.model.attention.window import WindowOptions
+    from longcat.model.errors import first_problem
+    from longcat.pipeline.errors import ConfigError
+    from longcat.stages.evaluate.importance import importance_of_checkpoint
+
+    try:
+        options = WindowOptions(size=size, sinks=sinks, block=block)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error)) from None
+    store = settings_of(ctx).open_store()
+    found = importance_of_checkpoint(
+        store.resolve(checkpoint), store.resolve(tokens), options, sequence_length, windows, threads
+    )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_importance(found)
+
+
 def _find(ctx: typer.Context, model: str) -> tuple[ModelConfig, str]:
     """Resolve a word to a configuration and its description: a preset, else a folder, else an artifact.
 

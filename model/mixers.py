@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -94,6 +94,17 @@ def spec_of_slot(pattern: tuple[MixerSpec, ...], slot: int, num_layers: int) -> 
     if slot < 2 * num_layers:
         return pattern[slot % len(pattern)]
     return pattern[0] if len(pattern) == 1 else _parse_one(DEFAULT)
+
+
+def shortest_pattern(kinds: Sequence[MixerSpec]) -> dict[str, Any] | None:
+    """`attention` of a model whose slots have these kinds; None if its pattern would be too long.
+
+    At least two kinds, because a single one would also be that of multi-token prediction.
+    """
+    for length in range(2, min(len(kinds), MAX_PATTERN) + 1):
+        if all(kind == kinds[slot % length] for slot, kind in enumerate(kinds)):
+            return {"pattern": [{"kind": kind, **options.model_dump()} for kind, options in kinds[:length]]}
+    return None
 
 
 def slot_of_key(key: str, num_layers: int) -> tuple[int, str] | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelError
-from longcat.model.mixers import MAX_PATTERN
+from longcat.model.mixers import MAX_PATTERN, shortest_pattern
 
 Order = Literal["stack", "interleave"]
 Moments = Literal["copy", "rescale"]
@@ -105,10 +105,8 @@ class Growth:
         wanted = [pattern[slot % len(pattern)] for slot in slots]
         if all(kind == pattern[slot % len(pattern)] for slot, kind in enumerate(wanted)):
             return config.attention
-        # A single kind, unlike a pattern, would also be that of multi-token prediction.
-        for length in range(2, min(MAX_PATTERN, len(wanted)) + 1):
-            if all(kind == wanted[slot % length] for slot, kind in enumerate(wanted)):
-                return {"pattern": [{"kind": kind, **options.model_dump()} for kind, options in wanted[:length]]}
+        if (found := shortest_pattern(wanted)) is not None:
+            return found
         raise ModelError(
             f"the attention kinds of the grown model repeat after more than {MAX_PATTERN} slots, the longest pattern; "
             "repeat all layers in the order stack, or train with a shorter pattern"
