@@ -39,7 +39,7 @@ _PART_OF_SEGMENT = {
     "lm_head": "output",
 }
 # Parts of published keys whose tensors are bfloat16 in an FP8 checkpoint.
-_WIDE_PARTS = frozenset({"embed_tokens", "ngram_embeddings", "lm_head"})
+_WIDE_PARTS = frozenset({"embed_tokens", "ngram_embeddings", "lm_head", "indexer"})
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def count(config: ModelConfig, context: int | None = None) -> Accounting:
     with torch.device("meta"):
         model = LongcatFlash(config.runnable_part)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    kept = {name: torch.Size(shape) for name, shape in indexer_shapes(config)}
+    kept = {name: torch.Size(shape) for name, shape in indexer_shapes(config) if name not in shapes}
     parts = dict.fromkeys(PARTS, 0)
     for name, shape in (shapes | kept).items():
         parts[_part(name, shape)] += shape.numel()

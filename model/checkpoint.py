@@ -147,7 +147,7 @@ def load_pretrained(
     model = meta_model(config).to(dtype)
     for router in model.routers():
         router.to(torch.promote_types(dtype, torch.float32))
-    check_tensors(weights, config, {key: tuple(tensor.shape) for key, tensor in published_tensors(model)})
+    check_tensors(weights, config, expected_shapes(config, weights.tensors))
     if map_tables:
         model.model.embed_tokens = _mapped_embedding(weights, config).to(dtype)
     # `to_empty` would do the same but import 35 MB of code.
@@ -182,7 +182,7 @@ def checked_files(folder: Path | str) -> tuple[ModelConfig, WeightFiles]:
     As strict as `load_pretrained`, with the same errors.
     """
     config, weights = open_checkpoint(Path(folder))
-    check_tensors(weights, config, expected_shapes(config))
+    check_tensors(weights, config, expected_shapes(config, weights.tensors))
     return config, weights
 
 

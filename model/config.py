@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from longcat.model.attention.sparse_index import SparseIndex
+from longcat.model.attention.sparse_index import SPARSE, SparseIndex, is_sparse, with_sparse_index
 from longcat.model.bounds import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, check_size, shown
 from longcat.model.embeddings.ngram_tables import MAX_ORDER, MAX_SPLITS, NGRAM_KEYS, NGRAM_SIZES, NgramTables
 from longcat.model.embeddings.ngram_tables import problem as ngram_problem
@@ -60,7 +60,7 @@ class ModelConfig(BaseModel):
     )
     attention_method: Literal["MLA", "LSA"] = Field(default="MLA", description="attention kind in published files")
     sparse_index: SparseIndex | None = Field(
-        default=None, description="indexers of LongCat Sparse Attention, which are kept and cannot be run"
+        default=None, description="LongCat Sparse Attention in every slot: the published keys of its indexers"
     )
     attention: str | dict[str, Any] | None = Field(
         default=None,
@@ -159,11 +159,18 @@ class ModelConfig(BaseModel):
         check_size(self)
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _published_keys_of_indexers(cls, values: Any) -> Any:
+        return with_sparse_index(values) if isinstance(values, Mapping) else values
+
     @field_validator("attention")
     @classmethod
     def _known_kinds(cls, attention: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
         if attention is None:  # the published kind, whose module would import torch
             return None
+        if is_sparse(attention):  # checked with its published keys
+            return attention
         return None if all(spec.kind == DEFAULT for spec in parse(attention)) else attention
 
     def _check_latent_and_index(self) -> None:
@@ -177,7 +184,7 @@ class ModelConfig(BaseModel):
             raise ValueError("attention_method = 'LSA' needs the keys of an indexer; the key index_topk is missing")
 
     def _check_attention(self) -> None:
-        if self.attention is None:
+        if (self.attention is None and self.sparse_index is None) or self.unrunnable() is not None:
             return
         pattern = self.mixers
         for spec in pattern:
@@ -220,7 +227,7 @@ class ModelConfig(BaseModel):
         They ignore these keys, and would load most of such models without an error and compute something else.
         """
         ours = {
-            "attention": self.attention is not None,
+            "attention": self.attention is not None and not is_sparse(self.attention),
             # Engines of the published models with indexers disagree on it.
             "ngram_word_scale": self.ngram_word_scale != "mean" and self.sparse_index is None,
             "ngram_amplification": self.ngram_amplification != "none",
@@ -235,22 +242,28 @@ class ModelConfig(BaseModel):
 
     def unrunnable(self) -> str | None:
         """Reason why this toolkit cannot run this model, naming the key; None if it can."""
-        if self.sparse_index is None:
+        if self.sparse_index is None or self.sparse_index.shares_within_layers(2 * self.num_layers):
             return None
-        what = f"attention_method = {self.attention_method!r} with index_topk = {self.sparse_index.index_topk}"
+        sparse = self.sparse_index
+        found = f"cli_factor = {sparse.cli_factor}" if sparse.index_topk_pattern is None else "index_topk_pattern"
         return (
-            f"{what}: LongCat Sparse Attention cannot be run here; `longcat model describe`, `import` and `export` work"
+            f"{found}: layers that attend to the positions of another layer cannot be run here; `longcat model "
+            "describe`, `import` and `export` work"
         )
 
     @property
     def runnable_part(self) -> Self:
         """The model without what this toolkit keeps and cannot run."""
-        return self if self.sparse_index is None else self.model_copy(update={"sparse_index": None})
+        changes = {"sparse_index": None, "attention": None}
+        return self if self.unrunnable() is None else self.model_copy(update=changes)
 
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:
         """Pattern of attention kinds, repeated over the slots."""
-        return parse(self.attention)
+        if self.sparse_index is None:
+            return parse(self.attention)
+        further = self.attention if isinstance(self.attention, Mapping) else {}
+        return parse({"kind": SPARSE, **self.sparse_index.options(), **further})
 
     def mixer(self, slot: int) -> MixerSpec:
         """Attention kind of slot `slot`: `2 * layer`, `2 * layer + 1`, or `mtp_slot`."""

@@ -31,6 +31,7 @@ from longcat.model.attention.paged_mla import attend_in_pages
 from longcat.model.attention.pages import PageState, PerPosition, Several, StateKind, StepState
 from longcat.model.attention.sparse_figures import attention_figures
 from longcat.model.bounds import MAX_CONTEXT, MAX_WIDTH
+from longcat.model.mixers import spec_of_slot
 
 if TYPE_CHECKING:
     from longcat.model.attention.pages import Span
@@ -119,7 +120,9 @@ class LongcatSparseAttention(ChosenPositions):
         self.count, self.options = options.index_topk, options
         self.always = Always(options.index_init_tokens, options.index_local_tokens)
         self.owns = owns_indexer(config, slot, options)
-        self.modules_of_model = sum(1 for one in range(config.mtp_slot) if config.mixer(one).kind == self.kind)
+        pattern = config.mixers
+        kinds = [spec_of_slot(pattern, one, config.num_layers).kind for one in range(config.mtp_slot)]
+        self.modules_of_model = max(1, kinds.count(self.kind))
         pages = PageSizes(options.kept_pages, options.page, options.block)
         self.pages = pages if self.owns and pages.kept and slot // 2 >= options.first_paged_layer else None
         if self.owns:

@@ -1,19 +1,28 @@
-"""Configuration and tensors of LongCat Sparse Attention's indexer (LongCat-2.0, LongCat-Flash-Lite-Sparse; arXiv
-2608.01662), which is described, imported and exported, and not computed.
+"""Published configuration and tensors of LongCat Sparse Attention (LongCat-2.0, LongCat-Flash-Lite-Sparse; arXiv
+2608.01662); `model.attention.lsa` computes it.
 
 An attention slot that owns an indexer selects the `index_topk` positions that it and the following slots attend to.
+A model with `attention: {kind: lsa, ...}` in all slots has these keys under their published names in config.json, and
+under `attention` only the options that published files lack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from longcat.model.bounds import MAX_CONTEXT, MAX_WIDTH
+from longcat.model.bounds import MAX_CONTEXT, MAX_WIDTH, shown
 
 COMPUTES, SHARES = "C", "S"
+SPARSE = "lsa"  # the kind
+# Keys of published files that are options of the kind.
+_OPTIONS = (
+    *("index_topk", "index_n_heads", "index_head_dim", "index_init_tokens", "index_local_tokens"),
+    *("cli_factor", "indexer_rope_interleave"),
+)
+_DEFAULTS = {"index_topk": 2048, "index_head_dim": 128, "index_init_tokens": 16, "index_local_tokens": 1024}
 
 
 class SparseIndex(BaseModel):
@@ -58,6 +67,15 @@ class SparseIndex(BaseModel):
         keys = self.model_dump() | {"index_topk_pattern": pattern}
         return {key: value for key, value in keys.items() if value is not None}
 
+    def options(self) -> dict[str, Any]:
+        """The keys that are options of the kind; a pattern takes the place of `cli_factor`."""
+        found = self.model_dump(include=set(_OPTIONS))
+        return found if self.index_topk_pattern is None else found | {"cli_factor": 2}
+
+    def shares_within_layers(self, slots: int) -> bool:
+        """Whether the first slot of every layer owns an indexer, so that no layer needs the choice of another."""
+        return set(range(0, slots, 2)) <= set(self.owners(slots))
+
     def owners(self, slots: int) -> list[int]:
         """Attention slots with an indexer.
 
@@ -80,3 +98,37 @@ class SparseIndex(BaseModel):
         yield "wk.weight", (self.index_head_dim, hidden_size)
         yield "k_norm.weight", (self.index_head_dim,)
         yield "weights_proj.weight", (self.index_n_heads, hidden_size)
+
+
+def is_sparse(attention: Any) -> bool:
+    """Whether `attention` of a configuration is LongCat Sparse Attention in every slot."""
+    return attention == SPARSE or (isinstance(attention, Mapping) and attention.get("kind") == SPARSE)
+
+
+def with_sparse_index(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields of a model configuration with the published keys of `attention: {kind: lsa, ...}` in `sparse_index`.
+
+    Raises:
+        ValueError: there are keys of an indexer, and `attention` names another kind.
+    """
+    attention, known = values.get("attention"), values.get("sparse_index")
+    if not is_sparse(attention):
+        if attention is not None and known is not None:
+            raise ValueError(
+                f"attention = {shown(attention)} and index_topk exclude each other: a file with the keys of an "
+                "indexer has LongCat Sparse Attention in every slot; remove sparse_index"
+            )
+        return values
+    given = dict(attention) if isinstance(attention, Mapping) else {}
+    stated = {key: given.pop(key) for key in list(given) if key in SparseIndex.model_fields}
+    if known is None:
+        heads = values.get("num_attention_heads")
+        halved = {"index_n_heads": max(1, heads // 2)} if isinstance(heads, int) else {}
+        known = _DEFAULTS | halved
+    elif isinstance(known, SparseIndex):
+        known = known.model_dump()
+    else:
+        known = dict(known)
+    method = values.get("attention_method") if values.get("sparse_index") is not None else "LSA"
+    changes = {"sparse_index": known | stated, "attention": given if given.keys() - {"kind"} else None}
+    return {**values, **changes, **({} if method is None else {"attention_method": method})}

@@ -17,6 +17,7 @@ from longcat.model.config import ModelConfig
 from longcat.model.errors import CheckpointError, ModelConfigError
 from longcat.model.init import initialize
 from longcat.model.presets import load_preset
+from longcat.model.rows import Rows
 from longcat.model.transformer import LongcatFlash
 
 SHARED: dict[str, Any] = {
@@ -95,6 +96,16 @@ def test_totals_are_the_published_ones(name: str, total: int, activated: tuple[f
     assert sizes.memory.weights_bf16 > 2 * total
 
 
+@pytest.mark.parametrize(("name", "published"), [("longcat-flash-lite-sparse", SPARSE), ("longcat-2.0", SECOND)])
+def test_presets_of_sparse_models_are_the_published_ones(name: str, published: dict[str, Any]) -> None:
+    preset, theirs = load_preset(name), ModelConfig.from_dict(published)
+    same = {"attention_method": "LSA", "sparse_index": preset.sparse_index}
+    assert preset == theirs.model_copy(update=same)
+    assert preset.sparse_index is not None
+    assert theirs.sparse_index is not None
+    assert preset.sparse_index.options() == theirs.sparse_index.options()
+
+
 def test_two_thirds_of_the_selected_experts_are_the_mean_where_their_share_is() -> None:
     sizes = count(load_preset("longcat-flash"))
     assert sizes.activated_reported == sizes.activated_mean
@@ -152,16 +163,68 @@ def test_indexers_and_tables_are_carried_through_import_and_export(tmp_path: Pat
 
 
 def test_what_cannot_be_run_is_refused_by_name_before_the_weights_are_read(tmp_path: Path) -> None:
-    write_sparse(tmp_path)
+    """One indexer for two layers."""
+    write_sparse(tmp_path, cli_factor=4)
     assert load_config(tmp_path).sparse_index is not None
     (tmp_path / "model.safetensors").write_bytes(b"")
-    message = r"config\.json: attention_method = 'LSA' with index_topk = 16: .* cannot be run here"
+    message = r"config\.json: cli_factor = 4: .* cannot be run here"
     with pytest.raises(ModelConfigError, match=message):
         load_pretrained(tmp_path)
     with pytest.raises(ModelConfigError, match=message), reading(tmp_path):
         pass
     with pytest.raises(ModelConfigError, match="cannot be run here"):
         LongcatFlash(load_config(tmp_path))
+
+
+@torch.no_grad()
+def test_an_imported_model_with_indexers_runs_and_is_exported_under_published_names(tmp_path: Path) -> None:
+    """Kind `lsa` with the stored indexers; trained options of ours are beside the published keys."""
+    tensors = write_sparse(tmp_path / "theirs")
+    Conversion(tmp_path / "theirs").write(tmp_path / "own")
+    model = load_pretrained(tmp_path / "own")
+    first, second = model.model.layers[1].self_attn
+    assert [first.kind, second.kind, first.owns, second.owns] == ["lsa", "lsa", True, False]
+    assert (first.count, first.always, first.indexer.heads) == (16, (2, 4), 2)
+    for name in INDEXER:
+        stored = tensors[f"model.layers.1.self_attn.0.indexer.{name}.weight"]
+        assert torch.equal(first.indexer.get_parameter(f"{name}.weight"), stored)
+    ids = torch.randint(4, 64, (1, 40), generator=torch.Generator().manual_seed(0))
+    logits = model(ids).logits
+    changed = load_pretrained(tmp_path / "own")
+    for layer in changed.model.layers:
+        layer.self_attn[0].indexer.wk.weight.mul_(-1)
+    assert not torch.allclose(changed(ids).logits[:, 20:], logits[:, 20:])
+    torch.testing.assert_close(changed(ids).logits[:, :16], logits[:, :16])
+    rows = Rows(model, 1, 40)
+    found = torch.cat([rows.append(piece).logits for piece in ids.split([30, *[1] * 10], dim=1)], dim=1)
+    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4)
+    save_pretrained(model, tmp_path / "saved")
+    Conversion(tmp_path / "saved", standalone=True, dtype=torch.float32).write(tmp_path / "out")
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    kept = {key for key in tensors if "model.mtp.oe_embed" not in key}  # tables that are carried and not run
+    assert kept <= again.keys()
+    assert all(torch.equal(again[key], tensors[key]) for key in kept)
+
+
+def test_options_of_the_kind_and_published_keys_are_one_configuration() -> None:
+    """`attention: {kind: lsa}` is written as published keys; what these lack stays under `attention`."""
+    plain = {key: value for key, value in (FLASH | TINY).items() if key not in ("architectures", "model_type")}
+    given = {"kind": "lsa", "index_topk": 16, "index_head_dim": 16, "index_init_tokens": 2, "index_local_tokens": 4}
+    config = ModelConfig.from_dict(plain | {"attention": given})
+    written = config.to_dict()
+    assert (written["index_topk"], written["index_n_heads"], written["attention_method"]) == (16, 1, "LSA")
+    assert "attention" not in written
+    assert config.unreadable_elsewhere() is None
+    own = ModelConfig.from_dict(plain | {"attention": given | {"distillation": "sparse"}})
+    assert own.to_dict()["attention"] == {"kind": "lsa", "distillation": "sparse"}
+    assert ModelConfig.from_dict(own.to_dict()) == own
+    assert own.mixer(1).options.index_topk == 16
+    assert own.unreadable_elsewhere() is None
+    with pytest.raises(ModelConfigError, match="attention = 'mla' and index_topk exclude each other"):
+        ModelConfig.from_dict(written | {"attention": "mla"})
+    pattern = ModelConfig.from_dict(TINY_SPARSE | {"index_topk_pattern": ["C", "C", "C", "S"]})
+    owned = [one.owns for layer in LongcatFlash(pattern).model.layers for one in layer.self_attn]
+    assert owned == [True, True, True, False]
 
 
 LOST: list[tuple[str, str]] = [
