@@ -58,6 +58,7 @@ def _memory_bytes(plan: Plan, model: ModelConfig) -> int:
             parts=-(-phase.batch_size // micro),
             checkpointing=options.activation_checkpointing,
             optimizer=options.optimizer.kind,
+            averaged=options.optimizer.average_decay is not None,
         )
         peaks.append(estimate.peak)
     return max(peaks)

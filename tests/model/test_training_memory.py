@@ -7,7 +7,7 @@ import torch
 
 from longcat.model.init import initialize
 from longcat.model.presets import load_preset
-from longcat.model.training_memory import training_memory
+from longcat.model.training_memory import LIBRARIES, RETAINED, training_memory
 from longcat.model.transformer import LongcatFlash
 
 TOLERANCE = 0.2
@@ -57,6 +57,18 @@ def test_weights_gradients_and_moments_by_hand() -> None:
     # Logits of 2,048 tokens of 16,384 ids are 64 MiB in half precision; the output matrix has 16,384 x 512 values.
     assert half.loss == (64 << 20) + 2 * 16384 * 512
     assert half.peak == 14 * n + max(2 * n, half.activations + half.loss)
+
+
+def test_what_a_process_needs_beside_its_tensors() -> None:
+    config = load_preset("tiny")
+    n = 4 * sum(p.numel() for p in LongcatFlash(config).parameters())
+    one = training_memory(config, "float32", 2048)
+    step = round(RETAINED * (one.activations + one.loss))
+    assert one.peak == 3 * n + one.activations + one.loss
+    assert one.host_peak == LIBRARIES + 2 * 3 * n + step
+    several = training_memory(config, "float32", 2048, parts=2, averaged=True)
+    assert several.peak == 5 * n + one.activations + one.loss
+    assert several.host_peak == LIBRARIES + (2 * 4 + 1) * n + step
 
 
 def test_checkpointing_keeps_less() -> None:

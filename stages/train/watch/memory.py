@@ -37,13 +37,17 @@ class RunMemory:
             parts=-(-plan.batch_size // plan.micro_batch_size),
             checkpointing=options.activation_checkpointing,
             optimizer=options.optimizer.kind,
+            averaged=options.optimizer.average_decay is not None,
         )
-        process = 0 if self.device.type == "cuda" else max(0, int(psutil.Process().memory_info().rss) - parts.weights)
-        self.estimate = process + parts.peak
+        process, peak = 0, parts.peak
+        if self.device.type != "cuda":
+            process, peak = max(0, int(psutil.Process().memory_info().rss) - parts.weights), parts.host_peak
+        self.estimate = process + peak
         self.line = (
             f"memory: about {self.estimate / GIB:.2f} GiB: process {process / GIB:.2f}, weights "
             f"{(parts.weights + parts.copy) / GIB:.2f}, moments {parts.moments / GIB:.2f}, and the larger of gradients "
-            f"{parts.gradients / GIB:.2f} and activations {(parts.activations + parts.loss) / GIB:.2f}"
+            f"{parts.gradients / GIB:.2f} and activations {(parts.activations + parts.loss) / GIB:.2f}; "
+            "the rest is held by libraries, allocator and checkpoints in writing"
         )
 
     def figures(self) -> dict[str, float]:
