@@ -8,12 +8,16 @@ position, V value width, E = C + R.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from longcat.kernels.mla_project import Projected
 from longcat.kernels.mla_sparse import mla_sparse
+from longcat.model.attention.covered_mass import covered_mass
+from longcat.model.attention.document_starts import document_starts
 from longcat.model.attention.mla import MultiHeadLatentAttention
 from longcat.model.attention.pages import Span
 
@@ -61,6 +65,33 @@ class ChosenPositions(MultiHeadLatentAttention):
     def attend_group(self, q_BTHE: torch.Tensor, e_BSE: torch.Tensor, chosen_BTK: torch.Tensor) -> torch.Tensor:
         """Sums of latents [B, T, H, C] of heads that attend to the same positions."""
         return mla_sparse(q_BTHE, e_BSE, chosen_BTK, self.latent_width, self.softmax_scale)
+
+    def choices(
+        self, x_BTD: torch.Tensor, q_BTHE: torch.Tensor, e_BTE: torch.Tensor, where: SequenceContext
+    ) -> list[torch.Tensor] | None:
+        """Positions [B, T, K] that each of the equal groups of heads attends to; None if another module chooses."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def coverage(self, x_BTD: torch.Tensor, where: SequenceContext, budgets: Sequence[int]) -> torch.Tensor | None:
+        projected = self.project(x_BTD, where)
+        q_BTHE = self.absorbed(projected)
+        e_BTE = torch.cat((projected.latent_BTC, projected.k_rope_BTR), dim=-1)
+        by_budget = []
+        for budget in budgets:
+            rows_B = torch.full((len(x_BTD),), budget, device=x_BTD.device)
+            chosen = self.choices(x_BTD, q_BTHE, e_BTE, replace(where, budgets_B=rows_B))
+            if chosen is None:
+                return None
+            by_budget.append(chosen)
+        starts_BT = document_starts(where, *x_BTD.shape[:2], x_BTD.device)
+        shares = [
+            covered_mass(q_BTXE, e_BTE, self.softmax_scale, starts_BT, of_group)
+            for q_BTXE, of_group in zip(
+                q_BTHE.chunk(len(by_budget[0]), dim=2), zip(*by_budget, strict=True), strict=True
+            )
+        ]
+        return torch.stack(shares).mean(0)
 
     def flops(self, tokens: int, cached: int) -> int:
         if cached + tokens <= self.count:

@@ -165,7 +165,7 @@ class LongcatSparseAttention(ChosenPositions):
     def budget_in(cls, config: ModelConfig, slot: int) -> int | None:
         options = config.mixer(slot).options
         assert isinstance(options, LSAOptions)  # noqa: S101  parsed as such
-        return options.index_topk
+        return None if options.distillation == "warm-up" else options.index_topk  # then attention is dense
 
     @classmethod
     def head_rows(cls, config: ModelConfig, name: str) -> tuple[int, ...] | None:
@@ -207,6 +207,11 @@ class LongcatSparseAttention(ChosenPositions):
     def _choose(self, index: Indexed, where: SequenceContext) -> torch.Tensor:
         q_BTJI, k_BTI, w_BTJ = (x.detach() for x in index)
         return index_topk(q_BTJI, k_BTI, w_BTJ, self.count, self.always, where.documents, where.budgets_B)
+
+    def choices(
+        self, x_BTD: torch.Tensor, q_BTHE: torch.Tensor, e_BTE: torch.Tensor, where: SequenceContext
+    ) -> list[torch.Tensor] | None:
+        return [self._choose(self.index(x_BTD, where), where)] if self.owns else None
 
     def _losses(self, projected: Projected, where: SequenceContext, shared: Chosen) -> dict[str, torch.Tensor]:
         """Distillation loss against the attention of this module, and figures of what was chosen."""

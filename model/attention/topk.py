@@ -64,7 +64,7 @@ class TopKAttention(ChosenPositions):
 
     def __init__(self, config: ModelConfig, slot: int, options: TopKOptions) -> None:
         super().__init__(config, slot, options)
-        self.count = options.k or math.ceil((options.ratio or 1) * config.max_position_embeddings)
+        self.count = count_of(config, options)
         self.groups = {"head": self.heads, "group": options.groups or 1, "all": 1}[options.share]
 
     @classmethod
@@ -97,6 +97,17 @@ class TopKAttention(ChosenPositions):
             parts.append(self.attend_group(q_BTXE, e_BSE, self.choose(q_BTXE, e_BSE, where)))
         o_BTHC = torch.cat(parts, dim=2)
         return self.expand_values(o_BTHC)
+
+    @classmethod
+    def budget_in(cls, config: ModelConfig, slot: int) -> int | None:
+        options = config.mixer(slot).options
+        assert isinstance(options, TopKOptions)  # noqa: S101  parsed as such
+        return count_of(config, options)
+
+    def choices(
+        self, x_BTD: torch.Tensor, q_BTHE: torch.Tensor, e_BTE: torch.Tensor, where: SequenceContext
+    ) -> list[torch.Tensor]:
+        return [self.choose(q_BTXE, e_BTE, where) for q_BTXE in q_BTHE.chunk(self.groups, dim=2)]
 
     @torch.no_grad()
     def choose(self, q_BTHE: torch.Tensor, e_BSE: torch.Tensor, where: SequenceContext) -> torch.Tensor:
@@ -134,3 +145,8 @@ class TopKAttention(ChosenPositions):
             return attended
         scored = tokens * (2 * cached + tokens + 1) // 2
         return attended + 2 * scored * self.heads * (self.latent_width + self.rope_width)
+
+
+def count_of(config: ModelConfig, options: TopKOptions) -> int:
+    """Positions that a token attends to."""
+    return options.k or math.ceil((options.ratio or 1) * config.max_position_embeddings)
