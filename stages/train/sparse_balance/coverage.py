@@ -74,18 +74,13 @@ def measuring(
 ) -> Iterator[None]:
     """Add up the shares during forward passes, as `Coverage.add` takes them; `budgets`: the candidates by layer.
 
-    Recomputation in backward is not counted again.
+    What is recomputed in backward is counted again, for all layers and tokens alike, so that averages stay the same.
     """
 
     def hook(number: int) -> Callable[..., None]:
-        seen: list[torch.Tensor] = []  # of every forward pass: recomputation has the same positions
-
         def look(mixer: nn.Module, arguments: tuple[Any, ...]) -> None:
             assert isinstance(mixer, SequenceMixer)  # noqa: S101  the hook is on those
             x_BTD, where = arguments[:2]
-            if any(positions is where.positions_T for positions in seen):
-                return
-            seen.append(where.positions_T)
             with torch.no_grad():
                 found_BTR = mixer.coverage(x_BTD.detach(), replace(where, budgets_B=None), budgets[number])
             if found_BTR is not None:

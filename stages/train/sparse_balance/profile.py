@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,11 @@ from longcat.stages.train.sparse_balance.latency import (
 )
 
 LATENCY_FILE = "latency.json"
-SHORTEST, FACTOR, LEAST_TOKENS = 8, 4, 1024  # tokens of the shortest document, steps of lengths, least tokens measured
-REPEATS = 3
-SECONDS = 8.0  # per layer; longer documents than are reached are extrapolated
+# Lengths are SHORTEST of the sequence length and, in steps of FACTOR, more; several documents make LEAST_TOKENS.
+SHORTEST, FACTOR, LEAST_TOKENS = 1 / 64, 4, 256
+REPEATS = 5
+SECONDS = 8.0  # per layer, after `LENGTHS` lengths; longer documents than are reached are extrapolated
+LENGTHS = 3
 RATIOS = (0.25, 0.5, 1.0, 2.0)  # of budgets, relative to that of the kind
 
 
@@ -104,14 +105,15 @@ def measure(
     mixers = [_mixer(config, slot, device, dtype) for slot in (2 * layer, 2 * layer + 1)]
     own = budgets_of(config, layer)
     known = next((budget for budget in own if budget is not None), None)
-    length, spent = min(SHORTEST, sequence_length), 0.0
-    while spent < SECONDS:
+    length, lengths, spent = max(1, round(SHORTEST * sequence_length)), 0, 0.0
+    while lengths < LENGTHS or spent < SECONDS:
+        lengths += 1
         budgets = [None] if known is None else sorted({min(length, max(1, round(known * ratio))) for ratio in RATIOS})
         documents = max(1, min(LEAST_TOKENS, sequence_length) // length)
         for budget in budgets:
-            began = time.perf_counter()
-            seconds = median(_times(mixers, config, documents, length, budget))
-            spent += time.perf_counter() - began
+            times = list(_times(mixers, config, documents, length, budget))
+            seconds = min(times)  # what else the machine does only adds to the time
+            spent += sum(times)
             point = {"documents": documents, "length": length, "budget": budget, "seconds": seconds}
             yield layer_terms(np.full(documents, length, dtype=np.int64), own, budget), point
         if length == sequence_length:
@@ -135,7 +137,10 @@ def _mixer(config: ModelConfig, slot: int, device: torch.device, dtype: torch.dt
 def _times(
     mixers: Sequence[SequenceMixer], config: ModelConfig, documents: int, length: int, budget: int | None
 ) -> Iterator[float]:
-    """Seconds of some passes over a window, after one that is not counted."""
+    """Seconds of some passes over a window, after one that is not counted.
+
+    On one CPU thread they are those of the processor, which other programs do not change much.
+    """
     device, dtype = next((parameter.device, parameter.dtype) for parameter in mixers[0].parameters())
     tokens = documents * length
     cu_seqlens = torch.arange(0, tokens + 1, length, dtype=torch.int32)
@@ -151,11 +156,13 @@ def _times(
     x_BTD = torch.randn(1, tokens, config.hidden_size, generator=torch.Generator().manual_seed(1))
     x_BTD = x_BTD.to(device=device, dtype=dtype).requires_grad_()
     first, second = mixers
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    now = time.thread_time if alone else time.perf_counter
     for number in range(REPEATS + 1):
-        began = time.perf_counter()
+        began = now()
         output = first(x_BTD, where)
         (output.y_BTD + second(x_BTD, where.after(output)).y_BTD).sum().backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
         if number:
-            yield time.perf_counter() - began
+            yield now() - began

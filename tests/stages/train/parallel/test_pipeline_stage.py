@@ -43,8 +43,10 @@ def test_stages_have_every_parameter_once_under_its_name() -> None:
 
 
 @pytest.fixture
-def linear_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(mixers.KINDS, "test_linear", "tests.model.variants:LinearMixer")
+    budgeted = "tests.stages.train.sparse_balance.budgeted:BudgetedAttention"
+    monkeypatch.setitem(mixers.KINDS, "test_budgeted", budgeted)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +56,12 @@ def linear_kind(monkeypatch: pytest.MonkeyPatch) -> None:
         {"gating_residual": True},
         {"gating_residual": True, "zero_expert_type": "null", "moe_layout": "interleaved"},
         {"attention": {"pattern": ["test_linear", "mla"]}},
+        {"attention": "test_budgeted"},
         {"moe_layout": "span", "num_nextn_predict_layers": 1},
     ],
 )
-def test_stages_in_sequence_equal_the_whole_model(changes: dict[str, Any], linear_kind: None) -> None:
-    """Hidden states, router logits and losses of mixers: all gradients equal those of the whole model."""
+def test_stages_in_sequence_equal_the_whole_model(changes: dict[str, Any], kinds: None) -> None:
+    """Hidden states, router logits, losses of mixers and budgets by layer: gradients equal those of the whole model."""
     config = ModelConfig(**{**load_preset("tiny").model_dump(), "num_layers": 3, **changes})
     whole = LongcatFlash(config)
     initialize_whole(whole, 1, {"hidden": 0.1, "router": 0.1})
@@ -69,11 +72,12 @@ def test_stages_in_sequence_equal_the_whole_model(changes: dict[str, Any], linea
     whole = whole.double()
     ids = torch.randint(4, 2000, (2, 16), generator=torch.Generator().manual_seed(3))
     rows = local_rows(ids, ids.roll(-1, 1), torch.tensor([0, 9, 16, 32]))
+    rows = rows._replace(budgets_B=torch.tensor([[2, 3], [9, 5], [1, 6]]))
 
     def auxiliary(layer: int, output: LayerOutput) -> torch.Tensor:
         return (layer + 1) * output.routing.logits_TE.square().sum() + sum(output.losses.values())
 
-    loss, _, output = whole.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens)
+    loss, _, output = whole.loss(rows.ids_BT, rows.targets_BT, rows.cu_seqlens, budgets_B=rows.budgets_B)
     (loss + sum(auxiliary(*item) for item in enumerate(output.layers))).backward()
 
     parts, handed_on = [], (rows.ids_BT,)

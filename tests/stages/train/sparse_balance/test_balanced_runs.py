@@ -141,7 +141,21 @@ def test_budgets_move_within_the_bound(run_stage: Any, long_and_short: Artifact,
     assert any(a["loss"] != b["loss"] for a, b in zip(free, bounded, strict=True))
 
 
-def test_recomputation_does_not_count_coverage_twice(
+@pytest.mark.parametrize("kind", ["lsa", "topk"])
+def test_kinds_that_choose_positions_move_their_budgets(
+    run_stage: Any, long_and_short: Artifact, tiny: dict[str, Any], kind: str
+) -> None:
+    attention: dict[str, Any] = {"kind": "topk", "k": 8}
+    if kind == "lsa":
+        attention = {"kind": "lsa", "index_topk": 8, "index_n_heads": 2, "index_head_dim": 16}
+        attention |= {"index_init_tokens": 1, "index_local_tokens": 1}
+    moved = MOVED | {"assign": "none", "coverage_loss": 0.5, "latency": LATENCY}
+    config = tiny | {"model": {"attention": attention}, "sparse_balance": moved, "steps": 4}
+    found = records(run_stage("train", config, {"tokens": long_and_short}))
+    assert 0 < max(record["coverage_loss"] for record in found) <= 0.5
+
+
+def test_recomputation_changes_nothing(
     run_stage: Any, long_and_short: Artifact, tiny: dict[str, Any], run_apart: Any
 ) -> None:
     config = tiny | {"model": BUDGETED, "sparse_balance": MOVED | {"latency": LATENCY}, "steps": 5}
@@ -210,6 +224,6 @@ def test_the_profile_covers_lengths_and_budgets(tmp_path: Path) -> None:
 
     model = ModelConfig(**{**load_preset("smoke").model_dump(), **BUDGETED})
     points = list(measure(model, 0, 64, torch.device("cpu"), torch.float32))
-    assert {point["length"] for _, point in points} == {8, 32, 64}
+    assert {point["length"] for _, point in points} == {1, 4, 16, 64}
     assert {point["budget"] for _, point in points if point["length"] == 64} == {2, 4, 8, 16}
     assert (fit([(row, point["seconds"]) for row, point in points]) > 0).any()
