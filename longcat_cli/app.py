@@ -37,12 +37,12 @@ COMPLETION = "_LONGCAT_COMPLETE"  # set by the shell when it requests completion
 # The modules with commands: each has a function `register`.
 GROUPS = (
     *("data", "train", "grow", "extend", "quantize", "report", "evaluate", "generate", "chat", "serve", "bench"),
-    *("model", "convert", "recipes", "artifacts", "doctor"),
+    *("model", "plan", "convert", "recipes", "artifacts", "doctor"),
 )
 # Commands in pipeline order, with the help panel of each.
 PANELS = {
     "Data": ("data",),
-    "Model": ("model", "train", "grow", "extend", "quantize", "eval", "report"),
+    "Model": ("model", "plan", "train", "grow", "extend", "quantize", "eval", "report"),
     "Use": ("generate", "chat", "serve", "bench", "import", "export"),
     "Recipes and store": ("run", "recipes", "artifacts"),
     "This machine": ("doctor",),

@@ -84,7 +84,7 @@ def describe(
     from longcat.cli.model_report import print_accounting
     from longcat.model.accounting import count
 
-    config, description = _find(ctx, model)
+    config, description = find_model(ctx, model)
     sizes = count(config, context)
     if as_json:
         print_json({"model": model, "description": description, "config": config.to_dict(), **asdict(sizes)})
@@ -151,8 +151,9 @@ def attention_importance(
         print_importance(found)
 
 
-def _find(ctx: typer.Context, model: str) -> tuple[ModelConfig, str]:
-    """Resolve a word to a configuration and its description: a preset, else a folder, else an artifact.
+def find_model(ctx: typer.Context, model: str) -> tuple[ModelConfig, str]:
+    """Resolve a word to a configuration and its description: a preset, else a folder or its config.json, else an
+    artifact.
 
     Raises:
         MissingArtifactError: it means nothing.
@@ -167,7 +168,7 @@ def _find(ctx: typer.Context, model: str) -> tuple[ModelConfig, str]:
     if model in preset_names():
         return load_preset(model), preset_description(model)
     try:
-        folder = checkpoint_folder(ctx, model)
+        folder = checkpoint_folder(ctx, model.removesuffix("/config.json"))
     except MissingArtifactError as error:
         hint = f"presets: {', '.join(preset_names())}; checkpoints: `longcat artifacts list`"
         raise MissingArtifactError(error.what, hint=hint) from None

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from longcat.pipeline.config import StageConfig
 from longcat.stages.train.parallel.config import Schedule
 
 Checkpointing = Literal["none", "selective", "block"]
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 MOST_TOKENS, TOKENS_PER_DEVICE = 1 << 26, 1 << 16  # of a step, where batch_tokens is not given
+
+
+def number_of(value: object) -> object:
+    """`20T`, `1.5B` or `300k` as an integer; other values are unchanged.
+
+    Raises:
+        ValueError: the text is not a number with one of these units.
+    """
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMBT]?)", value.strip().replace(",", "").replace("_", ""))
+    if not found:
+        raise ValueError("expected a number such as 20T, 1.5B, 300M or 4194304")
+    return round(float(found[1]) * UNITS[found[2]]) if "." in found[1] else int(found[1]) * UNITS[found[2]]
+
+
+Tokens = Annotated[int, BeforeValidator(number_of)]
 
 
 class LayoutOptions(StageConfig):
@@ -51,11 +70,11 @@ class PlanOptions(StageConfig):
         description="number of devices; null: the power of two on which the training state takes at most a quarter of "
         "their memory",
     )
-    tokens: int = Field(default=20 * 10**12, ge=1, description="training tokens (report: 20 T)")
+    tokens: Tokens = Field(default=20 * 10**12, ge=1, description="training tokens (report: 20 T)")
     sequence_length: int | None = Field(
         default=None, ge=1, description="tokens per sequence; null: 8,192 (report), or the model's context if shorter"
     )
-    batch_tokens: int | None = Field(
+    batch_tokens: Tokens | None = Field(
         default=None, ge=1, description="tokens per step; null: 65,536 a device, at most 67,108,864"
     )
     dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="dtype of matrix products")
