@@ -68,9 +68,11 @@ def _memory(plan: Plan) -> Iterable[Row]:
         "activations": "kept for the backward pass",
         "exchange": "rows in flight to experts and back",
         "logits": "",
+        "host": "libraries, allocator and a checkpoint in writing",
     }
     for key, text in says.items():
-        yield key, size(getattr(largest, key)), text
+        if value := getattr(largest, key):
+            yield key, size(value), text
     room = plan.device.memory * (1 - plan.work.options.reserve)
     yield "together", size(largest.total), f"of {size(room)} available; least loaded {size(_least(plan))}"
 

@@ -21,7 +21,8 @@ GATHERED_LAYERS = 2  # the one computed and the next
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of one process. `gathered` is whole parameters and gradients, `exchange` rows in flight to experts."""
+    """Bytes of one process. `gathered` is whole parameters and gradients, `exchange` rows in flight to experts, `host`
+    what a process on a CPU needs beside tensors."""
 
     weights: int = 0
     gradients: int = 0
@@ -30,11 +31,12 @@ class RankMemory:
     activations: int = 0
     exchange: int = 0
     logits: int = 0
+    host: int = 0
 
     @property
     def total(self) -> int:
         lasting = self.weights + self.gradients + self.moments
-        return lasting + self.gathered + self.activations + self.exchange + self.logits
+        return lasting + self.gathered + self.activations + self.exchange + self.logits + self.host
 
     @property
     def state(self) -> int:
@@ -42,24 +44,29 @@ class RankMemory:
         return self.weights + self.moments
 
 
-def memory_of(work: Work, layout: Layout) -> list[RankMemory]:
-    """Memory of the process with the largest shards of every pipeline rank; the first and last usually decide."""
+def memory_of(work: Work, layout: Layout, *, host: bool = False) -> list[RankMemory]:
+    """Memory of the process with the largest shards of every pipeline rank; the first and last usually decide.
+
+    `host`: a single process runs on a CPU, whose libraries and allocator take memory too.
+    """
     if layout.sizes == Degrees():
-        return [_single(work, layout)]
+        return [_single(work, layout, host)]
     return [_of_rank(work, layout, rank) for rank in range(layout.sizes.pipeline)]
 
 
-def _single(work: Work, layout: Layout) -> RankMemory:
-    """A single process, which has plain parameters."""
+def _single(work: Work, layout: Layout, host: bool) -> RankMemory:
+    """A single process, which has plain parameters, at the time when it needs most."""
     tokens = layout.micro_batch_size * work.sequence_length
     found = work.single_process(tokens, layout.micro_batches, layout.checkpointing)
+    in_backward = found.peak == found.weights + found.copy + found.moments + found.sums + found.activations + found.loss
     return RankMemory(
         weights=found.weights,
-        gradients=found.gradients,
+        gradients=found.sums if in_backward else found.gradients,
         moments=found.moments,
         gathered=found.copy,
-        activations=found.activations,
-        logits=found.loss,
+        activations=found.activations if in_backward else 0,
+        logits=found.loss if in_backward else 0,
+        host=found.host_peak - found.peak if host else 0,
     )
 
 

@@ -8,7 +8,7 @@ from math import gcd, inf
 
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.plan.config import Checkpointing, LayoutOptions
-from longcat.stages.plan.devices import Device
+from longcat.stages.plan.devices import CPU, Device
 from longcat.stages.plan.layout import Layout
 from longcat.stages.plan.memory import RankMemory, memory_of
 from longcat.stages.plan.timing import StepTime, time_of
@@ -87,7 +87,7 @@ class Search:
                 if not _enough(options, share // micro):
                     continue
                 layout = Layout(options, sizes, micro, share // micro, checkpointing)
-                memory = memory_of(self.work, layout)
+                memory = memory_of(self.work, layout, host=self.device.name == CPU)
                 most = max(rank.total for rank in memory)
                 self.least = min(most, self.least or most)
                 if most <= self.room:

@@ -100,8 +100,12 @@ def test_recomputation_and_layers_without_shortcut() -> None:
 def test_a_single_process_needs_what_its_own_estimate_says() -> None:
     found = plan(1, load_preset("tiny"), layout={"micro_batch_size": 8, "activation_checkpointing": "none"})
     expected = training_memory(load_preset("tiny"), "bfloat16", 8 * 1024, parts=32)
-    assert found.best.largest.weights == expected.weights
     assert found.best.largest.activations == expected.activations
+    assert found.best.largest.total == expected.peak
+    few = {"device": "cpu", "batch_tokens": 1024, "layout": {"activation_checkpointing": "block"}}
+    here = plan(1, load_preset("tiny"), **few).best.largest
+    expected = training_memory(load_preset("tiny"), "bfloat16", 1024, checkpointing="block")
+    assert here.total == expected.host_peak
     step = found.best.time
     assert step.exchange == step.idle == 0
     assert step.seconds == pytest.approx(step.compute + step.update)
