@@ -84,7 +84,7 @@ class ChosenPositions(MultiHeadLatentAttention):
             if chosen is None:
                 return None
             by_budget.append(chosen)
-        starts_BT = document_starts(where, *x_BTD.shape[:2], x_BTD.device)
+        starts_BT = document_starts(where, x_BTD.shape[0], x_BTD.shape[1], x_BTD.device)
         shares = [
             covered_mass(q_BTXE, e_BTE, self.softmax_scale, starts_BT, of_group)
             for q_BTXE, of_group in zip(
