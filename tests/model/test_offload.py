@@ -18,6 +18,7 @@ import torch
 from longcat.model import paged_cache
 from longcat.model.attention.mla import MultiHeadLatentAttention
 from longcat.model.attention.offload import resident
+from longcat.model.attention.offload.copier import OnDemand
 from longcat.model.attention.offload.options import SUB_BLOCK, OffloadOptions
 from longcat.model.errors import ModelError
 from longcat.model.rows import Rows
@@ -238,13 +239,6 @@ def test_logits_do_not_depend_on_steps(model: LongcatFlash, ids: list[int], spli
     assert torch.equal(expected[:PROMPT], dense[:PROMPT])
 
 
-class AtLast:
-    """Copies when they are waited for, and not before."""
-
-    def submit(self, copy: Callable[[], None]) -> Callable[[], None]:
-        return copy
-
-
 @torch.no_grad()
 def test_copies_beside_the_computation_change_no_bit(
     model: LongcatFlash, ids: list[int], monkeypatch: pytest.MonkeyPatch
@@ -259,7 +253,7 @@ def test_copies_beside_the_computation_change_no_bit(
     expected, options = run(model, ids, options_of(token_budget=14), ALONE), options_of(token_budget=14, mode="async")
     monkeypatch.setattr(resident.Resident, "_copy", late)
     assert torch.equal(run(model, ids, options, ALONE), expected)
-    monkeypatch.setattr(paged_cache, "make_copier", lambda *_: AtLast())
+    monkeypatch.setattr(paged_cache, "make_copier", lambda *_: OnDemand())
     assert torch.equal(run(model, ids, options, ALONE), expected)
 
 

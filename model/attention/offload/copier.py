@@ -18,12 +18,11 @@ class Copier(Protocol):
         """Start a copy; returns its `wait`."""
 
 
-class InOrder:
-    """Copies at once."""
+class OnDemand:
+    """Copies when it is waited for."""
 
     def submit(self, copy: Copy) -> Callable[[], None]:
-        copy()
-        return _nothing
+        return copy
 
 
 class OnThread:
@@ -55,14 +54,10 @@ class OnStream:
 def make_copier(mode: str, device: torch.device) -> Copier:
     """The copier of a cache on `device`; one serves all attention slots."""
     if mode == "sync":
-        return InOrder()
+        return OnDemand()
     return OnThread() if device.type == "cpu" else OnStream(device)
 
 
 @torch.inference_mode()
 def _run(copy: Copy) -> None:
     copy()
-
-
-def _nothing() -> None:
-    """Nothing is pending."""

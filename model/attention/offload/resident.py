@@ -62,7 +62,17 @@ class Resident:
         """Wait for the copies under way; nothing else may be called before."""
         pending, self._pending = self._pending, []
         for wait in pending:
+            self._finish(wait)
+
+    def _finish(self, wait: Callable[[], None]) -> None:
+        """Wait for a copy; if it failed, frames may hold anything, and none is used again."""
+        try:
             wait()
+        except BaseException:
+            for held, free in zip(self._held, self._free, strict=True):
+                free += [one.frame for one in held.values()]
+                held.clear()
+            raise
 
     def has(self, slot: int, block: int, page: int) -> bool:
         """Whether the fast tier has the block, with the present contents of this page."""
@@ -89,11 +99,9 @@ class Resident:
             places.append((page, held[block].frame))
         self._unindexed.update(frame for _, frame in places)
         if places:
-            wait = self._copier.submit(lambda: self._copy(places))
-            if later:
-                self._pending.append(wait)
-            else:
-                wait()
+            self._pending.append(self._copier.submit(lambda: self._copy(places)))
+            if not later:
+                self.settle()
         return Fetched(len(wanted), len(missing), len(missing) * self.frames_FLW[0].nbytes)
 
     def _copy(self, places: Sequence[tuple[int, int]]) -> None:

@@ -216,7 +216,7 @@ class OffloadState(PageState):
             read = SequencePages.of([[0]], [len(places_N)], len(places_N), self.device)
         o_11HC = mla_paged_decode(q_HE[None, None], pages, read, None, mixer.latent_width, mixer.softmax_scale)
         chosen = self._choose(scaled_HE, token, layout)
-        self._stats.choose(self._resident.fetch(token.slot, chosen, table, later=True))
+        self._stats.choose(self._resident.fetch(token.slot, chosen, table, later=self.options.mode == "async"))
         return o_11HC[0, 0]
 
     def _blocks_of(self, token: Token) -> list[int]:
