@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import psutil
 import torch
 
+from longcat.model.attention.offload.options import OffloadOptions
+from longcat.model.errors import ModelError
 from longcat.model.transformer import LongcatFlash
 from longcat.pipeline.errors import ConfigError, MachineError
 from longcat.stages.inference.deterministic import DeterministicRunner
@@ -62,21 +64,39 @@ def build_core(model: LongcatFlash, vocab_size: int, options: EngineOptions) -> 
         ConfigError: drafts that the model cannot make, or deterministic steps that it cannot take.
         MachineError: not enough memory for the cache.
     """
-    page_size = options.page_size
-    pages = -(-_cache_tokens(model, options) // page_size)
+    offload = options.offload
+    page_size = options.page_size if offload is None else _block(options, offload)
+    pages = -(-_cache_tokens(model, options, page_size) // page_size)
     try:
-        cache = model.new_pages(pages, page_size, slots=options.max_sequences)
+        cache = model.new_pages(pages, page_size, slots=options.max_sequences, offload=offload)
     except (MemoryError, torch.OutOfMemoryError) as error:
         what = f"not enough memory for a cache of {pages * page_size:,} tokens"
         raise MachineError(what, hint="lower cache_tokens") from error
+    except ModelError as error:
+        if offload is None:
+            raise
+        raise ConfigError(str(error), where="engine.offload") from None
     runner = (DeterministicRunner if options.deterministic else StepRunner)(model, cache, vocab_size)
     drafts = _drafts(model, options, recurrent=cache.recurrent)
     lookahead = 1 if drafts == "mtp" else 0
     pool = PagePool(pages, page_size, b"", lookahead)
     # A state per sequence is that after its last token, and no prefix of it.
     shares = options.prefix_cache and not cache.recurrent
-    scheduler = Scheduler(pool, options.step_tokens, options.max_sequences, prefix_cache=shares)
+    dense = None if offload is None else offload.dense_positions
+    scheduler = Scheduler(pool, options.step_tokens, options.max_sequences, prefix_cache=shares, dense=dense)
     return Core(runner, scheduler, _proposer(runner, drafts, options))
+
+
+def _block(options: EngineOptions, offload: OffloadOptions) -> int:
+    """Positions of a page, which is a block."""
+    if options.deterministic:
+        raise ConfigError("deterministic = true cannot be used with offload", hint="leave one of them out")
+    if "page_size" in options.model_fields_set and options.page_size != offload.block:
+        raise ConfigError(
+            f"page_size = {options.page_size}, but a page of an offloaded cache is a block of {offload.block} tokens",
+            hint="leave page_size out, or set offload.block to the same",
+        )
+    return offload.block
 
 
 def _drafts(model: LongcatFlash, options: EngineOptions, *, recurrent: bool) -> str:
@@ -98,15 +118,18 @@ def _drafts(model: LongcatFlash, options: EngineOptions, *, recurrent: bool) -> 
     return options.drafts
 
 
-def _cache_tokens(model: LongcatFlash, options: EngineOptions) -> int:
+def _cache_tokens(model: LongcatFlash, options: EngineOptions, page_size: int) -> int:
     if options.cache_tokens is not None:
         return options.cache_tokens
     wanted = max(DEFAULT_CACHE_TOKENS, model.config.max_position_embeddings)
+    if options.offload is not None and options.offload.tier == "disk":
+        return wanted
     device = next(model.parameters()).device
-    free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    per_page = model.new_pages(1, options.page_size, slots=1).bytes_per_page
-    affordable = int(MEMORY_SHARE * free) // max(per_page, 1) * options.page_size
-    return max(options.page_size, min(wanted, affordable))
+    on_host = device.type == "cpu" or options.offload is not None
+    free = psutil.virtual_memory().available if on_host else torch.cuda.mem_get_info(device)[0]
+    per_page = model.new_pages(1, page_size, slots=1).bytes_per_page
+    affordable = int(MEMORY_SHARE * free) // max(per_page, 1) * page_size
+    return max(page_size, min(wanted, affordable))
 
 
 def _proposer(runner: StepRunner, drafts: str, options: EngineOptions) -> Proposer | None:

@@ -57,6 +57,7 @@ def _worth(
                 0,
                 range(sequence * per_sequence, (sequence + 1) * per_sequence),
                 tokens,
+                slot=sequence,
             )
             for sequence in range(sequences)
         ]

@@ -32,7 +32,8 @@ class EngineThread:
         """Jobs, cache and drafts as they are now."""
         engine, running = self._engine, self._engine.running
         scheduler, stats = engine.core.scheduler, engine.stats
-        pool = scheduler.pool
+        pool, cache = scheduler.pool, engine.core.runner.cache
+        offload = cache.offload_stats
         return EngineSnapshot(
             waiting=max(0, self._wanted - running),
             running=running,
@@ -43,6 +44,12 @@ class EngineThread:
             preemptions=scheduler.preemptions,
             drafted=tuple(stats.drafted),
             accepted=tuple(stats.accepted),
+            resident_bytes=cache.resident_bytes,
+            chosen_blocks=offload.chosen,
+            missing_blocks=offload.missing,
+            moved_bytes=offload.moved_bytes,
+            recall_sum=offload.mass,
+            recall_count=offload.measured,
         )
 
     @property

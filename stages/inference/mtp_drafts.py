@@ -45,7 +45,7 @@ class MTPProposer(Proposer):
             return
         index_T = torch.tensor([place for row in rows for place in row.places], device=hidden_TD.device)
         pieces = [
-            Piece(row.sequence.ids[row.first + 1 : row.end + 1], row.first, row.sequence.pages, int(row.decoding))
+            _piece(row.sequence, row.sequence.ids[row.first + 1 : row.end + 1], row.first, int(row.decoding))
             for row in rows
         ]
         ids, hidden_RD = self._predict(hidden_TD[index_T], pieces)
@@ -55,7 +55,7 @@ class MTPProposer(Proposer):
         """Predict after one token of each of so many made-up sequences, to be timed."""
         width = self._runner.model.config.hidden_size
         hidden_TD = torch.zeros(sequences, width, device=self._runner.device, dtype=self._runner.cache.dtype)
-        self._predict(hidden_TD, [Piece([0], 0, [page], 1) for page in range(sequences)])
+        self._predict(hidden_TD, [Piece([0], 0, [page], 1, slot=page) for page in range(sequences)])
 
     def _extend(self, rows: list[_Row], ids: list[int], hidden_RD: Tensor) -> None:
         """Add these predictions to the drafts, and predict further ones after them."""
@@ -72,8 +72,7 @@ class MTPProposer(Proposer):
             return
         further = [rows[place] for place in going]
         pieces = [
-            Piece(row.sequence.drafts[-1:], row.end + len(row.sequence.drafts) - 1, row.sequence.pages, 1)
-            for row in further
+            _piece(row.sequence, row.sequence.drafts[-1:], row.end + len(row.sequence.drafts) - 1, 1) for row in further
         ]
         index_R = torch.tensor(going, device=hidden_RD.device)
         self._extend(further, *self._predict(hidden_RD[index_R], pieces))
@@ -86,6 +85,10 @@ class MTPProposer(Proposer):
         hidden_TD = output.hidden_TD
         wanted_RD = hidden_TD if batch.wanted_R is None else hidden_TD.index_select(0, batch.wanted_R)
         return output.logits_RV[:, : runner.vocab_size].argmax(-1).tolist(), wanted_RD
+
+
+def _piece(sequence: Tokens, ids: list[int], start: int, logits: int) -> Piece:
+    return Piece(ids, start, sequence.pages, logits, slot=sequence.slot, dense=sequence.prompt_length)
 
 
 def _rows(items: Sequence[StepItem]) -> list[_Row]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from longcat.model.attention.offload.options import OffloadOptions
 from longcat.pipeline.config import StageConfig
 
 Drafts = Literal["auto", "off", "mtp", "ngram"]
@@ -13,8 +14,8 @@ Weights = Literal["auto", "plain", "fp32", "fp16", "bf16", "int8", "int4"]
 
 
 class EngineOptions(StageConfig):
-    """How the engine runs. `weights` may round the model; `deterministic` may change the last bits of logits; no other
-    field changes a text.
+    """How the engine runs. `weights` may round the model; `deterministic` may change the last bits of logits; `offload`
+    changes texts that are longer than the blocks it keeps; no other field changes a text.
     """
 
     cache_tokens: int | None = Field(
@@ -39,6 +40,9 @@ class EngineOptions(StageConfig):
     ngram_tables: Literal["memory", "disk"] = Field(
         default="memory",
         description="where n-gram tables are: in memory, or on disk, so that only the rows read come into memory",
+    )
+    offload: OffloadOptions | None = Field(
+        default=None, description="keep the cache of latent attention in a slow tier, and a few blocks in a fast one"
     )
     deterministic: bool = Field(
         default=False,

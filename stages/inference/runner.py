@@ -75,7 +75,7 @@ class StepRunner:
         sequence = item.branch.sequence
         previous = sequence.ids[max(0, item.first - self.look_back) : item.first] if self.look_back else ()
         ids = sequence.tokens(item.first, item.length)
-        return Piece(ids, item.first, sequence.pages, item.wanted, previous, sequence.slot)
+        return Piece(ids, item.first, sequence.pages, item.wanted, previous, sequence.slot, sequence.prompt_length)
 
     def _score(self, item: StepItem, logits_RV: Tensor) -> None:
         """Add the log-probabilities of the prompt's tokens after those of the step, as far as they are unknown."""

@@ -57,15 +57,26 @@ class Scheduler:
         step_tokens: most tokens of one step, at least 2: one for decoding and one for a prompt.
         max_sequences: most sequences with pages.
         prefix_cache: whether prompts use the pages of earlier sequences.
+        dense: positions of a sequence after its prompt, from this one on, depend on where the prompt ended
+            (`model.attention.offload`): their pages are not known to others, and computed again after preemption.
     """
 
-    def __init__(self, pool: PagePool, step_tokens: int, max_sequences: int, *, prefix_cache: bool = True) -> None:
+    def __init__(
+        self,
+        pool: PagePool,
+        step_tokens: int,
+        max_sequences: int,
+        *,
+        prefix_cache: bool = True,
+        dense: int | None = None,
+    ) -> None:
         if step_tokens < 2 or max_sequences < 1:
             raise ValueError(f"{step_tokens} tokens in a step and {max_sequences} sequences")
         self.pool = pool
         self.step_tokens = step_tokens
         self.max_sequences = max_sequences
         self.prefix_cache = prefix_cache
+        self._dense = dense
         self.preemptions = 0
         self.running: list[Sequence] = []  # the first admitted first
         self._preempted: list[Sequence] = []  # in the same order
@@ -252,10 +263,16 @@ class Scheduler:
         parent = sequence.parent
         if parent is not None and parent.status is Status.RUNNING:
             # What depends on tokens after the ids differs between forks.
-            positions = min(parent.computed, sequence.reusable, max(0, len(sequence.ids) - self.pool.lookahead))
+            positions = min(parent.computed, self._reusable(sequence), max(0, len(sequence.ids) - self.pool.lookahead))
             return parent.pages[: self.pool.pages_for(positions)], positions
-        pages = self.pool.match(sequence.chain, sequence.reusable)
+        pages = self.pool.match(sequence.chain, self._reusable(sequence))
         return pages, len(pages) * self.pool.page_size
+
+    def _reusable(self, sequence: Sequence) -> int:
+        """Most positions that may come from known pages. The last of a prompt is computed: what follows needs it."""
+        if self._dense is None:
+            return sequence.reusable
+        return min(sequence.reusable, max(sequence.prompt_length - 1, self._dense))
 
     def _start(self, sequence: Sequence, positions: int) -> None:
         if sequence.admission < 0:
@@ -371,7 +388,10 @@ class Scheduler:
             pages += pool.take(written.stop - len(pages), pages[-1])
 
     def _register(self, sequence: Sequence) -> None:
-        full = max(0, sequence.computed - self.pool.lookahead) // self.pool.page_size
+        known = sequence.computed
+        if self._dense is not None:
+            known = min(known, max(sequence.prompt_length, self._dense))
+        full = max(0, known - self.pool.lookahead) // self.pool.page_size
         self.pool.extend_chain(sequence.chain, sequence.ids)
         for index in range(sequence.registered, full):
             self.pool.register(sequence.pages[index], sequence.chain[index])

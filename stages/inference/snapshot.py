@@ -11,7 +11,8 @@ class EngineSnapshot:
     """Counts at one moment: jobs, pages of the cache, and totals since the start.
 
     `hit_tokens` of `queried_tokens` prompt tokens were in the prefix cache. `drafted` and `accepted` count draft tokens
-    by position: the first draft of a step, the second and so on.
+    by position: the first draft of a step, the second and so on. The last fields are of an offloaded cache
+    (`model.attention.offload.stats`).
     """
 
     waiting: int = 0
@@ -23,6 +24,12 @@ class EngineSnapshot:
     preemptions: int = 0
     drafted: tuple[int, ...] = ()
     accepted: tuple[int, ...] = ()
+    resident_bytes: int = 0
+    chosen_blocks: int = 0
+    missing_blocks: int = 0
+    moved_bytes: int = 0
+    recall_sum: float = 0.0
+    recall_count: int = 0
 
 
 class Monitored(Protocol):
