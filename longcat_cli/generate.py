@@ -15,12 +15,14 @@ from longcat.cli.inference_options import (
     Drafts,
     Dtype,
     Seed,
+    Set,
     Temperature,
     Threads,
     TopK,
     TopP,
     Weights,
     checkpoint_folder,
+    configured_sections,
     engine_values,
 )
 from longcat.cli.sampling_options import (
@@ -39,6 +41,7 @@ from longcat.cli.settings import settings_of
 
 if TYPE_CHECKING:
     from longcat.stages.inference.engine import InferenceEngine
+    from longcat.stages.inference.options import EngineOptions
     from longcat.stages.inference.sampling import SamplingParams
 
 DEFAULT_TOKENS = 128
@@ -91,6 +94,7 @@ def generate(
     weights: Weights = None,
     drafts: Drafts = None,
     deterministic: Deterministic = False,
+    assignments: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print prompt and text as JSON.")] = False,
 ) -> None:
     """Continue a text, or every line of a JSONL file.
@@ -106,6 +110,7 @@ def generate(
     from longcat.cli import generate_file
     from longcat.cli.console import make_progress
     from longcat.cli.prompts import prompt_text
+    from longcat.pipeline.config import build_config
     from longcat.pipeline.errors import UsageError
     from longcat.stages.inference.options import EngineOptions
 
@@ -113,13 +118,16 @@ def generate(
     penalties = (repetition_penalty, presence_penalty, frequency_penalty)
     sampling = sampling_values(temperature, top_p, top_k, min_p, min_tokens, penalties, seed, stop)
     progress = make_progress(quiet=settings_of(ctx).quiet)
-    options = EngineOptions.model_validate(engine_values(weights, drafts, deterministic=deterministic))
+    configured = configured_sections(("engine",), None, assignments or ())["engine"]
+    given = {**configured, **engine_values(weights, drafts, deterministic=deterministic)}
+    options = build_config(EngineOptions, given, "engine")
     words: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "options": options}
     words["progress"] = progress
     asked = _Asked(sampling, max_tokens, choices, read_schema(json_schema))
     if source is not None:
         folder = checkpoint_folder(ctx, checkpoint)
-        defaults = {**asked.defaults(), "numbers": {"dtype": dtype, "weights": options.weights}}
+        numbers = {"dtype": dtype, "weights": options.weights, **_offload_values(options)}
+        defaults = {**asked.defaults(), "numbers": numbers}
         generate_file.run(folder, source, output, defaults, words, as_json=as_json)
         return
     if choices > 1 and not as_json:
@@ -185,9 +193,31 @@ def _one(checkpoint: str, folder: Path, text: str, asked: _Asked, words: dict[st
     if as_json:
         tokens, found = complete(engine, text, params, choices=asked.choices, clip=clip)
         answers = [{"text": one.text, "finish_reason": one.finish_reason} for one in found]
+        figures = {} if engine.options.offload is None else {"offload": _offload_figures(engine)}
         usage = {"prompt_tokens": tokens, "completion_tokens": sum(one.tokens for one in found)}
-        print_json({"checkpoint": checkpoint, "prompt": text, **answers[0], "choices": answers, "usage": usage})
+        print_json(
+            {"checkpoint": checkpoint, "prompt": text, **answers[0], "choices": answers, "usage": usage, **figures}
+        )
         return
     pieces = continue_text(engine, text, params, clip=clip)
     write_text(text)
     write_stream(pieces)
+
+
+def _offload_values(options: EngineOptions) -> dict[str, str]:
+    """What an offloaded cache changes in texts; nothing without one."""
+    if options.offload is None:
+        return {}
+    return {"offload": options.offload.model_dump_json(exclude={"tier", "folder", "mode", "measure_every"})}
+
+
+def _offload_figures(engine: InferenceEngine) -> dict[str, Any]:
+    cache = engine.core.runner.cache
+    stats = cache.offload_stats
+    return {
+        "cache_bytes": cache.bytes_per_page * cache.pages,
+        "resident_bytes": cache.resident_bytes,
+        "moved_bytes": stats.moved_bytes,
+        "hit_rate": stats.hit_rate,
+        "recall": stats.recall,
+    }

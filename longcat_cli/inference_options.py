@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,10 @@ Drafts = Annotated[
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="The same bits whatever else is computed; slower.")
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as engine.offload.tier=memory. Repeatable."),
+]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always picks the most likely token.")]
 TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus sampling: keep this probability mass.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample from this many most likely tokens.")]
@@ -66,3 +71,24 @@ def engine_values(weights: str | None, drafts: str | None, *, deterministic: boo
     """Values of `EngineOptions` that were given as options."""
     given = {"weights": weights, "drafts": drafts, "deterministic": deterministic or None}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def configured_sections(
+    sections: Sequence[str], file: Path | None, assignments: Sequence[str]
+) -> dict[str, Mapping[str, Any]]:
+    """Settings by section, those of `assignments` over those in `file`.
+
+    Raises:
+        ConfigError: an unknown section, or one that is not a mapping.
+    """
+    from longcat.pipeline.config import load_mapping, merge, parse_assignments
+    from longcat.pipeline.errors import ConfigError
+
+    given = merge(load_mapping(file) if file is not None else {}, parse_assignments(assignments))
+    for name, section in given.items():
+        if name not in sections:
+            hint = f"settings begin with {' or '.join(sections)}, such as engine.step_tokens"
+            raise ConfigError(f"unknown key {name!r}", where="--set or --config", hint=hint)
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"{name!r} is not a mapping (found {section!r})", where="--set or --config")
+    return {name: given.get(name) or {} for name in sections}

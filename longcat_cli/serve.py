@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from longcat.cli.inference_options import (
     Threads,
     Weights,
     checkpoint_folder,
+    configured_sections,
     engine_values,
 )
 from longcat.cli.settings import settings_of
@@ -178,6 +178,8 @@ def serve(
 
       engine.max_sequences=32             maximum number of sequences that are computed at once
 
+      engine.offload.tier=memory          keep the cache in a slow tier (memory or disk), a few blocks in a fast one
+
     """
     # oneDNN keeps a compiled product of every shape of a step, by default up to 1,024: hundreds of MiB of a long run.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
@@ -206,7 +208,7 @@ def serve(
         "max_queue": max_queue,
         "log_requests": log_requests,
     }
-    configured = _configured(config_file, assignments or ())
+    configured = configured_sections(SECTIONS, config_file, assignments or ())
     values = {"model_name": checkpoint, **configured["serve"]}
     of_engine = {**configured["engine"], **engine_values(weights, drafts, deterministic=deterministic)}
     if allow_origin:
@@ -239,22 +241,3 @@ def serve(
         on_ready=lambda address: say(f"serving {values['model_name']} at {address}/v1"),
         **choices,
     )
-
-
-def _configured(file: Path | None, assignments: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Settings by section, those of `assignments` over those in `file`.
-
-    Raises:
-        ConfigError: an unknown section, or one that is not a mapping.
-    """
-    from longcat.pipeline.config import load_mapping, merge, parse_assignments
-    from longcat.pipeline.errors import ConfigError
-
-    given = merge(load_mapping(file) if file is not None else {}, parse_assignments(assignments))
-    for name, section in given.items():
-        if name not in SECTIONS:
-            hint = f"settings begin with {' or '.join(SECTIONS)}, such as serve.request_seconds"
-            raise ConfigError(f"unknown key {name!r}", where="--set or --config", hint=hint)
-        if not isinstance(section, Mapping):
-            raise ConfigError(f"{name!r} is not a mapping (found {section!r})", where="--set or --config")
-    return {name: given.get(name) or {} for name in SECTIONS}

@@ -20,11 +20,17 @@ GAUGES = {
     "longcat_requests_running": ("running", "Requests being decoded."),
     "longcat_cache_pages": ("pages", "Pages of the cache."),
     "longcat_cache_pages_used": ("pages_used", "Pages that hold tokens of running requests."),
+    "longcat_offload_resident_bytes": ("resident_bytes", "Bytes of the fast tier of an offloaded cache."),
 }
 COUNTERS = {
     "longcat_prefix_queried_tokens": ("queried_tokens", "Prompt tokens looked up in the prefix cache."),
     "longcat_prefix_hit_tokens": ("hit_tokens", "Prompt tokens found in the prefix cache."),
     "longcat_preemptions": ("preemptions", "Sequences that gave up their pages for others."),
+    "longcat_offload_chosen_blocks": ("chosen_blocks", "Blocks that tokens chose for the next one."),
+    "longcat_offload_missing_blocks": ("missing_blocks", "Chosen blocks that were not in the fast tier."),
+    "longcat_offload_moved_bytes": ("moved_bytes", "Bytes copied to the fast tier."),
+    "longcat_offload_recall_sum": ("recall_sum", "Sum of the measured recalls of attention mass."),
+    "longcat_offload_recall_count": ("recall_count", "Measured recalls of attention mass."),
 }
 BY_POSITION = {
     "longcat_draft_tokens": ("drafted", "Drafted tokens, by position after the last certain one."),

@@ -97,3 +97,41 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 def test_two_prompts_are_refused(checkpoint: str, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     assert generate(checkpoint, "--prompt", "a", "--file", str(tmp_path / "b")) == 2
     assert "--prompt and --file are both given" in capsys.readouterr().err
+
+
+SMALL = ("engine.offload.block=8", "engine.offload.resident_blocks=2", "engine.max_sequences=1")
+
+
+def settings(*more: str) -> list[str]:
+    return [word for one in (*SMALL, *more) for word in ("--set", one)]
+
+
+def test_an_offloaded_cache_tells_its_figures(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = settings("engine.offload.tier=disk", f"engine.offload.folder={tmp_path}", "engine.offload.measure_every=1")
+    assert generate(checkpoint, "--prompt", "The quick brown fox", "--temperature", "0", "--json", *place) == 0
+    told = json.loads(capsys.readouterr().out)
+    figures = told["offload"]
+    assert sorted(figures) == ["cache_bytes", "hit_rate", "moved_bytes", "recall", "resident_bytes"]
+    assert 0 < figures["resident_bytes"] < figures["cache_bytes"] and figures["moved_bytes"] > 0
+    if told["usage"]["prompt_tokens"] + told["usage"]["completion_tokens"] > 3 * 8:
+        assert 0 < figures["recall"] < 1 and 0 < figures["hit_rate"] <= 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["engine.offload.tier=tape"], "'offload.tier'"),
+        (["engine.offload.tier=disk"], "tier = disk needs a folder"),
+        (["engine.offload.tier=disk", "engine.offload.folder=/nowhere"], "there is no such folder"),
+        (["engine.offload.tier=memory", "engine.cache_tokens=8"], "nothing would be saved"),
+        (["serve.page=false"], "unknown key 'serve'"),
+    ],
+)
+def test_wrong_settings_are_named(
+    more: list[str], told: str, checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(checkpoint, "--prompt", "The", *settings(*more)) == 3
+    assert told in capsys.readouterr().err
