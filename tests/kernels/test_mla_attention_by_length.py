@@ -8,7 +8,7 @@ import torch
 from longcat.kernels.mla_attention import DocumentBounds, cpu, document_bounds, reference
 from longcat.kernels.mla_attention.length_groups import SHORT, STEP, LengthGroups
 
-LENGTHS = [5, SHORT + 1, 1, STEP, STEP + 1, SHORT, 300, 90, 91, 1, SHORT - 1]
+LENGTHS = [5, SHORT + 1, 1, STEP, STEP + 1, SHORT, 300, 90, 91, 1, SHORT // 2, SHORT // 2 + 1]
 Tensors = tuple[torch.Tensor, ...]
 
 
@@ -67,7 +67,7 @@ def test_there_is_one_call_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_documents_that_are_all_long_are_left_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LengthGroups, "divide", None)
-    cpu.mla_attention(*inputs_of(500, torch.float32)[:3], 0.4, bounds_of([SHORT + 1, 500 - SHORT - 1]))
+    cpu.mla_attention(*inputs_of(600, torch.float32)[:3], 0.4, bounds_of([SHORT + 1, 599 - SHORT]))
 
 
 def test_tokens_come_back_to_their_places() -> None:
