@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from longcat.model.accounting import Accounting
     from longcat.model.config import ModelConfig
     from longcat.pipeline.plans import Plan
+    from longcat.stages.train.config import TrainingOptions
 
 
 def forecast_figures(plan: Plan) -> dict[str, Any]:
     """Estimates that follow from the configuration alone; empty for stages without estimates.
 
     `memory_bytes` is the estimate of `model.training_memory` for the dtype and micro batch of the run, the largest
-    phase of several; with several processes, float32 weights, gradients and moments of the whole model.
+    phase of several; with several processes, that of the process that needs most (`stages.plan.memory`).
     """
     found = {key: value for key, value in plan.forecast.items() if isinstance(value, int)}
     model = plan.forecast.get("model")
@@ -41,27 +42,35 @@ def warnings(plan: Plan) -> list[str]:
 
 
 def _memory_bytes(plan: Plan, model: ModelConfig) -> int:
-    from longcat.model.training_memory import training_memory
     from longcat.stages.train.config import TrainingOptions
 
     options = plan.config
-    if not isinstance(options, TrainingOptions) or options.world_size > 1:
+    if not isinstance(options, TrainingOptions):
         return _count(model).memory.training_fp32
-    peaks, phases = [], getattr(options, "phases", None) or [options]
-    phase: Any
-    for phase in phases:
-        micro = phase.micro_batch_size or phase.batch_size
-        estimate = training_memory(
-            model,
-            "bfloat16" if options.resolved().dtype == "bfloat16" else "float32",
-            micro * phase.sequence_length,
-            parts=-(-phase.batch_size // micro),
-            checkpointing=options.activation_checkpointing,
-            optimizer=options.optimizer.kind,
-            averaged=options.optimizer.average_decay is not None,
+    phases = getattr(options, "phases", None) or [options]
+    if options.world_size > 1:
+        from longcat.stages.plan.training import process_memory
+
+        return max(
+            process_memory(model, options, phase.sequence_length, phase.batch_size, phase.micro_batch_size)
+            for phase in phases
         )
-        peaks.append(estimate.peak)
-    return max(peaks)
+    return max(_single_process(model, options, phase) for phase in phases)
+
+
+def _single_process(model: ModelConfig, options: TrainingOptions, phase: Any) -> int:
+    from longcat.model.training_memory import training_memory
+
+    micro = phase.micro_batch_size or phase.batch_size
+    return training_memory(
+        model,
+        "bfloat16" if options.resolved().dtype == "bfloat16" else "float32",
+        micro * phase.sequence_length,
+        parts=-(-phase.batch_size // micro),
+        checkpointing=options.activation_checkpointing,
+        optimizer=options.optimizer.kind,
+        averaged=options.optimizer.average_decay is not None,
+    ).peak
 
 
 @lru_cache(maxsize=32)

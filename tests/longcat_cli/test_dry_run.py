@@ -119,6 +119,35 @@ def test_size_length_and_memory_are_shown(capfd: Capture, tmp_path: Path) -> Non
     assert not (tmp_path / "store").exists()
 
 
+def test_memory_of_several_processes_is_that_of_one_of_them(
+    capfd: Capture, tmp_path: Path, demo: dict[str, Any]
+) -> None:
+    def memory(**config: object) -> tuple[int, int]:
+        demo["steps"]["base"]["config"] |= {"dtype": "float32", "device": "cpu", **config}
+        code, out, _ = planned(capfd, tmp_path, demo, "--until", "base", "--dry-run", "--json")
+        assert code == 0
+        forecast = json.loads(out)["steps"][-1]["forecast"]
+        return forecast["memory_bytes"], forecast["parameters"]
+
+    four, parameters = memory(nproc_per_node=4)
+    eight, _ = memory(nproc_per_node=8)
+    # Every process holds a share of weights, gradients and moments, and of the batch; what it gathers is the same.
+    assert eight + 16 * parameters // 8 < four < 16 * parameters // 4 + 3 * (16 * parameters)
+    experts, _ = memory(nproc_per_node=8, parallel={"expert": 2})
+    assert experts != eight
+
+
+@pytest.mark.parametrize("stage", ["train.sweep", "train.coord-check"])
+def test_an_unknown_preset_is_refused_by_every_stage_that_trains(
+    capfd: Capture, tmp_path: Path, demo: dict[str, Any], stage: str
+) -> None:
+    config = {"preset": "tiney"} | ({"steps": 2} if stage == "train.sweep" else {})
+    demo["steps"]["tried"] = {"stage": stage, "inputs": {"tokens": "tokens"}, "config": config}
+    code, out, err = planned(capfd, tmp_path, demo, "--dry-run")
+    assert (code, out) == (3, "")
+    assert "no preset 'tiney' (did you mean 'tiny'?)" in err
+
+
 def test_a_plan_does_not_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nimport longcat.stages\nfrom longcat.pipeline.store import Store\n"
