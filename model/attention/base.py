@@ -135,6 +135,16 @@ class SequenceMixer(nn.Module, ABC):
         return cls.loss_names
 
     @classmethod
+    def trains_only(cls, options: MixerOptions) -> str | None:
+        """Name of the part of such modules that alone is trained in the model; None: everything is."""
+        return None
+
+    @classmethod
+    def conversion_problem(cls, before: str, options: MixerOptions) -> str | None:
+        """Why a trained module of the kind `before` cannot become one with these options, with the remedy."""
+        return None
+
+    @classmethod
     def check_slot(cls, config: ModelConfig, slot: int, options: MixerOptions) -> None:
         """Raise ValueError, naming the option, if the kind cannot be in this slot of such a model."""
 

@@ -162,6 +162,21 @@ class LongcatSparseAttention(ChosenPositions):
         return () if options.distillation == "none" else (LOSS, *FIGURES)
 
     @classmethod
+    def trains_only(cls, options: MixerOptions) -> str | None:
+        assert isinstance(options, LSAOptions)  # noqa: S101  parsed as such
+        return "indexer" if options.distillation == "warm-up" else None
+
+    @classmethod
+    def conversion_problem(cls, before: str, options: MixerOptions) -> str | None:
+        assert isinstance(options, LSAOptions)  # noqa: S101  parsed as such
+        if before == cls.kind or options.distillation == "warm-up":
+            return None
+        return (
+            f"distillation = {options.distillation!r}: the indexers of a model with {before!r} are new and choose "
+            "positions at random; train them in a phase before this one, with distillation: warm-up"
+        )
+
+    @classmethod
     def budget_in(cls, config: ModelConfig, slot: int) -> int | None:
         options = config.mixer(slot).options
         assert isinstance(options, LSAOptions)  # noqa: S101  parsed as such

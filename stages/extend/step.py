@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from longcat.model.attention.sparse_index import is_sparse
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.formats.architecture import changed_config
 
@@ -42,7 +43,11 @@ def config_of_phase(model: ModelConfig, phase: Phase, number: int) -> ModelConfi
         changes["rope_scaling"] = phase.rope_scaling.model_dump()
     if phase.attention is not None:
         changes["attention"] = phase.attention
+        if model.sparse_index is not None and not is_sparse(phase.attention):
+            changes |= {"sparse_index": None, "attention_method": "MLA"}
     config = changed_config(model, changes, where)
+    if phase.attention is not None:
+        _check_conversion(model, config, phase, where)
     scaling = config.rope_scaling
     if scaling is not None and phase.sequence_length > (
         reached := round(scaling.factor * scaling.original_max_position_embeddings)
@@ -52,6 +57,22 @@ def config_of_phase(model: ModelConfig, phase: Phase, number: int) -> ModelConfi
             hint="raise its factor",
         )
     return config
+
+
+def _check_conversion(before: ModelConfig, after: ModelConfig, phase: Phase, where: str) -> None:
+    """Raise ConfigError if trained modules cannot become those of another kind, or would attend to everything."""
+    for slot in range(after.mtp_slot):
+        spec, kind = after.mixer(slot), before.mixer(slot).kind
+        problem = spec.mixer.conversion_problem(kind, spec.options)
+        if problem is not None:
+            raise ConfigError(f"{where}.attention: {spec.kind}: {problem}")
+        budget = spec.mixer.budget_in(after, slot)
+        if budget is not None and budget >= phase.sequence_length and spec.mixer.trains_only(spec.options) is None:
+            raise ConfigError(
+                f"{where}.attention: {spec.kind}: tokens attend to {budget} positions, and sequences have "
+                f"{phase.sequence_length}, so that all are chosen",
+                hint=f"choose fewer positions, or raise {where}.sequence_length",
+            )
 
 
 def model_of_phase(

@@ -28,6 +28,7 @@ from longcat.stages.formats.windows import Batch, WindowSource, batch
 from longcat.stages.train.checkpoints.run import Saves
 from longcat.stages.train.config import TrainingOptions
 from longcat.stages.train.evaluation import Evaluator
+from longcat.stages.train.frozen import freeze_all_but, trained_part
 from longcat.stages.train.gradients import BatchGradients, Taken
 from longcat.stages.train.load_balance.controller import controller_of
 from longcat.stages.train.load_balance.expert_load import Balance
@@ -125,6 +126,10 @@ class TrainingRun:
             context.logger.info(self.memory.line)
         tell_half_rate(held.dtype, held.parallel.device, context.logger)
         self.compute = ComputeModel(held)
+        self.trained_part = trained_part(held.config)
+        if self.trained_part is not None:
+            freeze_all_but(self.trained_part, self.compute.models)
+            context.logger.info("only %s modules of attention are trained", self.trained_part)
         for model in self.compute.models:
             checkpoint_activations(model, options.activation_checkpointing)
             if options.compile:
@@ -138,7 +143,9 @@ class TrainingRun:
         self.controller = controller_of(options, held.config)
         self.rescaling = WeightRescaling.of(options.optimizer.weight_rescaling, held, self.optimizer, self.average)
         self.hooks = hooks_of(held, self.controller, self.average, self.rescaling)
-        self.balance = Balance.of(options.balance_loss, self.controller)
+        # Frozen routers have no balance loss; its coefficient is handed on.
+        self.balance = None if self.trained_part else Balance.of(options.balance_loss, self.controller)
+        self.kept_coefficient = start.balance_coefficient if self.trained_part else None
         if self.balance is not None and start.balance_coefficient is not None:
             self.balance.coefficient.restore({"coefficient": start.balance_coefficient})
         self.gradients = BatchGradients(plan, options, held, self.compute, self.balance)
@@ -235,7 +242,7 @@ class TrainingRun:
     def save(self, done: int) -> None:
         """Save; state.json also has what a checkpoint artifact of this step needs."""
         state: dict[str, Any] = {"metrics": self.metrics.mark()}
-        coefficient = None
+        coefficient = self.kept_coefficient
         if self.balance is not None:
             state["balance"], coefficient = self.balance.coefficient.state(), self.balance.coefficient.value
         if self.balancer is not None:
@@ -258,7 +265,7 @@ class TrainingRun:
     def result(self) -> Trained:
         records, skipped = read_metrics(self.metrics.path), self.guard.samples_skipped
         read = self.saves.whole(self.plan.steps, self.held, self.optimizer, self.average)
-        coefficient = self.balance.coefficient.value if self.balance is not None else None
+        coefficient = self.balance.coefficient.value if self.balance is not None else self.kept_coefficient
 
         def whole() -> tuple[LongcatFlash, Start]:
             model, end = read()
@@ -281,7 +288,7 @@ class TrainingRun:
             rewound = self.guard.rewind(verdict, counters.step, saves, plan.batch_size)
             return StepOutcome({}, rewound)
         rate = plan.schedule.learning_rate(position)
-        gain = self.controller.gain(plan.schedule.progress(position))
+        gain = 0.0 if self.trained_part else self.controller.gain(plan.schedule.progress(position))
         if verdict.action == "take":
             self._check_finite(counters.step, {**taken.figures, "gradient norm": norm})
             self._update(counters.step, rate, gain, norm, taken)
