@@ -140,7 +140,7 @@ class MultiHeadLatentAttention(SequenceMixer):
 
     @property
     def offloads(self) -> bool:
-        return self._sees_all
+        return self.kind == MultiHeadLatentAttention.kind  # others attend to chosen positions themselves
 
     def flops(self, tokens: int, cached: int) -> int:
         pairs = tokens * (2 * cached + tokens + 1) // 2

@@ -350,6 +350,16 @@ def test_pages_that_another_text_wrote_are_read_again(model: LongcatFlash, ids: 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("other", [{"kind": "topk", "k": 6}, {"kind": "window", "size": 12}], ids=str)
+def test_other_kinds_keep_their_states(build_model: BuildModel, ids: list[int], other: dict[str, Any]) -> None:
+    """Dense while the context fits, and the same in any steps beyond."""
+    model = build_model(attention={"pattern": [other, "mla"]}).double()
+    short, fits = run(model, ids[:24], None, [11, *[1] * 13], 11), options_of()
+    torch.testing.assert_close(run(model, ids[:24], fits, [11, *[1] * 13], 11), short, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(run(model, ids, fits, [20, 54]), run(model, ids, fits, ALONE), rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
 def test_figures(model: LongcatFlash, ids: list[int]) -> None:
     options = options_of(resident_blocks=4, measure_every=1)
     rows = Rows(model, 1, LENGTH, BLOCK, options)

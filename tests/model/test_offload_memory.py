@@ -57,12 +57,13 @@ def test_sizes_that_do_not_fit_are_refused(build_model: BuildModel, monkeypatch:
         model.new_pages(40, 8, slots=10, offload=options_of(None))
     monkeypatch.setitem(mixers.KINDS, "test_window", "tests.model.variants:WindowAttention")
     monkeypatch.setitem(mixers.KINDS, "test_linear", "tests.model.variants:LinearMixer")
-    for kind in ("test_window", "test_linear"):
-        with pytest.raises(ModelError, match=f"attention {kind} has no cache that could be offloaded, 'mla' has"):
+    for kind in ({"kind": "test_window"}, {"kind": "test_linear"}, {"kind": "topk", "k": 6}):
+        with pytest.raises(ModelError, match=f"attention {kind['kind']} has no cache that could be offloaded, 'mla'"):
             build_model(attention=kind).new_pages(40, 8, slots=2, offload=options_of(None))
-    mixed = build_model(attention={"pattern": ["test_linear", "mla"]})
-    cache = mixed.new_pages(40, 8, slots=2, offload=options_of(None))
-    assert [hasattr(state, "resident_bytes") for state in cache.layer_states] == [False, True] * 2
+    for other in ({"kind": "test_linear"}, {"kind": "topk", "k": 6}):
+        mixed = build_model(attention={"pattern": [other, "mla"]})
+        cache = mixed.new_pages(40, 8, slots=2, offload=options_of(None))
+        assert [hasattr(state, "resident_bytes") for state in cache.layer_states] == [False, True] * 2
 
 
 def test_files_have_no_name(build_model: BuildModel, tmp_path: Path) -> None:
