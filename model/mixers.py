@@ -24,6 +24,7 @@ KINDS: dict[str, str] = {
     "delta": "longcat.model.attention.delta:GatedDelta",
     "lsa": "longcat.model.attention.lsa:LongcatSparseAttention",
     "topk": "longcat.model.attention.topk:TopKAttention",
+    "nsa": "longcat.model.attention.nsa:NativeSparseAttention",
     "window": "longcat.model.attention.window:WindowAttention",
 }
 MAX_PATTERN = 64

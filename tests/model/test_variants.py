@@ -41,6 +41,14 @@ LSA = {
     **{"kind": "lsa", "index_topk": 8, "index_n_heads": 2, "index_head_dim": 12},
     **{"index_init_tokens": 1, "index_local_tokens": 3},
 }
+NSA: dict[str, Any] = dict(
+    sorted(
+        {
+            **{"kind": "nsa", "compress_size": 4, "compress_stride": 2, "block": 4, "top_n": 3, "initial_blocks": 1},
+            **{"local_blocks": 1, "window": 4, "query_group": 2},
+        }.items()
+    )
+)
 # Changes to the configuration.
 VARIANTS: dict[str, dict[str, Any]] = {
     "mla": {},
@@ -57,6 +65,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fg2_plus and mla": {
         "attention": {"pattern": [{"head_dim": 5, "kind": "delta", "rule": "fg2_plus", "value_head_dim": 4}, "mla"]}
     },
+    "nsa": {"attention": NSA},
+    "nsa, softmax": {"attention": NSA | {"gate": "softmax", "group_scores": "max", "head_groups": 3}},
+    "asa": {"attention": {"pattern": [{"kind": "window", "size": 4}, NSA | {"branches": "110"}]}},
     "top-k": {"attention": {"kind": "topk", "k": 6}},
     "top-k by head": {"attention": {"kind": "topk", "ratio": 0.05, "share": "head"}},
     "lsa": {"attention": LSA},
@@ -283,7 +294,7 @@ def test_accounting_grows_with_the_context(variant: ModelConfig) -> None:
     ]
     kinds = {spec.kind for spec in variant.mixers}
     mixers = [mixer for mixer in LongcatFlash(variant).modules() if isinstance(mixer, SequenceMixer)]
-    if "lsa" not in kinds:  # whose indexer sees everything, but is small
+    if not kinds & {"lsa", "nsa"}:  # whose indexer and compressed blocks show everything, but are small
         assert (mixing[1] > 1.5 * mixing[0]) == bool(kinds & {"mla", "topk"})
     assert (long.kv_bytes_per_token > 0) == any(not isinstance(built.state_kind(), PerSequence) for built in mixers)
     assert long.state_bytes >= short.state_bytes > 0
