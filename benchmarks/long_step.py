@@ -4,7 +4,8 @@ The step is that of the last extension of the recipe `long`: one sequence of ran
 that a run takes in its first steps. It is run by `longcat train` in a process of its own, and the figures are those
 that the run reports: the mean of the steps, and the largest resident memory of the process.
 
-    python benchmarks/long_step.py [--length 131072] [--steps 2] [--threads 2] [--output FILE.json]
+    python benchmarks/long_step.py [--length 131072] [--steps 2] [--threads 2] [--attention '{kind: delta}']
+        [--output FILE.json]
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=131_072)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--attention", default="mla", help="`attention` of the model, in YAML")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -50,6 +52,7 @@ def main() -> None:
         make_tokens(store, options.length)
         settings = {
             "model.max_position_embeddings": options.length,
+            "model.attention": options.attention,
             "stability.every": 0,
             "balance_loss.enabled": "false",
             "evaluation.windows": 1,
