@@ -169,3 +169,31 @@ def test_rescaled_weights_give_the_same_logits(output):
         trainer.step(step)
     assert list(trainer.rescalings) == [0, 2, 4]
     assert 0 < max(trainer.rescalings.values()) < 1e-5
+
+
+def test_recall_of_delta_rules_writes_plot_table_and_figures(output, capsys):
+    script = importlib.import_module("delta")
+    script.main(["--quick", "--output", str(output)])
+    table = (output / "delta.md").read_text(encoding="utf-8")
+    assert table in capsys.readouterr().out
+    assert all(f"| {label} |" in table for label in ("GDN", "KDA", "GDN-2", "FG2-GDN", "FG2-GDN+", "MLA"))
+    ElementTree.parse(output / "delta.svg")  # noqa: S314
+    assert len(json.loads((output / "delta.json").read_text(encoding="utf-8"))) == 6
+
+
+def test_recall_rows_ask_every_key_once_for_its_value():
+    script = importlib.import_module("delta")
+    ids, targets = script.recall_rows(script.np.random.default_rng(0), 50, 64, 8)
+    half, distances = script.VOCABULARY // 2, []
+    for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
+        values = dict(zip(row[0:16:2], row[1:16:2], strict=True))
+        asked = {place: value for place, value in enumerate(wanted) if value != -100}
+        assert {row[place]: value for place, value in asked.items()} == values
+        assert len(values) == 8
+        assert all(0 < key < half <= value for key, value in values.items())
+        assert all(place >= 16 and place % 2 == 0 for place in asked)
+        distances += [(place - 16) // 2 for place in asked]
+    # A power law: most keys come back soon.
+    assert sum(distance < 6 for distance in distances) > 1.3 * 6 / 24 * len(distances)
+    with pytest.raises(ValueError, match="no room for 17 pairs"):
+        script.recall_rows(script.np.random.default_rng(0), 1, 64, 17)
