@@ -18,7 +18,7 @@ from longcat.stages.train.joins.schedule import JoinedSchedule, join_schedule
 from longcat.stages.train.load_balance.controller import controller_of
 from longcat.stages.train.optim.kinds import table
 from longcat.stages.train.parallel.config import Degrees, check_fits, degrees
-from longcat.stages.train.sparse_balance.config import check_balance
+from longcat.stages.train.sparse_balance.check import check_balance
 from longcat.stages.train.stability.config import expert_groups
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ from longcat.stages.train.parallel.config import check_fits
 from longcat.stages.train.parallel.control import control
 from longcat.stages.train.parallel.mesh import Parallel
 from longcat.stages.train.parallel.placement import checkpoint_weights, join, new_weights
-from longcat.stages.train.sparse_balance.config import check_balance
+from longcat.stages.train.sparse_balance.check import check_balance
 from longcat.stages.train.sparse_balance.profile import LATENCY_FILE
 from longcat.stages.train.trainer import run_training
 from longcat.stages.train.training_plan import Counters, Trained, TrainingPlan

@@ -17,8 +17,8 @@ from longcat.stages.train.config import TrainingOptions
 from longcat.stages.train.gradients import BatchGradients, Taken
 from longcat.stages.train.sparse_balance.assignment import Floats, imbalance, in_order, longest_first
 from longcat.stages.train.sparse_balance.budgets import OWN, RATIOS, anchor_of, candidates, choose
+from longcat.stages.train.sparse_balance.check import check_balance
 from longcat.stages.train.sparse_balance.clock import AttentionClock, measured_imbalance
-from longcat.stages.train.sparse_balance.config import check_balance
 from longcat.stages.train.sparse_balance.coverage import BUCKETS, Coverage, measuring
 from longcat.stages.train.sparse_balance.latency import LatencyModel, pairs, terms
 from longcat.stages.train.sparse_balance.profile import latency_model

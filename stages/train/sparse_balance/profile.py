@@ -24,7 +24,8 @@ from longcat.pipeline.errors import IntegrityError
 from longcat.pipeline.files import atomic_write, pretty_json, read_json
 from longcat.stages.train.parallel.build import Distributed
 from longcat.stages.train.parallel.control import control
-from longcat.stages.train.sparse_balance.config import SparseBalanceOptions, different_layers
+from longcat.stages.train.sparse_balance.check import different_layers
+from longcat.stages.train.sparse_balance.config import SparseBalanceOptions
 from longcat.stages.train.sparse_balance.latency import (
     TERMS,
     Floats,

@@ -19,7 +19,7 @@ from longcat.pipeline.errors import ConfigError, IntegrityError
 from longcat.pipeline.store import Store
 from longcat.stages.formats.metrics import read_metrics
 from longcat.stages.train.config import TrainConfig
-from longcat.stages.train.sparse_balance.config import check_balance
+from longcat.stages.train.sparse_balance.check import check_balance
 
 BUDGETED: dict[str, Any] = {"attention": {"kind": "test_budgeted", "k": 8}}
 LATENCY = [[1e-6, 1e-6, 2e-6, 1e-8]]
