@@ -73,11 +73,17 @@ def _single_process(model: ModelConfig, options: TrainingOptions, phase: Any) ->
     ).peak
 
 
-@lru_cache(maxsize=32)
 def _count(model: ModelConfig) -> Accounting:
-    from longcat.model.accounting import count
+    return _count_of(model.model_dump_json())
 
-    return count(model)
+
+@lru_cache(maxsize=32)
+def _count_of(text: str) -> Accounting:
+    """Accounting of a configuration in JSON: attention kinds with options cannot be hashed."""
+    from longcat.model.accounting import count
+    from longcat.model.config import ModelConfig
+
+    return count(ModelConfig.model_validate_json(text))
 
 
 def training_plans(plan: Plan) -> list[dict[str, Any]]:

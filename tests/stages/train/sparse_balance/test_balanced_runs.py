@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from longcat.cli.app import run
 from longcat.model import mixers
 from longcat.model.config import ModelConfig
 from longcat.model.presets import load_preset
@@ -129,16 +130,29 @@ def test_a_lost_latency_model_is_never_measured_again(
 
 
 def test_budgets_move_within_the_bound(run_stage: Any, long_and_short: Artifact, tiny: dict[str, Any]) -> None:
-    def run(bound: float) -> list[dict[str, Any]]:
+    def run_with(bound: float) -> list[dict[str, Any]]:
         moved = MOVED | {"assign": "none", "coverage_loss": bound, "latency": LATENCY}
         config = tiny | {"model": BUDGETED, "sparse_balance": moved}
         return records(run_stage("train", config, {"tokens": long_and_short}))
 
-    free, bounded = run(0.5), run(0.0)
+    free, bounded = run_with(0.5), run_with(0.0)
     assert free[0]["coverage_loss"] == 0  # nothing is known before the first measurement
     assert 0 < max(record["coverage_loss"] for record in free) <= 0.5
     assert all(record["coverage_loss"] == 0 for record in bounded)
     assert any(a["loss"] != b["loss"] for a, b in zip(free, bounded, strict=True))
+
+
+def test_a_balanced_run_is_planned_and_refused_like_a_run(
+    tokens: Artifact, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The command of docs/parallel.md."""
+    command = ["--store", str(store.root), "train", "--tokens", tokens.id, "--preset", "smoke", "--steps", "4"]
+    command += ["--batch-size", "16", "--micro-batch-size", "1", "--nproc-per-node", "4", "--dry-run"]
+    command += ["--set", "sparse_balance.assign=sparsity", "--set", "sparse_balance.groups=4"]
+    command += ["--set", "sparse_balance.budgets=mean"]
+    assert run([*command, "--set", "model.attention={kind: topk, k: 64}"]) == 0
+    assert run(command) == 3
+    assert "attention 'mla' of layer 0 has no budgets" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["lsa", "topk"])
