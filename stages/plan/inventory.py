@@ -8,8 +8,9 @@ or empty. Buffers are replicated.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from math import prod
 
 import torch
@@ -18,7 +19,7 @@ from longcat.model.config import ModelConfig
 from longcat.model.moe.mixture import MixtureOfExperts
 from longcat.model.transformer import LongcatFlash
 from longcat.stages.train.parallel.config import Degrees
-from longcat.stages.train.parallel.pipeline_stage import layers_of_stage, reduce_to_stage
+from longcat.stages.train.parallel.pipeline_stage import layers_of_stage
 
 Shape = tuple[int, ...]
 
@@ -66,17 +67,11 @@ def take_inventory(config: ModelConfig) -> Inventory:
     """Count a model on the meta device."""
     with torch.device("meta"):
         model = LongcatFlash(config.runnable_part)
-    layers = tuple(_unit([layer]) for layer in model.model.layers)
-    # What belongs to the first and the last stage is what is left of a model whose layers are elsewhere.
-    ends = []
-    for stage, stages in ((0, 2), (1, 2)):
-        with torch.device("meta"):
-            rest = LongcatFlash(config.runnable_part)
-        reduce_to_stage(rest, stage, stages)
-        for layer in layers_of_stage(config.num_layers, stage, stages):
-            rest.model.layers[layer] = torch.nn.Identity()
-        ends.append(_unit([rest]))
-    return Inventory(layers, *ends)
+    layers, embedding = list(model.model.layers), model.model.embed_tokens
+    elsewhere = {id(tensor) for module in (*layers, embedding) for tensor in _tensors(module)}
+    # A table that the output or multi-token prediction shares is that of the embedding.
+    last = _unit(model, lambda tensor: id(tensor) not in elsewhere)
+    return Inventory(tuple(_unit(layer) for layer in layers), _unit(embedding), last)
 
 
 def held_values(units: Iterable[Unit], sizes: Degrees, rank: int) -> int:
@@ -84,16 +79,20 @@ def held_values(units: Iterable[Unit], sizes: Degrees, rank: int) -> int:
     return sum(unit.held(sizes, rank % sizes.shard) for unit in units)
 
 
-def _unit(modules: Iterable[torch.nn.Module]) -> Unit:
-    found = Unit(buffers=sum(b.numel() * b.element_size() for module in modules for b in module.buffers()))
-    for root in modules:
-        kinds: dict[int, Counter[Shape]] = {}
-        for module in root.modules():
-            if isinstance(module, MixtureOfExperts):
-                kinds |= {id(value): found.routers for value in module.router.parameters()}
-                kinds |= {id(value): found.experts for value in module.experts.parameters()}
-        for value in root.parameters():
-            kinds.get(id(value), found.dense)[tuple(value.shape)] += 1
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    return chain(module.parameters(), module.buffers())
+
+
+def _unit(root: torch.nn.Module, counts: Callable[[torch.Tensor], bool] = lambda _: True) -> Unit:
+    """Unit of the tensors that count."""
+    found = Unit(buffers=sum(b.numel() * b.element_size() for b in root.buffers() if counts(b)))
+    kinds: dict[int, Counter[Shape]] = {}
+    for module in root.modules():
+        if isinstance(module, MixtureOfExperts):
+            kinds |= {id(value): found.routers for value in module.router.parameters()}
+            kinds |= {id(value): found.experts for value in module.experts.parameters()}
+    for value in filter(counts, root.parameters()):
+        kinds.get(id(value), found.dense)[tuple(value.shape)] += 1
     return found
 
 

@@ -79,8 +79,11 @@ def test_bytes_by_rank_are_exact(layout: str, fake_group: object) -> None:
         assert (rank, sum(unit.buffers for unit in units)) == (rank, buffers)
 
 
-def test_the_inventory_is_complete() -> None:
-    config = small(num_nextn_predict_layers=1)
+@pytest.mark.parametrize(
+    "shared", [{}, {"tie_word_embeddings": True}, {"mtp_share_embeddings": True}], ids=["none", "output", "mtp"]
+)
+def test_the_inventory_is_complete(shared: dict[str, bool]) -> None:
+    config = small(num_nextn_predict_layers=1, **shared)
     with torch.device("meta"):
         from longcat.model.transformer import LongcatFlash
 
