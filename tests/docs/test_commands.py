@@ -27,7 +27,7 @@ from tests.docs.blocks import PAGES, ROOT, SHELL, UNQUOTED, Block, Command, bloc
 pytestmark = pytest.mark.timeout(900)
 
 # Executed as written; other commands that make an artifact are planned.
-RUN = {"artifacts", "recipes", "model", "report", "generate", "chat", "export", "import", "doctor", "grow"}
+RUN = {"artifacts", "recipes", "model", "plan", "report", "generate", "chat", "export", "import", "doctor", "grow"}
 READING = {("eval", "show"), ("eval", "compare"), ("extend", "schedules")}
 DATA_RUN = {"extract", "filter", "dedup", "train-quality", "pack", "score", "inspect"}
 # Only parsed: servers, commands that need the network or another machine or change the user's shell.
