@@ -144,11 +144,11 @@ def by_loops(
 
 def test_outputs_and_gradients_equal_loops(model: LongcatFlash) -> None:
     """In float64, with ragged documents, of which some have no complete block."""
-    model, bounds = model.double(), [0, 3, 4, 12, 31]
+    model, bounds = model.double(), [0, 3, 4, 10, 24]
     mixer = mixer_of(model)
-    where = model.context(torch.zeros(1, 31, dtype=torch.int64), torch.tensor(bounds))
-    x_1TD = torch.randn(1, 31, model.config.hidden_size, dtype=torch.float64, requires_grad=True)
-    inputs, direction = [x_1TD, *mixer.parameters()], torch.randn(1, 31, model.config.hidden_size).double()
+    where = model.context(torch.zeros(1, 24, dtype=torch.int64), torch.tensor(bounds))
+    x_1TD = torch.randn(1, 24, model.config.hidden_size, dtype=torch.float64, requires_grad=True)
+    inputs, direction = [x_1TD, *mixer.parameters()], torch.randn(1, 24, model.config.hidden_size).double()
     found = mixer(x_1TD, where).y_BTD
     if mixer.options.branches == "001":
         mixer.compress_latent = mixer.compress_rope = torch.nn.Linear(1, 1)  # not used, and blocks are not asked for
@@ -191,7 +191,7 @@ def test_batched_decoding_equals_the_forward_pass(model: LongcatFlash, dtype: to
     pages = [list(range(row, 18, 3)) for row in range(3)]
     found: list[list[torch.Tensor]] = [[], [], []]
     starts = [0, 0, 0]
-    for counts in ((7, 1, 13), *((1, 1, 1),) * 9, (9, 3, 2)):
+    for counts in ((7, 1, 13), *((1, 1, 1),) * 5, (9, 3, 2)):
         pieces = []
         for row, count in enumerate(counts):
             end = starts[row] + count
