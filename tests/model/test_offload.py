@@ -246,9 +246,9 @@ def test_copies_beside_the_computation_change_no_bit(
     """However late they are."""
     delays, copy = random.Random(3), resident.Resident._copy
 
-    def late(self: resident.Resident, places: Any) -> None:
+    def late(self: resident.Resident, *given: Any) -> None:
         time.sleep(delays.choice((0, 0.001, 0.01)))
-        copy(self, places)
+        copy(self, *given)
 
     expected, options = run(model, ids, options_of(token_budget=14), ALONE), options_of(token_budget=14, mode="async")
     monkeypatch.setattr(resident.Resident, "_copy", late)

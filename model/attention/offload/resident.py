@@ -6,6 +6,7 @@ Names: Q slots, F frames of all slots, L positions per block, W values per posit
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -97,16 +98,28 @@ class Resident:
             page = table[block]
             held[block] = _Held(free.pop(), page, self._slow.versions[page])
             places.append((page, held[block].frame))
-        self._unindexed.update(frame for _, frame in places)
         if places:
-            self._pending.append(self._copier.submit(lambda: self._copy(places)))
+            new = {frame for _, frame in places}
+            # The copy indexes them, once the channels are known.
+            self._unindexed = self._unindexed | new if self.channels_R is None else self._unindexed - new
+            self._pending.append(self._copier.submit(partial(self._copy, places, self.channels_R)))
             if not later:
                 self.settle()
         return Fetched(len(wanted), len(missing), len(missing) * self.frames_FLW[0].nbytes)
 
-    def _copy(self, places: Sequence[tuple[int, int]]) -> None:
+    def _copy(self, places: Sequence[tuple[int, int]], channels_R: torch.Tensor | None) -> None:
         for page, frame in places:
             self._slow.read(page, self.frames_FLW[frame])
+        if channels_R is not None:
+            self._pack([frame for _, frame in places], channels_R)
+
+    def _pack(self, frames: Sequence[int], channels_R: torch.Tensor) -> None:
+        """Index these frames."""
+        assert self._index is not None  # noqa: S101  the options ask for an index
+        places = torch.tensor(frames, device=self.frames_FLW.device)
+        packed = int4.quantize(self.frames_FLW.index_select(0, places).index_select(2, channels_R))
+        for kept, part in zip(self._index, packed, strict=True):
+            kept.index_copy_(0, places, part)
 
     def put(self, slot: int, block: int, page: int, first: int, values_TW: torch.Tensor) -> None:
         """Write positions of a block, from index `first` on, that the slow tier got too."""
@@ -120,11 +133,7 @@ class Resident:
         assert self._index is not None and self.channels_R is not None  # noqa: S101  the options ask for an index
         new = [frame for frame in frames if frame in self._unindexed]
         if new:
-            values = self.frames_FLW[torch.tensor(new, device=self.frames_FLW.device)]
-            packed = int4.quantize(values.index_select(2, self.channels_R))
-            places = torch.tensor(new, device=self.frames_FLW.device)
-            for kept, part in zip(self._index, packed, strict=True):
-                kept.index_copy_(0, places, part)
+            self._pack(new, self.channels_R)
             self._unindexed.difference_update(new)
         places = torch.tensor(frames, device=self.frames_FLW.device)
         found = int4.Int4(*(kept.index_select(0, places) for kept in self._index))
