@@ -9,8 +9,9 @@ import torch
 
 from longcat.kernels.index_scores import ABSENT, Always
 from longcat.model.attention.base import SequenceContext
-from longcat.model.attention.index_pages import PageSizes, choose_in_pages
+from longcat.model.attention.index_pages import PageSizes, choose_in_pages, store_means
 from longcat.model.attention.lsa import FIGURES, LOSS, LongcatSparseAttention
+from longcat.model.attention.pages import PageState, Span, StepLayout
 from longcat.model.attention.topk import TopKAttention
 from longcat.model.config import ModelConfig
 from longcat.model.errors import ModelConfigError
@@ -297,6 +298,18 @@ def test_means_of_blocks_follow_the_keys_and_few_pages_change_the_choice(config:
     again = [dense_pages.append(piece).logits for piece in text.split([17, 7, 1, 1, 2, 3], dim=1)][1:]
     torch.testing.assert_close(torch.cat(again, 1), exact(text).logits[:, 17:], rtol=1e-9, atol=1e-9)
     assert not torch.allclose(torch.cat(logits, 1), torch.cat(again, 1), atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_mean_of_a_block_that_is_not_full_has_only_its_positions() -> None:
+    """The memory behind them holds what an earlier sequence left."""
+    keys, means = PageState(torch.full((2, 4, 3), 9.0)), PageState(torch.zeros(2, 2, 3))
+    layout = StepLayout([Span(0, 3, 0, 0)], [[1, 0]], 4, torch.device("cpu"))
+    values = torch.randn(3, 3)
+    keys.store(layout, values)
+    store_means(keys, means, layout, 2)
+    torch.testing.assert_close(means.pages_PLW[1], torch.stack((values[:2].mean(0), values[2])))
+    assert (means.pages_PLW[0] == 0).all()
 
 
 WRONG: list[tuple[Any, str]] = [
