@@ -1,8 +1,9 @@
 """Attention on a CPU, forward and backward, as a fraction of the rate of a large matrix product in the same run.
 
 `ours` is the version for CPUs, `flash` is torch's `scaled_dot_product_attention` with values padded to the width of
-keys, and `before` is our version of another commit (`--before COMMIT`). Rounds are interleaved, and every measurement
-follows one of the product of two square matrices, by which it is divided: other load of the machine affects both.
+keys, `single` is ours without groups of short documents, and `before` is our version of another commit (`--before
+COMMIT`). Rounds are interleaved, and every measurement follows one of the product of two square matrices, by which it
+is divided: other load of the machine affects both.
 Counted are the two products of the forward and the five of the backward pass (the scores are computed again) for every
 pair of a query and a key that it sees; padding and hidden pairs are not counted. One thread is timed by its CPU time,
 several by the clock.
@@ -39,6 +40,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     versions: dict[str, Attention] = {"ours": cpu.mla_attention, "flash": sdpa.mla_attention}
+    if given.document_lengths:
+        versions["single"] = cpu.tiled
     if given.before:
         versions["before"] = of_commit(given.before)
     if given.only:
