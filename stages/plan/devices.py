@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from typing import Any
-
 from pydantic import Field
 
-from longcat.pipeline.config import StageConfig, build_config
-from longcat.pipeline.errors import ConfigError
+from longcat.pipeline.config import StageConfig
 
 TERA, GIGA = 1e12, 1e9
 
@@ -81,23 +76,3 @@ DEVICES = {
     )
 }
 CPU = "cpu"
-
-
-def find_device(name: str, changes: Mapping[str, Any] | None = None) -> Device:
-    """Device of the table, or `cpu`: one core of this machine, measured; with some values replaced.
-
-    Raises:
-        ConfigError: the name is unknown, or a changed value does not fit.
-    """
-    if name != CPU and name not in DEVICES:
-        near = difflib.get_close_matches(name, (*DEVICES, CPU), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"devices: {', '.join((*DEVICES, CPU))}"
-        raise ConfigError(f"no device {name!r}", where="device", hint=hint)
-    device = _measured() if name == CPU else DEVICES[name]
-    return build_config(Device, {**device.model_dump(), **(changes or {})}, "device_values") if changes else device
-
-
-def _measured() -> Device:
-    from longcat.stages.plan.this_machine import measure_cpu
-
-    return measure_cpu()

@@ -9,7 +9,8 @@ from longcat.model.config import ModelConfig
 from longcat.pipeline.errors import ConfigError
 from longcat.stages.plan.arithmetic import HOUR
 from longcat.stages.plan.config import MOST_TOKENS, TOKENS_PER_DEVICE, PlanOptions
-from longcat.stages.plan.devices import Device, find_device
+from longcat.stages.plan.devices import Device
+from longcat.stages.plan.find_device import find_device
 from longcat.stages.plan.search import Candidate, Search
 from longcat.stages.plan.serving import Serving, serving_of
 from longcat.stages.plan.work import Work

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from longcat.kernels.mla_paged_decode import SequencePages, mla_paged_decode
+from longcat.kernels.mla_project import Projected
 from longcat.kernels.precision import accumulation_dtype
 from longcat.model.attention.base import SequenceContext
 from longcat.model.attention.offload.copier import Copier
@@ -34,15 +35,22 @@ from longcat.model.attention.offload.selection import greatest, merged, scoring_
 from longcat.model.attention.offload.slow_tier import SlowPages, SlowTier
 from longcat.model.attention.offload.stats import OffloadStats
 from longcat.model.attention.offload.summaries import make_summaries
-from longcat.model.attention.paged_mla import absorbed_queries, expanded_outputs
+from longcat.model.attention.paged_mla import LatentMixer, absorbed_queries, expanded_outputs
 from longcat.model.attention.pages import PageState, StepLayout
 from longcat.model.errors import ModelError
 
-if TYPE_CHECKING:
-    from longcat.model.attention.mla import MultiHeadLatentAttention
-
 # Choices that are kept for a slot: those after the last wanted position are of rejected drafts.
 KEPT_CHOICES = 64
+
+
+class OffloadedMixer(LatentMixer, Protocol):
+    """What an offloaded cache needs of latent attention (`model.attention.mla`)."""
+
+    def project(self, x_BTD: torch.Tensor, where: SequenceContext) -> Projected:
+        """Queries, latents and rotary keys of the tokens."""
+
+    def attend_in_step(self, x_1TD: torch.Tensor, where: SequenceContext, state: PageState) -> torch.Tensor:
+        """Attention output [1, T, H, V] of the tokens of a step, which are cached."""
 
 
 class OffloadState(PageState):
@@ -82,7 +90,7 @@ class OffloadState(PageState):
         """Wait for the copies under way."""
         self._resident.settle()
 
-    def attend(self, mixer: MultiHeadLatentAttention, x_1TD: torch.Tensor, where: SequenceContext) -> torch.Tensor:
+    def attend(self, mixer: OffloadedMixer, x_1TD: torch.Tensor, where: SequenceContext) -> torch.Tensor:
         """Attention output [1, T, H, V] of the tokens of a step, which are cached."""
         layout = where.layout
         assert layout is not None  # noqa: S101  a step has one
@@ -138,9 +146,7 @@ class OffloadState(PageState):
 
     # Dense attention
 
-    def _whole(
-        self, mixer: MultiHeadLatentAttention, x_1TD: torch.Tensor, where: SequenceContext, part: Part
-    ) -> torch.Tensor:
+    def _whole(self, mixer: OffloadedMixer, x_1TD: torch.Tensor, where: SequenceContext, part: Part) -> torch.Tensor:
         """Attend to all positions of the sequences."""
         layout = part.layout
         if self.pages_PLW.device == self.device:
@@ -158,9 +164,7 @@ class OffloadState(PageState):
         here = StepLayout(layout.spans, tables, layout.page_size, layout.device)
         return mixer.attend_in_step(*_step_of(x_1TD, where, part, here), _Writing(self, pages_PLW, layout))
 
-    def _fitting(
-        self, mixer: MultiHeadLatentAttention, x_1TD: torch.Tensor, where: SequenceContext, part: Part
-    ) -> torch.Tensor:
+    def _fitting(self, mixer: OffloadedMixer, x_1TD: torch.Tensor, where: SequenceContext, part: Part) -> torch.Tensor:
         """Attend to all positions of sequences, whose blocks are in the fast tier."""
         layout, tables = part.layout, []
         for span, table in zip(layout.spans, layout.tables, strict=True):
@@ -178,7 +182,7 @@ class OffloadState(PageState):
 
     def _sparse(
         self,
-        mixer: MultiHeadLatentAttention,
+        mixer: OffloadedMixer,
         x_1TD: torch.Tensor,
         where: SequenceContext,
         part: Part,
@@ -192,9 +196,7 @@ class OffloadState(PageState):
         o_NHC = torch.stack([self._token(mixer, q_NHE[token.place], token, where.layout) for token in tokens])
         return expanded_outputs(mixer, o_NHC).unsqueeze(0)
 
-    def _token(
-        self, mixer: MultiHeadLatentAttention, q_HE: torch.Tensor, token: Token, layout: StepLayout
-    ) -> torch.Tensor:
+    def _token(self, mixer: OffloadedMixer, q_HE: torch.Tensor, token: Token, layout: StepLayout) -> torch.Tensor:
         """Output [H, C] of one token, whose choice for the next one is kept and copied."""
         self.settle()
         table, size = layout.tables[token.sequence], layout.page_size
@@ -233,7 +235,7 @@ class OffloadState(PageState):
         return sorted({*chosen, newest})
 
     def _chosen_rows(
-        self, mixer: MultiHeadLatentAttention, scaled_HE: torch.Tensor, frames: Sequence[int], length: int
+        self, mixer: OffloadedMixer, scaled_HE: torch.Tensor, frames: Sequence[int], length: int
     ) -> torch.Tensor | None:
         """Chosen positions, ascending, numbered through the blocks; None for all."""
         budget, size = self.options.token_budget, self.options.block
@@ -248,7 +250,7 @@ class OffloadState(PageState):
         newest = torch.arange(older, length, device=self.device)
         return torch.cat((greatest(scores_X, budget - len(newest)), newest))
 
-    def _index_channels(self, mixer: MultiHeadLatentAttention) -> torch.Tensor:
+    def _index_channels(self, mixer: OffloadedMixer) -> torch.Tensor:
         """Channels of the token index: rotary ones, then the latent ones with the largest weights to keys."""
         width = self.pages_PLW.shape[2]
         weight_C = mixer.absorbed_weights()[0].float().square().sum(dim=(0, 1))
@@ -273,7 +275,7 @@ class OffloadState(PageState):
         return chosen
 
     def _choose_after_prompt(
-        self, mixer: MultiHeadLatentAttention, x_1TD: torch.Tensor, where: SequenceContext, token: Token
+        self, mixer: OffloadedMixer, x_1TD: torch.Tensor, where: SequenceContext, token: Token
     ) -> None:
         assert where.layout is not None  # noqa: S101  a step has one
         one = Part(torch.tensor([token.place], device=self.device), where.layout)

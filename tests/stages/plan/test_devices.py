@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from longcat.pipeline.errors import ConfigError
-from longcat.stages.plan.devices import DEVICES, find_device
+from longcat.stages.plan.devices import DEVICES
+from longcat.stages.plan.find_device import find_device
 
 
 def test_h800_is_h100_with_slower_links() -> None:
