@@ -28,6 +28,8 @@ pytestmark = pytest.mark.timeout(900)
 
 # Executed as written; other commands that make an artifact are planned.
 RUN = {"artifacts", "recipes", "model", "plan", "report", "generate", "chat", "export", "import", "doctor", "grow"}
+# Recipes that are planned, and checkpoints of theirs that a page uses and the store of the pages lacks.
+RECIPES: dict[str, tuple[str, ...]] = {"demo": (), "lite": ("lite-extended",)}
 READING = {("eval", "show"), ("eval", "compare"), ("extend", "schedules")}
 DATA_RUN = {"extract", "filter", "dedup", "train-quality", "pack", "score", "inspect"}
 # Only parsed: servers, commands that need the network or another machine or change the user's shell.
@@ -165,8 +167,10 @@ class Reader:
             parse(words)
             if name:
                 self.publish("checkpoint", name)
-        elif first == "run" and plain[1] == "demo":
+        elif first == "run" and plain[1] in RECIPES:
             self.call(command, [*dict.fromkeys([*words, "--dry-run"])])
+            for made in RECIPES[plain[1]]:
+                self.publish("checkpoint", made)
         elif shows or first in RUN or first == "run" or tuple(plain[:2]) in READING:
             self.call(command, words)
         elif first == "data" and plain[1] in DATA_RUN:
