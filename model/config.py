@@ -184,7 +184,7 @@ class ModelConfig(BaseModel):
             raise ValueError("attention_method = 'LSA' needs the keys of an indexer; the key index_topk is missing")
 
     def _check_attention(self) -> None:
-        if (self.attention is None and self.sparse_index is None) or self.unrunnable() is not None:
+        if self.default_attention or self.unrunnable() is not None:
             return
         pattern = self.mixers
         for spec in pattern:
@@ -256,6 +256,11 @@ class ModelConfig(BaseModel):
         """The model without what this toolkit keeps and cannot run."""
         changes = {"sparse_index": None, "attention": None}
         return self if self.unrunnable() is None else self.model_copy(update=changes)
+
+    @property
+    def default_attention(self) -> bool:
+        """Whether every attention module is of the default kind; imports no kind."""
+        return self.attention is None and self.sparse_index is None
 
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:

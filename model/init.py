@@ -61,7 +61,7 @@ def initial_value(
 
 def _of_mixer(config: ModelConfig, seed: int, key: str, shape: Sequence[int], std: float) -> torch.Tensor | None:
     """Initial value that an attention kind defines for its own parameter, or None."""
-    place = None if config.attention is None else slot_of_key(key, config.num_layers)
+    place = None if config.default_attention else slot_of_key(key, config.num_layers)
     if place is None:
         return None
     slot, name = place

@@ -28,7 +28,7 @@ _TABLES = re.compile(
 
 def parameter_kind(config: ModelConfig, name: str, dimensions: int) -> Kind:
     """Kind of the parameter `name` of a model, with its number of dimensions."""
-    place = None if config.attention is None else slot_of_key(name, config.num_layers)
+    place = None if config.default_attention else slot_of_key(name, config.num_layers)
     if place is not None:
         slot, own_name = place
         own: Kind | None = config.mixer(slot).mixer.parameter_kind(own_name, dimensions)

@@ -66,4 +66,6 @@ def missing(form: str) -> str | None:
         return "torch has no operator aten::_weight_int4pack_mm_for_cpu"
     if form in ("fp32", "both", "bf16") and not torch.backends.mkldnn.is_available():
         return "torch is built without oneDNN"
+    if form == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "oneDNN has no products of bfloat16 for this processor"
     return None

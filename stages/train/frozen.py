@@ -15,7 +15,7 @@ from longcat.model.config import ModelConfig
 
 def trained_part(config: ModelConfig) -> str | None:
     """Part of attention modules that alone is trained (`SequenceMixer.trains_only`); None: everything is."""
-    if config.attention is None:
+    if config.default_attention:
         return None
     return next((part for spec in config.mixers if (part := spec.mixer.trains_only(spec.options))), None)
 

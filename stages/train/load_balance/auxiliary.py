@@ -13,7 +13,7 @@ from longcat.stages.train.load_balance.expert_load import RoutingObserver
 
 def mixer_losses(config: ModelConfig) -> tuple[str, ...]:
     """Sorted names of the losses of a model's token mixers, the same in every process."""
-    if config.attention is None:
+    if config.default_attention:
         return ()
     return tuple(sorted({name for spec in config.mixers for name in spec.losses}))
 

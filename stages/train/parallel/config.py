@@ -141,7 +141,7 @@ def _problems(
 
 def _kinds_of_whole_rows(model: ModelConfig) -> set[str]:
     """Attention kinds of the model that do not support context parallelism."""
-    if model.attention is None:  # no check needed, and no torch import
+    if model.default_attention:  # no check needed, and no torch import
         return set()
     return {spec.kind for spec in model.mixers if not spec.mixer.shares_context()}
 
