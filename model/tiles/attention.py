@@ -47,10 +47,7 @@ def tile_attention(mixer: SequenceMixer) -> nn.Module:
     Raises:
         ModelError: the kind is not plain latent attention.
     """
-    own = MultiHeadLatentAttention
-    if not isinstance(mixer, own) or any(
-        getattr(type(mixer), name) is not getattr(own, name) for name in ("forward", "attend", "attend_in_step")
-    ):
+    if not isinstance(mixer, MultiHeadLatentAttention) or mixer.kind != MultiHeadLatentAttention.kind:
         raise ModelError(f"attention {mixer.kind!r} has no form for tiles, only 'mla' has")
     kind: Any = type(f"Tile{type(mixer).__name__}", (TileAttention, type(mixer)), {})
     tile: nn.Module = kind.__new__(kind)
