@@ -30,6 +30,9 @@ def formula(config: ModelConfig) -> int:
     layer = 2 * attention + 2 * 3 * c.hidden_size * c.ffn_hidden_size + 4 * c.hidden_size
     layer += c.hidden_size * (c.n_routed_experts + c.zero_expert_num)
     layer += c.n_routed_experts * 3 * c.hidden_size * c.expert_ffn_hidden_size
+    if (index := c.sparse_index) is not None:  # one in every layer: queries, keys with their norm, weights of the heads
+        layer += index.index_n_heads * index.index_head_dim * c.q_lora_rank + index.index_n_heads * c.hidden_size
+        layer += index.index_head_dim * (c.hidden_size + 1)
     least = 0 if c.ngram_vocab_size_ratio is None else int(c.ngram_vocab_size_ratio * c.vocab_size)
     count = (c.emb_neighbor_num - 1) * c.emb_split_num if least else 0
     ngram = sum((least + 2 * i + 1) * (c.hidden_size // count) for i in range(count)) + bool(count) * c.hidden_size**2
@@ -65,7 +68,9 @@ def test_parts_equal_the_sizes_of_the_tensors(name: str) -> None:
     rest = {key: parameter for key, parameter in named.items() if ".mtp." not in key}
     for part, marker in (("experts", ".experts."), ("router", ".router."), ("dense_ffn", ".mlps.")):
         assert parts[part] == sum(parameter.numel() for key, parameter in rest.items() if marker in key)
-    assert parts["norms"] == sum(parameter.numel() for parameter in rest.values() if parameter.dim() == 1)
+    assert parts["indexer"] == sum(parameter.numel() for key, parameter in rest.items() if ".indexer." in key)
+    vectors = {key: parameter for key, parameter in rest.items() if parameter.dim() == 1 and ".indexer." not in key}
+    assert parts["norms"] == sum(parameter.numel() for parameter in vectors.values())
     assert sizes.memory.weights_fp32 == 4 * sum(tensor.numel() for _, tensor in published_tensors(model))
 
 
