@@ -71,7 +71,8 @@ class KindProbe:
 def _direction(parameter: nn.Parameter, group: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Update of the first step at learning rate 1, without decay."""
     if "momentum" in group:
-        update: torch.Tensor = group["update"](state["momentum"], group["matrices"][parameter])
+        update: torch.Tensor
+        (update,) = group["update"]([state["momentum"]], [group["matrices"][parameter]])
         return update.double()
     if "rows" in state:  # a table by row, of which the others did not move
         signs_CW = state["exp_avg"].sign().double()
