@@ -28,13 +28,13 @@ from longcat.stages.formats.windows import Batch, WindowSource, batch
 from longcat.stages.train.checkpoints.run import Saves
 from longcat.stages.train.config import TrainingOptions
 from longcat.stages.train.evaluation import Evaluator
-from longcat.stages.train.frozen import freeze_all_but, trained_part
 from longcat.stages.train.gradients import BatchGradients, Taken
 from longcat.stages.train.load_balance.controller import controller_of
 from longcat.stages.train.load_balance.expert_load import Balance
 from longcat.stages.train.optim.adamw import build_optimizer, load_moments, set_learning_rate
 from longcat.stages.train.optim.after_step import StepDone
 from longcat.stages.train.optim.average import WeightAverage
+from longcat.stages.train.optim.frozen import freeze_all_but, trained_part
 from longcat.stages.train.optim.hooks import hooks_of
 from longcat.stages.train.optim.precision import ComputeModel
 from longcat.stages.train.optim.weight_rescaling import WeightRescaling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,30 +47,33 @@ SIZES = {"hidden_size": 8192, "num_layers": 38, "n_routed_experts": 768, "zero_e
 INDEXER = {"index_topk": 2048, "index_n_heads": 32, "index_head_dim": 128}
 
 
+def config_file(folder: Path, changes: dict[str, Any]) -> Path:
+    """A `config.json` like that of LongCat-2.0."""
+    config = load_preset("longcat-flash").to_dict() | SIZES | INDEXER | {"architectures": ["LongcatCausalLM"]}
+    config |= {"oe_vocab_size_ratio": 100.567, "oe_neighbor_num": 5, "oe_split_num": 4}
+    del config["model_type"]
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def test_a_published_config_is_described(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The sizes of LongCat-2.0, in the form of its files."""
+    text = printed(capfd, "describe", str(config_file(tmp_path, {})))
+    assert "cannot be run" not in text
+    for figure in ("1,638.617 B", "1,638,616,773,376", "135.05 B", "33.42 B", "48.72 B", "56.37 B"):
+        assert figure in text, figure
+    assert json.loads(printed(capfd, "describe", str(tmp_path), "--json"))["config"]["oe_split_num"] == 4
+
+
 def test_a_model_that_cannot_be_run_is_described_and_nothing_else(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The sizes of LongCat-2.0, in the form of its files."""
-    second = load_preset("longcat-flash").to_dict() | SIZES | INDEXER | {"architectures": ["LongcatCausalLM"]}
-    second |= {"oe_vocab_size_ratio": 100.567, "oe_neighbor_num": 5, "oe_split_num": 4}
-    del second["model_type"]
-    (tmp_path / "config.json").write_text(json.dumps(second))
-    text = printed(capfd, "describe", str(tmp_path))
-    for figure in (
-        "1,638.617 B",
-        "1,638,616,773,376",
-        "135.05 B",
-        "33.42 B",
-        "48.72 B",
-        "56.37 B",
-        "cannot be run here",
-    ):
-        assert figure in text, figure
-    assert json.loads(printed(capfd, "describe", str(tmp_path), "--json"))["config"]["oe_split_num"] == 4
+    """The attention modules of two layers share an indexer."""
+    assert "cannot be run here" in printed(capfd, "describe", str(config_file(tmp_path, {"cli_factor": 4})))
     for command in (["generate", "--prompt", "x"], ["serve"]):
         assert run([*command, "--checkpoint", str(tmp_path)]) == 3
         said = capfd.readouterr().err
-        assert "LongCat Sparse Attention cannot be run here" in said
+        assert "cli_factor = 4: layers that attend to the positions of another layer cannot be run here" in said
         assert len(said.splitlines()) == 1
 
 
