@@ -15,6 +15,8 @@ from longcat.pipeline.store import Store
 from tests.package.other_program import deviation, run_beside, take_logits
 from tests.package.test_mlx_lm import OTHER, SCRIPT
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 SMALL = ("crawl.limit=40", "tokenizer.vocab_size=600", "base.steps=30", "evaluation.windows=4")
 
 
@@ -46,8 +48,6 @@ def test_the_export_is_a_model_with_ngram_embeddings_and_yarn(exported: tuple[Pa
         assert torch.equal(load_pretrained(theirs)(ids).logits, load_pretrained(ours)(ids).logits)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_mlx_lm_gives_its_logits(exported: tuple[Path, Path], tmp_path: Path) -> None:
     ours, theirs = exported
     ids = torch.randint(4, 600, (2, 40), generator=torch.Generator().manual_seed(0))
