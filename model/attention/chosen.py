@@ -8,6 +8,7 @@ position, V value width, E = C + R.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from longcat.kernels.mla_sparse import mla_sparse
 from longcat.model.attention.covered_mass import covered_mass
 from longcat.model.attention.document_starts import document_starts
 from longcat.model.attention.mla import MultiHeadLatentAttention
+from longcat.model.attention.paged_mla import absorbed_queries, expanded_outputs
 from longcat.model.attention.pages import Span
 
 if TYPE_CHECKING:
@@ -51,26 +53,22 @@ class ChosenPositions(MultiHeadLatentAttention):
 
     def absorbed(self, projected: Projected) -> torch.Tensor:
         """Queries [B, T, H, E] of latents and rotary keys."""
-        w_key_HNC, _ = self.absorbed_weights()
-        q_HXC = torch.bmm(projected.q_nope_BTHN.flatten(0, 1).transpose(0, 1), w_key_HNC)
-        q_BTHC = q_HXC.transpose(0, 1).unflatten(0, projected.q_nope_BTHN.shape[:2])
-        return torch.cat((q_BTHC, projected.q_rope_BTHR), dim=-1)
+        q_nope_XHN, q_rope_XHR = projected.q_nope_BTHN.flatten(0, 1), projected.q_rope_BTHR.flatten(0, 1)
+        return absorbed_queries(self, q_nope_XHN, q_rope_XHR).unflatten(0, projected.q_nope_BTHN.shape[:2])
 
     def expand_values(self, o_BTHC: torch.Tensor) -> torch.Tensor:
         """Values [B, T, H, V] of sums of latents."""
-        _, w_value_HVC = self.absorbed_weights()
-        o_HXV = torch.bmm(o_BTHC.flatten(0, 1).transpose(0, 1), w_value_HVC.mT)
-        return o_HXV.transpose(0, 1).unflatten(0, o_BTHC.shape[:2])
+        return expanded_outputs(self, o_BTHC.flatten(0, 1)).unflatten(0, o_BTHC.shape[:2])
 
     def attend_group(self, q_BTHE: torch.Tensor, e_BSE: torch.Tensor, chosen_BTK: torch.Tensor) -> torch.Tensor:
         """Sums of latents [B, T, H, C] of heads that attend to the same positions."""
         return mla_sparse(q_BTHE, e_BSE, chosen_BTK, self.latent_width, self.softmax_scale)
 
+    @abstractmethod
     def choices(
         self, x_BTD: torch.Tensor, q_BTHE: torch.Tensor, e_BTE: torch.Tensor, where: SequenceContext
     ) -> list[torch.Tensor] | None:
         """Positions [B, T, K] that each of the equal groups of heads attends to; None if another module chooses."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def coverage(self, x_BTD: torch.Tensor, where: SequenceContext, budgets: Sequence[int]) -> torch.Tensor | None:

@@ -59,6 +59,15 @@ class Batch(NamedTuple):
         budgets = None if self.budgets is None else self.budgets[..., first:end]
         return Batch(self.ids[first:end], self.starts[first:end], trained, budgets)
 
+    def check_ids(self, vocab_size: int, first: int) -> None:
+        """Raise InputError for an id outside the vocabulary; `first` is the number of the first sample."""
+        if (largest := int(self.ids.max())) >= vocab_size or int(self.ids.min()) < 0:
+            raise InputError(
+                f"the data holds the token id {largest}, the model has vocab_size = {vocab_size}",
+                where=f"sample {first} to {first + len(self.ids) - 1}",
+                hint="pack the documents with the model's tokenizer",
+            )
+
     def targets(self) -> Ids:
         """Target ids [B, L], `IGNORED` for targets that do not count."""
         targets = self.ids[:, 1:]

@@ -10,14 +10,12 @@ decision is a sum over all of them.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from longcat.model.transformer import LongcatFlash
-from longcat.pipeline.errors import InputError
 from longcat.pipeline.files import append_jsonl
 from longcat.pipeline.stage import Context
 from longcat.stages.formats.checkpoint import Start
@@ -45,7 +43,7 @@ from longcat.stages.train.parallel.control import control, stop_everywhere
 from longcat.stages.train.parallel.norms import clip_factor, gradient_norm
 from longcat.stages.train.prefetch import Prefetcher
 from longcat.stages.train.sparse_balance.balancer import RunBalancer
-from longcat.stages.train.stability.errors import DivergedError
+from longcat.stages.train.stability.finite import check_finite
 from longcat.stages.train.stability.spikes import Rewound, SpikeGuard, recorded, recorded_all
 from longcat.stages.train.training_plan import Trained, TrainingPlan
 from longcat.stages.train.watch.half_rate import tell_half_rate
@@ -265,7 +263,7 @@ class TrainingRun:
     def result(self) -> Trained:
         records, skipped = read_metrics(self.metrics.path), self.guard.samples_skipped
         read = self.saves.whole(self.plan.steps, self.held, self.optimizer, self.average)
-        coefficient = self.balance.coefficient.value if self.balance is not None else self.kept_coefficient
+        coefficient = self.balance.coefficient.value if self.balance else self.kept_coefficient
 
         def whole() -> tuple[LongcatFlash, Start]:
             model, end = read()
@@ -351,17 +349,12 @@ class TrainingRun:
 
     def _batch(self, first_sample: int) -> Batch:
         """This process's rows of the batch; raises InputError for an id outside the vocabulary."""
-        known, first = self.held.config.vocab_size, first_sample + self.share.start
+        first = first_sample + self.share.start
         if self.balancer is None:
             rows = batch(self.data, first, len(self.share))
         else:
             rows = self.balancer.batch(first_sample, self.share)
-        if (largest := int(rows.ids.max())) >= known or int(rows.ids.min()) < 0:
-            raise InputError(
-                f"the data holds the token id {largest}, the model has vocab_size = {known}",
-                where=f"sample {first} to {first + len(self.share) - 1}",
-                hint="pack the documents with the model's tokenizer",
-            )
+        rows.check_ids(self.held.config.vocab_size, first)
         return rows
 
     def _update(self, step: int, rate: float, gain: float, norm: float, taken: Taken) -> None:
@@ -378,20 +371,7 @@ class TrainingRun:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _check_finite(self, step: int, figures: Mapping[str, float]) -> None:
-        """Raise DivergedError for the first figure that is NaN or infinite."""
-        for name, value in figures.items():
-            if math.isfinite(value):
-                continue
-            records = read_metrics(self.metrics.path)
-            last = (
-                f"; the last finite loss was {records[-1]['loss']:.4f} at step {records[-1]['step']}" if records else ""
-            )
-            raise DivergedError(
-                f"the {name} is {value} at step {step}{last}",
-                where=self.plan.label,
-                hint=f"train with a learning_rate below {self.options.learning_rate:g}, more schedule.warmup_steps "
-                f"or an optimizer.gradient_clip below {self.options.optimizer.gradient_clip:g}",
-            )
+        check_finite(figures, step, self.metrics.path, self.plan.label, self.options)
 
     def _evaluate(self, done: int) -> dict[str, float]:
         every = self.options.evaluation.every
