@@ -55,8 +55,8 @@ smoke: setup ## Run the same stages in under three minutes, in a separate store
 	$(BIN)/longcat --store $(VENV)/smoke-store artifacts verify
 
 # One test worker per core; TEST_WORKERS=0 runs the tests in a single process.
-test: setup ## Run the tests (about a quarter of an hour on two cores)
-	@echo "About 9,000 tests: about a quarter of an hour on two cores ($$(nproc) here)."
+test: setup ## Run the tests (a quarter to half an hour on two cores)
+	@echo "About 10,000 tests: a quarter to half an hour on two cores ($$(nproc) here)."
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n $(TEST_WORKERS) --dist loadfile
 
 test-package: setup ## Test installation in new environments, next to other packages (needs a package index)

@@ -21,11 +21,6 @@ def dollars_per_million(tokens_per_second: float, dollars_per_hour: float) -> fl
     return dollars_per_hour / HOUR / tokens_per_second * MILLION
 
 
-def devices_needed(flops: float, seconds: float, device_flops: float) -> float:
-    """Devices that do `flops` in this time, each `device_flops` per second (peak times MFU)."""
-    return flops / (seconds * device_flops)
-
-
 def hidden_share(exposed_in_turn: float, exposed: float) -> float:
     """Share of the exchange with experts that is hidden, from its shares of the step, in turn and overlapped.
 
